@@ -1,0 +1,31 @@
+# Every library the project uses, found here and nowhere else. A parent project
+# that already provides a target is left its own.
+
+find_package(Threads REQUIRED)
+find_package(absl CONFIG REQUIRED)
+find_package(hwy CONFIG REQUIRED)
+find_package(TBB CONFIG REQUIRED)
+
+if(ATTENTION_BUILD_SERVICE)
+  # Debian 12 ships no CMake package of protobuf; newer distributions do.
+  find_package(Protobuf CONFIG QUIET)
+  if(NOT TARGET protobuf::libprotobuf)
+    find_package(Protobuf REQUIRED)
+  endif()
+  find_package(gRPC CONFIG REQUIRED)
+  if(NOT TARGET gRPC::grpc_cpp_plugin)
+    find_program(ATTENTION_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
+    add_executable(gRPC::grpc_cpp_plugin IMPORTED)
+    set_target_properties(gRPC::grpc_cpp_plugin PROPERTIES
+      IMPORTED_LOCATION ${ATTENTION_GRPC_CPP_PLUGIN})
+  endif()
+  find_package(spdlog CONFIG REQUIRED)
+  find_package(nlohmann_json CONFIG REQUIRED)
+endif()
+
+if(ATTENTION_BUILD_TESTS)
+  find_package(GTest CONFIG REQUIRED)
+endif()
+if(ATTENTION_BUILD_BENCHMARKS)
+  find_package(benchmark CONFIG REQUIRED)
+endif()

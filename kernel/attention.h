@@ -1,0 +1,179 @@
+// Scaled dot-product attention on the CPU. Start here.
+//
+// Letters, with the same meaning throughout the project:
+//   B    batch size                   S   query length (rows of the output)
+//   Hq   query heads                  L   new key/value length
+//   Hkv  key/value heads              P   past key/value length
+//   D    head size of query and key   T   P + L, all keys
+//   Dv   head size of value and output
+// Query head h reads key/value head h / (Hq / Hkv).
+//
+// Use, in two steps, so that a caller knows every size before it allocates:
+//
+//   attention::AttentionInputs inputs{.query = ..., .key = ..., .value = ...};
+//   attention::AttentionOptions options{.causal = attention::Causal::kTopLeft};
+//   absl::StatusOr<attention::AttentionPlan> plan =
+//       attention::PlanAttention(inputs, options);
+//   if (!plan.ok()) return plan.status();
+//   std::vector<float> output(plan->output.num_elements());
+// X
+//
+// A call that fails: a key of head size 32 against a query of 64 gives
+// InvalidArgumentError("key.shape: got (2, 8, 16, 32), wanted ..."), and
+// ErrorField() of it gives "key.shape".
+//
+// What is computed is specified in proto/attention/v1/attention.proto, its
+// precision in docs/numerics.md. The bits of the answer depend on the inputs
+// and options alone: not on the number of threads, on the other rows, heads and
+// batches of the call, on how keys are divided between past and new, nor on the
+// CPU's SIMD instructions (MathMode::kFast excepted).
+#ifndef ATTENTION_KERNEL_ATTENTION_H_
+#define ATTENTION_KERNEL_ATTENTION_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "kernel/tensor_view.h"
+#include "kernel/thread_pool.h"
+
+namespace attention {
+
+// Keys a block. Partial results over parts of the keys merge to the bits of the
+// whole where the parts begin at multiples of it.
+inline constexpr int64_t kKeyBlock = 256;
+
+// Axes of the tensors; shapes are given in attention.proto's Layout.
+enum class Layout : uint8_t {
+  kByRank,
+  kMatrix,
+  kPacked,
+  kBHSD,
+  kBSHD,
+  kRagged
+};
+
+// Query i sees keys j <= i + offset; offsets are given in attention.proto.
+enum class Causal : uint8_t { kNone, kTopLeft, kBottomRight };
+
+enum class MathMode : uint8_t { kReproducible, kFast };
+
+// A stage of the computation to return.
+enum class Scores : uint8_t { kNone, kRaw, kCapped, kBiased, kWeights };
+
+struct AttentionOptions {
+  Layout layout = Layout::kByRank;
+  // Needed with kPacked; elsewhere 0 or what the shapes say.
+  int64_t query_heads = 0;
+  int64_t kv_heads = 0;
+  // Finite; default 1 / sqrt(D).
+  std::optional<double> scale;
+  // Finite, >= 0; 0 is none.
+  double softcap = 0;
+  Causal causal = Causal::kNone;
+  // Keys before and after the query's own position; >= -1, -1 is unbounded.
+  int64_t window_left = -1;
+  int64_t window_right = -1;
+  // Empty or Hq finite values.
+  std::vector<double> alibi_slopes;
+  // Empty or Hq values, neither NaN nor +infinity.
+  std::vector<double> sinks;
+  MathMode math_mode = MathMode::kReproducible;
+  // The least precision to compute in, a float type; nothing below what the
+  // inputs ask for is ever used.
+  std::optional<DataType> softmax_precision;
+  bool return_log_sum_exp = false;
+  Scores return_scores = Scores::kNone;
+  bool return_present = false;
+};
+
+// What attention reads. Nothing here is owned.
+struct AttentionInputs {
+  ConstTensorView query;
+  ConstTensorView key;
+  ConstTensorView value;
+  std::optional<ConstTensorView> mask;
+  // Both or neither; (B, Hkv, P, D) and (B, Hkv, P, Dv) in every layout.
+  std::optional<ConstTensorView> past_key;
+  std::optional<ConstTensorView> past_value;
+  // Empty or B numbers in [0, T].
+  absl::Span<const int64_t> valid_lengths;
+  // Layout::kRagged only: B + 1 ascending numbers from 0 to the first axis of
+  // query, and of key.
+  absl::Span<const int64_t> query_starts;
+  absl::Span<const int64_t> key_starts;
+};
+
+// Where attention writes: row-major memory of the plan's sizes, aligned to the
+// element's size, not overlapping any input. Each pointer may be null where the
+// plan has no such tensor or it has no elements.
+struct AttentionOutputs {
+  void* output = nullptr;
+  void* log_sum_exp = nullptr;
+  void* scores = nullptr;
+  void* present_key = nullptr;
+  void* present_value = nullptr;
+};
+
+// The checked geometry of one computation; internal (kernel/problem.h).
+struct Problem;
+
+// A request found valid, and what it will write. Refers to the memory of the
+// inputs it was made of, which must stay as it was until the last run.
+struct AttentionPlan {
+  TensorSpec output;
+  std::optional<TensorSpec> log_sum_exp;
+  std::optional<TensorSpec> scores;
+  std::optional<TensorSpec> present_key;
+  std::optional<TensorSpec> present_value;
+  // Multiply-adds times two, unmasked (query, key) pairs only as far as causal
+  // mask, window and valid lengths tell: 2 * pairs * (D + Dv).
+  double flops = 0;
+  // Shared so that a plan can be copied.
+  std::shared_ptr<const Problem> problem;
+};
+
+// Checks inputs and options whole: shapes, types, lengths, ranges, overflow and
+// the bytes of a bool mask. Reads no other element, computes nothing and
+// allocates nothing that grows with them (ragged and per-batch lengths aside).
+//
+// Errors: InvalidArgument, naming the field, what came and what was wanted;
+// ErrorField() gives the field's path as in attention.proto.
+absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
+                                            const AttentionOptions& options);
+
+// Computes what `plan` describes. Blocks until done; uses `pool`'s threads and
+// the calling one. Thread-safe: any number of calls may share a plan or a pool.
+//
+// `cancelled`, if given, is read between blocks of work; once it is true the
+// call returns Cancelled soon and the outputs are unspecified. Nothing else
+// fails.
+absl::Status RunAttention(const AttentionPlan& plan,
+                          const AttentionOutputs& outputs, ThreadPool& pool,
+                          const std::atomic<bool>* cancelled = nullptr);
+
+// The path of the field an InvalidArgument error of PlanAttention is about, as
+// in attention.proto ("key.shape", "options.softcap"); empty for other
+// statuses.
+std::string ErrorField(const absl::Status& status);
+
+// An InvalidArgument error whose ErrorField() is `field` and whose text is
+// "<field>: <description>".
+absl::Status FieldError(absl::string_view field, absl::string_view description);
+
+// The SIMD target in use, by Google Highway's name ("AVX3", "AVX2", "NEON").
+absl::string_view SimdTarget();
+
+// Whether MathMode::kFast differs from kReproducible on this CPU.
+bool HasFastMath();
+
+}  // namespace attention
+
+#endif  // ATTENTION_KERNEL_ATTENTION_H_

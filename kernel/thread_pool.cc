@@ -1,0 +1,50 @@
+#include "kernel/thread_pool.h"
+
+#include <tbb/global_control.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <algorithm>
+#include <atomic>
+
+namespace attention {
+
+struct ThreadPool::Impl {
+  explicit Impl(int threads)
+      : limit(tbb::global_control::max_allowed_parallelism, threads),
+        arena(threads) {}
+  // Without it oneTBB starts no more threads than there are cores.
+  tbb::global_control limit;
+  tbb::task_arena arena;
+};
+
+ThreadPool::ThreadPool(int threads)
+    : threads_(threads < 1 ? 1 : threads),
+      impl_(threads_ > 1 ? std::make_unique<Impl>(threads_) : nullptr) {}
+
+ThreadPool::~ThreadPool() = default;
+
+void ThreadPool::ParallelFor(int64_t count,
+                             absl::FunctionRef<void(int64_t)> task) {
+  if (impl_ == nullptr || count <= 1) {
+    for (int64_t i = 0; i < count; ++i) task(i);
+    return;
+  }
+  // Threads draw the next index: the order of starting is that of the indices,
+  // so that long tasks put first leave no thread idle at the end.
+  std::atomic<int64_t> next{0};
+  const int64_t runners = std::min<int64_t>(count, threads_);
+  impl_->arena.execute([&] {
+    tbb::parallel_for(
+        int64_t{0}, runners,
+        [&](int64_t) {
+          for (int64_t i;
+               (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+            task(i);
+          }
+        },
+        tbb::simple_partitioner());
+  });
+}
+
+}  // namespace attention
