@@ -21,6 +21,7 @@ if(ATTENTION_BUILD_SERVICE)
   endif()
   find_package(spdlog CONFIG REQUIRED)
   find_package(nlohmann_json CONFIG REQUIRED)
+  find_package(CLI11 CONFIG REQUIRED)
 endif()
 
 if(ATTENTION_BUILD_TESTS)
