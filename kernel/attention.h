@@ -35,6 +35,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -158,6 +159,37 @@ absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
 absl::Status RunAttention(const AttentionPlan& plan,
                           const AttentionOutputs& outputs, ThreadPool& pool,
                           const std::atomic<bool>* cancelled = nullptr);
+
+// Results over a block-aligned part of the keys, to be merged with those over
+// the other parts: what threads, streams and shards exchange. Immutable, copied
+// cheaply.
+class AttentionPart {
+ public:
+  struct Impl;
+  explicit AttentionPart(std::shared_ptr<const Impl> impl)
+      : impl_(std::move(impl)) {}
+  const Impl& impl() const { return *impl_; }
+
+ private:
+  std::shared_ptr<const Impl> impl_;
+};
+
+// Computes what keys [key_begin, key_end) contribute, reading no other key or
+// value. Both ends must be multiples of kKeyBlock, key_end the number of keys
+// T instead where that comes first (ragged: the longest sequence's);
+// InvalidArgument otherwise. See RunAttention for the rest.
+absl::StatusOr<AttentionPart> RunAttentionPart(
+    const AttentionPlan& plan, int64_t key_begin, int64_t key_end,
+    ThreadPool& pool, const std::atomic<bool>* cancelled = nullptr);
+
+// Merges parts, computed by this plan or by equal ones, to the bits
+// RunAttention would give. `parts` must cover all keys, in ascending order,
+// without overlap; InvalidArgument otherwise.
+absl::Status MergeAttentionParts(const AttentionPlan& plan,
+                                 absl::Span<const AttentionPart> parts,
+                                 const AttentionOutputs& outputs,
+                                 ThreadPool& pool,
+                                 const std::atomic<bool>* cancelled = nullptr);
 
 // The path of the field an InvalidArgument error of PlanAttention is about, as
 // in attention.proto ("key.shape", "options.softcap"); empty for other

@@ -1,0 +1,731 @@
+// One code path for every row: blocks of keys in ascending order, a partial
+// result a block, merged along the tree (partial-inl.h). Compiled once per SIMD
+// target; read Rows::AttendBlock first.
+#include "kernel/attention_simd.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "kernel/convert.h"
+#include "kernel/scratch.h"
+#include "kernel/simd_targets.h"
+
+// Targets without fused multiply-add differ only in how slow they are: one of
+// them, Highway's baseline, is enough.
+#define HWY_DISABLED_TARGETS                                               \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | \
+   HWY_SVE2_128 | HWY_RVV)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernel/attention_simd.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+#include "kernel/math-inl.h"
+#include "kernel/partial-inl.h"
+#include "kernel/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attention {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Sums along a row of weights use this many lanes on every target.
+constexpr int64_t kSumLanes = 16;
+
+template <typename T>
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
+// ((x[0] + x[8]) + (x[4] + x[12])) + ... : halves added until one is left.
+template <typename T>
+T SumOf16(const T* lanes) {
+  T sum[kSumLanes];
+  for (int i = 0; i < kSumLanes; ++i) sum[i] = lanes[i];
+  for (int width = kSumLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) sum[i] += sum[i + width];
+  }
+  return sum[0];
+}
+
+// Natural logarithm of a positive finite number; the rest as std::log. Written
+// out because the C library's bits depend on the CPU. Error below 1e-15 of the
+// larger of result and 1.
+double Log(double x) {
+  if (!(x > 0) || x == kInfinity<double>) return std::log(x);
+  int exponent;
+  double m = std::frexp(x, &exponent);
+  if (m < 0.70710678118654752440) {
+    m *= 2;
+    --exponent;
+  }
+  // log(m) = 2 atanh(z), |z| <= 0.172.
+  const double z = (m - 1) / (m + 1);
+  const double z2 = z * z;
+  double series = 0;
+  for (int n = 23; n >= 1; n -= 2) series = std::fma(series, z2, 1.0 / n);
+  return std::fma(exponent, 0.69314718055994530942, 2 * z * series);
+}
+
+// Number of the first row of a task's sequence among all rows; see
+// SubtreePartial.
+inline int64_t FirstQuery(const Problem& p, const Sequence& s) {
+  return s.query_begin + s.batch * p.query_length;
+}
+
+// The rows of one task.
+template <typename T>
+class Rows {
+ public:
+  Rows(const Problem& problem, const RowTask& task)
+      : p_(problem),
+        task_(task),
+        sequence_(problem.GetSequence(task.sequence)),
+        group_(problem.group()),
+        rows_(task.row_end - task.row_begin),
+        scratch_(problem, rows_, kLanes<T>),
+        stack_(scratch_.levels.data(), rows_, scratch_.value_stride),
+        scale_(static_cast<T>(problem.scale)),
+        softcap_(problem.softcap > 0
+                     ? std::max(static_cast<T>(problem.softcap),
+                                std::numeric_limits<T>::denorm_min())
+                     : T{0}) {
+    seen_ = {p_.total_keys(), 0};
+    for (int64_t r = 0; r < rows_; ++r) {
+      visible_[r] = p_.Visible(sequence_, Query(r));
+      if (visible_[r].begin < visible_[r].end) {
+        seen_.begin = std::min(seen_.begin, visible_[r].begin);
+        seen_.end = std::max(seen_.end, visible_[r].end);
+      }
+      LoadElements(p_.query.Row(sequence_.batch, Head(r),
+                                sequence_.query_begin + Query(r)),
+                   p_.query.type, p_.head_size,
+                   scratch_.query + r * p_.head_size);
+    }
+  }
+
+  // Pushes the partials of the blocks in [begin, end) that any row sees.
+  void Attend(int64_t begin, int64_t end, const std::atomic<bool>* cancelled) {
+    begin = std::max(begin, seen_.begin / kKeyBlock);
+    end = std::min(end, (seen_.end + kKeyBlock - 1) / kKeyBlock);
+    for (int64_t block = begin; block < end; ++block) {
+      if (cancelled && cancelled->load(std::memory_order_relaxed)) return;
+      AttendBlock(block, stack_.Push(block));
+    }
+  }
+
+  // Takes the task's rows of a part.
+  void Add(const SubtreePartial<T>& part) {
+    const Partial<T>& to = stack_.Push(part.block_end - 1);
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int64_t from = Number(r);
+      to.max[r] = part.max[from];
+      to.sum[r] = part.sum[from];
+      T* output = to.output + r * scratch_.value_stride;
+      const T* values = part.output + from * p_.value_head_size;
+      std::copy_n(values, p_.value_head_size, output);
+      std::fill(output + p_.value_head_size, output + scratch_.value_stride,
+                T{0});
+    }
+  }
+
+  // Merges what was pushed and stores it as the task's rows of `part`.
+  void StorePart(const SubtreePartial<T>& part) {
+    const Partial<T>& from = Folded();
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int64_t to = Number(r);
+      part.max[to] = from.max[r];
+      part.sum[to] = from.sum[r];
+      std::copy_n(from.output + r * scratch_.value_stride, p_.value_head_size,
+                  part.output + to * p_.value_head_size);
+    }
+  }
+
+  // Merges what was pushed and writes the outputs.
+  void Finish(const AttentionOutputs& outputs,
+              const std::atomic<bool>* cancelled) {
+    const Partial<T>& result = Folded();
+    if (!p_.sinks.empty()) AddSinks(result);
+    for (int64_t r = 0; r < rows_; ++r) {
+      Normalize(result, r);
+      StoreElements(
+          result.output + r * scratch_.value_stride, p_.value_head_size,
+          p_.output.type, outputs.output,
+          sequence_.batch * p_.output.batch_stride +
+              Head(r) * p_.output.head_stride +
+              (sequence_.query_begin + Query(r)) * p_.output.row_stride);
+      if (p_.return_log_sum_exp) {
+        const T lse = static_cast<T>(static_cast<double>(result.max[r]) +
+                                     Log(static_cast<double>(result.sum[r])));
+        static_cast<T*>(outputs.log_sum_exp)[LogSumExpIndex(r)] =
+            Canonical(lse);
+      }
+    }
+    if (p_.scores != Scores::kNone) ReturnScores(result, outputs, cancelled);
+  }
+
+ private:
+  int64_t Query(int64_t row) const { return (task_.row_begin + row) / group_; }
+  int64_t Head(int64_t row) const {
+    return task_.kv_head * group_ + (task_.row_begin + row) % group_;
+  }
+  int64_t Number(int64_t row) const {
+    return (FirstQuery(p_, sequence_) + Query(row)) * p_.query_heads +
+           Head(row);
+  }
+  int64_t LogSumExpIndex(int64_t row) const {
+    if (p_.ragged) return Number(row);
+    return (sequence_.batch * p_.query_heads + Head(row)) * p_.query_length +
+           Query(row);
+  }
+
+  // The partial of one block: the tiles of all rows, each over the keys that
+  // its rows see.
+  void AttendBlock(int64_t block, const Partial<T>& partial) {
+    const int64_t first = block * kKeyBlock;
+    const KeyRange keys = {std::max<int64_t>(0, seen_.begin - first),
+                           std::min(kKeyBlock, seen_.end - first)};
+    PackKeys(first, keys);
+    const Values values = GetValues(first, keys);
+    for (int64_t r = 0; r < rows_; r += kTileRows) {
+      const int tile_rows =
+          static_cast<int>(std::min<int64_t>(kTileRows, rows_ - r));
+      AttendTile(first, r, tile_rows, values, partial);
+    }
+  }
+
+  // Keys of the block at `first` that query row `row` sees.
+  KeyRange VisibleInBlock(int64_t first, int64_t row) const {
+    const int64_t begin =
+        std::clamp<int64_t>(visible_[row].begin - first, 0, kKeyBlock);
+    return {begin,
+            std::clamp<int64_t>(visible_[row].end - first, begin, kKeyBlock)};
+  }
+
+  struct Values {
+    const T* data;  // row of the block's first key
+    int64_t stride;
+  };
+
+  void AttendTile(int64_t first, int64_t row, int rows, const Values& values,
+                  const Partial<T>& partial) {
+    KeyRange keys = {kKeyBlock, 0};     // any of the rows sees
+    bool hidden = p_.mask.has_value();  // does any row not see some of them?
+    for (int r = 0; r < rows; ++r) {
+      const KeyRange visible = VisibleInBlock(first, row + r);
+      if (visible.begin < visible.end) {
+        keys = {std::min(keys.begin, visible.begin),
+                std::max(keys.end, visible.end)};
+      }
+    }
+    T* output = partial.output + row * scratch_.value_stride;
+    if (keys.begin >= keys.end) {
+      std::fill_n(partial.max + row, rows, -kInfinity<T>);
+      std::fill_n(partial.sum + row, rows, T{0});
+      std::fill_n(output, rows * scratch_.value_stride, T{0});
+      return;
+    }
+    const KeyRange tile = {keys.begin / kPanel<T> * kPanel<T>,
+                           RoundUp(keys.end, kPanel<T>)};
+    // Sums run over whole groups of lanes.
+    const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
+                            RoundUp(keys.end, kSumLanes)};
+    ScoreBlock<T>(rows, scratch_.query + row * p_.head_size, p_.head_size,
+                  scratch_.keys_packed, tile.begin, tile.end, scale_,
+                  scratch_.scores);
+    for (int r = 0; r < rows; ++r) {
+      const KeyRange visible = VisibleInBlock(first, row + r);
+      hidden = hidden || visible.begin > keys.begin || visible.end < keys.end;
+      T* scores = scratch_.scores + r * kKeyBlock;
+      if (softcap_ > 0) Cap(scores, lanes);
+      AddBias(first, row + r, scores, lanes, visible);
+      Softmax(first, row + r, scores, lanes, visible, &partial.max[row + r],
+              &partial.sum[row + r]);
+    }
+    WeightBlock<T>(rows, scratch_.scores, keys.begin, keys.end, values.data,
+                   values.stride, scratch_.value_stride, output,
+                   scratch_.value_stride);
+    if (hidden && !AllFinite(output, rows)) {
+      for (int r = 0; r < rows; ++r) {
+        WeightVisible(first, row + r, scratch_.scores + r * kKeyBlock, values,
+                      output + r * scratch_.value_stride);
+      }
+    }
+  }
+
+  const void* KeyRow(const Operand& past, const Operand& current,
+                     int64_t key) const {
+    if (key < p_.past_length) {
+      return past.Row(sequence_.batch, task_.kv_head, key);
+    }
+    return current.Row(sequence_.batch, task_.kv_head,
+                       sequence_.key_begin + key - p_.past_length);
+  }
+
+  // Packs the panels of keys [keys.begin, keys.end) of the block at `first`.
+  void PackKeys(int64_t first, const KeyRange& keys) {
+    switch (p_.key.type) {
+      case DataType::kFloat16:
+        return PackKeysOf<hwy::float16_t>(first, keys);
+      case DataType::kBFloat16:
+        return PackKeysOf<hwy::bfloat16_t>(first, keys);
+      case DataType::kFloat32:
+        return PackKeysOf<float>(first, keys);
+      default:
+        if constexpr (sizeof(T) == 8) return PackKeysOf<double>(first, keys);
+    }
+  }
+
+  template <typename From>
+  void PackKeysOf(int64_t first, const KeyRange& keys) {
+    for (int64_t j = keys.begin / kPanel<T> * kPanel<T>; j < keys.end;
+         j += kPanel<T>) {
+      const int64_t count = std::min(kPanel<T>, keys.end - j);
+      const From* rows[kPanel<T>];
+      for (int64_t i = 0; i < count; ++i) {
+        rows[i] = static_cast<const From*>(
+            KeyRow(p_.past_key, p_.key, first + j + i));
+      }
+      PackPanel<T, From>(rows, count, p_.head_size,
+                         scratch_.keys_packed + j * p_.head_size);
+    }
+  }
+
+  // The block's values: where they lie if that is one stretch of whole vectors
+  // of T, else converted into scratch.
+  Values GetValues(int64_t first, const KeyRange& keys) {
+    const bool one_stretch = first + keys.end <= p_.past_length ||
+                             first + keys.begin >= p_.past_length;
+    constexpr DataType kOwn =
+        sizeof(T) == 4 ? DataType::kFloat32 : DataType::kFloat64;
+    if (one_stretch && p_.value.type == kOwn &&
+        p_.value_head_size % kLanes<T> == 0) {
+      const bool past = first + keys.end <= p_.past_length;
+      const int64_t stride =
+          past ? p_.past_value.row_stride : p_.value.row_stride;
+      const T* row = static_cast<const T*>(
+          KeyRow(p_.past_value, p_.value, first + keys.begin));
+      return {row - keys.begin * stride, stride};
+    }
+    for (int64_t j = keys.begin; j < keys.end; ++j) {
+      T* to = scratch_.values + j * scratch_.value_stride;
+      const void* from = KeyRow(p_.past_value, p_.value, first + j);
+      switch (p_.value.type) {
+        case DataType::kFloat16:
+          PromoteRow(static_cast<const hwy::float16_t*>(from),
+                     p_.value_head_size, to);
+          break;
+        case DataType::kBFloat16:
+          PromoteRow(static_cast<const hwy::bfloat16_t*>(from),
+                     p_.value_head_size, to);
+          break;
+        case DataType::kFloat32:
+          PromoteRow(static_cast<const float*>(from), p_.value_head_size, to);
+          break;
+        default:
+          if constexpr (sizeof(T) == 8) {
+            PromoteRow(static_cast<const double*>(from), p_.value_head_size,
+                       to);
+          }
+      }
+      std::fill(to + p_.value_head_size, to + scratch_.value_stride, T{0});
+    }
+    return {scratch_.values, scratch_.value_stride};
+  }
+
+  void Cap(T* scores, const KeyRange& lanes) const {
+    const Tag<T> d;
+    const Vec<T> cap = hn::Set(d, softcap_);
+    for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+      const Vec<T> s = hn::Load(d, scores + j);
+      hn::Store(hn::Mul(cap, Tanh(d, hn::Div(s, cap))), d, scores + j);
+    }
+  }
+
+  // Mask tensor, ALiBi, and -inf outside the visible keys.
+  void AddBias(int64_t first, int64_t row, T* scores, const KeyRange& lanes,
+               const KeyRange& visible) {
+    if (p_.mask) AddMask(first, row, scores, lanes);
+    if (!p_.alibi_slopes.empty()) AddAlibi(first, row, scores, lanes);
+    std::fill(scores + lanes.begin,
+              scores + std::max(visible.begin, lanes.begin), -kInfinity<T>);
+    std::fill(scores + std::min(visible.end, lanes.end), scores + lanes.end,
+              -kInfinity<T>);
+  }
+
+  // bias = what the mask tensor adds to the scores of keys [lanes.begin,
+  // lanes.end) of the block.
+  void LoadBias(int64_t first, int64_t row, const KeyRange& lanes, T* bias) {
+    const MaskOperand& mask = *p_.mask;
+    const int64_t covered =
+        std::clamp<int64_t>(mask.length - first, lanes.begin, lanes.end);
+    const int64_t index = sequence_.batch * mask.batch_stride +
+                          Head(row) * mask.head_stride +
+                          Query(row) * mask.row_stride + first;
+    if (mask.type == DataType::kBool) {
+      const uint8_t* from = static_cast<const uint8_t*>(mask.data) + index;
+      for (int64_t j = lanes.begin; j < covered; ++j) {
+        bias[j] = from[j] ? T{0} : -kInfinity<T>;
+      }
+    } else {
+      const char* from =
+          static_cast<const char*>(mask.data) +
+          (index + lanes.begin) * static_cast<int64_t>(SizeOf(mask.type));
+      LoadElements(from, mask.type, covered - lanes.begin, bias + lanes.begin);
+    }
+    std::fill(bias + covered, bias + lanes.end, -kInfinity<T>);
+  }
+
+  void AddMask(int64_t first, int64_t row, T* scores, const KeyRange& lanes) {
+    const Tag<T> d;
+    const Vec<T> masked = hn::Set(d, -kInfinity<T>);
+    LoadBias(first, row, lanes, scratch_.bias);
+    for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+      const Vec<T> bias = hn::Load(d, scratch_.bias + j);
+      const Vec<T> sum = hn::Add(hn::Load(d, scores + j), bias);
+      // Not the sum: the score under a mask may be NaN.
+      hn::Store(hn::IfThenElse(hn::Eq(bias, masked), masked, sum), d,
+                scores + j);
+    }
+  }
+
+  void AddAlibi(int64_t first, int64_t row, T* scores, const KeyRange& lanes) {
+    const Tag<T> d;
+    const Vec<T> slope =
+        hn::Set(d, static_cast<T>(-p_.alibi_slopes[Head(row)]));
+    const int64_t position = Query(row) + sequence_.offset;
+    for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+      const Vec<T> distance = hn::Abs(hn::Add(
+          hn::Set(d, static_cast<T>(first + j - position)), hn::Iota(d, T{0})));
+      hn::Store(Fma(slope, distance, hn::Load(d, scores + j)), d, scores + j);
+    }
+  }
+
+  // Turns a row of scores into weights exp(score - max); max and sum out.
+  void Softmax(int64_t first, int64_t row, T* scores, const KeyRange& lanes,
+               const KeyRange& visible, T* max, T* sum) {
+    const Tag<T> d;
+    constexpr int64_t N = kLanes<T>;
+    Vec<T> largest = hn::Set(d, -kInfinity<T>);
+    for (int64_t j = lanes.begin; j < lanes.end; j += N) {
+      largest = hn::Max(largest, hn::Load(d, scores + j));
+    }
+    T m = hn::GetLane(hn::MaxOfLanes(d, largest));
+    if (m == -kInfinity<T> && SeesAny(first, row, visible)) {
+      // Every score is -inf, but not by a mask: unless other blocks hold larger
+      // ones the row is 0 / 0. The lowest finite number tells it from a row
+      // that sees nothing, and weighs as little.
+      m = std::numeric_limits<T>::lowest();
+    }
+    *max = m;
+    const Vec<T> reference = hn::Set(d, m);
+    constexpr int kSums = kSumLanes / N;
+    Vec<T> sums[kSums];
+    ATTENTION_UNROLL
+    for (int i = 0; i < kSums; ++i) sums[i] = hn::Zero(d);
+    for (int64_t j = lanes.begin; j < lanes.end; j += kSumLanes) {
+      ATTENTION_UNROLL
+      for (int i = 0; i < kSums; ++i) {
+        const Vec<T> weight =
+            ExpDifference(d, hn::Load(d, scores + j + i * N), reference);
+        hn::Store(weight, d, scores + j + i * N);
+        sums[i] = hn::Add(sums[i], weight);
+      }
+    }
+    HWY_ALIGN T lane_sums[kSumLanes];
+    for (int i = 0; i < kSums; ++i) hn::Store(sums[i], d, lane_sums + i * N);
+    *sum = SumOf16(lane_sums);
+  }
+
+  // Whether the mask tensor lets `row` see key `j` of the block at `first`.
+  bool Unmasked(int64_t first, int64_t row, int64_t j) const {
+    if (!p_.mask) return true;
+    const MaskOperand& mask = *p_.mask;
+    if (first + j >= mask.length) return false;
+    const int64_t index = sequence_.batch * mask.batch_stride +
+                          Head(row) * mask.head_stride +
+                          Query(row) * mask.row_stride + first + j;
+    const T bias = LoadElement<T>(mask.data, mask.type, index);
+    return mask.type == DataType::kBool ? bias != 0 : bias != -kInfinity<T>;
+  }
+
+  bool SeesAny(int64_t first, int64_t row, const KeyRange& visible) const {
+    for (int64_t j = visible.begin; j < visible.end; ++j) {
+      if (Unmasked(first, row, j)) return true;
+    }
+    return false;
+  }
+
+  bool AllFinite(const T* output, int rows) const {
+    const Tag<T> d;
+    const Vec<T> limit = hn::Set(d, std::numeric_limits<T>::max());
+    for (int64_t i = 0; i < rows * scratch_.value_stride; i += kLanes<T>) {
+      // False also where it compares NaN.
+      if (!hn::AllTrue(d, hn::Le(hn::Abs(hn::Load(d, output + i)), limit))) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // WeightTile for one row, leaving out the keys it does not see: their weight
+  // is 0, but 0 * NaN is not.
+  void WeightVisible(int64_t first, int64_t row, const T* weights,
+                     const Values& values, T* output) const {
+    const KeyRange visible = VisibleInBlock(first, row);
+    std::fill_n(output, scratch_.value_stride, T{0});
+    for (int64_t j = visible.begin; j < visible.end; ++j) {
+      if (!Unmasked(first, row, j)) continue;
+      const T* value = values.data + j * values.stride;
+      for (int64_t c = 0; c < p_.value_head_size; ++c) {
+        output[c] = std::fma(weights[j], value[c], output[c]);
+      }
+    }
+  }
+
+  // What was pushed, merged; the identity if nothing was.
+  const Partial<T>& Folded() {
+    if (const Partial<T>* folded = stack_.Fold()) return *folded;
+    const Partial<T>& identity = stack_.Push(0);
+    std::fill_n(identity.max, rows_, -kInfinity<T>);
+    std::fill_n(identity.sum, rows_, T{0});
+    std::fill_n(identity.output, rows_ * scratch_.value_stride, T{0});
+    return identity;
+  }
+
+  // A sink is a key with a score and no value: merged as a partial of its own.
+  void AddSinks(const Partial<T>& result) {
+    const Partial<T>& sinks = stack_.Push(p_.total_keys() / kKeyBlock + 1);
+    for (int64_t r = 0; r < rows_; ++r) {
+      sinks.max[r] = static_cast<T>(p_.sinks[Head(r)]);
+      sinks.sum[r] = sinks.max[r] == -kInfinity<T> ? T{0} : T{1};
+    }
+    std::fill_n(sinks.output, rows_ * scratch_.value_stride, T{0});
+    Merge(result, sinks, rows_, scratch_.value_stride);
+  }
+
+  static bool SawNone(const Partial<T>& result, int64_t row) {
+    return result.sum[row] == 0 && result.max[row] == -kInfinity<T>;
+  }
+
+  // Divides a row by its sum; zeros if it saw nothing. Adding 0 makes -0 and 0
+  // one, as keys of weight 0 do or do not.
+  void Normalize(const Partial<T>& result, int64_t row) const {
+    const T sum = result.sum[row];
+    T* output = result.output + row * scratch_.value_stride;
+    if (SawNone(result, row)) {
+      std::fill_n(output, p_.value_head_size, T{0});
+      return;
+    }
+    for (int64_t c = 0; c < p_.value_head_size; ++c) {
+      output[c] = output[c] / sum + T{0};
+    }
+  }
+
+  // Computes every score of the rows again, up to the stage asked for.
+  void ReturnScores(const Partial<T>& result, const AttentionOutputs& outputs,
+                    const std::atomic<bool>* cancelled) {
+    for (int64_t first = 0; first < p_.total_keys(); first += kKeyBlock) {
+      if (cancelled && cancelled->load(std::memory_order_relaxed)) return;
+      const KeyRange keys = {0, std::min(kKeyBlock, p_.total_keys() - first)};
+      PackKeys(first, keys);
+      for (int64_t row = 0; row < rows_; row += kTileRows) {
+        const int tile_rows =
+            static_cast<int>(std::min<int64_t>(kTileRows, rows_ - row));
+        ScoreBlock<T>(tile_rows, scratch_.query + row * p_.head_size,
+                      p_.head_size, scratch_.keys_packed, 0,
+                      RoundUp(keys.end, kPanel<T>), scale_, scratch_.scores);
+        for (int64_t r = row; r < row + tile_rows; ++r) {
+          T* scores = scratch_.scores + (r - row) * kKeyBlock;
+          ToStage(first, r, scores, {0, RoundUp(keys.end, kSumLanes)}, result);
+          StoreElements(
+              scores, keys.end, p_.query.type, outputs.scores,
+              ((sequence_.batch * p_.query_heads + Head(r)) * p_.query_length +
+               Query(r)) *
+                      p_.total_keys() +
+                  first);
+        }
+      }
+    }
+  }
+
+  void ToStage(int64_t first, int64_t row, T* scores, const KeyRange& lanes,
+               const Partial<T>& result) {
+    const Tag<T> d;
+    if (p_.scores == Scores::kRaw) return;
+    if (softcap_ > 0) Cap(scores, lanes);
+    if (p_.scores == Scores::kCapped) return;
+    AddBias(first, row, scores, lanes, VisibleInBlock(first, row));
+    if (p_.scores == Scores::kBiased) return;
+    const T sum = SawNone(result, row) ? T{1} : result.sum[row];
+    for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+      const Vec<T> weight = hn::Div(ExpDifference(d, hn::Load(d, scores + j),
+                                                  hn::Set(d, result.max[row])),
+                                    hn::Set(d, sum));
+      hn::Store(weight, d, scores + j);
+    }
+  }
+
+  const Problem& p_;
+  const RowTask& task_;
+  const Sequence sequence_;
+  const int64_t group_;
+  const int64_t rows_;
+  Scratch<T> scratch_;
+  PartialStack<T> stack_;
+  const T scale_;
+  const T softcap_;
+  KeyRange visible_[kTaskRows];  // of each row
+  KeyRange seen_;                // by any row
+};
+
+template <typename T>
+void ComputeRowsT(const Problem& problem, const RowTask& task,
+                  const AttentionOutputs& outputs,
+                  const std::atomic<bool>* cancelled) {
+  Rows<T> rows(problem, task);
+  rows.Attend(0, std::numeric_limits<int64_t>::max(), cancelled);
+  rows.Finish(outputs, cancelled);
+}
+
+template <typename T>
+void ComputePartT(const Problem& problem, const RowTask& task,
+                  const SubtreePartial<T>& part,
+                  const std::atomic<bool>* cancelled) {
+  Rows<T> rows(problem, task);
+  rows.Attend(part.block_begin, part.block_end, cancelled);
+  rows.StorePart(part);
+}
+
+template <typename T>
+void MergePartsT(const Problem& problem, const RowTask& task,
+                 absl::Span<const SubtreePartial<T>> parts,
+                 const AttentionOutputs& outputs,
+                 const std::atomic<bool>* cancelled) {
+  Rows<T> rows(problem, task);
+  for (const SubtreePartial<T>& part : parts) rows.Add(part);
+  rows.Finish(outputs, cancelled);
+}
+
+// HWY_EXPORT takes no templates.
+void ComputeRowsF(const Problem& problem, const RowTask& task,
+                  const AttentionOutputs& outputs,
+                  const std::atomic<bool>* cancelled) {
+  ComputeRowsT<float>(problem, task, outputs, cancelled);
+}
+void ComputeRowsD(const Problem& problem, const RowTask& task,
+                  const AttentionOutputs& outputs,
+                  const std::atomic<bool>* cancelled) {
+  ComputeRowsT<double>(problem, task, outputs, cancelled);
+}
+void ComputePartF(const Problem& problem, const RowTask& task,
+                  const SubtreePartial<float>& part,
+                  const std::atomic<bool>* cancelled) {
+  ComputePartT<float>(problem, task, part, cancelled);
+}
+void ComputePartD(const Problem& problem, const RowTask& task,
+                  const SubtreePartial<double>& part,
+                  const std::atomic<bool>* cancelled) {
+  ComputePartT<double>(problem, task, part, cancelled);
+}
+void MergePartsF(const Problem& problem, const RowTask& task,
+                 absl::Span<const SubtreePartial<float>> parts,
+                 const AttentionOutputs& outputs,
+                 const std::atomic<bool>* cancelled) {
+  MergePartsT<float>(problem, task, parts, outputs, cancelled);
+}
+void MergePartsD(const Problem& problem, const RowTask& task,
+                 absl::Span<const SubtreePartial<double>> parts,
+                 const AttentionOutputs& outputs,
+                 const std::atomic<bool>* cancelled) {
+  MergePartsT<double>(problem, task, parts, outputs, cancelled);
+}
+
+const char* TargetNameHere() { return hwy::TargetName(HWY_TARGET); }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attention
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace attention {
+
+HWY_EXPORT(ComputeRowsF);
+HWY_EXPORT(ComputeRowsD);
+HWY_EXPORT(ComputePartF);
+HWY_EXPORT(ComputePartD);
+HWY_EXPORT(MergePartsF);
+HWY_EXPORT(MergePartsD);
+HWY_EXPORT(TargetNameHere);
+
+template <>
+void ComputeRows<float>(const Problem& problem, const RowTask& task,
+                        const AttentionOutputs& outputs,
+                        const std::atomic<bool>* cancelled) {
+  HWY_DYNAMIC_DISPATCH(ComputeRowsF)(problem, task, outputs, cancelled);
+}
+template <>
+void ComputeRows<double>(const Problem& problem, const RowTask& task,
+                         const AttentionOutputs& outputs,
+                         const std::atomic<bool>* cancelled) {
+  HWY_DYNAMIC_DISPATCH(ComputeRowsD)(problem, task, outputs, cancelled);
+}
+template <>
+void ComputePart<float>(const Problem& problem, const RowTask& task,
+                        const SubtreePartial<float>& part,
+                        const std::atomic<bool>* cancelled) {
+  HWY_DYNAMIC_DISPATCH(ComputePartF)(problem, task, part, cancelled);
+}
+template <>
+void ComputePart<double>(const Problem& problem, const RowTask& task,
+                         const SubtreePartial<double>& part,
+                         const std::atomic<bool>* cancelled) {
+  HWY_DYNAMIC_DISPATCH(ComputePartD)(problem, task, part, cancelled);
+}
+template <>
+void MergeParts<float>(const Problem& problem, const RowTask& task,
+                       absl::Span<const SubtreePartial<float>> parts,
+                       const AttentionOutputs& outputs,
+                       const std::atomic<bool>* cancelled) {
+  HWY_DYNAMIC_DISPATCH(MergePartsF)(problem, task, parts, outputs, cancelled);
+}
+template <>
+void MergeParts<double>(const Problem& problem, const RowTask& task,
+                        absl::Span<const SubtreePartial<double>> parts,
+                        const AttentionOutputs& outputs,
+                        const std::atomic<bool>* cancelled) {
+  HWY_DYNAMIC_DISPATCH(MergePartsD)(problem, task, parts, outputs, cancelled);
+}
+
+absl::string_view SimdTarget() {
+  return HWY_DYNAMIC_DISPATCH(TargetNameHere)();
+}
+
+bool HasFastMath() { return false; }
+
+std::vector<std::string> SimdTargets() {
+  std::vector<std::string> names;
+  for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    names.emplace_back(hwy::TargetName(target));
+  }
+  return names;
+}
+
+bool SetSimdTargetForTest(absl::string_view name) {
+  hwy::SetSupportedTargetsForTest(0);
+  if (name.empty()) {
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    return true;
+  }
+  for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    if (hwy::TargetName(target) == name) {
+      hwy::SetSupportedTargetsForTest(target);
+      hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace attention
+#endif  // HWY_ONCE

@@ -1,0 +1,41 @@
+// The computation of a task's rows, dispatched to the best SIMD target of the
+// CPU. Internal; attention.cc cuts the work into tasks.
+#ifndef ATTENTION_KERNEL_ATTENTION_SIMD_H_
+#define ATTENTION_KERNEL_ATTENTION_SIMD_H_
+
+#include <atomic>
+
+#include "absl/types/span.h"
+#include "kernel/attention.h"
+#include "kernel/problem.h"
+#include "kernel/scratch.h"
+
+namespace attention {
+
+// T is the precision of the computation, float or double: the problem's. Each
+// returns early, its results unspecified, once `cancelled` (may be null) is
+// true. Thread-safe for different tasks.
+
+// Attention of the task's rows over all keys, into `outputs`.
+template <typename T>
+void ComputeRows(const Problem& problem, const RowTask& task,
+                 const AttentionOutputs& outputs,
+                 const std::atomic<bool>* cancelled);
+
+// The task's rows of `part`, over the keys of that part.
+template <typename T>
+void ComputePart(const Problem& problem, const RowTask& task,
+                 const SubtreePartial<T>& part,
+                 const std::atomic<bool>* cancelled);
+
+// Attention of the task's rows, merged from parts that together are all blocks
+// of keys, in ascending order.
+template <typename T>
+void MergeParts(const Problem& problem, const RowTask& task,
+                absl::Span<const SubtreePartial<T>> parts,
+                const AttentionOutputs& outputs,
+                const std::atomic<bool>* cancelled);
+
+}  // namespace attention
+
+#endif  // ATTENTION_KERNEL_ATTENTION_SIMD_H_

@@ -1,0 +1,102 @@
+// The memory a task works in, and the partial results it leaves. Internal.
+#ifndef ATTENTION_KERNEL_SCRATCH_H_
+#define ATTENTION_KERNEL_SCRATCH_H_
+
+#include <array>
+#include <bit>
+#include <cstdint>
+
+#include "hwy/aligned_allocator.h"
+#include "kernel/attention.h"
+#include "kernel/problem.h"
+
+namespace attention {
+
+// Query rows a task takes on at the most: packing a block of keys is then a
+// hundredth of the work on it. A multiple of 14, the largest register tile.
+inline constexpr int64_t kTaskRows = 112;
+
+constexpr int64_t RoundUp(int64_t number, int64_t multiple) {
+  return (number + multiple - 1) / multiple * multiple;
+}
+
+// See partial-inl.h. Row r's output is at output + r * stride. Memory is
+// aligned to vectors; `max` and `sum` are padded to a multiple of 16 rows.
+template <typename T>
+struct Partial {
+  T* max = nullptr;
+  T* sum = nullptr;
+  T* output = nullptr;
+};
+
+// Partial results of every row over the keys of blocks [block_begin,
+// block_end), a subtree of the tree of blocks. Row (query i, head h) is number
+// i * Hq + h, i counted through all sequences; rows of `output` are Dv apart.
+template <typename T>
+struct SubtreePartial : Partial<T> {
+  int64_t block_begin = 0;
+  int64_t block_end = 0;
+};
+
+// Rows of one key/value head that are computed together: row r stands for query
+// r / group of the sequence and query head kv_head * group + r % group.
+struct RowTask {
+  int64_t sequence = 0;
+  int64_t kv_head = 0;
+  int64_t row_begin = 0;
+  int64_t row_end = 0;  // at most row_begin + kTaskRows
+};
+
+// A task's working memory, which its thread keeps for the next. In elements of
+// T, with R rows and Dv' = Dv rounded up to the lanes of a vector, at most
+//   (R + 256) D + 256 Dv' + 15 * 256 + (2 + log2(T / 256)) R (Dv' + 2).
+template <typename T>
+class Scratch {
+ public:
+  // `lanes` is the number of T in a vector.
+  Scratch(const Problem& problem, int64_t rows, int64_t lanes)
+      : value_stride(RoundUp(problem.value_head_size, lanes)) {
+    const int64_t padded_rows = RoundUp(rows, 16);
+    const int64_t blocks = problem.total_keys() / kKeyBlock + 1;
+    const int depth = std::bit_width(static_cast<uint64_t>(blocks)) + 1;
+    const int64_t level_size = 2 * padded_rows + rows * value_stride;
+    const int64_t query_size = RoundUp(rows * problem.head_size, 16);
+    T* next = Reserve(
+        query_size + kKeyBlock * problem.head_size + kKeyBlock * value_stride +
+        (kMaxTileRows + 1) * kKeyBlock + depth * RoundUp(level_size, 16));
+    const auto take = [&next](int64_t count) {
+      T* taken = next;
+      next += RoundUp(count, 16);
+      return taken;
+    };
+    query = take(query_size);
+    keys_packed = take(kKeyBlock * problem.head_size);
+    values = take(kKeyBlock * value_stride);
+    scores = take(kMaxTileRows * kKeyBlock);
+    bias = take(kKeyBlock);
+    for (int level = 0; level < depth; ++level) {
+      T* memory = take(level_size);
+      levels[level] = {memory, memory + padded_rows, memory + 2 * padded_rows};
+    }
+  }
+
+  // Distance between rows of values and of output.
+  const int64_t value_stride;
+  T* query;        // the task's query rows
+  T* keys_packed;  // a block of keys in panels
+  T* values;       // a block of values, where they cannot be read in place
+  T* scores;       // a tile of scores, then weights
+  T* bias;         // a row of the mask
+  std::array<Partial<T>, 64> levels;  // open nodes of the tree of blocks
+
+ private:
+  static constexpr int64_t kMaxTileRows = 14;
+
+  // Memory of this thread for `size` elements, aligned to vectors; valid until
+  // the thread's next call.
+  static T* Reserve(int64_t size);
+};
+
+}  // namespace attention
+
+#endif  // ATTENTION_KERNEL_SCRATCH_H_

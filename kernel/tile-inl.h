@@ -1,0 +1,320 @@
+// The register tiles: packing of keys and values, dot products of query rows
+// with keys, weighted sums of value rows. Included once per SIMD target.
+//
+// Vector lanes run over keys (scores) and over value columns (output), never
+// along a sum. Each score is one chain of fused multiply-adds over the head
+// size, each output element one chain over the keys of a block, both in
+// ascending order: neither the tile's shape nor the vector's width can change a
+// bit.
+#if defined(ATTENTION_KERNEL_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTENTION_KERNEL_TILE_INL_H_
+#undef ATTENTION_KERNEL_TILE_INL_H_
+#else
+#define ATTENTION_KERNEL_TILE_INL_H_
+#endif
+
+#include <cstdint>
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "kernel/attention.h"
+#include "kernel/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attention {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+#define ATTENTION_UNROLL _Pragma("GCC unroll 16")
+
+template <typename T>
+using Tag = hn::ScalableTag<T>;
+template <typename T>
+using Vec = hn::Vec<Tag<T>>;
+
+template <typename T>
+constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(Tag<T>()));
+
+// Keys a panel of packed keys holds side by side: two vectors.
+template <typename T>
+constexpr int64_t kPanel = 2 * kLanes<T>;
+
+// Rows of a register tile: accumulators of two vectors a row, two vectors of
+// the other operand and one broadcast must fit the register file (32 registers
+// on AVX-512 and NEON, 16 on AVX2).
+#if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM
+constexpr int kTileRows = 14;
+#else
+constexpr int kTileRows = 6;
+#endif
+
+// Vector of T from consecutive elements of another type; exact.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadAs(D d, const hn::TFromD<D>* from) {
+  return hn::LoadU(d, from);
+}
+template <class D, typename Half, hwy::EnableIf<sizeof(Half) == 2>* = nullptr>
+HWY_INLINE hn::Vec<D> LoadAs(D d, const Half* from) {
+  if constexpr (sizeof(hn::TFromD<D>) == 4) {
+    return hn::PromoteTo(d, hn::LoadU(hn::Rebind<Half, D>(), from));
+  } else {
+    const hn::Rebind<float, D> df;
+    return hn::PromoteTo(d, LoadAs(df, from));
+  }
+}
+template <class D, hwy::EnableIf<sizeof(hn::TFromD<D>) == 8>* = nullptr>
+HWY_INLINE hn::Vec<D> LoadAs(D d, const float* from) {
+  return hn::PromoteTo(d, hn::LoadU(hn::Rebind<float, D>(), from));
+}
+
+// Converts `count` elements to T.
+template <typename T, typename From>
+void PromoteRow(const From* from, int64_t count, T* to) {
+  const Tag<T> d;
+  constexpr int64_t N = kLanes<T>;
+  int64_t i = 0;
+  for (; i + N <= count; i += N) hn::StoreU(LoadAs(d, from + i), d, to + i);
+  if (i == count) return;
+  From rest[N] = {};
+  T promoted[N];
+  std::memcpy(rest, from + i, (count - i) * sizeof(From));
+  hn::StoreU(LoadAs(d, rest), d, promoted);
+  std::memcpy(to + i, promoted, (count - i) * sizeof(T));
+}
+
+// Transposes a square of as many vectors as a vector has lanes.
+template <typename T>
+HWY_INLINE void Transpose([[maybe_unused]] Vec<T>* HWY_RESTRICT rows) {
+#if HWY_TARGET != HWY_SCALAR
+  const Tag<T> d;
+  constexpr int64_t N = kLanes<T>;
+  constexpr int64_t kPerBlock = 16 / sizeof(T);  // elements of 128 bits
+  // Squares inside the 128-bit blocks.
+  Vec<T> t[N];
+  if constexpr (sizeof(T) == 4) {
+    const hn::Repartition<double, Tag<T>> dd;
+    ATTENTION_UNROLL
+    for (int64_t i = 0; i < N; i += 4) {
+      const auto a =
+          hn::BitCast(dd, hn::InterleaveLower(d, rows[i], rows[i + 1]));
+      const auto b =
+          hn::BitCast(dd, hn::InterleaveUpper(d, rows[i], rows[i + 1]));
+      const auto c =
+          hn::BitCast(dd, hn::InterleaveLower(d, rows[i + 2], rows[i + 3]));
+      const auto e =
+          hn::BitCast(dd, hn::InterleaveUpper(d, rows[i + 2], rows[i + 3]));
+      t[i] = hn::BitCast(d, hn::InterleaveLower(dd, a, c));
+      t[i + 1] = hn::BitCast(d, hn::InterleaveUpper(dd, a, c));
+      t[i + 2] = hn::BitCast(d, hn::InterleaveLower(dd, b, e));
+      t[i + 3] = hn::BitCast(d, hn::InterleaveUpper(dd, b, e));
+    }
+  } else {
+    ATTENTION_UNROLL
+    for (int64_t i = 0; i < N; i += 2) {
+      t[i] = hn::InterleaveLower(d, rows[i], rows[i + 1]);
+      t[i + 1] = hn::InterleaveUpper(d, rows[i], rows[i + 1]);
+    }
+  }
+  // Then the blocks.
+  if constexpr (N == kPerBlock) {
+    ATTENTION_UNROLL
+    for (int64_t i = 0; i < N; ++i) rows[i] = t[i];
+  }
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+  if constexpr (N == 2 * kPerBlock) {
+    ATTENTION_UNROLL
+    for (int64_t k = 0; k < kPerBlock; ++k) {
+      rows[k] = hn::ConcatLowerLower(d, t[kPerBlock + k], t[k]);
+      rows[kPerBlock + k] = hn::ConcatUpperUpper(d, t[kPerBlock + k], t[k]);
+    }
+  }
+#endif
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  if constexpr (N == 4 * kPerBlock) {
+    // Highway has no shuffle of blocks from two vectors in one instruction.
+    const auto even = [](Vec<T> a, Vec<T> b) HWY_ATTR {
+      if constexpr (sizeof(T) == 4) {
+        return Vec<T>{_mm512_shuffle_f32x4(a.raw, b.raw, 0x88)};
+      } else {
+        return Vec<T>{_mm512_shuffle_f64x2(a.raw, b.raw, 0x88)};
+      }
+    };
+    const auto odd = [](Vec<T> a, Vec<T> b) HWY_ATTR {
+      if constexpr (sizeof(T) == 4) {
+        return Vec<T>{_mm512_shuffle_f32x4(a.raw, b.raw, 0xdd)};
+      } else {
+        return Vec<T>{_mm512_shuffle_f64x2(a.raw, b.raw, 0xdd)};
+      }
+    };
+    ATTENTION_UNROLL
+    for (int64_t k = 0; k < kPerBlock; ++k) {
+      const Vec<T> a = even(t[k], t[kPerBlock + k]);
+      const Vec<T> b = odd(t[k], t[kPerBlock + k]);
+      const Vec<T> c = even(t[2 * kPerBlock + k], t[3 * kPerBlock + k]);
+      const Vec<T> e = odd(t[2 * kPerBlock + k], t[3 * kPerBlock + k]);
+      rows[k] = even(a, c);
+      rows[kPerBlock + k] = even(b, e);
+      rows[2 * kPerBlock + k] = odd(a, c);
+      rows[3 * kPerBlock + k] = odd(b, e);
+    }
+  }
+#endif
+#endif  // one lane is its own transpose
+}
+
+// Packs up to a panel of keys: to[d * kPanel + j] is element d of key j, zero
+// for the keys from `count` on. keys[j] is the j-th key's row.
+template <typename T, typename From>
+void PackPanel(const From* const* keys, int64_t count, int64_t head_size,
+               T* HWY_RESTRICT to) {
+  const Tag<T> d;
+  constexpr int64_t N = kLanes<T>;
+  for (int64_t half = 0; half < 2; ++half, to += N) {
+    const From* const* rows = keys + half * N;
+    const int64_t present = HWY_MIN(HWY_MAX(count - half * N, int64_t{0}), N);
+    for (int64_t k = 0; k < head_size; k += N) {
+      Vec<T> square[N];
+      const int64_t columns = HWY_MIN(N, head_size - k);
+      if (present == N && columns == N) {
+        ATTENTION_UNROLL
+        for (int64_t j = 0; j < N; ++j) square[j] = LoadAs(d, rows[j] + k);
+      } else {
+        for (int64_t j = 0; j < N; ++j) {
+          From rest[N] = {};
+          if (j < present) {
+            std::memcpy(rest, rows[j] + k, columns * sizeof(From));
+          }
+          square[j] = LoadAs(d, rest);
+        }
+      }
+      Transpose<T>(square);
+      if (columns == N) {
+        ATTENTION_UNROLL
+        for (int64_t i = 0; i < N; ++i) {
+          hn::Store(square[i], d, to + (k + i) * kPanel<T>);
+        }
+      } else {
+        for (int64_t i = 0; i < columns; ++i) {
+          hn::Store(square[i], d, to + (k + i) * kPanel<T>);
+        }
+      }
+    }
+  }
+}
+
+// scores[r][j] = scale * dot(query row r, key j) for a panel of packed keys.
+// Rows of `query` are head_size apart, rows of `scores` kKeyBlock.
+template <typename T, int kRows>
+HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t head_size,
+                          const T* HWY_RESTRICT panel, T scale,
+                          T* HWY_RESTRICT scores) {
+  const Tag<T> d;
+  constexpr int64_t N = kLanes<T>;
+  Vec<T> sum[kRows][2];
+  ATTENTION_UNROLL
+  for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = hn::Zero(d);
+  for (int64_t k = 0; k < head_size; ++k) {
+    const Vec<T> key0 = hn::Load(d, panel + k * 2 * N);
+    const Vec<T> key1 = hn::Load(d, panel + k * 2 * N + N);
+    ATTENTION_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<T> q = hn::Set(d, query[r * head_size + k]);
+      sum[r][0] = Fma(q, key0, sum[r][0]);
+      sum[r][1] = Fma(q, key1, sum[r][1]);
+    }
+  }
+  const Vec<T> factor = hn::Set(d, scale);
+  ATTENTION_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    hn::Store(hn::Mul(sum[r][0], factor), d, scores + r * kKeyBlock);
+    hn::Store(hn::Mul(sum[r][1], factor), d, scores + r * kKeyBlock + N);
+  }
+}
+
+// output[r][c] = sum over keys j in [begin, end) of weights[r][j] *
+// values[j][c] for kVectors vectors of columns c. Rows of `weights` are
+// kKeyBlock apart.
+template <typename T, int kRows, int kVectors>
+HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t begin,
+                           int64_t end, const T* HWY_RESTRICT values,
+                           int64_t value_stride, T* HWY_RESTRICT output,
+                           int64_t output_stride) {
+  const Tag<T> d;
+  constexpr int64_t N = kLanes<T>;
+  Vec<T> sum[kRows][kVectors];
+  ATTENTION_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    ATTENTION_UNROLL
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::Zero(d);
+  }
+  for (int64_t j = begin; j < end; ++j) {
+    Vec<T> value[kVectors];
+    ATTENTION_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      value[v] = hn::LoadU(d, values + j * value_stride + v * N);
+    }
+    ATTENTION_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<T> weight = hn::Set(d, weights[r * kKeyBlock + j]);
+      ATTENTION_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        sum[r][v] = Fma(weight, value[v], sum[r][v]);
+      }
+    }
+  }
+  ATTENTION_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    ATTENTION_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      hn::Store(sum[r][v], d, output + r * output_stride + v * N);
+    }
+  }
+}
+
+// ScoreTile over the panels of keys [begin, end), multiples of kPanel, for
+// `rows` rows in [1, kTileRows]. panels[j * head_size] begins the panel of key
+// j.
+template <typename T, int kRows = kTileRows>
+void ScoreBlock(int rows, const T* query, int64_t head_size, const T* panels,
+                int64_t begin, int64_t end, T scale, T* scores) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return ScoreBlock<T, kRows - 1>(rows, query, head_size, panels, begin,
+                                      end, scale, scores);
+    }
+  }
+  for (int64_t j = begin; j < end; j += kPanel<T>) {
+    ScoreTile<T, kRows>(query, head_size, panels + j * head_size, scale,
+                        scores + j);
+  }
+}
+
+// WeightTile over `columns` columns, a multiple of the vector's lanes.
+template <typename T, int kRows = kTileRows>
+void WeightBlock(int rows, const T* weights, int64_t begin, int64_t end,
+                 const T* values, int64_t value_stride, int64_t columns,
+                 T* output, int64_t output_stride) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return WeightBlock<T, kRows - 1>(rows, weights, begin, end, values,
+                                       value_stride, columns, output,
+                                       output_stride);
+    }
+  }
+  constexpr int64_t N = kLanes<T>;
+  int64_t c = 0;
+  for (; c + 2 * N <= columns; c += 2 * N) {
+    WeightTile<T, kRows, 2>(weights, begin, end, values + c, value_stride,
+                            output + c, output_stride);
+  }
+  if (c < columns) {
+    WeightTile<T, kRows, 1>(weights, begin, end, values + c, value_stride,
+                            output + c, output_stride);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attention
+HWY_AFTER_NAMESPACE();
+
+#endif  // ATTENTION_KERNEL_TILE_INL_H_
