@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Counts the tests of all steps of ./dev test, and fails unless all passed.
+
+Reads a folder that holds, for each step, STEP.status (the exit status) and, if
+the step ran tests, STEP.xml (JUnit, as ctest and pytest write it). A step
+without the latter counts as one test. A step that ended badly without naming a
+test that failed (it did not build, it died) counts as one that failed.
+"""
+
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+
+def outcome(case):
+    if case.find("failure") is not None or case.find("error") is not None:
+        return "failed"
+    if case.find("skipped") is not None:
+        return "skipped"
+    return "passed"
+
+
+def count_step(status_file):
+    ended_well = status_file.read_text().strip() == "0"
+    report = status_file.with_suffix(".xml")
+    counts = Counter()
+    if report.exists():
+        try:
+            cases = ElementTree.parse(report).iter("testcase")
+            counts.update(outcome(case) for case in cases)
+        except ElementTree.ParseError:
+            ended_well = False
+    elif ended_well:
+        counts["passed"] += 1
+    if not ended_well and counts["failed"] == 0:
+        counts["failed"] += 1
+    return counts
+
+
+def line(counts):
+    text = f"{counts['passed']} passed, {counts['failed']} failed"
+    if counts["skipped"]:
+        text += f", {counts['skipped']} skipped"
+    return text
+
+
+def main(folder):
+    total = Counter()
+    print("\n=== results ===")
+    for status_file in sorted(
+        Path(folder).glob("*.status"), key=lambda file: file.stat().st_mtime_ns
+    ):
+        counts = count_step(status_file)
+        total.update(counts)
+        print(f"{status_file.stem + ':':10}{line(counts)}")
+    print(line(total))
+    return 0 if total["failed"] == 0 and total["passed"] > 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
