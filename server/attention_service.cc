@@ -1,0 +1,49 @@
+#include "server/attention_service.h"
+
+#include <string>
+
+#include "kernel/attention.h"
+#include "server/version.h"
+
+namespace attention::server {
+namespace {
+
+v1::GetCapabilitiesResponse Capabilities(const Options& options) {
+  v1::GetCapabilitiesResponse response;
+  response.set_version(kVersion);
+  response.set_simd_target(std::string(SimdTarget()));
+  response.set_threads(static_cast<int32_t>(options.threads));
+  for (v1::DataType type : {v1::DATA_TYPE_FLOAT32, v1::DATA_TYPE_FLOAT16,
+                            v1::DATA_TYPE_BFLOAT16, v1::DATA_TYPE_FLOAT64}) {
+    response.add_data_types(type);
+  }
+  response.add_math_modes(v1::MATH_MODE_REPRODUCIBLE);
+  if (HasFastMath()) response.add_math_modes(v1::MATH_MODE_FAST);
+  response.set_max_request_bytes(options.max_request_bytes);
+  response.set_max_response_bytes(options.max_response_bytes);
+  response.set_key_block(static_cast<int32_t>(kKeyBlock));
+  return response;
+}
+
+}  // namespace
+
+AttentionService::AttentionService(const CallEnvironment& environment)
+    : environment_(environment),
+      capabilities_(Capabilities(environment.options)) {}
+
+grpc::ServerUnaryReactor* AttentionService::ComputeAttention(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+    grpc::ByteBuffer* response) {
+  return StartComputeCall(environment_, context, request, response);
+}
+
+grpc::ServerUnaryReactor* AttentionService::GetCapabilities(
+    grpc::CallbackServerContext* context, const v1::GetCapabilitiesRequest*,
+    v1::GetCapabilitiesResponse* response) {
+  *response = capabilities_;
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace attention::server

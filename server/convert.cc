@@ -1,0 +1,217 @@
+#include "server/convert.h"
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "server/wire/data_type.h"
+
+namespace attention::server {
+namespace {
+
+using wire::TensorFields;
+
+absl::StatusOr<DataType> TypeOf(absl::string_view field,
+                                const TensorFields& tensor) {
+  const std::string path = absl::StrCat(field, ".data_type");
+  const bool has_data = tensor.data.remaining() > 0;
+  const bool has_floats = tensor.float_count > 0;
+  if (has_data && has_floats) {
+    return FieldError(field, "got both data and float_values, wanted one");
+  }
+  if (tensor.data_type == v1::DATA_TYPE_UNSPECIFIED) {
+    if (!has_data) return DataType::kFloat32;
+    return FieldError(path, "missing, wanted the type of the elements in data");
+  }
+  const std::optional<DataType> type = wire::FromWire(tensor.data_type);
+  if (!type) {
+    return FieldError(path, absl::StrCat("got ", tensor.data_type,
+                                         ", wanted a value of DataType"));
+  }
+  if (has_floats && *type != DataType::kFloat32) {
+    return FieldError(
+        path, absl::StrCat("got ", Name(*type),
+                           " with float_values, wanted FLOAT32 or none"));
+  }
+  return *type;
+}
+
+// Bytes that the elements take.
+absl::StatusOr<int64_t> SizeOf(absl::string_view field,
+                               const TensorFields& tensor, DataType type) {
+  const std::string path = absl::StrCat(field, ".shape");
+  if (tensor.rank > wire::kMaxRank) {
+    return FieldError(path, absl::StrCat("got ", tensor.rank,
+                                         " dimensions, wanted at most 4"));
+  }
+  for (int64_t dim : tensor.shape) {
+    if (dim >= 0) continue;
+    return FieldError(path, absl::StrCat("got ", ToString(tensor.shape),
+                                         ", wanted no negative dimension"));
+  }
+  const std::optional<int64_t> elements = NumElements(tensor.shape);
+  int64_t bytes;
+  if (!elements ||
+      __builtin_mul_overflow(
+          *elements, static_cast<int64_t>(attention::SizeOf(type)), &bytes)) {
+    return FieldError(path, absl::StrCat("got ", ToString(tensor.shape),
+                                         ", wanted fewer than 2^60 elements"));
+  }
+  return bytes;
+}
+
+absl::Status WrongLength(absl::string_view path, const TensorFields& tensor,
+                         int64_t got, absl::string_view unit, int64_t wanted,
+                         DataType type) {
+  return FieldError(
+      path,
+      absl::StrCat("got ", got, " ", unit, ", wanted ", wanted, " for shape ",
+                   ToString(tensor.shape), " of ", Name(type)));
+}
+
+class Converter {
+ public:
+  Converter(wire::RequestFields fields, BufferPool& pool)
+      : fields_(std::move(fields)), pool_(pool) {}
+
+  absl::StatusOr<KernelRequest> Convert() {
+    request_.float_values = fields_.query.float_count > 0;
+    AttentionInputs& inputs = request_.inputs;
+    Required("query", fields_.query, &inputs.query);
+    Required("key", fields_.key, &inputs.key);
+    Required("value", fields_.value, &inputs.value);
+    Optional("mask", fields_.mask, &inputs.mask);
+    Optional("past_key", fields_.past_key, &inputs.past_key);
+    Optional("past_value", fields_.past_value, &inputs.past_value);
+    ConvertOptions();
+    if (!error_.ok()) return error_;
+    request_.valid_lengths = std::move(fields_.valid_lengths);
+    request_.query_starts = std::move(fields_.query_starts);
+    request_.key_starts = std::move(fields_.key_starts);
+    inputs.valid_lengths = request_.valid_lengths;
+    inputs.query_starts = request_.query_starts;
+    inputs.key_starts = request_.key_starts;
+    return std::move(request_);
+  }
+
+ private:
+  // The first error stays; what follows it does nothing.
+  void Required(absl::string_view field, TensorFields& tensor,
+                ConstTensorView* view) {
+    if (!error_.ok()) return;
+    if (!tensor.present) {
+      error_ = FieldError(field, "missing");
+      return;
+    }
+    auto converted = ToView(field, tensor);
+    if (converted.ok()) {
+      *view = *std::move(converted);
+    } else {
+      error_ = converted.status();
+    }
+  }
+
+  void Optional(absl::string_view field, TensorFields& tensor,
+                std::optional<ConstTensorView>* view) {
+    if (tensor.present) Required(field, tensor, &view->emplace());
+  }
+
+  absl::StatusOr<ConstTensorView> ToView(absl::string_view field,
+                                         TensorFields& tensor) {
+    const absl::StatusOr<DataType> type = TypeOf(field, tensor);
+    if (!type.ok()) return type.status();
+    const absl::StatusOr<int64_t> bytes = SizeOf(field, tensor, *type);
+    if (!bytes.ok()) return bytes.status();
+    ConstTensorView view{
+        .type = *type, .shape = tensor.shape, .strides = {}, .data = nullptr};
+    if (tensor.float_count > 0) {
+      const auto wanted = *bytes / static_cast<int64_t>(sizeof(float));
+      if (tensor.float_count != wanted) {
+        return WrongLength(absl::StrCat(field, ".float_values"), tensor,
+                           tensor.float_count, "numbers", wanted, *type);
+      }
+      request_.payloads.push_back(std::move(tensor.float_values));
+    } else {
+      if (tensor.data.remaining() != *bytes) {
+        return WrongLength(absl::StrCat(field, ".data"), tensor,
+                           tensor.data.remaining(), "bytes", *bytes, *type);
+      }
+      request_.payloads.push_back(pool_.Allocate(*bytes));
+      tensor.data.ReadBytes(request_.payloads.back().data(), *bytes);
+    }
+    view.data = request_.payloads.back().data();
+    return view;
+  }
+
+  // Numbers that the enum, of values 0 to `last`, does not have are errors.
+  template <typename KernelEnum>
+  void ConvertEnum(absl::string_view field, int number, KernelEnum last,
+                   KernelEnum* value) {
+    if (!error_.ok()) return;
+    if (number < 0 || number > static_cast<int>(last)) {
+      error_ = FieldError(absl::StrCat("options.", field),
+                          absl::StrCat("got ", number, ", wanted 0 to ",
+                                       static_cast<int>(last)));
+      return;
+    }
+    *value = static_cast<KernelEnum>(number);
+  }
+
+  void ConvertOptions();
+
+  wire::RequestFields fields_;
+  BufferPool& pool_;
+  KernelRequest request_;
+  absl::Status error_;
+};
+
+// ConvertEnum relies on the kernel's enums counting as the wire's do.
+static_assert(static_cast<int>(Layout::kRagged) == v1::LAYOUT_RAGGED);
+static_assert(static_cast<int>(Layout::kBHSD) == v1::LAYOUT_BHSD);
+static_assert(static_cast<int>(Causal::kBottomRight) ==
+              v1::CAUSAL_BOTTOM_RIGHT);
+static_assert(static_cast<int>(Scores::kWeights) == v1::SCORES_WEIGHTS);
+static_assert(static_cast<int>(Scores::kCapped) == v1::SCORES_CAPPED);
+
+void Converter::ConvertOptions() {
+  const v1::AttentionOptions& from = fields_.options;
+  AttentionOptions& to = request_.options;
+  ConvertEnum("layout", from.layout(), Layout::kRagged, &to.layout);
+  to.query_heads = from.query_heads();
+  to.kv_heads = from.kv_heads();
+  if (from.has_scale()) to.scale = from.scale();
+  to.softcap = from.softcap();
+  ConvertEnum("causal", from.causal(), Causal::kBottomRight, &to.causal);
+  if (from.window().has_left()) to.window_left = from.window().left();
+  if (from.window().has_right()) to.window_right = from.window().right();
+  to.alibi_slopes.assign(from.alibi_slopes().begin(),
+                         from.alibi_slopes().end());
+  to.sinks.assign(from.sinks().begin(), from.sinks().end());
+  // The wire has a number for "unspecified" that the kernel does without.
+  enum class WireMathMode { kLast = v1::MATH_MODE_FAST };
+  WireMathMode math_mode{};
+  ConvertEnum("math_mode", from.math_mode(), WireMathMode::kLast, &math_mode);
+  to.math_mode = math_mode == WireMathMode::kLast ? MathMode::kFast
+                                                  : MathMode::kReproducible;
+  enum class WireType { kLast = v1::DATA_TYPE_INT64 };
+  WireType precision{};
+  ConvertEnum("softmax_precision", from.softmax_precision(), WireType::kLast,
+              &precision);
+  to.softmax_precision = wire::FromWire(static_cast<int32_t>(precision));
+  to.return_log_sum_exp = from.return_log_sum_exp();
+  ConvertEnum("return_scores", from.return_scores(), Scores::kWeights,
+              &to.return_scores);
+  to.return_present = from.return_present();
+}
+
+}  // namespace
+
+absl::StatusOr<KernelRequest> ToKernel(wire::RequestFields fields,
+                                       BufferPool& pool) {
+  return Converter(std::move(fields), pool).Convert();
+}
+
+}  // namespace attention::server

@@ -1,0 +1,120 @@
+#include "server/flags.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "server/version.h"
+
+namespace attention::server {
+namespace {
+
+constexpr char kProgram[] = "attention_server";
+
+// Bytes, or a number with a suffix KiB, MiB or GiB.
+bool ParseBytes(absl::string_view text, int64_t* bytes) {
+  constexpr std::pair<absl::string_view, int> kUnits[] = {
+      {"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"", 0}};
+  for (const auto& [unit, shift] : kUnits) {
+    absl::string_view number = text;
+    if (!absl::ConsumeSuffix(&number, unit)) continue;
+    return absl::SimpleAtoi(number, bytes) &&
+           !__builtin_mul_overflow(*bytes, int64_t{1} << shift, bytes);
+  }
+  return false;
+}
+
+// A flag whose text `parse` turns into `*target`.
+template <typename T, typename Parse>
+void AddParsed(CLI::App& app, const std::string& flag, T* target, Parse parse,
+               const char* wanted, const char* help) {
+  app.add_option_function<std::string>(
+      flag,
+      [=](const std::string& text) {
+        if (parse(text, target)) return;
+        throw CLI::ValidationError(
+            flag, absl::StrCat("got \"", text, "\", wanted ", wanted));
+      },
+      help);
+}
+
+void AddFlags(CLI::App& app, Options& options) {
+  app.add_option("--listen", options.listen,
+                 "Address to serve on: host:port (port 0: any), [ip6]:port, "
+                 "unix:path, unix-abstract:name; may be repeated or separated "
+                 "by commas. Default: 127.0.0.1:50051")
+      ->delimiter(',');
+  const auto integer = [](const std::string& text, int64_t* target) {
+    return absl::SimpleAtoi(text, target);
+  };
+  AddParsed(app, "--threads", &options.threads, integer, "a number",
+            "Threads that compute. Default: the number of cores");
+  const auto add_bytes = [&app](const char* flag, int64_t* target,
+                                const char* help) {
+    AddParsed(app, flag, target, ParseBytes,
+              "a number of bytes such as 1048576, 64MiB or 2GiB", help);
+  };
+  add_bytes("--max-request-bytes", &options.max_request_bytes,
+            "Largest request message. Default: 320MiB");
+  add_bytes("--max-response-bytes", &options.max_response_bytes,
+            "Largest response message. Default: 320MiB");
+  add_bytes("--max-inflight-bytes", &options.max_inflight_bytes,
+            "Requests and answers worked on at once; beyond it calls are "
+            "refused. Default: 2GiB");
+  add_bytes("--max-pooled-bytes", &options.max_pooled_bytes,
+            "Unused memory kept for the next requests. Default: 512MiB");
+  AddParsed(
+      app, "--shutdown-grace", &options.shutdown_grace,
+      [](const std::string& text, absl::Duration* target) {
+        return absl::ParseDuration(text, target);
+      },
+      "a duration such as 500ms, 30s or 5m",
+      "How long running calls may go on after SIGTERM. Default: 30s");
+  app.add_option("--log-level", options.log_level,
+                 "trace, debug (a line for each request), info (for each "
+                 "failed one), warning, error or off. Default: info");
+}
+
+// CLI11's own texts may have several lines.
+std::string OneLine(std::string text) {
+  absl::StripAsciiWhitespace(&text);
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
+
+}  // namespace
+
+Invocation ParseFlags(int argc, const char* const* argv) {
+  Invocation invocation;
+  Options options;
+  CLI::App app("Serves attention over gRPC.", kProgram);
+  app.set_version_flag("--version", absl::StrCat(kProgram, " ", kVersion));
+  AddFlags(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    invocation.standard_output = app.help();
+    return invocation;
+  } catch (const CLI::CallForVersion&) {
+    invocation.standard_output = absl::StrCat(kProgram, " ", kVersion, "\n");
+    return invocation;
+  } catch (const CLI::ParseError& error) {
+    invocation.standard_error =
+        absl::StrCat(kProgram, ": ", OneLine(error.what()), "\n");
+    invocation.exit_code = 2;
+    return invocation;
+  }
+  for (const std::string& error : Validate(options)) {
+    absl::StrAppend(&invocation.standard_error, kProgram, ": ", error, "\n");
+    invocation.exit_code = 2;
+  }
+  if (invocation.exit_code == 0) invocation.options = std::move(options);
+  return invocation;
+}
+
+}  // namespace attention::server

@@ -1,0 +1,136 @@
+#include "server/options.h"
+
+#include <sys/un.h>
+
+#include <algorithm>
+#include <set>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+
+namespace attention::server {
+namespace {
+
+constexpr int64_t kMaxThreads = 1024;
+constexpr int64_t kMinMessage = 1024;
+// Messages are below 2^31 bytes, with a margin for what stands around tensors.
+constexpr int64_t kMaxMessage = (int64_t{1} << 31) - 1 - (int64_t{1} << 20);
+constexpr int64_t kMaxMemory = int64_t{1} << 50;
+constexpr absl::Duration kMaxGrace = absl::Hours(1);
+
+class Validator {
+ public:
+  void CheckRange(absl::string_view flag, int64_t got, int64_t least,
+                  int64_t most) {
+    if (got >= least && got <= most) return;
+    Add(flag, absl::StrCat("got ", got, ", wanted ", least, " to ", most));
+  }
+
+  void Add(absl::string_view flag, absl::string_view text) {
+    errors_.push_back(absl::StrCat("--", flag, ": ", text));
+  }
+
+  std::vector<std::string> errors() && { return std::move(errors_); }
+
+ private:
+  std::vector<std::string> errors_;
+};
+
+// What is wrong with an address; empty if nothing is.
+std::string AddressError(absl::string_view address) {
+  absl::string_view rest = address;
+  if (absl::ConsumePrefix(&rest, "unix:") ||
+      absl::ConsumePrefix(&rest, "unix-abstract:")) {
+    constexpr size_t kMaxPath = sizeof(sockaddr_un{}.sun_path) - 1;
+    if (rest.empty()) return "a path";
+    if (rest.size() > kMaxPath) {
+      return absl::StrCat("a path of at most ", kMaxPath, " bytes");
+    }
+    return "";
+  }
+  const size_t colon = rest.rfind(':');
+  int port;
+  if (colon == absl::string_view::npos || colon == 0 ||
+      !absl::SimpleAtoi(rest.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return "host:port with a port of 0 to 65535, unix:path or "
+           "unix-abstract:name";
+  }
+  const absl::string_view host = rest.substr(0, colon);
+  const bool bracketed =
+      absl::StartsWith(host, "[") && absl::EndsWith(host, "]");
+  if (absl::StrContains(host, ":") && !bracketed) {
+    return "an IPv6 address in brackets";
+  }
+  return "";
+}
+
+void CheckListen(const Options& options, Validator& validator) {
+  if (options.listen.empty()) {
+    validator.Add("listen", "got none, wanted at least one address");
+  }
+  std::set<std::string> seen;
+  for (const std::string& address : options.listen) {
+    const std::string wanted = AddressError(address);
+    if (!wanted.empty()) {
+      validator.Add("listen",
+                    absl::StrCat("got \"", address, "\", wanted ", wanted));
+    } else if (!seen.insert(address).second && !absl::EndsWith(address, ":0")) {
+      validator.Add("listen", absl::StrCat("got \"", address, "\" twice"));
+    }
+  }
+}
+
+}  // namespace
+
+int64_t Options::DefaultThreads() {
+  return std::clamp<int64_t>(std::thread::hardware_concurrency(), 1,
+                             kMaxThreads);
+}
+
+std::vector<std::string> Validate(const Options& options) {
+  Validator validator;
+  CheckListen(options, validator);
+  validator.CheckRange("threads", options.threads, 1, kMaxThreads);
+  validator.CheckRange("max-request-bytes", options.max_request_bytes,
+                       kMinMessage, kMaxMessage);
+  validator.CheckRange("max-response-bytes", options.max_response_bytes,
+                       kMinMessage, kMaxMessage);
+  const int64_t one_call =
+      std::clamp(options.max_request_bytes, kMinMessage, kMaxMessage) +
+      std::clamp(options.max_response_bytes, kMinMessage, kMaxMessage);
+  if (options.max_inflight_bytes < one_call ||
+      options.max_inflight_bytes > kMaxMemory) {
+    validator.Add(
+        "max-inflight-bytes",
+        absl::StrCat("got ", options.max_inflight_bytes, ", wanted ", one_call,
+                     " (max-request-bytes and max-response-bytes "
+                     "together) to ",
+                     kMaxMemory));
+  }
+  validator.CheckRange("max-pooled-bytes", options.max_pooled_bytes, 0,
+                       kMaxMemory);
+  if (options.shutdown_grace < absl::ZeroDuration() ||
+      options.shutdown_grace > kMaxGrace) {
+    validator.Add(
+        "shutdown-grace",
+        absl::StrCat("got ", absl::FormatDuration(options.shutdown_grace),
+                     ", wanted 0 to ", absl::FormatDuration(kMaxGrace)));
+  }
+  constexpr absl::string_view kLevels[] = {"trace",   "debug", "info",
+                                           "warning", "error", "off"};
+  if (std::find(std::begin(kLevels), std::end(kLevels), options.log_level) ==
+      std::end(kLevels)) {
+    validator.Add("log-level",
+                  absl::StrCat("got \"", options.log_level,
+                               "\", wanted trace, debug, info, warning, error "
+                               "or off"));
+  }
+  return std::move(validator).errors();
+}
+
+}  // namespace attention::server

@@ -1,0 +1,59 @@
+// Every setting of the server.
+#ifndef ATTENTION_SERVER_OPTIONS_H_
+#define ATTENTION_SERVER_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+
+namespace attention::server {
+
+// A member's flag is its name with dashes; ranges are inclusive.
+struct Options {
+  // What it serves on.
+
+  // Addresses: "host:port" (port 0 takes a free one), "[ip6]:port",
+  // "unix:path", "unix-abstract:name". At least one, none twice. Default: one
+  // of loopback only, because there is neither encryption nor authentication.
+  std::vector<std::string> listen = {"127.0.0.1:50051"};
+
+  // What it may use.
+
+  // Threads that compute, [1, 1024]; default: the machine's cores. Fewer leave
+  // room for others on the machine.
+  int64_t threads = DefaultThreads();
+  // Largest request and response message, bytes, [1024, 2^31 - 1 - 2^20], the
+  // most that protobuf can carry. The default holds one layer's keys and values
+  // of 32768 tokens, 8 heads of 128 in float32 (256 MiB) with their query.
+  int64_t max_request_bytes = int64_t{320} << 20;
+  int64_t max_response_bytes = int64_t{320} << 20;
+  // Bytes of all requests and answers being worked on; at least one of each at
+  // its largest, at most 2^50. What would exceed it is refused at once
+  // (RESOURCE_EXHAUSTED, RetryInfo), so that a burst of load cannot exhaust
+  // memory. Raise it on a machine with much memory and many clients.
+  int64_t max_inflight_bytes = int64_t{2} << 30;
+  // Unused memory kept for the next requests, bytes, [0, 2^50]. Saves the cost
+  // of fresh pages, which is above that of copying into them; costs this much
+  // resident memory while idle.
+  int64_t max_pooled_bytes = int64_t{512} << 20;
+
+  // How it behaves.
+
+  // How long running calls may go on after a signal to stop, [0 s, 1 h].
+  absl::Duration shutdown_grace = absl::Seconds(30);
+  // Least severity logged: "trace", "debug", "info", "warning", "error", "off".
+  // A line for each failed request is info, for each good one debug.
+  std::string log_level = "info";
+
+  static int64_t DefaultThreads();
+};
+
+// One line for each setting that is out of its range, beginning with the flag's
+// name ("--threads: got 0, wanted 1 to 1024"). Empty if all is well.
+std::vector<std::string> Validate(const Options& options);
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_OPTIONS_H_

@@ -1,0 +1,169 @@
+#include "server/server.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/resource_quota.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server_builder.h"
+
+namespace attention::server {
+namespace {
+
+// Calls one connection may have open at once.
+constexpr int kMaxStreams = 1024;
+// Threads of reflection, gRPC's only service here that blocks one a stream.
+constexpr int kMaxSyncThreads = 16;
+// A peer that vanished holds its calls' memory no longer than this.
+constexpr int kKeepaliveMs = 60'000;
+constexpr int kKeepaliveTimeoutMs = 20'000;
+
+// Whether a server accepts connections at the Unix socket `path`; gRPC would
+// take its place without a word.
+bool IsServedUnixPath(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  const bool served = connect(fd, reinterpret_cast<const sockaddr*>(&address),
+                              sizeof(address)) == 0;
+  close(fd);
+  return served;
+}
+
+absl::Status CannotListen(absl::string_view address) {
+  return absl::UnavailableError(
+      absl::StrCat("--listen: cannot listen on \"", address,
+                   "\": in use, or not an address of this machine"));
+}
+
+// `address` with the port that it got.
+std::string WithPort(const std::string& address, int port) {
+  if (absl::StartsWith(address, "unix")) return address;
+  return absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
+}
+
+// As many as compute, but enough that one long call does not stop all others.
+int WorkerCount(int64_t threads) {
+  return static_cast<int>(std::max<int64_t>(4, threads));
+}
+
+void Configure(grpc::ServerBuilder& builder) {
+  static const bool reflection = [] {
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  static_cast<void>(reflection);
+  grpc::EnableDefaultHealthCheckService(true);
+  // Checked by the handler instead, which can name the limit; gRPC would look
+  // at it no earlier, once the message is whole.
+  builder.SetMaxReceiveMessageSize(std::numeric_limits<int>::max());
+  builder.SetMaxSendMessageSize(std::numeric_limits<int>::max());
+  // A small compressed message could unfold to any size.
+  for (auto algorithm : {GRPC_COMPRESS_GZIP, GRPC_COMPRESS_DEFLATE}) {
+    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
+  // Two servers on one port would each get some of the calls.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+                             kKeepaliveTimeoutMs);
+  builder.SetResourceQuota(
+      grpc::ResourceQuota("server").SetMaxThreads(kMaxSyncThreads));
+  builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
+  builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
+  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
+}
+
+}  // namespace
+
+Server::Server(const Options& options)
+    : options_(options),
+      log_(MakeLogger(options.log_level)),
+      admission_(options.max_inflight_bytes),
+      buffers_(BufferPool::Create(options.max_pooled_bytes)),
+      compute_(static_cast<int>(options.threads)),
+      workers_(WorkerCount(options.threads)),
+      service_(CallEnvironment{options_, admission_, *buffers_, compute_,
+                               workers_, *log_}) {}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
+  const std::vector<std::string> errors = Validate(options);
+  if (!errors.empty()) {
+    return absl::InvalidArgumentError(absl::StrJoin(errors, "\n"));
+  }
+  std::unique_ptr<Server> server(new Server(options));
+  if (absl::Status status = server->Listen(); !status.ok()) return status;
+  return server;
+}
+
+absl::Status Server::Listen() {
+  grpc::ServerBuilder builder;
+  Configure(builder);
+  std::vector<int> ports(options_.listen.size(), 0);
+  for (size_t i = 0; i < ports.size(); ++i) {
+    absl::string_view path = options_.listen[i];
+    if (absl::ConsumePrefix(&path, "unix:") &&
+        IsServedUnixPath(std::string(path))) {
+      return CannotListen(options_.listen[i]);
+    }
+    builder.AddListeningPort(options_.listen[i],
+                             grpc::InsecureServerCredentials(), &ports[i]);
+  }
+  builder.RegisterService(&service_);
+  grpc_server_ = builder.BuildAndStart();
+  for (size_t i = 0; i < ports.size(); ++i) {
+    if (ports[i] <= 0) return CannotListen(options_.listen[i]);
+    addresses_.push_back(WithPort(options_.listen[i], ports[i]));
+  }
+  if (grpc_server_ == nullptr) {
+    return absl::UnavailableError("the server could not start");
+  }
+  grpc_server_->GetHealthCheckService()->SetServingStatus(
+      v1::AttentionService::service_full_name(), true);
+  return absl::OkStatus();
+}
+
+Server::~Server() {
+  if (grpc_server_ == nullptr) return;
+  Shutdown(absl::InfinitePast());
+  Wait();
+}
+
+std::shared_ptr<grpc::Channel> Server::InProcessChannel(
+    const grpc::ChannelArguments& arguments) {
+  return grpc_server_->InProcessChannel(arguments);
+}
+
+void Server::Shutdown(absl::Time deadline) {
+  grpc_server_->GetHealthCheckService()->SetServingStatus(false);
+  admission_.SetDeadline(deadline);
+  admission_.Drain();
+}
+
+void Server::Wait() {
+  admission_.WaitUntilIdle();
+  std::lock_guard<std::mutex> lock(stop_mutex_);
+  // Cancels calls past the deadline, health watches and reflection streams.
+  grpc_server_->Shutdown(std::chrono::system_clock::now());
+  grpc_server_->Wait();
+}
+
+}  // namespace attention::server

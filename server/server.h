@@ -1,0 +1,90 @@
+// The gRPC server: attention, health and reflection on its listeners.
+//
+//   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
+//   ... (*server)->addresses() ...
+//   (*server)->Shutdown(absl::Now() + options.shutdown_grace);
+//   (*server)->Wait();
+#ifndef ATTENTION_SERVER_SERVER_H_
+#define ATTENTION_SERVER_SERVER_H_
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcpp/channel.h"
+#include "grpcpp/server.h"
+#include "grpcpp/support/channel_arguments.h"
+#include "kernel/thread_pool.h"
+#include "server/admission.h"
+#include "server/attention_service.h"
+#include "server/buffer_pool.h"
+#include "server/compute_call.h"
+#include "server/logging.h"
+#include "server/options.h"
+#include "server/worker_threads.h"
+
+namespace attention::server {
+
+// Thread-safe. Its life: Start() serves; Shutdown() drains, while Wait()
+// blocks; once Wait() has returned nothing of it runs any more.
+class Server {
+ public:
+  // Serves as soon as it returns, health SERVING. Never takes an address that
+  // is in use. On failure nothing is left behind.
+  //
+  // Errors: InvalidArgument, one line for each bad option; Unavailable naming
+  // the address that could not be listened on.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options);
+
+  // Cancels what still runs, and waits.
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // Where it listens, in the order of Options::listen, with real ports.
+  const std::vector<std::string>& addresses() const { return addresses_; }
+
+  // A channel inside the process. MUST be destroyed before the server.
+  std::shared_ptr<grpc::Channel> InProcessChannel(
+      const grpc::ChannelArguments& arguments);
+
+  // Begins to drain, without blocking: health NOT_SERVING at once, new
+  // ComputeAttention calls get UNAVAILABLE, running ones may go on until
+  // `deadline` and are then cancelled. May be called again, to set another
+  // deadline.
+  void Shutdown(absl::Time deadline);
+
+  // Blocks until Shutdown() was called and every call has ended, then closes
+  // all listeners and connections. May be called from several threads.
+  void Wait();
+
+  // ComputeAttention calls being worked on.
+  int64_t running_calls() const { return admission_.calls(); }
+
+  spdlog::logger& log() { return *log_; }
+
+ private:
+  explicit Server(const Options& options);
+  absl::Status Listen();
+
+  // gRPC's server comes last, so that it dies first; the workers die next, for
+  // their jobs end calls.
+  const Options options_;
+  const std::shared_ptr<spdlog::logger> log_;
+  Admission admission_;
+  const std::shared_ptr<BufferPool> buffers_;
+  ThreadPool compute_;
+  WorkerThreads workers_;
+  AttentionService service_;
+  std::vector<std::string> addresses_;
+  std::mutex stop_mutex_;
+  std::unique_ptr<grpc::Server> grpc_server_;
+};
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_SERVER_H_

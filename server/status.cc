@@ -1,0 +1,126 @@
+#include "server/status.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "attention/details/v1/details.pb.h"
+#include "google/protobuf/message_lite.h"
+#include "kernel/attention.h"
+
+namespace attention::server {
+namespace {
+
+constexpr char kBadRequestUrl[] = "type.googleapis.com/google.rpc.BadRequest";
+constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
+
+std::string Capped(absl::string_view text) {
+  constexpr absl::string_view kCut = "...";
+  if (text.size() <= kMaxStatusMessageBytes) return std::string(text);
+  return absl::StrCat(text.substr(0, kMaxStatusMessageBytes - kCut.size()),
+                      kCut);
+}
+
+void AddDetail(absl::string_view url, std::string bytes,
+               details::v1::Status* status) {
+  google::protobuf::Any* detail = status->add_details();
+  detail->set_type_url(std::string(url));
+  detail->set_value(std::move(bytes));
+}
+
+void AddBadRequest(const absl::Status& status, details::v1::Status* target) {
+  const std::string field = ErrorField(status);
+  if (field.empty()) return;
+  absl::string_view description = status.message();
+  if (absl::ConsumePrefix(&description, field)) {
+    absl::ConsumePrefix(&description, ": ");
+  }
+  details::v1::BadRequest bad_request;
+  auto* violation = bad_request.add_field_violations();
+  violation->set_field(Capped(field));
+  violation->set_description(Capped(description));
+  AddDetail(kBadRequestUrl, bad_request.SerializeAsString(), target);
+}
+
+void AddRetryInfo(const absl::Status& status, details::v1::Status* target) {
+  const auto payload = status.GetPayload(kRetryInfoUrl);
+  if (!payload) return;
+  AddDetail(kRetryInfoUrl, std::string(*payload), target);
+}
+
+// The numbers of both enums are the canonical codes.
+static_assert(static_cast<int>(absl::StatusCode::kUnauthenticated) ==
+              static_cast<int>(grpc::StatusCode::UNAUTHENTICATED));
+
+}  // namespace
+
+absl::Status RetryLater(absl::string_view message, absl::Duration delay) {
+  details::v1::RetryInfo info;
+  const int64_t nanoseconds = absl::ToInt64Nanoseconds(delay);
+  info.mutable_retry_delay()->set_seconds(nanoseconds / 1000000000);
+  info.mutable_retry_delay()->set_nanos(
+      static_cast<int32_t>(nanoseconds % 1000000000));
+  absl::Status status = absl::ResourceExhaustedError(message);
+  status.SetPayload(kRetryInfoUrl, absl::Cord(info.SerializeAsString()));
+  return status;
+}
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  const std::string message = Capped(status.message());
+  details::v1::Status details;
+  AddBadRequest(status, &details);
+  AddRetryInfo(status, &details);
+  std::string bytes;
+  if (details.details_size() > 0) {
+    details.set_code(static_cast<int>(status.code()));
+    details.set_message(message);
+    bytes = details.SerializeAsString();
+  }
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message,
+                      bytes);
+}
+
+absl::string_view CodeName(grpc::StatusCode code) {
+  switch (code) {
+    case grpc::StatusCode::OK:
+      return "OK";
+    case grpc::StatusCode::CANCELLED:
+      return "CANCELLED";
+    case grpc::StatusCode::INVALID_ARGUMENT:
+      return "INVALID_ARGUMENT";
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+      return "DEADLINE_EXCEEDED";
+    case grpc::StatusCode::NOT_FOUND:
+      return "NOT_FOUND";
+    case grpc::StatusCode::ALREADY_EXISTS:
+      return "ALREADY_EXISTS";
+    case grpc::StatusCode::PERMISSION_DENIED:
+      return "PERMISSION_DENIED";
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      return "RESOURCE_EXHAUSTED";
+    case grpc::StatusCode::FAILED_PRECONDITION:
+      return "FAILED_PRECONDITION";
+    case grpc::StatusCode::ABORTED:
+      return "ABORTED";
+    case grpc::StatusCode::OUT_OF_RANGE:
+      return "OUT_OF_RANGE";
+    case grpc::StatusCode::UNIMPLEMENTED:
+      return "UNIMPLEMENTED";
+    case grpc::StatusCode::INTERNAL:
+      return "INTERNAL";
+    case grpc::StatusCode::UNAVAILABLE:
+      return "UNAVAILABLE";
+    case grpc::StatusCode::DATA_LOSS:
+      return "DATA_LOSS";
+    case grpc::StatusCode::UNAUTHENTICATED:
+      return "UNAUTHENTICATED";
+    default:
+      return "UNKNOWN";
+  }
+}
+
+}  // namespace attention::server

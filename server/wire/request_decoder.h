@@ -1,0 +1,70 @@
+// The bytes of a ComputeAttentionRequest as fields, payloads left where they
+// arrived.
+#ifndef ATTENTION_SERVER_WIRE_REQUEST_DECODER_H_
+#define ATTENTION_SERVER_WIRE_REQUEST_DECODER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "attention/v1/attention.pb.h"
+#include "grpcpp/support/slice.h"
+#include "kernel/tensor_view.h"
+#include "server/buffer_pool.h"
+#include "server/wire/slice_reader.h"
+
+namespace attention::server::wire {
+
+// Dimensions kept of a shape; no tensor has as many.
+inline constexpr size_t kMaxRank = 8;
+// Most numbers in each of valid_lengths, query_starts and key_starts: a byte on
+// the wire becomes eight in memory.
+inline constexpr size_t kMaxListLength = size_t{1} << 20;
+// Largest options message.
+inline constexpr size_t kMaxOptionsBytes = size_t{1} << 20;
+
+// A Tensor message as it came, nothing checked.
+struct TensorFields {
+  // Whether the message was there.
+  bool present = false;
+  // The number sent, known or not.
+  int32_t data_type = 0;
+  // The first kMaxRank dimensions, and how many were sent.
+  Shape shape;
+  size_t rank = 0;
+  // `data`, in the slices of the message.
+  SliceReader data;
+  // `float_values`: float_count numbers.
+  Buffer float_values;
+  size_t float_count = 0;
+};
+
+struct RequestFields {
+  TensorFields query;
+  TensorFields key;
+  TensorFields value;
+  TensorFields mask;
+  TensorFields past_key;
+  TensorFields past_value;
+  std::vector<int64_t> valid_lengths;
+  std::vector<int64_t> query_starts;
+  std::vector<int64_t> key_starts;
+  v1::AttentionOptions options;
+};
+
+// Accepts what a proto3 parser accepts: fields in any order, unknown ones,
+// repeated numbers packed or not, messages in several parts that merge, the
+// last of several scalars. `data` is not copied: the result refers to `slices`.
+// Allocates no more than the message's own size, lists of numbers aside
+// (kMaxListLength).
+//
+// Errors: InvalidArgument if the bytes are no such message, or a list or the
+// options are too long.
+absl::StatusOr<RequestFields> DecodeRequest(
+    absl::Span<const grpc::Slice> slices, BufferPool& pool);
+
+}  // namespace attention::server::wire
+
+#endif  // ATTENTION_SERVER_WIRE_REQUEST_DECODER_H_
