@@ -1,0 +1,148 @@
+// Attention over the network, from C++. Start here.
+//
+// A call that works:
+//
+//   #include <attention/client.h>
+//
+//   attention::Client client("127.0.0.1:50051");
+//   std::vector<float> eye = {1, 0, 0, 1};
+//   attention::ComputeRequest request;
+//   request.query = attention::TensorSpan::Of<float>(eye, {2, 2});
+//   request.key = request.query;
+//   request.value = request.query;
+//   absl::StatusOr<attention::ComputeResult> result =
+//       client.Compute(request, {.timeout = absl::Seconds(5)});
+//   if (!result.ok()) return result.status();
+//   std::span<const float> output = result->output.elements<float>();
+//   // 0.669762, 0.330238, 0.330238, 0.669762
+//
+// A call that fails, and what it tells:
+//
+//   std::vector<float> row = {1, 0, 0};
+//   request.key = attention::TensorSpan::Of<float>(row, {1, 3});
+//   result = client.Compute(request);
+//   // result.status().code() is absl::StatusCode::kInvalidArgument, and
+//   // attention::FieldViolations(result.status()) names field "key.shape",
+//   // what it got and what it wanted (attention/status.h).
+//
+// What is computed, every option and every error are specified in
+// attention/v1/attention.proto, installed beside this library.
+//
+// In CMake:
+//
+//   find_package(attention CONFIG REQUIRED)
+//   target_link_libraries(mine PRIVATE attention::client)
+//
+// Threads: a Client may be used by any number of threads at once, all its
+// functions included. Calls block the calling thread until they are answered;
+// make several from several threads, they share the connection.
+//
+// Retries: none. A call is tried once, and what it met is what it returns.
+// UNAVAILABLE may be retried, after RetryDelay() where given; the calls here
+// have no side effects, so trying again is always safe.
+#ifndef ATTENTION_CLIENT_H_
+#define ATTENTION_CLIENT_H_
+
+#include <grpcpp/channel.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/support/channel_arguments.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "attention/status.h"
+#include "attention/tensor.h"
+#include "attention/v1/attention.grpc.pb.h"
+
+namespace attention {
+
+struct ClientOptions {
+  // How the connection is secured: grpc::SslCredentials(...) for TLS. Null:
+  // not at all.
+  std::shared_ptr<grpc::ChannelCredentials> credentials;
+
+  // Largest answer accepted, in bytes; a larger one fails with
+  // RESOURCE_EXHAUSTED. -1: no limit. gRPC's own default, 4 MiB, is too small
+  // for tensors; set a limit where the server is not trusted.
+  int max_receive_bytes = -1;
+
+  // Anything else gRPC lets be set, such as a load balancing policy. gRPC
+  // retries calls only if a service config given here asks for it.
+  grpc::ChannelArguments arguments;
+};
+
+struct CallOptions {
+  // The call fails with DEADLINE_EXCEEDED when this much time has passed;
+  // server and client then both stop working on it.
+  absl::Duration timeout = absl::InfiniteDuration();
+};
+
+// Tensors and options of one computation, by the rules of
+// attention.v1.ComputeAttentionRequest. The tensors are lent: their memory must
+// stay as it is until the call returns.
+struct ComputeRequest {
+  TensorSpan query;
+  TensorSpan key;
+  TensorSpan value;
+  std::optional<TensorSpan> mask;
+  std::optional<TensorSpan> past_key;
+  std::optional<TensorSpan> past_value;
+  std::vector<int64_t> valid_lengths;
+  std::vector<int64_t> query_starts;
+  std::vector<int64_t> key_starts;
+  v1::AttentionOptions options;
+};
+
+// The answer; what was not asked for is absent.
+struct ComputeResult {
+  Tensor output;
+  std::optional<Tensor> log_sum_exp;
+  std::optional<Tensor> scores;
+  std::optional<Tensor> present_key;
+  std::optional<Tensor> present_value;
+  v1::Timing timing;
+};
+
+enum class Health { kUnknown, kServing, kNotServing };
+
+class Client {
+ public:
+  // Prepares a connection to `target`: "host:port", "unix:/path",
+  // "dns:///name:port" or any other name gRPC knows. Does not block and does
+  // not fail: the connection is made by the first call, which reports
+  // UNAVAILABLE if it cannot be made, and is made anew after it was lost.
+  explicit Client(const std::string& target, const ClientOptions& options = {});
+
+  // Uses a channel that exists, such as an in-process one. Its limits apply.
+  explicit Client(std::shared_ptr<grpc::Channel> channel);
+
+  // Computes attention. On failure nothing is returned but the status:
+  // the server's, or
+  //   INVALID_ARGUMENT  the request does not fit into a message (2 GiB)
+  //   INTERNAL          the answer was malformed: a bug of the server
+  absl::StatusOr<ComputeResult> Compute(const ComputeRequest& request,
+                                        const CallOptions& options = {}) const;
+
+  // The server's limits, types and build.
+  absl::StatusOr<v1::GetCapabilitiesResponse> GetCapabilities(
+      const CallOptions& options = {}) const;
+
+  // The standard gRPC health check of one service by its full name, or of the
+  // whole server. NOT_FOUND if the server does not know the service.
+  absl::StatusOr<Health> CheckHealth(const std::string& service = "",
+                                     const CallOptions& options = {}) const;
+
+ private:
+  std::shared_ptr<grpc::Channel> channel_;
+  std::shared_ptr<v1::AttentionService::StubInterface> stub_;
+};
+
+}  // namespace attention
+
+#endif  // ATTENTION_CLIENT_H_

@@ -1,0 +1,57 @@
+#include "attention/status.h"
+
+#include <utility>
+
+#include "absl/strings/cord.h"
+#include "absl/types/optional.h"
+#include "attention/details/v1/details.pb.h"
+
+namespace attention {
+namespace {
+
+constexpr char kBadRequest[] = "type.googleapis.com/google.rpc.BadRequest";
+constexpr char kRetryInfo[] = "type.googleapis.com/google.rpc.RetryInfo";
+
+template <typename Message>
+std::optional<Message> Detail(const absl::Status& status, const char* url) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(url);
+  Message message;
+  if (!payload || !message.ParseFromString(std::string(*payload))) {
+    return std::nullopt;
+  }
+  return message;
+}
+
+}  // namespace
+
+std::vector<FieldViolation> FieldViolations(const absl::Status& status) {
+  std::vector<FieldViolation> violations;
+  const auto detail = Detail<details::v1::BadRequest>(status, kBadRequest);
+  if (!detail) return violations;
+  for (const auto& violation : detail->field_violations()) {
+    violations.push_back({violation.field(), violation.description()});
+  }
+  return violations;
+}
+
+std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
+  const auto detail = Detail<details::v1::RetryInfo>(status, kRetryInfo);
+  if (!detail || !detail->has_retry_delay()) return std::nullopt;
+  return absl::Seconds(detail->retry_delay().seconds()) +
+         absl::Nanoseconds(detail->retry_delay().nanos());
+}
+
+absl::Status FromGrpcStatus(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  // The numbers of both code enums are the canonical ones.
+  absl::Status result(static_cast<absl::StatusCode>(status.error_code()),
+                      status.error_message());
+  details::v1::Status details;
+  if (!details.ParseFromString(status.error_details())) return result;
+  for (const auto& detail : details.details()) {
+    result.SetPayload(detail.type_url(), absl::Cord(detail.value()));
+  }
+  return result;
+}
+
+}  // namespace attention

@@ -1,0 +1,54 @@
+// The details that a server puts into a failed call's status.
+//
+// A failed call of Client gives an absl::Status with the server's code and
+// text. Each google.rpc detail the server sent is a payload of it, under the
+// detail's public type URL and with its serialized bytes, so that any
+// googleapis package can read it; the functions below read the ones this
+// service sends.
+//
+//   const absl::Status& status = result.status();
+//   for (const attention::FieldViolation& wrong : FieldViolations(status)) {
+//     std::cerr << wrong.field << ": " << wrong.description << "\n";
+//   }
+//   if (std::optional<absl::Duration> delay = RetryDelay(status)) {
+//     absl::SleepFor(*delay);  // then try again
+//   }
+//
+// All functions are thread-safe and accept any status.
+#ifndef ATTENTION_STATUS_H_
+#define ATTENTION_STATUS_H_
+
+#include <grpcpp/support/status.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace attention {
+
+// One field of a request that is wrong.
+struct FieldViolation {
+  // Path from the request: "key.shape", "options.softcap".
+  std::string field;
+  // What came and what was wanted.
+  std::string description;
+};
+
+// What an INVALID_ARGUMENT status names (google.rpc.BadRequest); empty if the
+// status has no such detail or its bytes are not one.
+std::vector<FieldViolation> FieldViolations(const absl::Status& status);
+
+// How long a RESOURCE_EXHAUSTED or UNAVAILABLE status asks to wait before the
+// next try (google.rpc.RetryInfo); nothing if it does not say.
+std::optional<absl::Duration> RetryDelay(const absl::Status& status);
+
+// The absl::Status of a gRPC status: the same code, the same text, the details
+// as payloads. Details that cannot be parsed are left out.
+absl::Status FromGrpcStatus(const grpc::Status& status);
+
+}  // namespace attention
+
+#endif  // ATTENTION_STATUS_H_

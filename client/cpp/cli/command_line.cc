@@ -1,0 +1,410 @@
+#include "client/cpp/cli/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/time.h"
+#include "attention/client.h"
+#include "client/cpp/cli/compute_command.h"
+#include "client/cpp/cli/report.h"
+
+namespace attention::cli {
+namespace {
+
+constexpr char kDefaultServer[] = "127.0.0.1:50051";
+
+constexpr char kFooter[] =
+    "Exit codes: 0 done (health: serving); 1 wrong command line, input or "
+    "output file;\n2 the server refused (health: not serving); 3 no answer: "
+    "unreachable, draining or timed out.";
+
+constexpr char kComputeFooter[] =
+    "TENSOR is a literal such as \"[[1, 0], [0, 1]]\" (numbers, inf, -inf, "
+    "NaN; true and false\ngive BOOL), file.npy, file.safetensors or "
+    "file.safetensors:name.\nFILE is file.npy, file.safetensors or "
+    "file.safetensors:name; several outputs may share\none .safetensors "
+    "file.\n\n"
+    "Example:\n  attention_client compute --query=\"[[1,0],[0,1]]\" "
+    "--key=\"[[1,0],[0,1]]\" \\\n    --value=\"[[1,0],[0,1]]\" --explain";
+
+// The names of an enum's values, lower case, without prefix.
+template <typename Enum>
+using Names = std::map<std::string, Enum>;
+
+const Names<v1::DataType> kTypes = {{"float32", v1::DATA_TYPE_FLOAT32},
+                                    {"float16", v1::DATA_TYPE_FLOAT16},
+                                    {"bfloat16", v1::DATA_TYPE_BFLOAT16},
+                                    {"float64", v1::DATA_TYPE_FLOAT64}};
+const Names<v1::Layout> kLayouts = {{"matrix", v1::LAYOUT_MATRIX},
+                                    {"packed", v1::LAYOUT_PACKED},
+                                    {"bhsd", v1::LAYOUT_BHSD},
+                                    {"bshd", v1::LAYOUT_BSHD},
+                                    {"ragged", v1::LAYOUT_RAGGED}};
+const Names<v1::Causal> kCausals = {{"top-left", v1::CAUSAL_TOP_LEFT},
+                                    {"bottom-right", v1::CAUSAL_BOTTOM_RIGHT}};
+const Names<v1::MathMode> kMathModes = {
+    {"reproducible", v1::MATH_MODE_REPRODUCIBLE}, {"fast", v1::MATH_MODE_FAST}};
+const Names<v1::Scores> kScores = {{"raw", v1::SCORES_RAW},
+                                   {"capped", v1::SCORES_CAPPED},
+                                   {"biased", v1::SCORES_BIASED},
+                                   {"weights", v1::SCORES_WEIGHTS}};
+
+// Hands a flag's text to `use`, which returns what is wrong with it, or
+// nothing.
+template <typename Use>
+CLI::Option* AddText(CLI::App& app, const std::string& name, Use use,
+                     const std::string& help, const std::string& type) {
+  return app
+      .add_option_function<std::string>(
+          name,
+          [name, use = std::move(use)](const std::string& text) {
+            const std::string wrong = use(text);
+            if (!wrong.empty()) {
+              throw CLI::ValidationError(
+                  name, absl::StrCat("got '", text, "', wanted ", wrong));
+            }
+          },
+          help)
+      ->type_name(type);
+}
+
+template <typename Enum, typename Set>
+CLI::Option* AddEnum(CLI::App& app, const std::string& name,
+                     const Names<Enum>& names, Set set,
+                     const std::string& help) {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : names) keys.push_back(key);
+  const std::string all = absl::StrJoin(keys, "|");
+  return AddText(
+      app, name,
+      [&names, set, all](const std::string& text) -> std::string {
+        const auto found = names.find(absl::AsciiStrToLower(text));
+        if (found == names.end()) return all;
+        set(found->second);
+        return "";
+      },
+      help, all);
+}
+
+template <typename T>
+bool Parse(absl::string_view text, T& number) {
+  if constexpr (std::is_same_v<T, double>) {
+    return absl::SimpleAtod(text, &number);
+  } else {
+    return absl::SimpleAtoi(text, &number);
+  }
+}
+
+// A list of numbers, separated by commas; handed over whole.
+template <typename T, typename Set>
+CLI::Option* AddList(CLI::App& app, const std::string& name, Set set,
+                     const std::string& help) {
+  return AddText(
+      app, name,
+      [set](const std::string& text) -> std::string {
+        std::vector<T> numbers;
+        for (absl::string_view item : absl::StrSplit(text, ',')) {
+          if (!Parse(item, numbers.emplace_back())) {
+            return "numbers separated by commas";
+          }
+        }
+        return set(numbers);
+      },
+      help, "N,N,...");
+}
+
+// "2.5" (seconds), "500ms", "1m".
+std::string ParseTimeout(const std::string& text, absl::Duration& timeout) {
+  double seconds = 0;
+  absl::Duration parsed;
+  if (absl::SimpleAtod(text, &seconds)) {
+    parsed = absl::Seconds(seconds);
+  } else if (!absl::ParseDuration(text, &parsed)) {
+    parsed = absl::ZeroDuration();
+  }
+  if (parsed <= absl::ZeroDuration()) {
+    return "a time above 0 such as 10, 2.5s, 500ms or 1m";
+  }
+  timeout = parsed;
+  return "";
+}
+
+void AddConnection(CLI::App& app, std::string& server, absl::Duration& timeout,
+                   const std::string& default_timeout) {
+  app.add_option("--server", server, "host:port or unix:/path")
+      ->type_name("ADDRESS")
+      ->capture_default_str();
+  AddText(
+      app, "--timeout",
+      [&timeout](const std::string& text) {
+        return ParseTimeout(text, timeout);
+      },
+      absl::StrCat("Longest wait for each answer, in seconds or as 500ms, 1m "
+                   "[",
+                   default_timeout, "]"),
+      "TIME");
+}
+
+void AddTensors(CLI::App& app, ComputeFlags& flags) {
+  const auto add = [&](const char* name, std::string& text, const char* help) {
+    return app.add_option(name, text, help)
+        ->type_name("TENSOR")
+        ->group("Tensors");
+  };
+  add("--query", flags.query, "What asks: (S, D) or as --layout says")
+      ->required();
+  add("--key", flags.key, "What is asked: (L, D)")->required();
+  add("--value", flags.value, "What is weighted and summed: (L, Dv)")
+      ->required();
+  add("--mask", flags.mask, "BOOL: true attends; numbers: added to the scores");
+  add("--past-key", flags.past_key, "Keys before --key: (B, Hkv, P, D)");
+  add("--past-value", flags.past_value,
+      "Values before --value: (B, Hkv, P, Dv)");
+  AddEnum(
+      app, "--type", kTypes,
+      [&](v1::DataType type) { flags.literal_type = type; },
+      "Element type of numbers in literals, the mask's excepted [float32]")
+      ->group("Tensors");
+}
+
+template <typename T, typename Field>
+auto SetRepeated(Field* field) {
+  return [field](const std::vector<T>& numbers) -> std::string {
+    field->Assign(numbers.begin(), numbers.end());
+    return "";
+  };
+}
+
+auto SetVector(std::vector<int64_t>& vector) {
+  return [&vector](const std::vector<int64_t>& numbers) -> std::string {
+    vector = numbers;
+    return "";
+  };
+}
+
+void AddShapeOptions(CLI::App& app, ComputeFlags& flags) {
+  v1::AttentionOptions& options = flags.options;
+  AddEnum(
+      app, "--layout", kLayouts,
+      [&](v1::Layout layout) { options.set_layout(layout); },
+      "Axes of the tensors [by the query's rank: 2 matrix, 3 packed, 4 bhsd]");
+  app.add_option_function<int64_t>(
+      "--query-heads", [&](int64_t n) { options.set_query_heads(n); },
+      "Query heads; needed with packed");
+  app.add_option_function<int64_t>(
+      "--kv-heads", [&](int64_t n) { options.set_kv_heads(n); },
+      "Key/value heads; needed with packed");
+  AddList<int64_t>(app, "--valid-lengths", SetVector(flags.valid_lengths),
+                   "Per batch: keys at and past this are masked");
+  AddList<int64_t>(app, "--query-starts", SetVector(flags.query_starts),
+                   "ragged: where each sequence's queries start, and the end");
+  AddList<int64_t>(app, "--key-starts", SetVector(flags.key_starts),
+                   "ragged: where each sequence's keys start, and the end");
+}
+
+void AddScoreOptions(CLI::App& app, ComputeFlags& flags) {
+  v1::AttentionOptions& options = flags.options;
+  app.add_option_function<double>(
+      "--scale", [&](double scale) { options.set_scale(scale); },
+      "Factor of the dot products [1 / sqrt(D)]");
+  app.add_option_function<double>(
+      "--softcap", [&](double cap) { options.set_softcap(cap); },
+      "Bounds the scores by cap * tanh(score / cap) [0: none]");
+  AddEnum(
+      app, "--causal", kCausals,
+      [&](v1::Causal causal) { options.set_causal(causal); },
+      "Hides later keys; which corner of the scores lines up");
+  AddList<int64_t>(
+      app, "--window",
+      [&](const std::vector<int64_t>& sides) -> std::string {
+        if (sides.size() != 2) return "LEFT,RIGHT; -1 is unbounded";
+        options.mutable_window()->set_left(sides[0]);
+        options.mutable_window()->set_right(sides[1]);
+        return "";
+      },
+      "Keys seen before and after the query's own; -1 is unbounded")
+      ->type_name("LEFT,RIGHT");
+  AddList<double>(app, "--alibi-slopes",
+                  SetRepeated<double>(options.mutable_alibi_slopes()),
+                  "Per query head: score lost for each key of distance");
+  AddList<double>(app, "--sinks", SetRepeated<double>(options.mutable_sinks()),
+                  "Per query head: an extra logit without a value");
+  AddEnum(
+      app, "--math-mode", kMathModes,
+      [&](v1::MathMode mode) { options.set_math_mode(mode); },
+      "Same bits everywhere, or what this CPU does fastest [reproducible]");
+  AddEnum(
+      app, "--softmax-precision", kTypes,
+      [&](v1::DataType type) { options.set_softmax_precision(type); },
+      "Least precision of the arithmetic [float32; float64 for such inputs]");
+}
+
+void AddResults(CLI::App& app, ComputeFlags& flags) {
+  v1::AttentionOptions& options = flags.options;
+  const auto flag = [&](const char* name, auto set, const char* help) {
+    return app.add_flag_function(
+                  name, [set](int64_t) { set(); }, help)
+        ->group("Results");
+  };
+  const auto file = [&](const char* name, std::string& path, const char* help) {
+    return app.add_option(name, path, help)
+        ->type_name("FILE")
+        ->group("Results");
+  };
+  file("--output", flags.output_file, "The attention output [printed]");
+  CLI::Option* lse = flag(
+      "--log-sum-exp", [&] { options.set_return_log_sum_exp(true); },
+      "Also the natural log of each softmax's denominator");
+  file("--log-sum-exp-output", flags.log_sum_exp_file, "[printed]")->needs(lse);
+  CLI::Option* scores =
+      AddEnum(
+          app, "--scores", kScores,
+          [&](v1::Scores stage) { options.set_return_scores(stage); },
+          "Also the scores at this stage")
+          ->group("Results");
+  file("--scores-output", flags.scores_file, "[printed]")->needs(scores);
+  CLI::Option* present = flag(
+      "--present", [&] { options.set_return_present(true); },
+      "Also past and new keys and values, joined");
+  file("--present-key-output", flags.present_key_file, "[printed]")
+      ->needs(present);
+  file("--present-value-output", flags.present_value_file, "[printed]")
+      ->needs(present);
+}
+
+void AddExplain(CLI::App& app, ComputeFlags& flags) {
+  CLI::Option* explain =
+      app.add_flag("--explain", flags.explain,
+                   "Show the four steps of one head as tables")
+          ->group("Explain")
+          ->excludes("--scores");
+  const auto index = [&](const char* name, int64_t& number, const char* help) {
+    app.add_option(name, number, help)
+        ->capture_default_str()
+        ->group("Explain")
+        ->needs(explain);
+  };
+  index("--batch", flags.batch, "Which batch");
+  index("--head", flags.head, "Which query head");
+  app.add_flag("--ascii", flags.ascii, "Shade without Unicode")
+      ->group("Explain")
+      ->needs(explain);
+}
+
+ExitCode Fail(const absl::Status& status, std::ostream& err) {
+  err << "attention_client: " << Describe(status) << "\n";
+  return ExitCodeOf(status);
+}
+
+ExitCode RunHealth(const std::string& server, const std::string& service,
+                   absl::Duration timeout, std::ostream& out,
+                   std::ostream& err) {
+  absl::StatusOr<Health> health =
+      Client(server).CheckHealth(service, {.timeout = timeout});
+  if (!health.ok()) return Fail(health.status(), err);
+  switch (*health) {
+    case Health::kServing:
+      out << "SERVING\n";
+      return kSuccess;
+    case Health::kNotServing:
+      err << "attention_client: NOT_SERVING\n";
+      return kRefused;
+    case Health::kUnknown:
+      break;
+  }
+  err << "attention_client: health is UNKNOWN\n";
+  return kRefused;
+}
+
+// "FLOAT32 FLOAT16": names without the prefix they share.
+template <typename Values, typename Name>
+std::string JoinNames(const Values& values, const char* prefix, Name name) {
+  std::vector<std::string> names;
+  for (const int value : values) {
+    const std::string full(name(value));
+    names.push_back(full.empty() ? absl::StrCat(value)
+                                 : full.substr(std::string(prefix).size()));
+  }
+  return absl::StrJoin(names, " ");
+}
+
+ExitCode RunInfo(const std::string& server, absl::Duration timeout,
+                 std::ostream& out, std::ostream& err) {
+  absl::StatusOr<v1::GetCapabilitiesResponse> answer =
+      Client(server).GetCapabilities({.timeout = timeout});
+  if (!answer.ok()) return Fail(answer.status(), err);
+  out << "version             " << OneLine(answer->version())
+      << "\nSIMD target         " << OneLine(answer->simd_target())
+      << "\nthreads             " << answer->threads()
+      << "\ntypes               "
+      << JoinNames(answer->data_types(), "DATA_TYPE_", v1::DataType_Name<int>)
+      << "\nmath modes          "
+      << JoinNames(answer->math_modes(), "MATH_MODE_", v1::MathMode_Name<int>)
+      << "\nmax request bytes   " << answer->max_request_bytes()
+      << "\nmax response bytes  " << answer->max_response_bytes()
+      << "\nkeys a block        " << answer->key_block() << "\n";
+  return kSuccess;
+}
+
+}  // namespace
+
+int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
+        std::ostream& err) {
+  CLI::App app("Attention over the network: calls an attention_server.",
+               "attention_client");
+  app.set_version_flag("--version", ATTENTION_VERSION);
+  app.require_subcommand(1);
+  app.footer(kFooter);
+  app.get_formatter()->column_width(36);
+
+  ComputeFlags flags;
+  flags.server = kDefaultServer;
+  flags.ascii = !utf8;
+  CLI::App& compute =
+      *app.add_subcommand("compute", "Compute attention over given tensors");
+  AddConnection(compute, flags.server, flags.timeout, "no limit");
+  AddTensors(compute, flags);
+  AddShapeOptions(compute, flags);
+  AddScoreOptions(compute, flags);
+  AddResults(compute, flags);
+  AddExplain(compute, flags);
+  compute.footer(absl::StrCat(kComputeFooter, "\n\n", kFooter));
+
+  std::string server = kDefaultServer;
+  std::string service;
+  absl::Duration timeout = absl::Seconds(5);
+  CLI::App& health =
+      *app.add_subcommand("health", "Exit with 0 if the server is serving");
+  AddConnection(health, server, timeout, "5s");
+  health.add_option("--service", service,
+                    "Full name of one service [the whole server]");
+  health.footer(kFooter);
+  CLI::App& info =
+      *app.add_subcommand("info", "Show the server's limits, types and build");
+  AddConnection(info, server, timeout, "5s");
+  info.footer(kFooter);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& request) {  // --help, --version
+    app.exit(request, out, err);
+    return kSuccess;
+  } catch (const CLI::Error& error) {
+    err << "attention_client: " << OneLine(error.what()) << " (see --help)\n";
+    return kBadInput;
+  }
+  if (compute.parsed()) return RunCompute(flags, out, err);
+  if (health.parsed()) return RunHealth(server, service, timeout, out, err);
+  return RunInfo(server, timeout, out, err);
+}
+
+}  // namespace attention::cli

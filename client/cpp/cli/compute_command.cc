@@ -1,0 +1,207 @@
+#include "client/cpp/cli/compute_command.h"
+
+#include <optional>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "attention/client.h"
+#include "client/cpp/cli/explain.h"
+#include "client/cpp/cli/literal.h"
+#include "client/cpp/cli/tensor_argument.h"
+
+namespace attention::cli {
+namespace {
+
+// The request's tensors, which the request only borrows.
+struct Inputs {
+  Tensor query;
+  Tensor key;
+  Tensor value;
+  std::optional<Tensor> mask;
+  std::optional<Tensor> past_key;
+  std::optional<Tensor> past_value;
+};
+
+absl::Status Read(const char* flag, const std::string& argument,
+                  v1::DataType literal_type, Tensor& tensor) {
+  absl::StatusOr<Tensor> read = ReadTensorArgument(argument, literal_type);
+  if (!read.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, ": ", read.status().message()));
+  }
+  tensor = *std::move(read);
+  return absl::OkStatus();
+}
+
+absl::Status Read(const char* flag, const std::string& argument,
+                  v1::DataType literal_type, std::optional<Tensor>& tensor) {
+  if (argument.empty()) return absl::OkStatus();
+  return Read(flag, argument, literal_type, tensor.emplace());
+}
+
+absl::StatusOr<Inputs> ReadInputs(const ComputeFlags& flags) {
+  Inputs inputs;
+  const v1::DataType type = flags.literal_type;
+  // A mask's numbers need not be of the query's type, and small ones would
+  // round: they stay float32.
+  for (const absl::Status& status :
+       {Read("--query", flags.query, type, inputs.query),
+        Read("--key", flags.key, type, inputs.key),
+        Read("--value", flags.value, type, inputs.value),
+        Read("--mask", flags.mask, v1::DATA_TYPE_FLOAT32, inputs.mask),
+        Read("--past-key", flags.past_key, type, inputs.past_key),
+        Read("--past-value", flags.past_value, type, inputs.past_value)}) {
+    if (!status.ok()) return status;
+  }
+  return inputs;
+}
+
+ComputeRequest RequestOf(const ComputeFlags& flags, const Inputs& inputs) {
+  ComputeRequest request;
+  request.query = inputs.query;
+  request.key = inputs.key;
+  request.value = inputs.value;
+  if (inputs.mask) request.mask = *inputs.mask;
+  if (inputs.past_key) request.past_key = *inputs.past_key;
+  if (inputs.past_value) request.past_value = *inputs.past_value;
+  request.valid_lengths = flags.valid_lengths;
+  request.query_starts = flags.query_starts;
+  request.key_starts = flags.key_starts;
+  request.options = flags.options;
+  if (flags.explain) request.options.set_return_scores(v1::SCORES_WEIGHTS);
+  return request;
+}
+
+// Where each tensor of the answer goes; nothing: to standard output.
+struct Targets {
+  std::optional<TensorTarget> output;
+  std::optional<TensorTarget> log_sum_exp;
+  std::optional<TensorTarget> scores;
+  std::optional<TensorTarget> present_key;
+  std::optional<TensorTarget> present_value;
+};
+
+// Checked before the call, so that no computation is lost to a wrong name.
+absl::Status Target(const char* flag, const std::string& file, const char* name,
+                    v1::DataType type, std::optional<TensorTarget>& target) {
+  if (file.empty()) return absl::OkStatus();
+  absl::StatusOr<TensorTarget> parsed = ParseTarget(file, name);
+  absl::Status status = parsed.status();
+  if (status.ok()) status = CheckTargetType(*parsed, type);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, ": ", status.message()));
+  }
+  target = *std::move(parsed);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Targets> TargetsOf(const ComputeFlags& flags,
+                                  const Inputs& inputs) {
+  Targets targets;
+  for (const absl::Status& status :
+       {Target("--output", flags.output_file, "output", inputs.query.type(),
+               targets.output),
+        Target("--log-sum-exp-output", flags.log_sum_exp_file, "log_sum_exp",
+               v1::DATA_TYPE_FLOAT32, targets.log_sum_exp),
+        Target("--scores-output", flags.scores_file, "scores",
+               inputs.query.type(), targets.scores),
+        Target("--present-key-output", flags.present_key_file, "present_key",
+               inputs.key.type(), targets.present_key),
+        Target("--present-value-output", flags.present_value_file,
+               "present_value", inputs.value.type(), targets.present_value)}) {
+    if (!status.ok()) return status;
+  }
+  return targets;
+}
+
+// Prints or collects for writing one tensor of the answer.
+class Delivery {
+ public:
+  Delivery(bool labelled, std::ostream& out) : labelled_(labelled), out_(out) {}
+
+  void Add(const char* name, const Tensor& tensor,
+           const std::optional<TensorTarget>& target) {
+    if (target) {
+      files_.push_back({*target, &tensor});
+      return;
+    }
+    if (labelled_) out_ << name << ":\n";
+    out_ << FormatLiteral(tensor) << "\n";
+  }
+
+  void Add(const char* name, const std::optional<Tensor>& tensor,
+           const std::optional<TensorTarget>& target) {
+    if (tensor) Add(name, *tensor, target);
+  }
+
+  absl::Status WriteFiles() const { return WriteTensors(files_); }
+
+ private:
+  const bool labelled_;
+  std::ostream& out_;
+  std::vector<TargetedTensor> files_;
+};
+
+absl::Status Deliver(const ComputeFlags& flags, const ComputeResult& result,
+                     const Targets& targets, std::ostream& out) {
+  // Alone, the output stands bare, to be read by other programs.
+  const bool labelled = flags.explain || result.log_sum_exp || result.scores ||
+                        result.present_key;
+  Delivery delivery(labelled, out);
+  // --explain has shown output and weights, if of one head only.
+  if (!flags.explain || targets.output) {
+    delivery.Add("output", result.output, targets.output);
+  }
+  delivery.Add("log_sum_exp", result.log_sum_exp, targets.log_sum_exp);
+  if (!flags.explain || targets.scores) {
+    delivery.Add("scores", result.scores, targets.scores);
+  }
+  delivery.Add("present_key", result.present_key, targets.present_key);
+  delivery.Add("present_value", result.present_value, targets.present_value);
+  return delivery.WriteFiles();
+}
+
+ExitCode Fail(ExitCode code, const std::string& line, std::ostream& err) {
+  err << "attention_client: " << OneLine(line) << "\n";
+  return code;
+}
+
+ExitCode BadInput(const absl::Status& status, std::ostream& err) {
+  return Fail(kBadInput, std::string(status.message()), err);
+}
+
+ExitCode CallFailed(const absl::Status& status, std::ostream& err) {
+  return Fail(ExitCodeOf(status), Describe(status), err);
+}
+
+}  // namespace
+
+ExitCode RunCompute(const ComputeFlags& flags, std::ostream& out,
+                    std::ostream& err) {
+  absl::StatusOr<Inputs> inputs = ReadInputs(flags);
+  if (!inputs.ok()) return BadInput(inputs.status(), err);
+  absl::StatusOr<Targets> targets = TargetsOf(flags, *inputs);
+  if (!targets.ok()) return BadInput(targets.status(), err);
+
+  const Client client(flags.server);
+  const CallOptions call{.timeout = flags.timeout};
+  const ComputeRequest request = RequestOf(flags, *inputs);
+  absl::StatusOr<ComputeResult> result = client.Compute(request, call);
+  if (!result.ok()) return CallFailed(result.status(), err);
+
+  if (flags.explain) {
+    absl::Status status = CheckChoice(*result, flags.batch, flags.head);
+    if (!status.ok()) return BadInput(status, err);
+    absl::StatusOr<Explanation> explanation =
+        Explain(client, request, *result, call, flags.batch, flags.head);
+    if (!explanation.ok()) return CallFailed(explanation.status(), err);
+    out << Render(*explanation, flags.ascii);
+  }
+  absl::Status status = Deliver(flags, *result, *targets, out);
+  if (!status.ok()) return BadInput(status, err);
+  return kSuccess;
+}
+
+}  // namespace attention::cli

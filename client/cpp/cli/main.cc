@@ -1,0 +1,21 @@
+#include <langinfo.h>
+
+#include <clocale>
+#include <cstring>
+#include <iostream>
+
+#include "client/cpp/cli/command_line.h"
+#include "client/cpp/cli/report.h"
+
+int main(int argc, char** argv) {
+  std::setlocale(LC_CTYPE, "");
+  const bool utf8 = std::strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+  const int code = attention::cli::Run(argc, argv, utf8, std::cout, std::cerr);
+  // A full disk behind a redirection must not look like success.
+  std::cout.flush();
+  if (code == attention::cli::kSuccess && !std::cout) {
+    std::cerr << "attention_client: cannot write to standard output\n";
+    return attention::cli::kBadInput;
+  }
+  return code;
+}

@@ -1,0 +1,32 @@
+// NumPy's .npy files, versions 1 to 3
+// (numpy.org/doc/stable/reference/generated/numpy.lib.format.html).
+//
+// Element types: <f4 <f2 <f8 |b1 |i1 <i4 <i8. Fortran order is read and
+// reordered; C order is written. bfloat16 has no place in the format.
+#ifndef ATTENTION_CLIENT_CPP_CLI_NPY_H_
+#define ATTENTION_CLIENT_CPP_CLI_NPY_H_
+
+#include <istream>
+#include <ostream>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/tensor.h"
+
+namespace attention::cli {
+
+// Reads a whole file from a seekable stream. Whatever the bytes, allocates no
+// more than a small multiple of the stream's length; errors, InvalidArgument,
+// say what is wrong with the file.
+absl::StatusOr<Tensor> ReadNpy(std::istream& in);
+
+// Whether tensors of `type` can be written; InvalidArgument if not.
+absl::Status CheckNpyType(v1::DataType type);
+
+// Writes version 1. Errors: as CheckNpyType(). Whether the bytes arrived is the
+// stream's to tell.
+absl::Status WriteNpy(const Tensor& tensor, std::ostream& out);
+
+}  // namespace attention::cli
+
+#endif  // ATTENTION_CLIENT_CPP_CLI_NPY_H_

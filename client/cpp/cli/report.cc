@@ -1,0 +1,51 @@
+#include "client/cpp/cli/report.h"
+
+#include <optional>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/time.h"
+#include "attention/status.h"
+
+namespace attention::cli {
+
+ExitCode ExitCodeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return kSuccess;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kCancelled:
+      return kNoAnswer;
+    default:
+      return kRefused;
+  }
+}
+
+std::string Describe(const absl::Status& status) {
+  std::vector<std::string> parts;
+  for (const FieldViolation& violation : FieldViolations(status)) {
+    parts.push_back(absl::StrCat(violation.field, ": ", violation.description));
+  }
+  if (parts.empty()) parts.emplace_back(status.message());
+  std::string text = absl::StrCat(absl::StatusCodeToString(status.code()), ": ",
+                                  absl::StrJoin(parts, "; "));
+  if (const std::optional<absl::Duration> delay = RetryDelay(status)) {
+    absl::StrAppend(&text, " (try again in ", absl::FormatDuration(*delay),
+                    ")");
+  }
+  return OneLine(std::move(text));
+}
+
+std::string OneLine(std::string text) {
+  for (char& c : text) {
+    if (absl::ascii_iscntrl(c)) c = ' ';
+  }
+  absl::StripTrailingAsciiWhitespace(&text);
+  return text;
+}
+
+}  // namespace attention::cli
