@@ -362,7 +362,7 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   CLI::App app("Attention over the network: calls an attention_server.",
                "attention_client");
   app.set_version_flag("--version", ATTENTION_VERSION);
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);
   app.footer(kFooter);
   app.get_formatter()->column_width(36);
 
@@ -404,7 +404,10 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   }
   if (compute.parsed()) return RunCompute(flags, out, err);
   if (health.parsed()) return RunHealth(server, service, timeout, out, err);
-  return RunInfo(server, timeout, out, err);
+  if (info.parsed()) return RunInfo(server, timeout, out, err);
+  err << "attention_client: got no command, wanted compute, health or info "
+         "(see --help)\n";
+  return kBadInput;
 }
 
 }  // namespace attention::cli

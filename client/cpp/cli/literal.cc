@@ -172,17 +172,6 @@ class Collector {
   Kind kind_ = Kind::kNone;
 };
 
-// The fewest digits that `bits` comes back from.
-std::string ShortestFloat16(float value, uint16_t bits,
-                            uint16_t (*round)(double)) {
-  for (int digits = 1; digits < std::numeric_limits<float>::max_digits10;
-       ++digits) {
-    std::string text = absl::StrFormat("%.*g", digits, value);
-    if (round(std::strtod(text.c_str(), nullptr)) == bits) return text;
-  }
-  return absl::StrFormat("%.9g", value);
-}
-
 template <typename T>
 std::string Shortest(T value) {
   if (std::isnan(value)) return "NaN";
@@ -190,6 +179,18 @@ std::string Shortest(T value) {
   char buffer[32];
   const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value).ptr;
   return {buffer, end};
+}
+
+// The fewest digits that round to `bits`.
+std::string ShortestFloat16(float value, uint16_t bits,
+                            uint16_t (*round)(double)) {
+  for (int digits = 1; digits < std::numeric_limits<float>::max_digits10;
+       ++digits) {
+    const double rounded =
+        std::strtod(absl::StrFormat("%.*g", digits, value).c_str(), nullptr);
+    if (round(rounded) == bits) return Shortest(rounded);
+  }
+  return Shortest(value);
 }
 
 std::string FormatElement(const Tensor& tensor, size_t i) {

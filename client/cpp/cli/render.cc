@@ -81,6 +81,11 @@ std::string Table(const Matrix& matrix, const char* column_name) {
   return Aligned(lines);
 }
 
+// Keys that one character of the map stands for.
+int64_t KeysEach(int64_t keys) {
+  return std::max<int64_t>(1, (keys + kMapColumns - 1) / kMapColumns);
+}
+
 // One row of the map: the weight each character stands for is the largest among
 // its keys, its shade the share of the row's largest.
 std::string ShadedRow(const Matrix& weights, int64_t row, bool ascii) {
@@ -89,8 +94,7 @@ std::string ShadedRow(const Matrix& weights, int64_t row, bool ascii) {
   const int64_t keys = weights.columns;
   // Two characters a key look square where there is room.
   const int width = keys * 2 <= kMapColumns ? 2 : 1;
-  const int64_t keys_each =
-      std::max<int64_t>(1, (keys + kMapColumns - 1) / kMapColumns);
+  const int64_t keys_each = KeysEach(keys);
   double largest = 0;
   for (int64_t key = 0; key < keys; ++key) {
     largest = std::max(largest, weights.at(row, key));
@@ -129,6 +133,11 @@ std::string Map(const Matrix& weights, bool ascii) {
   return out;
 }
 
+std::string JoinedKeys(int64_t keys) {
+  const int64_t each = KeysEach(keys);
+  return each == 1 ? "" : absl::StrCat("; ", each, " keys a character");
+}
+
 std::string ScaleText(const Explanation& explanation) {
   const std::string factor = absl::StrFormat("%.6g", explanation.scale);
   if (!explanation.default_scale) return absl::StrCat(factor, ", as asked for");
@@ -158,8 +167,8 @@ std::string Render(const Explanation& explanation, bool ascii) {
   }
   absl::StrAppend(&out, "\n3. Softmax: each query's scores become weights\n",
                   Table(weights, "key"), "\n",
-                  "   The same, shaded by the share of the row's largest\n",
-                  Map(weights, ascii),
+                  "   The same, shaded by the share of the row's largest",
+                  JoinedKeys(weights.columns), "\n", Map(weights, ascii),
                   "\n4. Weighted sum: the values, by those weights\n",
                   Table(explanation.output, "column"));
   return out;

@@ -1,0 +1,245 @@
+#include "client/cpp/cli/command_line.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "client/cpp/cli/report.h"
+#include "tests/client/fake_service.h"
+
+namespace attention::cli {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+struct Outcome {
+  int code;
+  std::string out;
+  std::string err;
+};
+
+Outcome RunWith(std::vector<std::string> arguments) {
+  std::vector<const char*> argv = {"attention_client"};
+  for (const std::string& argument : arguments) {
+    argv.push_back(argument.c_str());
+  }
+  std::ostringstream out;
+  std::ostringstream err;
+  const int code = Run(static_cast<int>(argv.size()), argv.data(),
+                       /*utf8=*/true, out, err);
+  return {code, out.str(), err.str()};
+}
+
+void ExpectOneLine(const std::string& text) {
+  EXPECT_THAT(text, StartsWith("attention_client: "));
+  EXPECT_EQ(text.find('\n'), text.size() - 1) << text;
+}
+
+class CommandLine : public ::testing::Test {
+ protected:
+  CommandLine()
+      : service_([](auto&, const auto& request, auto& response) {
+          *response.mutable_output() = request.query();
+          if (request.options().return_present()) {
+            *response.mutable_present_key() = request.key();
+            *response.mutable_present_value() = request.value();
+          }
+          return grpc::Status::OK;
+        }) {}
+
+  std::string Server() const {
+    return absl::StrCat("--server=", service_.address());
+  }
+
+  Outcome Compute(std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"compute", Server(),
+                                          "--query=[[1,0]]", "--key=[[2,3]]",
+                                          "--value=[[4]]"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return RunWith(std::move(arguments));
+  }
+
+  v1::ComputeAttentionRequest Sent(std::vector<std::string> more) {
+    const Outcome outcome = Compute(std::move(more));
+    EXPECT_EQ(outcome.code, kSuccess) << outcome.err;
+    return service_.requests().empty() ? v1::ComputeAttentionRequest()
+                                       : service_.requests().back();
+  }
+
+  FakeService service_;
+};
+
+TEST_F(CommandLine, SendsTensors) {
+  const auto sent = Sent({"--mask=[[true]]", "--past-key=[[[[5,6]]]]",
+                          "--past-value=[[[[7]]]]", "--type=float64"});
+  EXPECT_EQ(sent.query().data_type(), v1::DATA_TYPE_FLOAT64);
+  EXPECT_THAT(sent.query().shape(), ElementsAre(1, 2));
+  EXPECT_THAT(sent.key().shape(), ElementsAre(1, 2));
+  EXPECT_THAT(sent.value().shape(), ElementsAre(1, 1));
+  EXPECT_EQ(sent.mask().data_type(), v1::DATA_TYPE_BOOL);
+  EXPECT_THAT(sent.past_key().shape(), ElementsAre(1, 1, 1, 2));
+  EXPECT_THAT(sent.past_value().shape(), ElementsAre(1, 1, 1, 1));
+}
+
+TEST_F(CommandLine, DefaultsAreLeftToTheServer) {
+  const auto sent = Sent({});
+  EXPECT_EQ(sent.options().ByteSizeLong(), 0);
+  EXPECT_FALSE(sent.has_mask());
+  EXPECT_FALSE(sent.has_past_key());
+}
+
+TEST_F(CommandLine, SendsEveryOption) {
+  const auto sent =
+      Sent({"--layout=BSHD", "--query-heads=4", "--kv-heads=2", "--scale=-0.5",
+            "--softcap=30", "--causal=bottom-right", "--window=-1,3",
+            "--alibi-slopes=0.5,0.25", "--sinks=-inf,1", "--math-mode=fast",
+            "--softmax-precision=float64", "--log-sum-exp", "--scores=biased",
+            "--present", "--valid-lengths=1,2", "--query-starts=0,3",
+            "--key-starts=0,4"});
+  const v1::AttentionOptions& options = sent.options();
+  EXPECT_EQ(options.layout(), v1::LAYOUT_BSHD);
+  EXPECT_EQ(options.query_heads(), 4);
+  EXPECT_EQ(options.kv_heads(), 2);
+  EXPECT_EQ(options.scale(), -0.5);
+  EXPECT_EQ(options.softcap(), 30);
+  EXPECT_EQ(options.causal(), v1::CAUSAL_BOTTOM_RIGHT);
+  EXPECT_EQ(options.window().left(), -1);
+  EXPECT_EQ(options.window().right(), 3);
+  EXPECT_THAT(options.alibi_slopes(), ElementsAre(0.5, 0.25));
+  EXPECT_THAT(options.sinks(),
+              ElementsAre(-std::numeric_limits<double>::infinity(), 1));
+  EXPECT_EQ(options.math_mode(), v1::MATH_MODE_FAST);
+  EXPECT_EQ(options.softmax_precision(), v1::DATA_TYPE_FLOAT64);
+  EXPECT_TRUE(options.return_log_sum_exp());
+  EXPECT_EQ(options.return_scores(), v1::SCORES_BIASED);
+  EXPECT_TRUE(options.return_present());
+  EXPECT_THAT(sent.valid_lengths(), ElementsAre(1, 2));
+  EXPECT_THAT(sent.query_starts(), ElementsAre(0, 3));
+  EXPECT_THAT(sent.key_starts(), ElementsAre(0, 4));
+}
+
+TEST_F(CommandLine, PrintsTheOutputBare) {
+  EXPECT_EQ(Compute({}).out, "[[1, 0]]\n");
+}
+
+TEST_F(CommandLine, LabelsSeveralTensors) {
+  EXPECT_EQ(Compute({"--present"}).out,
+            "output:\n[[1, 0]]\npresent_key:\n[[2, 3]]\n"
+            "present_value:\n[[4]]\n");
+}
+
+TEST_F(CommandLine, UsageErrorsAreOneLineAndOne) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{}, "got no command, wanted compute, health or info"},
+      {{"bench"}, "bench"},
+      {{"compute"}, "--query is required"},
+      {{"health", "--timeout=0"}, "--timeout: got '0', wanted a time above 0"},
+      {{"health", "--timeout=soon"}, "--timeout: got 'soon'"},
+      {{"health", "extra"}, "extra"},
+  };
+  for (const auto& [arguments, error] : cases) {
+    const Outcome outcome = RunWith(arguments);
+    EXPECT_EQ(outcome.code, kBadInput);
+    ExpectOneLine(outcome.err);
+    EXPECT_THAT(outcome.err, HasSubstr(error));
+    EXPECT_EQ(outcome.out, "");
+  }
+}
+
+TEST_F(CommandLine, WrongFlagsAreNamed) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"--layout=square", "--layout: got 'square', wanted bhsd|bshd|"},
+      {"--causal=yes", "--causal: got 'yes', wanted bottom-right|top-left"},
+      {"--window=3", "--window: got '3', wanted LEFT,RIGHT"},
+      {"--window=a,b", "--window: got 'a,b', wanted numbers"},
+      {"--sinks=1,,2", "--sinks: got '1,,2', wanted numbers"},
+      {"--scale=big", "--scale"},
+      {"--query-heads=1.5", "--query-heads"},
+      {"--head=1", "--explain"},
+      {"--scores-output=a.npy", "--scores"},
+      {"--nonsense", "--nonsense"},
+      {"--mask=[[1],[2,3]]", "--mask: rows of different length"},
+      {"--mask=none.npy", "--mask: none.npy: no such file"},
+      {"--output=out.txt", "--output: got 'out.txt', wanted file.npy"},
+  };
+  for (const auto& [flag, error] : cases) {
+    const Outcome outcome = Compute({flag});
+    EXPECT_EQ(outcome.code, kBadInput) << flag;
+    ExpectOneLine(outcome.err);
+    EXPECT_THAT(outcome.err, HasSubstr(error));
+  }
+  EXPECT_EQ(Compute({"--explain", "--scores=raw"}).code, kBadInput);
+  EXPECT_TRUE(service_.requests().empty());
+}
+
+TEST_F(CommandLine, BFloat16IntoNpyIsRefusedBeforeTheCall) {
+  const Outcome outcome = Compute({"--type=bfloat16", "--output=a.npy"});
+  EXPECT_EQ(outcome.code, kBadInput);
+  EXPECT_EQ(outcome.err,
+            "attention_client: --output: .npy has no BFLOAT16: write a "
+            ".safetensors file instead\n");
+  EXPECT_TRUE(service_.requests().empty());
+}
+
+TEST_F(CommandLine, HelpTellsExitCodes) {
+  for (const std::string command : {"compute", "health", "info"}) {
+    const Outcome outcome = RunWith({command, "--help"});
+    EXPECT_EQ(outcome.code, kSuccess);
+    EXPECT_THAT(outcome.out, HasSubstr("Exit codes: 0 "));
+  }
+}
+
+TEST_F(CommandLine, Health) {
+  EXPECT_EQ(RunWith({"health", Server()}).code, kSuccess);
+  EXPECT_EQ(RunWith({"health", Server()}).out, "SERVING\n");
+  const Outcome unknown = RunWith({"health", Server(), "--service=no.Such"});
+  EXPECT_EQ(unknown.code, kRefused);
+  EXPECT_THAT(unknown.err, StartsWith("attention_client: NOT_FOUND"));
+
+  service_.server().GetHealthCheckService()->SetServingStatus(false);
+  const Outcome draining = RunWith({"health", Server()});
+  EXPECT_EQ(draining.code, kRefused);
+  EXPECT_EQ(draining.err, "attention_client: NOT_SERVING\n");
+  EXPECT_EQ(draining.out, "");
+
+  const Outcome nowhere = RunWith({"health", "--server=unix:/no/such/socket"});
+  EXPECT_EQ(nowhere.code, kNoAnswer);
+  ExpectOneLine(nowhere.err);
+}
+
+TEST_F(CommandLine, Info) {
+  const Outcome outcome = RunWith({"info", Server()});
+  EXPECT_EQ(outcome.code, kSuccess);
+  EXPECT_EQ(outcome.out,
+            "version             1.2.3\n"
+            "SIMD target         AVX9\n"
+            "threads             7\n"
+            "types               FLOAT32 BFLOAT16\n"
+            "math modes          REPRODUCIBLE\n"
+            "max request bytes   1000\n"
+            "max response bytes  2000\n"
+            "keys a block        256\n");
+}
+
+TEST(Report, ExitCodes) {
+  EXPECT_EQ(ExitCodeOf(absl::OkStatus()), kSuccess);
+  EXPECT_EQ(ExitCodeOf(absl::InvalidArgumentError("")), kRefused);
+  EXPECT_EQ(ExitCodeOf(absl::ResourceExhaustedError("")), kRefused);
+  EXPECT_EQ(ExitCodeOf(absl::InternalError("")), kRefused);
+  EXPECT_EQ(ExitCodeOf(absl::UnavailableError("")), kNoAnswer);
+  EXPECT_EQ(ExitCodeOf(absl::DeadlineExceededError("")), kNoAnswer);
+}
+
+TEST(Report, OneLineFromAnyStatus) {
+  EXPECT_EQ(Describe(absl::InternalError("two\nlines\x01\n")),
+            "INTERNAL: two lines");
+}
+
+}  // namespace
+}  // namespace attention::cli

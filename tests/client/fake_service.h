@@ -1,0 +1,82 @@
+// A service that answers what a test tells it to, on a port of its own.
+#ifndef ATTENTION_TESTS_CLIENT_FAKE_SERVICE_H_
+#define ATTENTION_TESTS_CLIENT_FAKE_SERVICE_H_
+
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "attention/v1/attention.grpc.pb.h"
+
+namespace attention {
+
+class FakeService : public v1::AttentionService::Service {
+ public:
+  using Handler = std::function<grpc::Status(grpc::ServerContext&,
+                                             const v1::ComputeAttentionRequest&,
+                                             v1::ComputeAttentionResponse&)>;
+
+  explicit FakeService(Handler handler = nullptr)
+      : handler_(std::move(handler)) {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
+                             &port_);
+    builder.SetMaxReceiveMessageSize(-1);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+  ~FakeService() override { server_->Shutdown(); }
+
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  grpc::Server& server() { return *server_; }
+
+  // The requests so far.
+  std::vector<v1::ComputeAttentionRequest> requests() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return requests_;
+  }
+
+  grpc::Status ComputeAttention(
+      grpc::ServerContext* context, const v1::ComputeAttentionRequest* request,
+      v1::ComputeAttentionResponse* response) override {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      requests_.push_back(*request);
+    }
+    return handler_(*context, *request, *response);
+  }
+
+  grpc::Status GetCapabilities(grpc::ServerContext*,
+                               const v1::GetCapabilitiesRequest*,
+                               v1::GetCapabilitiesResponse* response) override {
+    response->set_version("1.2.3");
+    response->set_simd_target("AVX9");
+    response->set_threads(7);
+    response->add_data_types(v1::DATA_TYPE_FLOAT32);
+    response->add_data_types(v1::DATA_TYPE_BFLOAT16);
+    response->add_math_modes(v1::MATH_MODE_REPRODUCIBLE);
+    response->set_max_request_bytes(1000);
+    response->set_max_response_bytes(2000);
+    response->set_key_block(256);
+    return grpc::Status::OK;
+  }
+
+ private:
+  Handler handler_;
+  std::mutex mutex_;
+  std::vector<v1::ComputeAttentionRequest> requests_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace attention
+
+#endif  // ATTENTION_TESTS_CLIENT_FAKE_SERVICE_H_
