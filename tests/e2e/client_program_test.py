@@ -1,0 +1,368 @@
+"""Runs the built server and client programs as a user would.
+
+usage: client_program_test.py SERVER CLIENT [unittest arguments]
+"""
+
+import json
+import math
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from server_process import ServerProcess
+from tensor_files import read_npy
+from tensor_files import read_safetensors
+from tensor_files import write_npy
+from tensor_files import write_safetensors
+
+SERVER, CLIENT = "", ""
+
+IDENTITY = ["--query=[[1,0],[0,1]]", "--key=[[1,0],[0,1]]",
+            "--value=[[1,0],[0,1]]"]
+
+IDENTITY_EXPLAINED = """\
+Batch 0, head 0: 2 queries, 2 keys of size 2, values of size 2.
+
+1. Similarity: the dot product of each query with each key
+              key 0     key 1
+  query 0  1.000000  0.000000
+  query 1  0.000000  1.000000
+
+2. Scaling: times 0.707107 = 1 / sqrt(2)
+              key 0     key 1
+  query 0  0.707107  0.000000
+  query 1  0.000000  0.707107
+
+3. Softmax: each query's scores become weights
+              key 0     key 1
+  query 0  0.669762  0.330238
+  query 1  0.330238  0.669762
+
+   The same, shaded by the share of the row's largest
+  query 0  │██▒▒│
+  query 1  │▒▒██│
+
+4. Weighted sum: the values, by those weights
+           column 0  column 1
+  query 0  0.669762  0.330238
+  query 1  0.330238  0.669762
+"""
+
+
+def flat(nested):
+    if isinstance(nested, list):
+        return [x for item in nested for x in flat(item)]
+    return [nested]
+
+
+def attention(query, key, value):
+    """One head, in double, by the textbook; rows as lists."""
+    scale = 1 / math.sqrt(len(query[0]))
+    output = []
+    for q in query:
+        scores = [scale * sum(a * b for a, b in zip(q, k)) for k in key]
+        top = max(scores)
+        weights = [math.exp(s - top) for s in scores]
+        total = sum(weights)
+        output.append([
+            sum(w / total * v[column] for w, v in zip(weights, value))
+            for column in range(len(value[0]))
+        ])
+    return output
+
+
+class ProgramTest(unittest.TestCase):
+    """Runs the client, in a folder of its own."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def run_client(self, *arguments, **environment):
+        return subprocess.run(
+            [CLIENT, *arguments],
+            cwd=self.folder,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **environment},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+
+    def assert_close(self, values, wanted, places=6):
+        self.assertEqual(len(values), len(wanted))
+        for value, want in zip(values, wanted):
+            self.assertAlmostEqual(value, want, places=places)
+
+    def assert_fails(self, run, code, text):
+        """One line on standard error that holds `text`; nothing else said."""
+        self.assertEqual(run.returncode, code, run.stderr)
+        self.assertEqual(run.stdout, "")
+        self.assertRegex(run.stderr, r"\Aattention_client: [^\n]*\n\Z")
+        self.assertIn(text, run.stderr)
+
+
+class ServedTest(ProgramTest):
+    """With one server for all tests of the class."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = ServerProcess(SERVER)
+        cls.addClassCleanup(cls.server.__exit__)
+
+    def call(self, command, *arguments, **environment):
+        return self.run_client(command, f"--server={self.server.address}",
+                               *arguments, **environment)
+
+    def compute(self, *arguments):
+        """Standard output of a call that must work."""
+        run = self.call("compute", *arguments)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual(run.stderr, "")
+        return run.stdout
+
+
+class ComputeTest(ServedTest):
+
+    def test_identity(self):
+        output = json.loads(self.compute(*IDENTITY))
+        self.assertEqual([len(row) for row in output], [2, 2])
+        self.assert_close(flat(output),
+                          [0.669762, 0.330238, 0.330238, 0.669762])
+
+    def test_two_keys(self):
+        arguments = ["--query=[[1,0]]", "--key=[[0.5,0.5],[0.3,0.7]]",
+                     "--value=[[1,0],[0.5,0.5]]"]
+        output = json.loads(self.compute(*arguments))
+        self.assert_close(flat(output), [0.767648, 0.232352])
+        labelled = self.compute(*arguments, "--scores=weights")
+        name, weights = labelled.split("\n", 2)[1:]
+        self.assertEqual(name, "scores:")
+        self.assert_close(flat(json.loads(weights)), [0.535297, 0.464703])
+
+    def test_explain(self):
+        self.assertEqual(self.compute(*IDENTITY, "--explain"),
+                         IDENTITY_EXPLAINED)
+
+    def test_explain_where_the_terminal_has_no_unicode(self):
+        run = self.call("compute", *IDENTITY, "--explain", LC_ALL="C")
+        self.assertIn("  query 0  |##++|\n", run.stdout)
+        self.assertTrue(run.stdout.isascii())
+
+    def test_explain_shows_masks(self):
+        text = self.compute(*IDENTITY, "--explain", "--causal=top-left",
+                            "--softcap=1")
+        self.assertIn("   Soft cap: 1 * tanh(score / 1)\n"
+                      "              key 0     key 1\n"
+                      "  query 0  0.608859  0.000000\n", text)
+        self.assertIn("   Bias and masks: -inf hides a key from a query\n"
+                      "              key 0     key 1\n"
+                      "  query 0  0.608859      -inf\n", text)
+        self.assertIn("  query 0  1.000000  0.000000\n", text)
+
+    def test_masks_and_sinks(self):
+        output = self.compute(*IDENTITY, "--mask=[[true,false],[false,false]]")
+        self.assertEqual(output, "[[1, 0],\n [0, 0]]\n")
+        output = self.compute(*IDENTITY, "--mask=[[0,-inf],[-inf,0]]")
+        self.assertEqual(output, "[[1, 0],\n [0, 1]]\n")
+        output = json.loads(
+            self.compute("--query=[[0]]", "--key=[[0]]", "--value=[[1]]",
+                         "--sinks=0"))
+        self.assert_close(flat(output), [0.5])
+
+    def test_past_and_present(self):
+        text = self.compute("--query=[[0,0]]", "--key=[[5,6]]", "--value=[[3]]",
+                            "--past-key=[[[[1,2],[3,4]]]]",
+                            "--past-value=[[[[1],[2]]]]", "--present",
+                            "--log-sum-exp")
+        self.assertEqual(
+            text, "output:\n[[2]]\n"
+            "log_sum_exp:\n[1.0986123]\n"
+            "present_key:\n[[[[1, 2],\n   [3, 4],\n   [5, 6]]]]\n"
+            "present_value:\n[[[[1],\n   [2],\n   [3]]]]\n")
+
+    def test_npy(self):
+        numbers = random.Random(1)
+        tensors = {
+            name: [[numbers.gauss(0, 1) for _ in range(columns)]
+                   for _ in range(rows)]
+            for name, rows, columns in [("q", 5, 8), ("k", 7, 8), ("v", 7, 3)]
+        }
+        for name, rows in tensors.items():
+            write_npy(self.folder / f"{name}.npy", "float32",
+                      [len(rows), len(rows[0])], flat(rows))
+        text = self.compute("--query=q.npy", "--key=k.npy", "--value=v.npy",
+                            "--output=out.npy")
+        self.assertEqual(text, "")
+        kind, shape, values = read_npy(self.folder / "out.npy")
+        self.assertEqual((kind, shape), ("float32", [5, 3]))
+        self.assert_close(
+            values, flat(attention(tensors["q"], tensors["k"], tensors["v"])),
+            places=5)
+
+    def test_safetensors(self):
+        write_safetensors(
+            self.folder / "in.safetensors", {
+                "q": ("bfloat16", [1, 2], [0x3f80, 0]),
+                "k": ("bfloat16", [2, 2], [0x3f80, 0, 0, 0x3f80]),
+                "v": ("float16", [2, 1], [1, 0]),
+            })
+        self.compute("--query=in.safetensors:q", "--key=in.safetensors:k",
+                     "--value=in.safetensors:v", "--log-sum-exp",
+                     "--output=out.safetensors",
+                     "--log-sum-exp-output=out.safetensors:lse")
+        tensors = read_safetensors(self.folder / "out.safetensors")
+        # 0.669762 is 0x3f2b in bfloat16.
+        self.assertEqual(tensors["output"], ("bfloat16", [1, 1], [0x3f2b]))
+        kind, shape, values = tensors["lse"]
+        self.assertEqual((kind, shape), ("float32", [1]))
+        self.assert_close(values, [math.log(math.exp(math.sqrt(0.5)) + 1)])
+
+    def test_literal_types(self):
+        output = json.loads(self.compute(*IDENTITY, "--type=float64"))
+        self.assert_close(flat(output), flat(
+            attention([[1, 0], [0, 1]], [[1, 0], [0, 1]], [[1, 0], [0, 1]])),
+                          places=14)
+
+    def test_packed_heads(self):
+        output = self.compute("--query=[[[1,2,3,4]]]", "--key=[[[0,0]]]",
+                              "--value=[[[5,6]]]", "--query-heads=2",
+                              "--kv-heads=1")
+        self.assertEqual(output, "[[[5, 6, 5, 6]]]\n")
+
+    def test_ragged(self):
+        output = self.compute("--layout=ragged", "--query=[[[1]],[[1]]]",
+                              "--key=[[[0]],[[0]],[[0]]]",
+                              "--value=[[[1]],[[3]],[[8]]]",
+                              "--query-starts=0,1,2", "--key-starts=0,2,3")
+        self.assertEqual(output, "[[[2]],\n [[8]]]\n")
+
+    def test_what_the_server_refuses(self):
+        self.assert_fails(
+            self.call("compute", "--query=[[1,0]]", "--key=[[1,0,0]]",
+                      "--value=[[1]]"), 2, "INVALID_ARGUMENT: key.shape: ")
+        self.assert_fails(self.call("compute", *IDENTITY, "--softcap=-1"), 2,
+                          "INVALID_ARGUMENT: options.softcap: ")
+        self.assert_fails(self.call("compute", *IDENTITY, "--type=bfloat16",
+                                    "--mask=[[1,2,3]]"), 2,
+                          "INVALID_ARGUMENT: mask.shape: ")
+
+    def test_what_the_client_refuses(self):
+        (self.folder / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00")
+        for arguments, text in [
+            (["--query=[[1,2],[3]]"],
+             "--query: rows of different length: got 1 elements, wanted 2 at "
+             "[1]"),
+            (["--query=[[1,2"], "--query: not a literal"),
+            (["--query=no.npy"], "--query: no.npy: no such file"),
+            (["--query=bad.npy"], "--query: bad.npy: not a valid .npy"),
+            (["--query=[[1]]", "--output=x.txt"], "--output: got 'x.txt'"),
+            (["--query=[[1]]", "--causal=maybe"], "--causal: got 'maybe'"),
+            (["--query=[[1]]", "--frobnicate"], "--frobnicate"),
+            ([], "--query is required"),
+        ]:
+            with self.subTest(arguments):
+                self.assert_fails(
+                    self.call("compute", "--key=[[1]]", "--value=[[1]]",
+                              *arguments), 1, text)
+
+    def test_what_cannot_be_written(self):
+        self.assert_fails(
+            self.call("compute", *IDENTITY, "--output=no/folder.npy"), 1,
+            "no/folder.npy: cannot write: No such file or directory")
+
+    def test_no_such_head(self):
+        self.assert_fails(
+            self.call("compute", *IDENTITY, "--explain", "--head=1"), 1,
+            "--head: got 1, wanted 0 to 0")
+
+    def test_time_is_up(self):
+        # A nanosecond is over before the request is sent.
+        self.assert_fails(self.call("compute", *IDENTITY, "--timeout=1ns"), 3,
+                          "DEADLINE_EXCEEDED")
+
+
+class HealthAndInfoTest(ServedTest):
+
+    def test_health(self):
+        for service in ["", "attention.v1.AttentionService"]:
+            run = self.call("health", f"--service={service}")
+            self.assertEqual((run.returncode, run.stdout, run.stderr),
+                             (0, "SERVING\n", ""))
+
+    def test_unknown_service(self):
+        self.assert_fails(self.call("health", "--service=no.Such"), 2,
+                          "NOT_FOUND")
+
+    def test_info(self):
+        run = self.call("info")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        lines = dict(line.split("  ", 1) for line in run.stdout.splitlines())
+        self.assertEqual(lines["types"].split(),
+                         ["FLOAT32", "FLOAT16", "BFLOAT16", "FLOAT64"])
+        self.assertRegex(lines["version"], r"^ *\d+\.\d+\.\d+")
+        self.assertGreater(int(lines["threads"]), 0)
+        self.assertEqual(int(lines["keys a block"]), 256)
+        self.assertGreater(int(lines["max request bytes"]), 0)
+
+
+class LifecycleTest(ProgramTest):
+
+    def test_unreachable(self):
+        server = f"--server=unix:{self.folder}/nobody"
+        for command in [["compute", *IDENTITY], ["health"], ["info"]]:
+            with self.subTest(command[0]):
+                self.assert_fails(self.run_client(*command, server), 3,
+                                  "UNAVAILABLE: ")
+
+    def test_unix_socket(self):
+        with ServerProcess(SERVER,
+                           listen=f"unix:{self.folder}/socket") as server:
+            run = self.run_client("health", f"--server={server.address}")
+            self.assertEqual(run.stdout, "SERVING\n", run.stderr)
+
+    def test_sigterm_of_an_idle_server(self):
+        with ServerProcess(SERVER) as server:
+            server.terminate()
+            self.assertEqual(server.wait(), 0)
+            self.assert_fails(
+                self.run_client("health", f"--server={server.address}"), 3,
+                "UNAVAILABLE: ")
+
+    def test_sigterm_lets_a_running_call_finish(self):
+        rows, columns = 4096, 64
+        write_npy(self.folder / "x.npy", "float32", [rows, columns],
+                  [0.0] * (rows * columns))
+        with ServerProcess(SERVER, "--threads=1") as server:
+            idle = cpu_ticks(server.process.pid)
+            client = subprocess.Popen(
+                [CLIENT, "compute", f"--server={server.address}",
+                 "--query=x.npy", "--key=x.npy", "--value=x.npy",
+                 "--output=out.npy"],
+                cwd=self.folder, stderr=subprocess.PIPE, text=True)
+            # Once the server works, it works on this call.
+            while (client.poll() is None and
+                   cpu_ticks(server.process.pid) < idle + 3):
+                pass
+            server.terminate()
+            _, errors = client.communicate(timeout=60)
+            self.assertEqual(client.returncode, 0, errors)
+            self.assertEqual(server.wait(), 0)
+        self.assertEqual(read_npy(self.folder / "out.npy")[1], [rows, columns])
+
+
+def cpu_ticks(pid):
+    """Processor time of a process so far, user and system."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]
+    return sum(int(field) for field in fields.split()[11:13])
+
+
+if __name__ == "__main__":
+    SERVER, CLIENT = sys.argv[1:3]
+    unittest.main(argv=sys.argv[:1] + sys.argv[3:])
