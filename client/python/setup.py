@@ -1,0 +1,71 @@
+"""Generates the protobuf module while the package is built.
+
+The one copy of attention.proto is that of the repository, two folders up; a
+source distribution carries it along. Everything else is in pyproject.toml.
+"""
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+PROTO = Path("attention/v1/attention.proto")
+
+
+def proto_root() -> Path:
+    carried = HERE / "proto"
+    return carried if carried.is_dir() else REPOSITORY / "proto"
+
+
+def version() -> str:
+    """That of the project: CMakeLists.txt says it, and no other file."""
+    carried = HERE / "PKG-INFO"
+    if carried.is_file():
+        return re.search(r"^Version: (\S+)", carried.read_text(), re.M)[1]
+    cmake = (REPOSITORY / "CMakeLists.txt").read_text()
+    return re.search(r"project\([^)]*?VERSION\s+([\d.]+)", cmake)[1]
+
+
+def generate(package: Path) -> None:
+    # Imported here: making an sdist needs no protoc.
+    from grpc_tools import protoc
+
+    with tempfile.TemporaryDirectory() as out:
+        status = protoc.main(
+            [
+                "protoc",
+                f"-I{proto_root()}",
+                f"--python_out={out}",
+                f"--pyi_out={out}",
+                str(PROTO),
+            ]
+        )
+        if status != 0:
+            raise RuntimeError(f"protoc failed on {proto_root() / PROTO}")
+        for suffix in ("_pb2.py", "_pb2.pyi"):
+            name = PROTO.stem + suffix
+            shutil.copy(Path(out) / PROTO.parent / name, package / name)
+
+
+class BuildPy(build_py):
+    def run(self) -> None:
+        super().run()
+        root = HERE / "src" if self.editable_mode else Path(self.build_lib)
+        generate(root / "attention_client")
+
+
+class Sdist(sdist):
+    def make_release_tree(self, base_dir: str, files: list) -> None:
+        super().make_release_tree(base_dir, files)
+        target = Path(base_dir) / "proto" / PROTO
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(proto_root() / PROTO, target)
+
+
+setup(version=version(), cmdclass={"build_py": BuildPy, "sdist": Sdist})

@@ -1,0 +1,55 @@
+"""Attention over the network, with numpy arrays.
+
+    >>> import numpy as np
+    >>> from attention_client import Client
+    >>> with Client("127.0.0.1:50051") as client:
+    ...     result = client.compute(np.eye(2, dtype=np.float32),
+    ...                             np.eye(2, dtype=np.float32),
+    ...                             np.eye(2, dtype=np.float32))
+    >>> result.output
+    array([[0.669762, 0.330238], [0.330238, 0.669762]], dtype=float32)
+
+Start with Client. What a call computes is specified in attention.proto.
+"""
+
+from attention_client.client import Client
+from attention_client.errors import (
+    Aborted,
+    AttentionError,
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+from attention_client.results import AttentionResult, Capabilities, Timing
+
+__all__ = [
+    "Aborted",
+    "AttentionError",
+    "AttentionResult",
+    "Cancelled",
+    "Capabilities",
+    "Client",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "FieldViolation",
+    "Internal",
+    "InvalidArgument",
+    "NotFound",
+    "OutOfRange",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Timing",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+]

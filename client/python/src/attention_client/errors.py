@@ -1,0 +1,161 @@
+"""What a call that failed raises: AttentionError, one subclass a code.
+
+Arguments that cannot be put into a request at all (an unknown layout's name,
+an array of strings) raise ValueError or TypeError before anything is sent.
+"""
+
+import datetime
+from dataclasses import dataclass
+from typing import Iterator, Optional, Tuple
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One wrong field of a request."""
+
+    # Path in the request as in attention.proto: "key.shape".
+    field: str
+    # What came and what was wanted.
+    description: str
+
+
+class AttentionError(Exception):
+    """A call that failed, with the status it ended with.
+
+    Attributes:
+        code: the canonical code.
+        message: the server's text; of a server that was not reached, gRPC's.
+        target: the address the client was made for.
+        field_violations: the wrong fields, of an INVALID_ARGUMENT.
+        retry_delay: how long to wait before trying again, where the server
+            says so; else None.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        target: str = "",
+        field_violations: Tuple[FieldViolation, ...] = (),
+        retry_delay: Optional[datetime.timedelta] = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.target = target
+        self.field_violations = field_violations
+        self.retry_delay = retry_delay
+
+    def __str__(self) -> str:
+        at = f" (server {self.target})" if self.target else ""
+        return f"{self.code.name}: {self.message}{at}"
+
+
+class InvalidArgument(AttentionError):
+    """A field of the request is wrong; trying again cannot help."""
+
+
+class ResourceExhausted(AttentionError):
+    """Over a size limit, or the server is busy (then retry_delay is set)."""
+
+
+class Unavailable(AttentionError):
+    """The server cannot be reached, or is shutting down."""
+
+
+class DeadlineExceeded(AttentionError):
+    """The timeout passed before the answer came."""
+
+
+class Cancelled(AttentionError):
+    """The call was cancelled."""
+
+
+class Unimplemented(AttentionError):
+    """The server does not have what was asked for."""
+
+
+class NotFound(AttentionError):
+    """What the request names does not exist."""
+
+
+class Aborted(AttentionError):
+    """Somebody else's change came first."""
+
+
+class OutOfRange(AttentionError):
+    """The request goes past what exists."""
+
+
+class FailedPrecondition(AttentionError):
+    """The server is not in a state that allows the call."""
+
+
+class Unauthenticated(AttentionError):
+    """The credentials are missing or wrong."""
+
+
+class PermissionDenied(AttentionError):
+    """The caller may not do this."""
+
+
+class Internal(AttentionError):
+    """A bug of the server, or an answer that cannot be read."""
+
+
+_BY_CODE = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ABORTED: Aborted,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.INTERNAL: Internal,
+}
+
+
+def from_rpc_error(error: grpc.RpcError, target: str) -> AttentionError:
+    """The exception for a call that ended with `error`."""
+    violations = []
+    retry_delay = None
+    for detail in _details(error):
+        bad_request = error_details_pb2.BadRequest()
+        retry_info = error_details_pb2.RetryInfo()
+        if detail.Unpack(bad_request):
+            violations += [
+                FieldViolation(violation.field, violation.description)
+                for violation in bad_request.field_violations
+            ]
+        elif detail.Unpack(retry_info):
+            retry_delay = retry_info.retry_delay.ToTimedelta()
+    return _BY_CODE.get(error.code(), AttentionError)(
+        error.code(),
+        error.details() or "no message",
+        target=target,
+        field_violations=tuple(violations),
+        retry_delay=retry_delay,
+    )
+
+
+def _details(error: grpc.RpcError) -> Iterator:
+    """The status details; none where a proxy has spoiled them."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY:
+            try:
+                return iter(status_pb2.Status.FromString(value).details)
+            except DecodeError:
+                break
+    return iter(())

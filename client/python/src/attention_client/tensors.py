@@ -1,0 +1,72 @@
+"""numpy arrays to wire tensors and back."""
+
+from typing import Any, Optional
+
+import numpy as np
+
+from attention_client import attention_pb2 as pb
+
+# Element types by numpy's name. bfloat16 is a type of ml_dtypes, which need
+# not be installed.
+_NAMES = {
+    pb.DATA_TYPE_FLOAT32: "float32",
+    pb.DATA_TYPE_FLOAT16: "float16",
+    pb.DATA_TYPE_BFLOAT16: "bfloat16",
+    pb.DATA_TYPE_FLOAT64: "float64",
+    pb.DATA_TYPE_BOOL: "bool",
+    pb.DATA_TYPE_INT8: "int8",
+    pb.DATA_TYPE_INT32: "int32",
+    pb.DATA_TYPE_INT64: "int64",
+}
+_TYPES = {name: data_type for data_type, name in _NAMES.items()}
+
+
+def type_name(data_type: int) -> str:
+    """numpy's name of a wire type, e.g. "float32"."""
+    return _NAMES.get(data_type, f"DataType {data_type}")
+
+
+def wire_type(dtype: Any, argument: str) -> int:
+    """The wire type of a dtype or its name; `argument` is for the error."""
+    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    if name not in _TYPES:
+        raise TypeError(
+            f"{argument}: got type {name}, wanted one of {', '.join(_TYPES)}"
+        )
+    return _TYPES[name]
+
+
+def to_wire(array: Any, argument: str) -> pb.Tensor:
+    """Any array of a type that the wire has, whatever its strides and bytes'
+    order; numbers without a type become float32."""
+    if not hasattr(array, "dtype"):
+        array = np.asarray(array)
+        if array.dtype.kind in "iuf":
+            array = array.astype(np.float32)
+    array = np.asarray(array)
+    data_type = wire_type(array.dtype, argument)
+    if array.dtype.itemsize > 1:
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return pb.Tensor(
+        data_type=data_type, shape=array.shape, data=array.tobytes()
+    )
+
+
+def from_wire(message: Any, field: str) -> Optional[np.ndarray]:
+    """The tensor `field` of a response, or None where it has none."""
+    if not message.HasField(field):
+        return None
+    tensor = getattr(message, field)
+    dtype = _dtype(tensor.data_type)
+    array = np.frombuffer(bytearray(tensor.data), dtype=dtype)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array.reshape(tuple(tensor.shape))
+
+
+def _dtype(data_type: int) -> np.dtype:
+    name = type_name(data_type)
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name).newbyteorder("<")
