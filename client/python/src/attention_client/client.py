@@ -272,7 +272,13 @@ def _window(
 ) -> Optional[pb.Window]:
     if window is None:
         return None
-    left, right = window
+    try:
+        left, right = window
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"window: got {window!r}, wanted (left, right), each a number of "
+            "keys or None"
+        ) from None
     return pb.Window(left=left, right=right)
 
 

@@ -6,10 +6,10 @@ an array of strings) raise ValueError or TypeError before anything is sent.
 
 import datetime
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
+from typing import Optional, Tuple
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -129,33 +129,42 @@ _BY_CODE = {
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> AttentionError:
     """The exception for a call that ended with `error`."""
-    violations = []
-    retry_delay = None
-    for detail in _details(error):
-        bad_request = error_details_pb2.BadRequest()
-        retry_info = error_details_pb2.RetryInfo()
-        if detail.Unpack(bad_request):
-            violations += [
-                FieldViolation(violation.field, violation.description)
-                for violation in bad_request.field_violations
-            ]
-        elif detail.Unpack(retry_info):
-            retry_delay = retry_info.retry_delay.ToTimedelta()
+    status = _rich_status(error)
+    bad_request = error_details_pb2.BadRequest()
+    retry_info = error_details_pb2.RetryInfo()
+    _unpack(status, bad_request)
+    has_retry_info = _unpack(status, retry_info)
     return _BY_CODE.get(error.code(), AttentionError)(
         error.code(),
         error.details() or "no message",
         target=target,
-        field_violations=tuple(violations),
-        retry_delay=retry_delay,
+        field_violations=tuple(
+            FieldViolation(violation.field, violation.description)
+            for violation in bad_request.field_violations
+        ),
+        retry_delay=(
+            retry_info.retry_delay.ToTimedelta() if has_retry_info else None
+        ),
     )
 
 
-def _details(error: grpc.RpcError) -> Iterator:
-    """The status details; none where a proxy has spoiled them."""
+def _rich_status(error: grpc.RpcError) -> status_pb2.Status:
+    """The status with its details; empty where there is none to be read."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY:
             try:
-                return iter(status_pb2.Status.FromString(value).details)
+                return status_pb2.Status.FromString(value)
             except DecodeError:
                 break
-    return iter(())
+    return status_pb2.Status()
+
+
+def _unpack(status: status_pb2.Status, detail: Message) -> bool:
+    """Fills `detail` from the first one of its type, if there is one."""
+    for packed in status.details:
+        try:
+            if packed.Unpack(detail):
+                return True
+        except DecodeError:
+            continue
+    return False

@@ -1,0 +1,70 @@
+"""A server in this process that answers as a test says."""
+
+from concurrent import futures
+
+import grpc
+import pytest
+from attention_client import Client
+from attention_client import attention_pb2 as pb
+from grpc_health.v1 import health_pb2
+
+METHODS = {
+    "attention.v1.AttentionService": {
+        "ComputeAttention": pb.ComputeAttentionRequest,
+        "GetCapabilities": pb.GetCapabilitiesRequest,
+    },
+    "grpc.health.v1.Health": {"Check": health_pb2.HealthCheckRequest},
+}
+
+
+class FakeServer:
+    """`answers` maps a method's name to a function of (request, context); it
+    keeps the last request and context."""
+
+    def __init__(self):
+        self.answers = {}
+        self.request = None
+        self.context = None
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(2),
+            options=[("grpc.max_receive_message_length", -1)],
+        )
+        for service, methods in METHODS.items():
+            handlers = {
+                name: self._handler(name, request_type)
+                for name, request_type in methods.items()
+            }
+            self._server.add_generic_rpc_handlers(
+                [grpc.method_handlers_generic_handler(service, handlers)]
+            )
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        self.address = f"127.0.0.1:{port}"
+        self._server.start()
+
+    def stop(self):
+        self._server.stop(None).wait()
+
+    def _handler(self, name, request_type):
+        def handle(request, context):
+            self.request = request
+            self.context = context
+            return self.answers[name](request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            handle,
+            request_deserializer=request_type.FromString,
+            response_serializer=lambda response: response.SerializeToString(),
+        )
+
+
+@pytest.fixture
+def server():
+    server = FakeServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fake_client(server):
+    with Client(server.address, timeout=60) as client:
+        yield client
