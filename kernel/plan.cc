@@ -1,4 +1,5 @@
 // PlanAttention: every check of a request, and the geometry it comes to.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -706,23 +707,36 @@ class Planner {
     return plan;
   }
 
+  // Sum of clamp(x, 0, limit) over `count` neighbouring x from `first`.
+  static double SumClamped(double first, double count, double limit) {
+    const double end = first + count;
+    const double rising_begin = std::clamp(first, 0.0, limit);
+    const double rising_end = std::clamp(end, rising_begin, limit);
+    const double rising =
+        (rising_end - rising_begin) * (rising_begin + rising_end - 1) / 2;
+    return rising + limit * std::max(0.0, end - std::max(first, limit));
+  }
+
   // (query head, query, key) triples left by causal mask, window and lengths.
   double VisiblePairs() const {
-    double pairs = 0;
     // Without rows the batch may be any number.
     if (NumElements(inputs_.query.shape) == 0) return 0;
-    const bool all =
-        p_.causal == Causal::kNone && p_.window_left < 0 && p_.window_right < 0;
+    // Query i sees keys [i + offset - left, i + offset + right], each end
+    // clamped to the valid keys.
+    int64_t right = p_.window_right;
+    if (p_.causal != Causal::kNone) right = 0;
+    double pairs = 0;
     for (int64_t b = 0; b < p_.batch; ++b) {
       const Sequence s = p_.GetSequence(b);
-      if (all) {
-        pairs += static_cast<double>(s.query_length) *
-                 static_cast<double>(s.valid_length);
-        continue;
-      }
-      for (int64_t i = 0; i < s.query_length; ++i) {
-        const KeyRange range = p_.Visible(s, i);
-        pairs += static_cast<double>(range.end - range.begin);
+      const auto rows = static_cast<double>(s.query_length);
+      const auto valid = static_cast<double>(s.valid_length);
+      const auto offset = static_cast<double>(s.offset);
+      pairs += right < 0 ? rows * valid
+                         : SumClamped(offset + static_cast<double>(right) + 1,
+                                      rows, valid);
+      if (p_.window_left >= 0) {
+        pairs -= SumClamped(offset - static_cast<double>(p_.window_left), rows,
+                            valid);
       }
     }
     return pairs * static_cast<double>(p_.query_heads);
