@@ -1,0 +1,64 @@
+// The kernel called on owned tensors, and what a test says about the answer.
+#ifndef ATTENTION_TESTS_SUPPORT_RUN_KERNEL_H_
+#define ATTENTION_TESTS_SUPPORT_RUN_KERNEL_H_
+
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <vector>
+
+#include "kernel/attention.h"
+#include "kernel/thread_pool.h"
+#include "tests/support/attention_case.h"
+#include "tests/support/reference.h"
+#include "tests/support/tensor.h"
+
+namespace attention::test {
+
+struct KernelResult {
+  Tensor output;
+  std::optional<Tensor> log_sum_exp;
+  std::optional<Tensor> scores;
+  std::optional<Tensor> present_key;
+  std::optional<Tensor> present_value;
+};
+
+// PlanAttention and RunAttention. Fails the test if either fails, or if a byte
+// beside an output is written.
+KernelResult RunKernel(const AttentionInputs& inputs,
+                       const AttentionOptions& options, ThreadPool& pool);
+KernelResult RunKernel(const AttentionCase& request, int threads = 1);
+
+// Whether `actual` has the expected type and shape, and each element is within
+// its error, and half a unit in the last place for rounding to the type, of the
+// expected one. NaN matches NaN, infinity itself.
+::testing::AssertionResult Matches(const Tensor& actual,
+                                   const Expected& expected);
+// The same of each tensor of the answer.
+::testing::AssertionResult Matches(const KernelResult& actual,
+                                   const ReferenceResult& expected);
+
+// Whether types, shapes and bits agree.
+::testing::AssertionResult SameBits(const Tensor& a, const Tensor& b);
+::testing::AssertionResult SameBits(const KernelResult& a,
+                                    const KernelResult& b);
+
+// The names of all SIMD targets of this machine.
+std::vector<std::string> AllSimdTargets();
+
+// Whether the kernel's answer matches the reference, with the same bits on all
+// SIMD targets.
+::testing::AssertionResult IsRightOnAllTargets(const AttentionCase& request);
+
+// Makes the kernel run on `target` until destroyed.
+class ScopedSimdTarget {
+ public:
+  explicit ScopedSimdTarget(const std::string& target);
+  ~ScopedSimdTarget();
+  ScopedSimdTarget(const ScopedSimdTarget&) = delete;
+  ScopedSimdTarget& operator=(const ScopedSimdTarget&) = delete;
+};
+
+}  // namespace attention::test
+
+#endif  // ATTENTION_TESTS_SUPPORT_RUN_KERNEL_H_
