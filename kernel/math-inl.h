@@ -34,18 +34,20 @@ HWY_INLINE V Fma(V a, V b, V c) {
 #endif
 }
 
-// log2(e) and -min_exponent of T.
+// kMinLog: a little above the logarithm of the smallest normal number.
 template <typename T>
 struct ExpTraits;
 template <>
 struct ExpTraits<float> {
   static constexpr float kLog2E = 0x1.715476p+0f;
-  static constexpr float kMinExponent = -126.0f;
+  static constexpr float kRounder = 0x1.8p23f;
+  static constexpr float kMinLog = -87.0f;
 };
 template <>
 struct ExpTraits<double> {
   static constexpr double kLog2E = 0x1.71547652b82fep+0;
-  static constexpr double kMinExponent = -1022.0;
+  static constexpr double kRounder = 0x1.8p52;
+  static constexpr double kMinLog = -708.0;
 };
 
 // (2^f - 1) / f for f in [-0.5, 0.5]: minimax polynomials for the relative
@@ -76,21 +78,41 @@ HWY_INLINE V Exp2M1Quotient(D d, V f) {
   }
 }
 
-// 2^x for x <= 0, NaN for NaN; 0 where the result would be subnormal.
+// x * 2^r for integral r in [-min_exponent, 0] and normal results.
 template <class D, class V>
-HWY_INLINE V Exp2(D d, V x) {
+HWY_INLINE V TimesPowerOf2([[maybe_unused]] D d, V x, V r) {
   using T = hn::TFromD<D>;
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  if constexpr (sizeof(T) == 4) {
+    return V{_mm512_scalef_ps(x.raw, r.raw)};
+  } else {
+    return V{_mm512_scalef_pd(x.raw, r.raw)};
+  }
+#else
   const hn::RebindToSigned<D> di;
   constexpr int kMantissaBits = sizeof(T) == 4 ? 23 : 52;
   constexpr int kBias = sizeof(T) == 4 ? 127 : 1023;
-  const V r = hn::Round(x);
-  const V f = hn::Sub(x, r);
-  const V p = Fma(Exp2M1Quotient(d, f), f, hn::Set(d, T{1}));
   const auto exponent = hn::Add(hn::ConvertTo(di, r),
                                 hn::Set(di, hn::TFromD<decltype(di)>{kBias}));
-  const V power = hn::BitCast(d, hn::ShiftLeft<kMantissaBits>(exponent));
-  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, ExpTraits<T>::kMinExponent)),
-                            hn::Mul(p, power));
+  return hn::Mul(x, hn::BitCast(d, hn::ShiftLeft<kMantissaBits>(exponent)));
+#endif
+}
+
+// exp(x) for x <= 0, NaN for NaN; 0 for x < kMinLog.
+// Within 2 units in the last place.
+template <class D, class V>
+HWY_INLINE V ExpNonPositive(D d, V x) {
+  using T = hn::TFromD<D>;
+  using Traits = ExpTraits<T>;
+  // x log2(e) = r + f: adding and subtracting 1.5 * 2^mantissa_bits rounds to
+  // the integer r; f needs no rounding of the product.
+  const V log2e = hn::Set(d, Traits::kLog2E);
+  const V magic = hn::Set(d, Traits::kRounder);
+  const V r = hn::Sub(Fma(x, log2e, magic), magic);
+  const V f = Fma(x, log2e, hn::Neg(r));
+  const V p = Fma(Exp2M1Quotient(d, f), f, hn::Set(d, T{1}));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, Traits::kMinLog)),
+                            TimesPowerOf2(d, p, r));
 }
 
 // tanh(x). With e = exp(2|x|) - 1 it is e / (e + 2); where 2|x| log2(e) <= 0.5
@@ -106,7 +128,7 @@ HWY_INLINE V Tanh(D d, V x) {
   // results are dropped.
   const V e = hn::Mul(Exp2M1Quotient(d, y), y);
   const V near = hn::Div(e, hn::Add(e, hn::Set(d, T{2})));
-  const V t = Exp2(d, hn::Neg(y));
+  const V t = ExpNonPositive(d, hn::Mul(hn::Abs(x), hn::Set(d, T{-2})));
   const V far = hn::Div(hn::Sub(one, t), hn::Add(one, t));
   return hn::CopySign(hn::IfThenElse(small, near, far), x);
 }

@@ -36,7 +36,7 @@ HWY_INLINE V ExpDifference(D d, V x, V reference) {
   const auto infinite =
       hn::Eq(reference, hn::Set(d, -std::numeric_limits<T>::infinity()));
   const V finite = hn::IfThenZeroElse(infinite, reference);
-  return Exp2(d, hn::Mul(hn::Sub(x, finite), hn::Set(d, ExpTraits<T>::kLog2E)));
+  return ExpNonPositive(d, hn::Sub(x, finite));
 }
 
 // Merges `right` into `left`, which holds keys before it. `rows` may be rounded
