@@ -22,6 +22,7 @@
 #define HWY_TARGET_INCLUDE "kernel/attention_simd.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "kernel/few_rows-inl.h"
 #include "kernel/math-inl.h"
 #include "kernel/partial-inl.h"
 #include "kernel/tile-inl.h"
@@ -36,6 +37,18 @@ constexpr int64_t kSumLanes = 16;
 
 template <typename T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
+// Calls f with an element of the C++ type of `type`: those that convert to T,
+// or only T and, where kNarrow, the narrower ones.
+template <typename T, bool kNarrow, class F>
+HWY_INLINE void WithElementsOf(DataType type, const F& f) {
+  if constexpr (kNarrow) {
+    if (type == DataType::kFloat16) return f(hwy::float16_t());
+    if (type == DataType::kBFloat16) return f(hwy::bfloat16_t());
+    if (sizeof(T) == 8 && type == DataType::kFloat32) return f(float());
+  }
+  f(T());
+}
 
 // ((x[0] + x[8]) + (x[4] + x[12])) + ... : halves added until one is left.
 template <typename T>
@@ -185,13 +198,59 @@ class Rows {
     const int64_t first = block * kKeyBlock;
     const KeyRange keys = {std::max<int64_t>(0, seen_.begin - first),
                            std::min(kKeyBlock, seen_.end - first)};
-    PackKeys(first, keys);
-    const Values values = GetValues(first, keys);
+    const Block current = GetBlock(first, keys);
     for (int64_t r = 0; r < rows_; r += kTileRows) {
       const int tile_rows =
           static_cast<int>(std::min<int64_t>(kTileRows, rows_ - r));
-      AttendTile(first, r, tile_rows, values, partial);
+      AttendTile(current, r, tile_rows, partial);
     }
+  }
+
+  // How the tiles of a block get at its keys and values.
+  struct Block {
+    int64_t first;  // key
+    // Few rows read both where they lie; more read keys packed in scratch and
+    // values in place or from scratch.
+    bool in_place;
+    RowStretch keys;      // if in_place: from the first lane on
+    RowStretch values;    // if in_place: from the first key on
+    RowStretch next;      // if in_place: keys of the next block
+    const T* value_data;  // else: row of key value_begin
+    int64_t value_begin;
+    int64_t value_stride;
+  };
+
+  Block GetBlock(int64_t first, const KeyRange& keys) {
+    Block block = {};
+    block.first = first;
+    const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes, keys.end};
+    block.keys = Stretch(p_.past_key, p_.key, p_.head_size, first, lanes);
+    block.values =
+        Stretch(p_.past_value, p_.value, p_.value_head_size, first, keys);
+    const bool whole_vectors = p_.value_head_size % kLanes<T> == 0;
+    const bool own_types =
+        !kWide || (p_.key.type == kOwnType && p_.value.type == kOwnType);
+    block.in_place = rows_ <= kFewRows && block.keys.count > 0 &&
+                     block.values.count > 0 && whole_vectors && own_types;
+    if (block.in_place) {
+      block.next = Stretch(
+          p_.past_key, p_.key, p_.head_size, first + kKeyBlock,
+          {0,
+           std::clamp<int64_t>(seen_.end - first - kKeyBlock, 0, kKeyBlock)});
+      return block;
+    }
+    PackKeys(first, keys);
+    if (block.values.count > 0 && whole_vectors && p_.value.type == kOwnType) {
+      block.value_data = static_cast<const T*>(block.values.data);
+      block.value_stride =
+          block.values.stride_bytes / static_cast<int64_t>(sizeof(T));
+    } else {
+      PackValues(first, keys);
+      block.value_data = scratch_.values + keys.begin * scratch_.value_stride;
+      block.value_stride = scratch_.value_stride;
+    }
+    block.value_begin = keys.begin;
+    return block;
   }
 
   // Keys of the block at `first` that query row `row` sees.
@@ -202,13 +261,9 @@ class Rows {
             std::clamp<int64_t>(visible_[row].end - first, begin, kKeyBlock)};
   }
 
-  struct Values {
-    const T* data;  // row of the block's first key
-    int64_t stride;
-  };
-
-  void AttendTile(int64_t first, int64_t row, int rows, const Values& values,
+  void AttendTile(const Block& block, int64_t row, int rows,
                   const Partial<T>& partial) {
+    const int64_t first = block.first;
     KeyRange keys = {kKeyBlock, 0};     // any of the rows sees
     bool hidden = p_.mask.has_value();  // does any row not see some of them?
     for (int r = 0; r < rows; ++r) {
@@ -225,32 +280,59 @@ class Rows {
       std::fill_n(output, rows * scratch_.value_stride, T{0});
       return;
     }
-    const KeyRange tile = {keys.begin / kPanel<T> * kPanel<T>,
-                           RoundUp(keys.end, kPanel<T>)};
     // Sums run over whole groups of lanes.
     const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
                             RoundUp(keys.end, kSumLanes)};
-    ScoreBlock<T>(rows, scratch_.query + row * p_.head_size, p_.head_size,
-                  scratch_.keys_packed, tile.begin, tile.end, scale_,
-                  scratch_.scores);
+    Score(block, row, rows, keys);
     for (int r = 0; r < rows; ++r) {
       const KeyRange visible = VisibleInBlock(first, row + r);
       hidden = hidden || visible.begin > keys.begin || visible.end < keys.end;
       T* scores = scratch_.scores + r * kKeyBlock;
       if (softcap_ > 0) Cap(scores, lanes);
       AddBias(first, row + r, scores, lanes, visible);
-      Softmax(first, row + r, scores, lanes, visible, &partial.max[row + r],
-              &partial.sum[row + r]);
+      partial.max[row + r] = Max(first, row + r, scores, lanes, visible);
+      partial.sum[row + r] = Exponentiate(scores, lanes, partial.max[row + r]);
     }
-    WeightBlock<T>(rows, scratch_.scores, keys.begin, keys.end, values.data,
-                   values.stride, scratch_.value_stride, output,
-                   scratch_.value_stride);
+    Weigh(block, rows, keys, output);
     if (hidden && !AllFinite(output, rows)) {
       for (int r = 0; r < rows; ++r) {
-        WeightVisible(first, row + r, scratch_.scores + r * kKeyBlock, values,
+        WeightVisible(first, row + r, scratch_.scores + r * kKeyBlock,
                       output + r * scratch_.value_stride);
       }
     }
+  }
+
+  // Scores of the tile's rows and keys, scaled, into scratch.
+  void Score(const Block& block, int64_t row, int rows, const KeyRange& keys) {
+    const T* query = scratch_.query + row * p_.head_size;
+    if (!block.in_place) {
+      ScoreBlock<T>(rows, query, p_.head_size, scratch_.keys_packed,
+                    keys.begin / kPanel<T> * kPanel<T>,
+                    RoundUp(keys.end, kPanel<T>), scale_, scratch_.scores);
+      return;
+    }
+    T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
+    WithElementsOf<T, !kWide>(p_.key.type, [&](auto element) HWY_ATTR {
+      ScoreFewRows<T, decltype(element)>(rows, query, p_.head_size, block.keys,
+                                         scale_, scores, block.values);
+    });
+  }
+
+  // Weighted sums of the values of `keys`, of the weights in scratch.
+  void Weigh(const Block& block, int rows, const KeyRange& keys, T* output) {
+    const T* weights = scratch_.scores + keys.begin;
+    if (!block.in_place) {
+      WeightBlock<T>(rows, weights, keys.end - keys.begin,
+                     block.value_data +
+                         (keys.begin - block.value_begin) * block.value_stride,
+                     block.value_stride, scratch_.value_stride, output,
+                     scratch_.value_stride);
+      return;
+    }
+    WithElementsOf<T, !kWide>(p_.value.type, [&](auto element) HWY_ATTR {
+      WeightFewRows<T, decltype(element)>(rows, weights, block.values, output,
+                                          scratch_.value_stride, block.next);
+    });
   }
 
   const void* KeyRow(const Operand& past, const Operand& current,
@@ -262,75 +344,49 @@ class Rows {
                        sequence_.key_begin + key - p_.past_length);
   }
 
+  // Rows [range.begin, range.end) of the block at `first`; none if they lie on
+  // both sides of the end of the past.
+  RowStretch Stretch(const Operand& past, const Operand& current,
+                     int64_t columns, int64_t first,
+                     const KeyRange& range) const {
+    if (range.begin >= range.end) return {};
+    const bool in_past = first + range.end <= p_.past_length;
+    if (!in_past && first + range.begin < p_.past_length) return {};
+    const Operand& operand = in_past ? past : current;
+    const auto size = static_cast<int64_t>(SizeOf(operand.type));
+    return {KeyRow(past, current, first + range.begin), range.end - range.begin,
+            columns * size, operand.row_stride * size};
+  }
+
   // Packs the panels of keys [keys.begin, keys.end) of the block at `first`.
   void PackKeys(int64_t first, const KeyRange& keys) {
-    switch (p_.key.type) {
-      case DataType::kFloat16:
-        return PackKeysOf<hwy::float16_t>(first, keys);
-      case DataType::kBFloat16:
-        return PackKeysOf<hwy::bfloat16_t>(first, keys);
-      case DataType::kFloat32:
-        return PackKeysOf<float>(first, keys);
-      default:
-        if constexpr (sizeof(T) == 8) return PackKeysOf<double>(first, keys);
-    }
+    WithElementsOf<T, true>(p_.key.type, [&](auto element) HWY_ATTR {
+      using From = decltype(element);
+      for (int64_t j = keys.begin / kPanel<T> * kPanel<T>; j < keys.end;
+           j += kPanel<T>) {
+        const int64_t count = std::min(kPanel<T>, keys.end - j);
+        const From* rows[kPanel<T>];
+        for (int64_t i = 0; i < count; ++i) {
+          rows[i] = static_cast<const From*>(
+              KeyRow(p_.past_key, p_.key, first + j + i));
+        }
+        PackPanel<T, From>(rows, count, p_.head_size,
+                           scratch_.keys_packed + j * p_.head_size);
+      }
+    });
   }
 
-  template <typename From>
-  void PackKeysOf(int64_t first, const KeyRange& keys) {
-    for (int64_t j = keys.begin / kPanel<T> * kPanel<T>; j < keys.end;
-         j += kPanel<T>) {
-      const int64_t count = std::min(kPanel<T>, keys.end - j);
-      const From* rows[kPanel<T>];
-      for (int64_t i = 0; i < count; ++i) {
-        rows[i] = static_cast<const From*>(
-            KeyRow(p_.past_key, p_.key, first + j + i));
+  // Packs values [keys.begin, keys.end) of the block at `first`.
+  void PackValues(int64_t first, const KeyRange& keys) {
+    WithElementsOf<T, true>(p_.value.type, [&](auto element) HWY_ATTR {
+      using From = decltype(element);
+      for (int64_t j = keys.begin; j < keys.end; ++j) {
+        PackValue<T, From>(static_cast<const From*>(
+                               KeyRow(p_.past_value, p_.value, first + j)),
+                           p_.value_head_size,
+                           scratch_.values + j * scratch_.value_stride);
       }
-      PackPanel<T, From>(rows, count, p_.head_size,
-                         scratch_.keys_packed + j * p_.head_size);
-    }
-  }
-
-  // The block's values: where they lie if that is one stretch of whole vectors
-  // of T, else converted into scratch.
-  Values GetValues(int64_t first, const KeyRange& keys) {
-    const bool one_stretch = first + keys.end <= p_.past_length ||
-                             first + keys.begin >= p_.past_length;
-    constexpr DataType kOwn =
-        sizeof(T) == 4 ? DataType::kFloat32 : DataType::kFloat64;
-    if (one_stretch && p_.value.type == kOwn &&
-        p_.value_head_size % kLanes<T> == 0) {
-      const bool past = first + keys.end <= p_.past_length;
-      const int64_t stride =
-          past ? p_.past_value.row_stride : p_.value.row_stride;
-      const T* row = static_cast<const T*>(
-          KeyRow(p_.past_value, p_.value, first + keys.begin));
-      return {row - keys.begin * stride, stride};
-    }
-    for (int64_t j = keys.begin; j < keys.end; ++j) {
-      T* to = scratch_.values + j * scratch_.value_stride;
-      const void* from = KeyRow(p_.past_value, p_.value, first + j);
-      switch (p_.value.type) {
-        case DataType::kFloat16:
-          PromoteRow(static_cast<const hwy::float16_t*>(from),
-                     p_.value_head_size, to);
-          break;
-        case DataType::kBFloat16:
-          PromoteRow(static_cast<const hwy::bfloat16_t*>(from),
-                     p_.value_head_size, to);
-          break;
-        case DataType::kFloat32:
-          PromoteRow(static_cast<const float*>(from), p_.value_head_size, to);
-          break;
-        default:
-          if constexpr (sizeof(T) == 8) {
-            PromoteRow(static_cast<const double*>(from), p_.value_head_size,
-                       to);
-          }
-      }
-      std::fill(to + p_.value_head_size, to + scratch_.value_stride, T{0});
-    }
-    return {scratch_.values, scratch_.value_stride};
+    });
   }
 
   void Cap(T* scores, const KeyRange& lanes) const {
@@ -401,24 +457,29 @@ class Rows {
     }
   }
 
-  // Turns a row of scores into weights exp(score - max); max and sum out.
-  void Softmax(int64_t first, int64_t row, T* scores, const KeyRange& lanes,
-               const KeyRange& visible, T* max, T* sum) {
+  // The largest of a row's scores.
+  T Max(int64_t first, int64_t row, const T* scores, const KeyRange& lanes,
+        const KeyRange& visible) const {
     const Tag<T> d;
-    constexpr int64_t N = kLanes<T>;
     Vec<T> largest = hn::Set(d, -kInfinity<T>);
-    for (int64_t j = lanes.begin; j < lanes.end; j += N) {
+    for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
       largest = hn::Max(largest, hn::Load(d, scores + j));
     }
-    T m = hn::GetLane(hn::MaxOfLanes(d, largest));
-    if (m == -kInfinity<T> && SeesAny(first, row, visible)) {
+    const T max = hn::GetLane(hn::MaxOfLanes(d, largest));
+    if (max == -kInfinity<T> && SeesAny(first, row, visible)) {
       // Every score is -inf, but not by a mask: unless other blocks hold larger
       // ones the row is 0 / 0. The lowest finite number tells it from a row
       // that sees nothing, and weighs as little.
-      m = std::numeric_limits<T>::lowest();
+      return std::numeric_limits<T>::lowest();
     }
-    *max = m;
-    const Vec<T> reference = hn::Set(d, m);
+    return max;
+  }
+
+  // Turns a row of scores into weights exp(score - max); returns their sum.
+  T Exponentiate(T* scores, const KeyRange& lanes, T max) const {
+    const Tag<T> d;
+    constexpr int64_t N = kLanes<T>;
+    const Vec<T> reference = hn::Set(d, max == -kInfinity<T> ? T{0} : max);
     constexpr int kSums = kSumLanes / N;
     Vec<T> sums[kSums];
     ATTENTION_UNROLL
@@ -426,15 +487,16 @@ class Rows {
     for (int64_t j = lanes.begin; j < lanes.end; j += kSumLanes) {
       ATTENTION_UNROLL
       for (int i = 0; i < kSums; ++i) {
-        const Vec<T> weight =
-            ExpDifference(d, hn::Load(d, scores + j + i * N), reference);
+        const Vec<T> weight = ExpNonPositive(
+            d, hn::Sub(hn::Load(d, scores + j + i * N), reference));
         hn::Store(weight, d, scores + j + i * N);
         sums[i] = hn::Add(sums[i], weight);
       }
     }
     HWY_ALIGN T lane_sums[kSumLanes];
+    ATTENTION_UNROLL
     for (int i = 0; i < kSums; ++i) hn::Store(sums[i], d, lane_sums + i * N);
-    *sum = SumOf16(lane_sums);
+    return SumOf16(lane_sums);
   }
 
   // Whether the mask tensor lets `row` see key `j` of the block at `first`.
@@ -471,14 +533,15 @@ class Rows {
   // WeightTile for one row, leaving out the keys it does not see: their weight
   // is 0, but 0 * NaN is not.
   void WeightVisible(int64_t first, int64_t row, const T* weights,
-                     const Values& values, T* output) const {
+                     T* output) const {
     const KeyRange visible = VisibleInBlock(first, row);
     std::fill_n(output, scratch_.value_stride, T{0});
     for (int64_t j = visible.begin; j < visible.end; ++j) {
       if (!Unmasked(first, row, j)) continue;
-      const T* value = values.data + j * values.stride;
+      const void* value = KeyRow(p_.past_value, p_.value, first + j);
       for (int64_t c = 0; c < p_.value_head_size; ++c) {
-        output[c] = std::fma(weights[j], value[c], output[c]);
+        output[c] = std::fma(
+            weights[j], LoadElement<T>(value, p_.value.type, c), output[c]);
       }
     }
   }
@@ -565,6 +628,11 @@ class Rows {
       hn::Store(weight, d, scores + j);
     }
   }
+
+  // The type that needs no conversion.
+  static constexpr bool kWide = sizeof(T) == 8;
+  static constexpr DataType kOwnType =
+      kWide ? DataType::kFloat64 : DataType::kFloat32;
 
   const Problem& p_;
   const RowTask& task_;

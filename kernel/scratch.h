@@ -38,6 +38,14 @@ struct SubtreePartial : Partial<T> {
   int64_t block_end = 0;
 };
 
+// Rows at equal distances in memory.
+struct RowStretch {
+  const void* data = nullptr;
+  int64_t count = 0;
+  int64_t row_bytes = 0;
+  int64_t stride_bytes = 0;
+};
+
 // Rows of one key/value head that are computed together: row r stands for query
 // r / group of the sequence and query head kv_head * group + r % group.
 struct RowTask {
@@ -82,11 +90,11 @@ class Scratch {
 
   // Distance between rows of values and of output.
   const int64_t value_stride;
-  T* query;        // the task's query rows
-  T* keys_packed;  // a block of keys in panels
-  T* values;       // a block of values, where they cannot be read in place
-  T* scores;       // a tile of scores, then weights
-  T* bias;         // a row of the mask
+  T* query;                           // the task's query rows
+  T* keys_packed;                     // a block of keys in panels
+  T* values;                          // a block of values in panels
+  T* scores;                          // a tile of scores, then weights
+  T* bias;                            // a row of the mask
   std::array<Partial<T>, 64> levels;  // open nodes of the tree of blocks
 
  private:

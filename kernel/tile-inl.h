@@ -67,21 +67,6 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const float* from) {
   return hn::PromoteTo(d, hn::LoadU(hn::Rebind<float, D>(), from));
 }
 
-// Converts `count` elements to T.
-template <typename T, typename From>
-void PromoteRow(const From* from, int64_t count, T* to) {
-  const Tag<T> d;
-  constexpr int64_t N = kLanes<T>;
-  int64_t i = 0;
-  for (; i + N <= count; i += N) hn::StoreU(LoadAs(d, from + i), d, to + i);
-  if (i == count) return;
-  From rest[N] = {};
-  T promoted[N];
-  std::memcpy(rest, from + i, (count - i) * sizeof(From));
-  hn::StoreU(LoadAs(d, rest), d, promoted);
-  std::memcpy(to + i, promoted, (count - i) * sizeof(T));
-}
-
 // Transposes a square of as many vectors as a vector has lanes.
 template <typename T>
 HWY_INLINE void Transpose([[maybe_unused]] Vec<T>* HWY_RESTRICT rows) {
@@ -162,6 +147,22 @@ HWY_INLINE void Transpose([[maybe_unused]] Vec<T>* HWY_RESTRICT rows) {
 #endif  // one lane is its own transpose
 }
 
+// Rows of a square of which only `present` rows and `columns` columns exist;
+// the rest is zero.
+template <typename T, typename From>
+HWY_NOINLINE void LoadPartialSquare(const From* const* rows, int64_t column,
+                                    int64_t present, int64_t columns,
+                                    Vec<T>* HWY_RESTRICT square) {
+  constexpr int64_t N = kLanes<T>;
+  for (int64_t i = 0; i < N; ++i) {
+    From rest[N] = {};
+    if (i < present) {
+      std::memcpy(rest, rows[i] + column, columns * sizeof(From));
+    }
+    square[i] = LoadAs(Tag<T>(), rest);
+  }
+}
+
 // Packs up to a panel of keys: to[d * kPanel + j] is element d of key j, zero
 // for the keys from `count` on. keys[j] is the j-th key's row.
 template <typename T, typename From>
@@ -179,13 +180,7 @@ void PackPanel(const From* const* keys, int64_t count, int64_t head_size,
         ATTENTION_UNROLL
         for (int64_t j = 0; j < N; ++j) square[j] = LoadAs(d, rows[j] + k);
       } else {
-        for (int64_t j = 0; j < N; ++j) {
-          From rest[N] = {};
-          if (j < present) {
-            std::memcpy(rest, rows[j] + k, columns * sizeof(From));
-          }
-          square[j] = LoadAs(d, rest);
-        }
+        LoadPartialSquare<T>(rows, k, present, columns, square);
       }
       Transpose<T>(square);
       if (columns == N) {
@@ -200,6 +195,20 @@ void PackPanel(const From* const* keys, int64_t count, int64_t head_size,
       }
     }
   }
+}
+
+// Converts one value row of `count` elements, filled with zeros up to a whole
+// vector.
+template <typename T, typename From>
+void PackValue(const From* from, int64_t count, T* HWY_RESTRICT to) {
+  const Tag<T> d;
+  constexpr int64_t N = kLanes<T>;
+  int64_t c = 0;
+  for (; c + N <= count; c += N) hn::Store(LoadAs(d, from + c), d, to + c);
+  if (c == count) return;
+  From rest[N] = {};
+  std::memcpy(rest, from + c, (count - c) * sizeof(From));
+  hn::Store(LoadAs(d, rest), d, to + c);
 }
 
 // scores[r][j] = scale * dot(query row r, key j) for a panel of packed keys.
@@ -231,14 +240,18 @@ HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t head_size,
   }
 }
 
-// output[r][c] = sum over keys j in [begin, end) of weights[r][j] *
-// values[j][c] for kVectors vectors of columns c. Rows of `weights` are
-// kKeyBlock apart.
-template <typename T, int kRows, int kVectors>
-HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t begin,
-                           int64_t end, const T* HWY_RESTRICT values,
+struct NoPrefetch {
+  void Next() {}
+};
+
+// output[r][c] = sum over keys j in [0, count) of weights[r][j] * values[j][c]
+// for kVectors vectors of columns c. Rows of `weights` are kKeyBlock apart.
+// Calls prefetch.Next() for each key.
+template <typename T, int kRows, int kVectors, typename From, class Prefetch>
+HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t count,
+                           const From* HWY_RESTRICT values,
                            int64_t value_stride, T* HWY_RESTRICT output,
-                           int64_t output_stride) {
+                           int64_t output_stride, Prefetch prefetch) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   Vec<T> sum[kRows][kVectors];
@@ -247,11 +260,12 @@ HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t begin,
     ATTENTION_UNROLL
     for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::Zero(d);
   }
-  for (int64_t j = begin; j < end; ++j) {
+  for (int64_t j = 0; j < count; ++j) {
+    prefetch.Next();
     Vec<T> value[kVectors];
     ATTENTION_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      value[v] = hn::LoadU(d, values + j * value_stride + v * N);
+      value[v] = LoadAs(d, values + j * value_stride + v * N);
     }
     ATTENTION_UNROLL
     for (int r = 0; r < kRows; ++r) {
@@ -291,12 +305,12 @@ void ScoreBlock(int rows, const T* query, int64_t head_size, const T* panels,
 
 // WeightTile over `columns` columns, a multiple of the vector's lanes.
 template <typename T, int kRows = kTileRows>
-void WeightBlock(int rows, const T* weights, int64_t begin, int64_t end,
-                 const T* values, int64_t value_stride, int64_t columns,
-                 T* output, int64_t output_stride) {
+void WeightBlock(int rows, const T* weights, int64_t count, const T* values,
+                 int64_t value_stride, int64_t columns, T* output,
+                 int64_t output_stride) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return WeightBlock<T, kRows - 1>(rows, weights, begin, end, values,
+      return WeightBlock<T, kRows - 1>(rows, weights, count, values,
                                        value_stride, columns, output,
                                        output_stride);
     }
@@ -304,12 +318,12 @@ void WeightBlock(int rows, const T* weights, int64_t begin, int64_t end,
   constexpr int64_t N = kLanes<T>;
   int64_t c = 0;
   for (; c + 2 * N <= columns; c += 2 * N) {
-    WeightTile<T, kRows, 2>(weights, begin, end, values + c, value_stride,
-                            output + c, output_stride);
+    WeightTile<T, kRows, 2>(weights, count, values + c, value_stride,
+                            output + c, output_stride, NoPrefetch());
   }
   if (c < columns) {
-    WeightTile<T, kRows, 1>(weights, begin, end, values + c, value_stride,
-                            output + c, output_stride);
+    WeightTile<T, kRows, 1>(weights, count, values + c, value_stride,
+                            output + c, output_stride, NoPrefetch());
   }
 }
 

@@ -1,0 +1,182 @@
+// Tiles for few query rows, as in decoding: every key and value is used about
+// once, so that nothing is packed. Squares of keys are transposed in registers
+// and go straight into multiply-adds; the order of every sum, and with it every
+// bit, is that of tile-inl.h. Included once per SIMD target.
+//
+// What is read next is prefetched into L2 meanwhile (values while scoring, the
+// next block's keys while weighting): a block is larger than L1.
+#if defined(ATTENTION_KERNEL_FEW_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTENTION_KERNEL_FEW_ROWS_INL_H_
+#undef ATTENTION_KERNEL_FEW_ROWS_INL_H_
+#else
+#define ATTENTION_KERNEL_FEW_ROWS_INL_H_
+#endif
+
+#include <cstdint>
+
+#include "hwy/highway.h"
+#include "kernel/scratch.h"
+#include "kernel/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attention {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Rows up to which this is faster than packing.
+constexpr int kFewRows = kTileRows < 8 ? kTileRows : 8;
+
+// Asks for the lines of a stretch of rows, a few at a time.
+class Prefetcher {
+ public:
+  // Spread over `calls` calls of Next().
+  Prefetcher(const RowStretch& rows, int64_t calls)
+      : row_(static_cast<const char*>(rows.data)),
+        row_bytes_(rows.row_bytes),
+        stride_bytes_(rows.stride_bytes),
+        rows_left_(rows.count),
+        lines_(calls > 0
+                   ? (rows.count * RoundUp(rows.row_bytes, kLine) / kLine +
+                      calls - 1) /
+                         calls
+                   : 0) {}
+
+  HWY_INLINE void Next() {
+    for (int64_t i = 0; i < lines_ && rows_left_ > 0; ++i) {
+      __builtin_prefetch(row_ + column_, 0, 2);
+      column_ += kLine;
+      if (column_ >= row_bytes_) {
+        column_ = 0;
+        row_ += stride_bytes_;
+        --rows_left_;
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* row_;
+  const int64_t row_bytes_;
+  const int64_t stride_bytes_;
+  int64_t rows_left_;
+  const int64_t lines_;
+  int64_t column_ = 0;
+};
+
+// scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`,
+// written up to a whole vector. Rows of `query` are head_size apart, rows of
+// `scores` kKeyBlock.
+template <typename T, int kRows, typename From>
+void ScoreFew(const T* HWY_RESTRICT query, int64_t head_size,
+              const RowStretch& keys, T scale, T* HWY_RESTRICT scores,
+              const RowStretch& next) {
+  const Tag<T> d;
+  constexpr int64_t N = kLanes<T>;
+  const int64_t stride = keys.stride_bytes / static_cast<int64_t>(sizeof(From));
+  Prefetcher prefetcher(
+      next, RoundUp(keys.count, N) / N * (RoundUp(head_size, N) / N));
+  for (int64_t j = 0; j < keys.count; j += N) {
+    const From* row = static_cast<const From*>(keys.data) + j * stride;
+    const int64_t present = HWY_MIN(N, keys.count - j);
+    Vec<T> sum[kRows];
+    ATTENTION_UNROLL
+    for (int r = 0; r < kRows; ++r) sum[r] = hn::Zero(d);
+    for (int64_t k = 0; k < head_size; k += N) {
+      prefetcher.Next();
+      const int64_t columns = HWY_MIN(N, head_size - k);
+      Vec<T> square[N];
+      if (present == N && columns == N) {
+        ATTENTION_UNROLL
+        for (int64_t i = 0; i < N; ++i) {
+          square[i] = LoadAs(d, row + i * stride + k);
+        }
+      } else {
+        const From* rows[N];
+        for (int64_t i = 0; i < present; ++i) rows[i] = row + i * stride;
+        LoadPartialSquare<T>(rows, k, present, columns, square);
+      }
+      Transpose<T>(square);
+      if (columns == N) {
+        ATTENTION_UNROLL
+        for (int64_t i = 0; i < N; ++i) {
+          ATTENTION_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            sum[r] = Fma(hn::Set(d, query[r * head_size + k + i]), square[i],
+                         sum[r]);
+          }
+        }
+      } else {
+        for (int64_t i = 0; i < columns; ++i) {
+          ATTENTION_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            sum[r] = Fma(hn::Set(d, query[r * head_size + k + i]), square[i],
+                         sum[r]);
+          }
+        }
+      }
+    }
+    ATTENTION_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      hn::Store(hn::Mul(sum[r], hn::Set(d, scale)), d,
+                scores + r * kKeyBlock + j);
+    }
+  }
+}
+
+// output[r] = sum over the rows j of `values` of weights[r][j] * values[j]; the
+// value head size is a multiple of a vector's lanes.
+template <typename T, int kRows, typename From>
+void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
+               T* HWY_RESTRICT output, int64_t output_stride,
+               const RowStretch& next) {
+  constexpr int64_t N = kLanes<T>;
+  constexpr int64_t kSize = sizeof(From);
+  // As many accumulators as hide the latency of a multiply-add and fit.
+  constexpr int kVectors = kRows * 4 <= 2 * kTileRows ? 4 : 2;
+  const From* data = static_cast<const From*>(values.data);
+  const int64_t stride = values.stride_bytes / kSize;
+  const int64_t columns = values.row_bytes / kSize;
+  Prefetcher prefetcher(next, columns / (kVectors * N) * values.count);
+  int64_t c = 0;
+  for (; c + kVectors * N <= columns; c += kVectors * N) {
+    WeightTile<T, kRows, kVectors, From, Prefetcher&>(
+        weights, values.count, data + c, stride, output + c, output_stride,
+        prefetcher);
+  }
+  for (; c < columns; c += N) {
+    WeightTile<T, kRows, 1>(weights, values.count, data + c, stride, output + c,
+                            output_stride, NoPrefetch());
+  }
+}
+
+// ScoreFew and WeightFew for `rows` rows in [1, kFewRows].
+template <typename T, typename From, int kRows = kFewRows>
+void ScoreFewRows(int rows, const T* query, int64_t head_size,
+                  const RowStretch& keys, T scale, T* scores,
+                  const RowStretch& next) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return ScoreFewRows<T, From, kRows - 1>(rows, query, head_size, keys,
+                                              scale, scores, next);
+    }
+  }
+  ScoreFew<T, kRows, From>(query, head_size, keys, scale, scores, next);
+}
+
+template <typename T, typename From, int kRows = kFewRows>
+void WeightFewRows(int rows, const T* weights, const RowStretch& values,
+                   T* output, int64_t output_stride, const RowStretch& next) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return WeightFewRows<T, From, kRows - 1>(rows, weights, values, output,
+                                               output_stride, next);
+    }
+  }
+  WeightFew<T, kRows, From>(weights, values, output, output_stride, next);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attention
+HWY_AFTER_NAMESPACE();
+
+#endif  // ATTENTION_KERNEL_FEW_ROWS_INL_H_
