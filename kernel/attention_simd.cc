@@ -199,12 +199,24 @@ class Rows {
     const KeyRange keys = {std::max<int64_t>(0, seen_.begin - first),
                            std::min(kKeyBlock, seen_.end - first)};
     const Block current = GetBlock(first, keys);
+    // The next block's, while this one's are in use.
+    const int64_t tiles = (rows_ + kTileRows - 1) / kTileRows;
+    const int64_t count = keys.end - keys.begin;
+    Prefetch prefetch = {{current.next_keys, tiles * ((count + kPanel<T> - 1) /
+                                                      kPanel<T>)*p_.head_size},
+                         {current.next_values,
+                          tiles * count * (scratch_.value_stride / kPanel<T>)}};
     for (int64_t r = 0; r < rows_; r += kTileRows) {
       const int tile_rows =
           static_cast<int>(std::min<int64_t>(kTileRows, rows_ - r));
-      AttendTile(current, r, tile_rows, partial);
+      AttendTile(current, r, tile_rows, partial, prefetch);
     }
   }
+
+  struct Prefetch {
+    Prefetcher keys;
+    Prefetcher values;
+  };
 
   // How the tiles of a block get at its keys and values.
   struct Block {
@@ -212,10 +224,11 @@ class Rows {
     // Few rows read both where they lie; more read keys packed in scratch and
     // values in place or from scratch.
     bool in_place;
-    RowStretch keys;      // if in_place: from the first lane on
-    RowStretch values;    // if in_place: from the first key on
-    RowStretch next;      // if in_place: keys of the next block
-    const T* value_data;  // else: row of key value_begin
+    RowStretch keys;         // if in_place: from the first lane on
+    RowStretch values;       // if in_place: from the first key on
+    RowStretch next_keys;    // of the next block
+    RowStretch next_values;  // of the next block
+    const T* value_data;     // else: row of key value_begin
     int64_t value_begin;
     int64_t value_stride;
   };
@@ -232,13 +245,14 @@ class Rows {
         !kWide || (p_.key.type == kOwnType && p_.value.type == kOwnType);
     block.in_place = rows_ <= kFewRows && block.keys.count > 0 &&
                      block.values.count > 0 && whole_vectors && own_types;
-    if (block.in_place) {
-      block.next = Stretch(
-          p_.past_key, p_.key, p_.head_size, first + kKeyBlock,
-          {0,
-           std::clamp<int64_t>(seen_.end - first - kKeyBlock, 0, kKeyBlock)});
-      return block;
-    }
+    const int64_t next = first + kKeyBlock;
+    const KeyRange next_range = {
+        0, std::clamp<int64_t>(seen_.end - next, 0, kKeyBlock)};
+    block.next_keys =
+        Stretch(p_.past_key, p_.key, p_.head_size, next, next_range);
+    block.next_values =
+        Stretch(p_.past_value, p_.value, p_.value_head_size, next, next_range);
+    if (block.in_place) return block;
     PackKeys(first, keys);
     if (block.values.count > 0 && whole_vectors && p_.value.type == kOwnType) {
       block.value_data = static_cast<const T*>(block.values.data);
@@ -262,7 +276,7 @@ class Rows {
   }
 
   void AttendTile(const Block& block, int64_t row, int rows,
-                  const Partial<T>& partial) {
+                  const Partial<T>& partial, Prefetch& prefetch) {
     const int64_t first = block.first;
     KeyRange keys = {kKeyBlock, 0};     // any of the rows sees
     bool hidden = p_.mask.has_value();  // does any row not see some of them?
@@ -283,7 +297,7 @@ class Rows {
     // Sums run over whole groups of lanes.
     const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
                             RoundUp(keys.end, kSumLanes)};
-    Score(block, row, rows, keys);
+    Score(block, row, rows, keys, prefetch);
     for (int r = 0; r < rows; ++r) {
       const KeyRange visible = VisibleInBlock(first, row + r);
       hidden = hidden || visible.begin > keys.begin || visible.end < keys.end;
@@ -293,7 +307,7 @@ class Rows {
       partial.max[row + r] = Max(first, row + r, scores, lanes, visible);
       partial.sum[row + r] = Exponentiate(scores, lanes, partial.max[row + r]);
     }
-    Weigh(block, rows, keys, output);
+    Weigh(block, rows, keys, output, prefetch);
     if (hidden && !AllFinite(output, rows)) {
       for (int r = 0; r < rows; ++r) {
         WeightVisible(first, row + r, scratch_.scores + r * kKeyBlock,
@@ -303,12 +317,14 @@ class Rows {
   }
 
   // Scores of the tile's rows and keys, scaled, into scratch.
-  void Score(const Block& block, int64_t row, int rows, const KeyRange& keys) {
+  void Score(const Block& block, int64_t row, int rows, const KeyRange& keys,
+             Prefetch& prefetch) {
     const T* query = scratch_.query + row * p_.head_size;
     if (!block.in_place) {
       ScoreBlock<T>(rows, query, p_.head_size, scratch_.keys_packed,
                     keys.begin / kPanel<T> * kPanel<T>,
-                    RoundUp(keys.end, kPanel<T>), scale_, scratch_.scores);
+                    RoundUp(keys.end, kPanel<T>), scale_, scratch_.scores,
+                    prefetch.keys);
       return;
     }
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
@@ -319,19 +335,21 @@ class Rows {
   }
 
   // Weighted sums of the values of `keys`, of the weights in scratch.
-  void Weigh(const Block& block, int rows, const KeyRange& keys, T* output) {
+  void Weigh(const Block& block, int rows, const KeyRange& keys, T* output,
+             Prefetch& prefetch) {
     const T* weights = scratch_.scores + keys.begin;
     if (!block.in_place) {
       WeightBlock<T>(rows, weights, keys.end - keys.begin,
                      block.value_data +
                          (keys.begin - block.value_begin) * block.value_stride,
                      block.value_stride, scratch_.value_stride, output,
-                     scratch_.value_stride);
+                     scratch_.value_stride, prefetch.values);
       return;
     }
     WithElementsOf<T, !kWide>(p_.value.type, [&](auto element) HWY_ATTR {
       WeightFewRows<T, decltype(element)>(rows, weights, block.values, output,
-                                          scratch_.value_stride, block.next);
+                                          scratch_.value_stride,
+                                          block.next_keys);
     });
   }
 
@@ -592,12 +610,14 @@ class Rows {
       if (cancelled && cancelled->load(std::memory_order_relaxed)) return;
       const KeyRange keys = {0, std::min(kKeyBlock, p_.total_keys() - first)};
       PackKeys(first, keys);
+      Prefetcher no_prefetch({}, 0);
       for (int64_t row = 0; row < rows_; row += kTileRows) {
         const int tile_rows =
             static_cast<int>(std::min<int64_t>(kTileRows, rows_ - row));
         ScoreBlock<T>(tile_rows, scratch_.query + row * p_.head_size,
                       p_.head_size, scratch_.keys_packed, 0,
-                      RoundUp(keys.end, kPanel<T>), scale_, scratch_.scores);
+                      RoundUp(keys.end, kPanel<T>), scale_, scratch_.scores,
+                      no_prefetch);
         for (int64_t r = row; r < row + tile_rows; ++r) {
           T* scores = scratch_.scores + (r - row) * kKeyBlock;
           ToStage(first, r, scores, {0, RoundUp(keys.end, kSumLanes)}, result);

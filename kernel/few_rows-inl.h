@@ -3,8 +3,7 @@
 // and go straight into multiply-adds; the order of every sum, and with it every
 // bit, is that of tile-inl.h. Included once per SIMD target.
 //
-// What is read next is prefetched into L2 meanwhile (values while scoring, the
-// next block's keys while weighting): a block is larger than L1.
+// Values are prefetched while scoring, the next block's keys while weighting.
 #if defined(ATTENTION_KERNEL_FEW_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_FEW_ROWS_INL_H_
 #undef ATTENTION_KERNEL_FEW_ROWS_INL_H_
@@ -15,7 +14,6 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
-#include "kernel/scratch.h"
 #include "kernel/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -25,43 +23,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // Rows up to which this is faster than packing.
 constexpr int kFewRows = kTileRows < 8 ? kTileRows : 8;
-
-// Asks for the lines of a stretch of rows, a few at a time.
-class Prefetcher {
- public:
-  // Spread over `calls` calls of Next().
-  Prefetcher(const RowStretch& rows, int64_t calls)
-      : row_(static_cast<const char*>(rows.data)),
-        row_bytes_(rows.row_bytes),
-        stride_bytes_(rows.stride_bytes),
-        rows_left_(rows.count),
-        lines_(calls > 0
-                   ? (rows.count * RoundUp(rows.row_bytes, kLine) / kLine +
-                      calls - 1) /
-                         calls
-                   : 0) {}
-
-  HWY_INLINE void Next() {
-    for (int64_t i = 0; i < lines_ && rows_left_ > 0; ++i) {
-      __builtin_prefetch(row_ + column_, 0, 2);
-      column_ += kLine;
-      if (column_ >= row_bytes_) {
-        column_ = 0;
-        row_ += stride_bytes_;
-        --rows_left_;
-      }
-    }
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  const char* row_;
-  const int64_t row_bytes_;
-  const int64_t stride_bytes_;
-  int64_t rows_left_;
-  const int64_t lines_;
-  int64_t column_ = 0;
-};
 
 // scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`,
 // written up to a whole vector. Rows of `query` are head_size apart, rows of

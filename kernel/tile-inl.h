@@ -19,6 +19,7 @@
 #include "hwy/highway.h"
 #include "kernel/attention.h"
 #include "kernel/math-inl.h"
+#include "kernel/scratch.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace attention {
@@ -211,18 +212,61 @@ void PackValue(const From* from, int64_t count, T* HWY_RESTRICT to) {
   hn::Store(LoadAs(d, rest), d, to + c);
 }
 
+// Asks for the lines of a stretch of rows, a few at a time, into L2: a block of
+// keys is larger than L1. Where keys come from beyond L2, as in decoding, this
+// is worth up to a factor of two.
+class Prefetcher {
+ public:
+  // Spread over about `calls` calls of Next().
+  Prefetcher(const RowStretch& rows, int64_t calls)
+      : row_(static_cast<const char*>(rows.data)),
+        row_bytes_(rows.row_bytes),
+        stride_bytes_(rows.stride_bytes),
+        rows_left_(rows.count) {
+    const int64_t lines = rows.count * RoundUp(rows.row_bytes, kLine) / kLine;
+    lines_ = calls > 0 ? (lines + calls - 1) / calls : 0;
+  }
+
+  // No call of a function in here: it would spill a tile's registers.
+  HWY_INLINE void Next() {
+    for (int64_t i = 0; i < lines_ && rows_left_ > 0; ++i) {
+      __builtin_prefetch(row_ + column_, 0, 2);
+      column_ += kLine;
+      if (column_ >= row_bytes_) {
+        column_ = 0;
+        row_ += stride_bytes_;
+        --rows_left_;
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* row_;
+  int64_t row_bytes_;
+  int64_t stride_bytes_;
+  int64_t rows_left_;
+  int64_t lines_;
+  int64_t column_ = 0;
+};
+
+struct NoPrefetch {
+  void Next() {}
+};
+
 // scores[r][j] = scale * dot(query row r, key j) for a panel of packed keys.
 // Rows of `query` are head_size apart, rows of `scores` kKeyBlock.
 template <typename T, int kRows>
 HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t head_size,
                           const T* HWY_RESTRICT panel, T scale,
-                          T* HWY_RESTRICT scores) {
+                          T* HWY_RESTRICT scores, Prefetcher& prefetch) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   Vec<T> sum[kRows][2];
   ATTENTION_UNROLL
   for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = hn::Zero(d);
   for (int64_t k = 0; k < head_size; ++k) {
+    prefetch.Next();
     const Vec<T> key0 = hn::Load(d, panel + k * 2 * N);
     const Vec<T> key1 = hn::Load(d, panel + k * 2 * N + N);
     ATTENTION_UNROLL
@@ -239,10 +283,6 @@ HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t head_size,
     hn::Store(hn::Mul(sum[r][1], factor), d, scores + r * kKeyBlock + N);
   }
 }
-
-struct NoPrefetch {
-  void Next() {}
-};
 
 // output[r][c] = sum over keys j in [0, count) of weights[r][j] * values[j][c]
 // for kVectors vectors of columns c. Rows of `weights` are kKeyBlock apart.
@@ -290,37 +330,43 @@ HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t count,
 // j.
 template <typename T, int kRows = kTileRows>
 void ScoreBlock(int rows, const T* query, int64_t head_size, const T* panels,
-                int64_t begin, int64_t end, T scale, T* scores) {
+                int64_t begin, int64_t end, T scale, T* scores,
+                Prefetcher& prefetch) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
       return ScoreBlock<T, kRows - 1>(rows, query, head_size, panels, begin,
-                                      end, scale, scores);
+                                      end, scale, scores, prefetch);
     }
   }
+  Prefetcher local = prefetch;
   for (int64_t j = begin; j < end; j += kPanel<T>) {
     ScoreTile<T, kRows>(query, head_size, panels + j * head_size, scale,
-                        scores + j);
+                        scores + j, local);
   }
+  prefetch = local;
 }
 
 // WeightTile over `columns` columns, a multiple of the vector's lanes.
 template <typename T, int kRows = kTileRows>
 void WeightBlock(int rows, const T* weights, int64_t count, const T* values,
                  int64_t value_stride, int64_t columns, T* output,
-                 int64_t output_stride) {
+                 int64_t output_stride, Prefetcher& prefetch) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
       return WeightBlock<T, kRows - 1>(rows, weights, count, values,
                                        value_stride, columns, output,
-                                       output_stride);
+                                       output_stride, prefetch);
     }
   }
+  Prefetcher local = prefetch;
   constexpr int64_t N = kLanes<T>;
   int64_t c = 0;
   for (; c + 2 * N <= columns; c += 2 * N) {
-    WeightTile<T, kRows, 2>(weights, count, values + c, value_stride,
-                            output + c, output_stride, NoPrefetch());
+    WeightTile<T, kRows, 2, T, Prefetcher&>(weights, count, values + c,
+                                            value_stride, output + c,
+                                            output_stride, local);
   }
+  prefetch = local;
   if (c < columns) {
     WeightTile<T, kRows, 1>(weights, count, values + c, value_stride,
                             output + c, output_stride, NoPrefetch());
