@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -121,16 +122,21 @@ template <typename T>
 using PartBuffers = std::vector<PartBuffer<T>>;
 
 // [begin, end) cut into the largest subtrees of at most `most` blocks, a power
-// of two.
+// of two. `blocks` is the number of all blocks.
 template <typename T>
 PartBuffers<T> CutBlocks(const Problem& p, int64_t begin, int64_t end,
-                         int64_t most) {
+                         int64_t most, int64_t blocks) {
   PartBuffers<T> parts;
+  // Only the last subtree may stick out, over the last block of all: what is
+  // missing there is the identity. Elsewhere it is another part's.
+  const int64_t limit =
+      end < blocks ? end : std::numeric_limits<int64_t>::max();
   while (begin < end) {
     int64_t size = most;
-    while (begin % size != 0 || begin + size / 2 >= end) size /= 2;
-    // A subtree may stick out over the last block: what is missing there is the
-    // identity.
+    while (begin % size != 0 || begin + size / 2 >= end ||
+           begin + size > limit) {
+      size /= 2;
+    }
     const int64_t stop = std::min(begin + size, end);
     parts.emplace_back(p, begin, stop);
     begin = stop;
@@ -169,7 +175,8 @@ void RunSplit(const AttentionPlan& plan, const std::vector<RowTask>& tasks,
       kTasksPerThread * pool.threads() / static_cast<int64_t>(tasks.size()) + 1;
   int64_t most = 1;
   while (most * wanted < blocks) most *= 2;
-  const PartBuffers<T> buffers = CutBlocks<T>(*plan.problem, 0, blocks, most);
+  const PartBuffers<T> buffers =
+      CutBlocks<T>(*plan.problem, 0, blocks, most, blocks);
   ComputeParts(plan, tasks, buffers, pool, cancelled);
   std::vector<SubtreePartial<T>> parts;
   for (const PartBuffer<T>& buffer : buffers) parts.push_back(buffer.part());
@@ -249,7 +256,8 @@ PartBuffers<T> RunPart(const AttentionPlan& plan, int64_t begin, int64_t end,
                        ThreadPool& pool, const std::atomic<bool>* cancelled) {
   // A power of two above any number of blocks: as few subtrees as there can be.
   PartBuffers<T> buffers =
-      CutBlocks<T>(*plan.problem, begin, end, int64_t{1} << 54);
+      CutBlocks<T>(*plan.problem, begin, end, int64_t{1} << 54,
+                   Blocks(LongestKeys(*plan.problem)));
   ComputeParts(plan, CutRows(*plan.problem), buffers, pool, cancelled);
   return buffers;
 }
