@@ -304,7 +304,7 @@ Logit Request::ComputeLogit(const Matrix& query, const Matrix& keys, int64_t b,
   double dot = 0;
   double partial_sums = 0;
   for (int64_t d = 0; d < size_; ++d) {
-    dot += query[i][d] * keys[j][d];
+    dot = std::fma(query[i][d], keys[j][d], dot);
     partial_sums += std::fabs(dot);
   }
   logit.raw = scale_ * dot;
@@ -403,7 +403,8 @@ Softmax Request::ComputeSoftmax(const std::vector<Logit>& row,
 // Errors: a relative error e of the exponential of key j moves the output by
 // p e (v - out), as it also counts in the denominator. Sums over the keys of a
 // block are chains of fused multiply-adds, each partial sum rounded once;
-// merges round each block's sum twice a level; then comes the division.
+// merges round each block's sum twice a level; then comes the division. The
+// grid is that of subnormal numbers, to which each of these may round.
 void Request::WriteOutput(const std::vector<Logit>& row, const Softmax& softmax,
                           const Matrix& values, int64_t b, int64_t h, int64_t i,
                           Expected* output) const {
@@ -411,6 +412,8 @@ void Request::WriteOutput(const std::vector<Logit>& row, const Softmax& softmax,
   const double sum_rounding =
       std::min<double>(static_cast<double>(row.size()) / 16, kBlock / 16) + 6 +
       2 * levels;
+  const double grid =
+      tiny_ * unit_ * (static_cast<double>(row.size()) + 2 * levels + 4);
   for (int64_t d = 0; d < value_size_; ++d) {
     double sum = 0;
     double partial_sums = 0;
@@ -422,9 +425,8 @@ void Request::WriteOutput(const std::vector<Logit>& row, const Softmax& softmax,
         block_sum = 0;
       }
       if (row[j].masked) continue;
-      const double term = softmax.weights[j] * values[j][d];
-      sum += term;
-      block_sum += term;
+      sum = std::fma(softmax.weights[j], values[j][d], sum);
+      block_sum = std::fma(softmax.weights[j], values[j][d], block_sum);
       partial_sums += std::fabs(block_sum);
     }
     block_sums += std::fabs(block_sum);
@@ -444,7 +446,7 @@ void Request::WriteOutput(const std::vector<Logit>& row, const Softmax& softmax,
     const int64_t index = std::inner_product(place.begin(), place.end(),
                                              strides.begin(), int64_t{0});
     output->values[index] = sum;
-    output->errors[index] = std::isfinite(sum) ? error + tiny_ * unit_ : 0;
+    output->errors[index] = std::isfinite(sum) ? error + grid : 0;
   }
 }
 
