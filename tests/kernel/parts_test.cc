@@ -1,0 +1,260 @@
+// RunAttentionPart and MergeAttentionParts: any block-aligned parts of the keys
+// merge to the bits of the whole.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernel/attention.h"
+#include "tests/support/attention_case.h"
+#include "tests/support/run_kernel.h"
+#include "tests/support/tensor.h"
+
+namespace attention::test {
+namespace {
+
+// Ascending keys at which parts begin and end, the first 0 and the last `keys`.
+std::vector<int64_t> RandomCuts(Random& random, int64_t keys) {
+  std::vector<int64_t> cuts = {0};
+  while (cuts.back() < keys) {
+    const int64_t blocks = random.Pick<int64_t>({0, 1, 1, 2, 3, 5});
+    cuts.push_back(std::min(keys, cuts.back() + blocks * kKeyBlock));
+  }
+  return cuts;
+}
+
+// `request` with every key and value outside [begin, end) made NaN.
+AttentionCase OnlyKeys(const AttentionCase& request, int64_t begin,
+                       int64_t end) {
+  AttentionCase result = request;
+  for (Tensor* tensor : {&result.key, &result.value}) {
+    const int64_t columns = tensor->shape()[3];
+    const int64_t keys = tensor->shape()[2];
+    for (int64_t i = 0; i < tensor->size(); ++i) {
+      const int64_t key = i / columns % keys;
+      if (key < begin || key >= end) tensor->Set(i, NAN);
+    }
+  }
+  return result;
+}
+
+KernelResult Merged(const AttentionCase& request,
+                    const std::vector<AttentionPart>& parts, ThreadPool& pool) {
+  const AttentionPlan plan =
+      PlanAttention(request.inputs(), request.options).value();
+  KernelResult result;
+  AttentionOutputs outputs;
+  result.output = Tensor(plan.output.type, plan.output.shape);
+  outputs.output = result.output.data();
+  const auto make = [](const std::optional<TensorSpec>& spec,
+                       std::optional<Tensor>* tensor, void** data) {
+    if (!spec) return;
+    tensor->emplace(spec->type, spec->shape);
+    *data = (*tensor)->data();
+  };
+  make(plan.log_sum_exp, &result.log_sum_exp, &outputs.log_sum_exp);
+  make(plan.scores, &result.scores, &outputs.scores);
+  make(plan.present_key, &result.present_key, &outputs.present_key);
+  make(plan.present_value, &result.present_value, &outputs.present_value);
+  const absl::Status status = MergeAttentionParts(plan, parts, outputs, pool);
+  EXPECT_TRUE(status.ok()) << status;
+  return result;
+}
+
+// Parts computed by other plans over other memory, other threads and other SIMD
+// targets.
+void ExpectPartsMerge(Random& random, const AttentionCase& request,
+                      int64_t keys) {
+  const std::vector<std::string> targets = AllSimdTargets();
+  const KernelResult expected = RunKernel(request, 2);
+  for (int round = 0; round < 3; ++round) {
+    const std::vector<int64_t> cuts = RandomCuts(random, keys);
+    std::vector<AttentionPart> parts;
+    for (size_t i = 0; i + 1 < cuts.size(); ++i) {
+      AttentionCase own = request;
+      if (request.options.layout != Layout::kRagged) {
+        own = OnlyKeys(request, cuts[i], cuts[i + 1]);
+      }
+      const ScopedSimdTarget target(random.Pick(targets));
+      ThreadPool pool(random.Pick<int>({1, 2, 8}));
+      const absl::StatusOr<AttentionPart> part =
+          RunAttentionPart(PlanAttention(own.inputs(), own.options).value(),
+                           cuts[i], cuts[i + 1], pool);
+      ASSERT_TRUE(part.ok()) << part.status();
+      parts.push_back(*part);
+    }
+    ThreadPool pool(2);
+    ASSERT_TRUE(SameBits(Merged(request, parts, pool), expected))
+        << parts.size() << " parts of " << request.ToString();
+  }
+}
+
+TEST(PartsTest, MergeToTheBitsOfTheWhole) {
+  const std::vector<DataType> types = {DataType::kFloat32, DataType::kFloat16,
+                                       DataType::kBFloat16, DataType::kFloat64};
+  for (uint64_t seed = 0; seed < 48; ++seed) {
+    Random random(seed);
+    const Sizes sizes = {random.Integer(1, 2),
+                         random.Pick<int64_t>({2, 4}),
+                         2,
+                         random.Pick<int64_t>({1, 5, 120}),
+                         random.Pick<int64_t>({1, 255, 256, 257, 1300, 2600}),
+                         random.Pick<int64_t>({4, 17}),
+                         random.Pick<int64_t>({3, 16})};
+    AttentionCase request = NormalCase(random, sizes, types[seed % 4]);
+    AttentionOptions& options = request.options;
+    options.return_log_sum_exp = true;
+    options.causal = random.Pick<Causal>(
+        {Causal::kNone, Causal::kTopLeft, Causal::kBottomRight});
+    if (random.Chance(0.4)) options.window_left = random.Integer(0, 700);
+    if (random.Chance(0.4)) options.softcap = 2;
+    if (random.Chance(0.4)) options.sinks.assign(sizes.query_heads, 0.5);
+    if (random.Chance(0.4)) options.alibi_slopes.assign(sizes.query_heads, 0.1);
+    if (random.Chance(0.4)) {
+      request.mask = RandomMask(random, {sizes.batch, sizes.query_heads,
+                                         sizes.query_length, sizes.key_length});
+    }
+    ExpectPartsMerge(random, request, sizes.key_length);
+  }
+}
+
+TEST(PartsTest, WithScoresPastAndPresent) {
+  Random random(100);
+  AttentionCase request = NormalCase(random, {2, 2, 1, 3, 700, 8, 8});
+  request.past_key = random.NormalTensor(DataType::kFloat32, {2, 1, 500, 8});
+  request.past_value = random.NormalTensor(DataType::kFloat32, {2, 1, 500, 8});
+  request.options.return_present = true;
+  for (int stage = 0; stage <= 4; ++stage) {
+    request.options.return_scores = static_cast<Scores>(stage);
+    const KernelResult expected = RunKernel(request);
+    const AttentionPlan plan =
+        PlanAttention(request.inputs(), request.options).value();
+    ThreadPool pool(2);
+    std::vector<AttentionPart> parts;
+    for (const auto& [begin, end] :
+         {std::pair(0, 256), std::pair(256, 768), std::pair(768, 1200)}) {
+      parts.push_back(RunAttentionPart(plan, begin, end, pool).value());
+    }
+    EXPECT_TRUE(SameBits(Merged(request, parts, pool), expected));
+  }
+}
+
+TEST(PartsTest, Ragged) {
+  Random random(101);
+  AttentionCase request;
+  request.options.layout = Layout::kRagged;
+  request.options.return_log_sum_exp = true;
+  request.options.causal = Causal::kBottomRight;
+  request.query_starts = {0, 1, 20, 20, 25};
+  request.key_starts = {0, 700, 720, 1000, 2100};
+  request.query = random.NormalTensor(DataType::kFloat16, {25, 4, 8});
+  request.key = random.NormalTensor(DataType::kFloat16, {2100, 2, 8});
+  request.value = random.NormalTensor(DataType::kFloat16, {2100, 2, 8});
+  ExpectPartsMerge(random, request, 1100);
+}
+
+TEST(PartsTest, NoKeysNeedNoParts) {
+  Random random(102);
+  AttentionCase request = NormalCase(random, {1, 2, 1, 3, 0, 8, 8});
+  ThreadPool pool(1);
+  EXPECT_TRUE(SameBits(Merged(request, {}, pool), RunKernel(request)));
+}
+
+class PartsErrorTest : public ::testing::Test {
+ protected:
+  PartsErrorTest()
+      : request_(NormalCase(random_, {1, 2, 1, 3, 600, 8, 8})),
+        plan_(PlanAttention(request_.inputs(), request_.options).value()) {}
+
+  absl::StatusOr<AttentionPart> Run(int64_t begin, int64_t end) {
+    return RunAttentionPart(plan_, begin, end, pool_);
+  }
+
+  absl::Status Merge(const std::vector<AttentionPart>& parts) {
+    std::vector<float> output(plan_.output.num_elements());
+    AttentionOutputs outputs;
+    outputs.output = output.data();
+    return MergeAttentionParts(plan_, parts, outputs, pool_);
+  }
+
+  Random random_{103};
+  AttentionCase request_;
+  AttentionPlan plan_;
+  ThreadPool pool_{2};
+};
+
+TEST_F(PartsErrorTest, PartsBeginAndEndAtBlocks) {
+  for (const auto& [begin, end] :
+       {std::pair(0, 255), std::pair(1, 256), std::pair(-256, 256),
+        std::pair(512, 256), std::pair(0, 601), std::pair(0, 768),
+        std::pair(600, 600), std::pair(1024, 1280)}) {
+    EXPECT_EQ(Run(begin, end).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << begin << " " << end;
+  }
+  for (const auto& [begin, end] : {std::pair(0, 600), std::pair(256, 256),
+                                   std::pair(512, 600), std::pair(0, 512)}) {
+    EXPECT_TRUE(Run(begin, end).ok()) << begin << " " << end;
+  }
+}
+
+TEST_F(PartsErrorTest, PartsCoverAllKeysOnce) {
+  const AttentionPart first = Run(0, 256).value();
+  const AttentionPart second = Run(256, 512).value();
+  const AttentionPart last = Run(512, 600).value();
+  EXPECT_TRUE(Merge({first, second, last}).ok());
+  for (const std::vector<AttentionPart>& parts :
+       std::vector<std::vector<AttentionPart>>{{},
+                                               {first},
+                                               {first, second},
+                                               {second, last},
+                                               {first, last},
+                                               {second, first, last},
+                                               {first, first, second, last},
+                                               {first, second, last, last}}) {
+    EXPECT_EQ(Merge(parts).code(), absl::StatusCode::kInvalidArgument)
+        << parts.size();
+  }
+}
+
+TEST_F(PartsErrorTest, PartsAreOfEqualPlans) {
+  for (const Sizes& other :
+       {Sizes{1, 2, 1, 4, 600, 8, 8}, Sizes{1, 2, 1, 3, 600, 8, 7},
+        Sizes{2, 2, 1, 3, 600, 8, 8}}) {
+    const AttentionCase request = NormalCase(random_, other);
+    const AttentionPart part =
+        RunAttentionPart(
+            PlanAttention(request.inputs(), request.options).value(), 0, 600,
+            pool_)
+            .value();
+    EXPECT_EQ(Merge({part}).code(), absl::StatusCode::kInvalidArgument);
+  }
+  AttentionCase doubles = request_;
+  doubles.options.softmax_precision = DataType::kFloat64;
+  const AttentionPart part =
+      RunAttentionPart(PlanAttention(doubles.inputs(), doubles.options).value(),
+                       0, 600, pool_)
+          .value();
+  EXPECT_EQ(Merge({part}).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(PartsErrorTest, Cancelled) {
+  std::atomic<bool> cancelled{true};
+  EXPECT_EQ(RunAttentionPart(plan_, 0, 600, pool_, &cancelled).status().code(),
+            absl::StatusCode::kCancelled);
+  const AttentionPart part = Run(0, 600).value();
+  std::vector<float> output(plan_.output.num_elements());
+  AttentionOutputs outputs;
+  outputs.output = output.data();
+  EXPECT_EQ(
+      MergeAttentionParts(plan_, {&part, 1}, outputs, pool_, &cancelled).code(),
+      absl::StatusCode::kCancelled);
+}
+
+}  // namespace
+}  // namespace attention::test
