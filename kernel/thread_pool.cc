@@ -9,12 +9,20 @@
 
 namespace attention {
 
+namespace {
+
+// oneTBB starts no more threads than there are cores unless told otherwise, and
+// of several limits the lowest holds: one for the process, above any pool, and
+// each arena bounds itself.
+void AllowAnyNumberOfThreads() {
+  static const tbb::global_control limit(
+      tbb::global_control::max_allowed_parallelism, 4096);
+}
+
+}  // namespace
+
 struct ThreadPool::Impl {
-  explicit Impl(int threads)
-      : limit(tbb::global_control::max_allowed_parallelism, threads),
-        arena(threads) {}
-  // Without it oneTBB starts no more threads than there are cores.
-  tbb::global_control limit;
+  explicit Impl(int threads) : arena(threads) { AllowAnyNumberOfThreads(); }
   tbb::task_arena arena;
 };
 

@@ -96,6 +96,19 @@ TEST(ThreadPoolTest, RunsTasksAtTheSameTime) {
   EXPECT_EQ(met, kThreads);
 }
 
+// The smaller pool does not hold the larger one back.
+TEST(ThreadPoolTest, PoolsAreIndependent) {
+  const ThreadPool small(2);
+  ThreadPool pool(4);
+  std::barrier meeting(4);
+  std::atomic<int> met{0};
+  pool.ParallelFor(4, [&](int64_t) {
+    meeting.arrive_and_wait();
+    ++met;
+  });
+  EXPECT_EQ(met, 4);
+}
+
 TEST(ThreadPoolTest, FewerThanOneThreadIsOne) {
   EXPECT_EQ(ThreadPool(0).threads(), 1);
   EXPECT_EQ(ThreadPool(-5).threads(), 1);
