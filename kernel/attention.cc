@@ -90,10 +90,10 @@ std::vector<RowTask> CutRows(const Problem& p) {
     }
   }
   if (p.ragged || p.causal != Causal::kNone || !p.valid_lengths.empty()) {
-    std::stable_sort(tasks.begin(), tasks.end(),
-                     [&p](const RowTask& a, const RowTask& b) {
-                       return Cost(p, a) > Cost(p, b);
-                     });
+    std::sort(tasks.begin(), tasks.end(),
+              [&p](const RowTask& a, const RowTask& b) {
+                return Cost(p, a) > Cost(p, b);
+              });
   }
   return tasks;
 }
