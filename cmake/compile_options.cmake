@@ -14,5 +14,10 @@ if(ATTENTION_SANITIZE)
   add_link_options(-fsanitize=${ATTENTION_SANITIZE})
 endif()
 
+if(ATTENTION_BUILD_FUZZERS)
+  # Coverage of all code, for the fuzzer to steer by.
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
