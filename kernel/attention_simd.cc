@@ -61,6 +61,19 @@ T SumOf16(const T* lanes) {
   return sum[0];
 }
 
+template <typename T>
+HWY_INLINE T LargestLane(Vec<T> v) {
+  const Tag<T> d;
+#if HWY_TARGET == HWY_EMU128
+  // There MaxOfLanes starts from the lowest finite number instead of -inf.
+  T lanes[kLanes<T>];
+  hn::StoreU(v, d, lanes);
+  return *std::max_element(lanes, lanes + kLanes<T>);
+#else
+  return hn::GetLane(hn::MaxOfLanes(d, v));
+#endif
+}
+
 // Natural logarithm of a positive finite number; the rest as std::log. Written
 // out because the C library's bits depend on the CPU. Error below 1e-15 of the
 // larger of result and 1.
@@ -433,6 +446,9 @@ class Rows {
     const MaskOperand& mask = *p_.mask;
     const int64_t covered =
         std::clamp<int64_t>(mask.length - first, lanes.begin, lanes.end);
+    std::fill(bias + covered, bias + lanes.end, -kInfinity<T>);
+    // What is not there may not even be pointed to.
+    if (covered == lanes.begin) return;
     const int64_t index = sequence_.batch * mask.batch_stride +
                           Head(row) * mask.head_stride +
                           Query(row) * mask.row_stride + first;
@@ -447,7 +463,6 @@ class Rows {
           (index + lanes.begin) * static_cast<int64_t>(SizeOf(mask.type));
       LoadElements(from, mask.type, covered - lanes.begin, bias + lanes.begin);
     }
-    std::fill(bias + covered, bias + lanes.end, -kInfinity<T>);
   }
 
   void AddMask(int64_t first, int64_t row, T* scores, const KeyRange& lanes) {
@@ -483,7 +498,7 @@ class Rows {
     for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
       largest = hn::Max(largest, hn::Load(d, scores + j));
     }
-    const T max = hn::GetLane(hn::MaxOfLanes(d, largest));
+    const T max = LargestLane<T>(largest);
     if (max == -kInfinity<T> && SeesAny(first, row, visible)) {
       // Every score is -inf, but not by a mask: unless other blocks hold larger
       // ones the row is 0 / 0. The lowest finite number tells it from a row
