@@ -78,9 +78,12 @@ HWY_INLINE V Exp2M1Quotient(D d, V f) {
   }
 }
 
-// x * 2^r for integral r in [-min_exponent, 0] and normal results.
+// x * 2^r for integral r in [-min_exponent, 0] and normal results. `rounded` is
+// r + kRounder, whose last bits are those of the integer r: no conversion,
+// which NaN and some targets would make trouble in.
 template <class D, class V>
-HWY_INLINE V TimesPowerOf2([[maybe_unused]] D d, V x, V r) {
+HWY_INLINE V TimesPowerOf2([[maybe_unused]] D d, V x, [[maybe_unused]] V r,
+                           [[maybe_unused]] V rounded) {
   using T = hn::TFromD<D>;
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
   if constexpr (sizeof(T) == 4) {
@@ -92,7 +95,7 @@ HWY_INLINE V TimesPowerOf2([[maybe_unused]] D d, V x, V r) {
   const hn::RebindToSigned<D> di;
   constexpr int kMantissaBits = sizeof(T) == 4 ? 23 : 52;
   constexpr int kBias = sizeof(T) == 4 ? 127 : 1023;
-  const auto exponent = hn::Add(hn::ConvertTo(di, r),
+  const auto exponent = hn::Add(hn::BitCast(di, rounded),
                                 hn::Set(di, hn::TFromD<decltype(di)>{kBias}));
   return hn::Mul(x, hn::BitCast(d, hn::ShiftLeft<kMantissaBits>(exponent)));
 #endif
@@ -108,11 +111,12 @@ HWY_INLINE V ExpNonPositive(D d, V x) {
   // the integer r; f needs no rounding of the product.
   const V log2e = hn::Set(d, Traits::kLog2E);
   const V magic = hn::Set(d, Traits::kRounder);
-  const V r = hn::Sub(Fma(x, log2e, magic), magic);
+  const V rounded = Fma(x, log2e, magic);
+  const V r = hn::Sub(rounded, magic);
   const V f = Fma(x, log2e, hn::Neg(r));
   const V p = Fma(Exp2M1Quotient(d, f), f, hn::Set(d, T{1}));
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, Traits::kMinLog)),
-                            TimesPowerOf2(d, p, r));
+                            TimesPowerOf2(d, p, r, rounded));
 }
 
 // tanh(x). With e = exp(2|x|) - 1 it is e / (e + 2); where 2|x| log2(e) <= 0.5

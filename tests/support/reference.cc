@@ -391,7 +391,7 @@ Softmax Request::ComputeSoftmax(const std::vector<Logit>& row,
   softmax.sum_error = sum_rounding * unit_;
   for (size_t j = 0; j < row.size(); ++j) {
     if (row[j].masked) continue;
-    softmax.sum_error += softmax.weights[j] * softmax.exp_errors[j] + tiny_;
+    softmax.sum_error += softmax.weights[j] * softmax.exp_errors[j] + 2 * tiny_;
   }
   softmax.sum_error += softmax.sink_weight * softmax.sink_exp_error;
   softmax.log_sum_exp_error =
@@ -437,7 +437,7 @@ void Request::WriteOutput(const std::vector<Logit>& row, const Softmax& softmax,
       if (row[j].masked) continue;
       error += softmax.weights[j] * softmax.exp_errors[j] *
                    std::fabs(values[j][d] - sum) +
-               tiny_ * std::fabs(values[j][d]);
+               2 * tiny_ * std::fabs(values[j][d]);
     }
     error += softmax.sink_weight * softmax.sink_exp_error * std::fabs(sum);
 
@@ -487,7 +487,7 @@ void Request::WriteScores(const std::vector<Logit>& row, const Softmax& softmax,
         value = softmax.weights[j];
         error =
             value * (softmax.exp_errors[j] + softmax.sum_error + 2 * unit_) +
-            tiny_;
+            2 * tiny_;
         if (row[j].masked) error = 0;
         break;
     }
