@@ -80,18 +80,21 @@ TEST_F(ExplainTest, AsksForUnscaledSimilarities) {
   EXPECT_EQ(explanation.head_size, 2);
   EXPECT_TRUE(explanation.default_scale);
   EXPECT_NEAR(explanation.scale, 0.70710678, 1e-8);
+  EXPECT_FALSE(explanation.has_sink);
 }
 
 TEST_F(ExplainTest, ShowsCapAndBiasWhereThereAre) {
   ComputeRequest request = Request({2, 2, 2, 2});
   request.options.set_scale(3);
   request.options.set_softcap(20);
+  request.options.add_sinks(1);
   request.options.set_causal(v1::CAUSAL_TOP_LEFT);
   const Explanation explanation = Explained(request, 0, 1);
   EXPECT_THAT(Stages(),
               ElementsAre(v1::SCORES_WEIGHTS, v1::SCORES_RAW, v1::SCORES_RAW,
                           v1::SCORES_CAPPED, v1::SCORES_BIASED));
   EXPECT_EQ(explanation.scale, 3);
+  EXPECT_TRUE(explanation.has_sink);
   EXPECT_FALSE(explanation.default_scale);
   EXPECT_THAT(explanation.similarity.values, ElementsAre(1102, 1103));
   EXPECT_THAT(explanation.scaled.values, ElementsAre(3102, 3103));

@@ -27,8 +27,9 @@ Explanation Identity() {
 }
 
 TEST(Render, FourSteps) {
-  EXPECT_EQ(Render(Identity(), /*ascii=*/false),
-            R"(Batch 0, head 0: 2 queries, 2 keys of size 2, values of size 2.
+  EXPECT_EQ(
+      Render(Identity(), /*ascii=*/false),
+      R"(Batch 0, head 0. Queries: 2. Keys: 2, of size 2. Values of size 2.
 
 1. Similarity: the dot product of each query with each key
               key 0     key 1
@@ -119,6 +120,13 @@ TEST(Render, LargeNumbersStayReadable) {
 )"));
 }
 
+TEST(Render, SinksAreMentioned) {
+  Explanation explanation = Identity();
+  explanation.has_sink = true;
+  EXPECT_THAT(Render(explanation, /*ascii=*/true),
+              HasSubstr("scores become weights; the sink takes the rest\n"));
+}
+
 TEST(Render, FullyMaskedRowsAreBlank) {
   Explanation explanation = Identity();
   explanation.weights = {2, 2, {0, 0, 0.5, 0.5}};
@@ -129,7 +137,7 @@ TEST(Render, FullyMaskedRowsAreBlank) {
 TEST(Render, NothingToShow) {
   Explanation explanation;
   EXPECT_THAT(Render(explanation, /*ascii=*/true),
-              HasSubstr("0 queries, 0 keys"));
+              HasSubstr("Queries: 0. Keys: 0"));
 }
 
 }  // namespace

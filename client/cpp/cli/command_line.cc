@@ -385,8 +385,11 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   CLI::App& health =
       *app.add_subcommand("health", "Exit with 0 if the server is serving");
   AddConnection(health, server, timeout, "5s");
-  health.add_option("--service", service,
-                    "Full name of one service [the whole server]");
+  health
+      .add_option("--service", service,
+                  "Full name of one service [empty: the whole server]")
+      ->type_name("NAME")
+      ->expected(0, 1);
   health.footer(kFooter);
   CLI::App& info =
       *app.add_subcommand("info", "Show the server's limits, types and build");

@@ -135,6 +135,7 @@ absl::StatusOr<Explanation> Explain(const Client& client,
                      ? options.scale()
                      : 1 / std::sqrt(static_cast<double>(chosen.head_size));
   chosen.softcap = options.softcap();
+  chosen.has_sink = options.sinks_size() > 0;
   chosen.weights = ScoresOf(*result.scores, *geometry, batch, head);
   chosen.output = OutputOf(result.output, *geometry, batch, head);
 

@@ -43,6 +43,8 @@ struct Explanation {
   std::optional<Matrix> capped;
   // Present where the request has anything that masks or biases.
   std::optional<Matrix> biased;
+  // Whether a sink takes part of each row's weight.
+  bool has_sink = false;
   Matrix weights;
   Matrix output;
 };

@@ -149,9 +149,9 @@ std::string ScaleText(const Explanation& explanation) {
 std::string Render(const Explanation& explanation, bool ascii) {
   const Matrix& weights = explanation.weights;
   std::string out = absl::StrCat(
-      "Batch ", explanation.batch, ", head ", explanation.head, ": ",
-      weights.rows, " queries, ", weights.columns, " keys of size ",
-      explanation.head_size, ", values of size ", explanation.output.columns,
+      "Batch ", explanation.batch, ", head ", explanation.head,
+      ". Queries: ", weights.rows, ". Keys: ", weights.columns, ", of size ",
+      explanation.head_size, ". Values of size ", explanation.output.columns,
       ".\n\n1. Similarity: the dot product of each query with each key\n",
       Table(explanation.similarity, "key"), "\n2. Scaling: times ",
       ScaleText(explanation), "\n", Table(explanation.scaled, "key"));
@@ -165,7 +165,8 @@ std::string Render(const Explanation& explanation, bool ascii) {
                     "\n   Bias and masks: -inf hides a key from a query\n",
                     Table(*explanation.biased, "key"));
   }
-  absl::StrAppend(&out, "\n3. Softmax: each query's scores become weights\n",
+  absl::StrAppend(&out, "\n3. Softmax: each query's scores become weights",
+                  explanation.has_sink ? "; the sink takes the rest\n" : "\n",
                   Table(weights, "key"), "\n",
                   "   The same, shaded by the share of the row's largest",
                   JoinedKeys(weights.columns), "\n", Map(weights, ascii),
