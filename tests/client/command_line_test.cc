@@ -87,6 +87,12 @@ TEST_F(CommandLine, SendsTensors) {
   EXPECT_THAT(sent.past_value().shape(), ElementsAre(1, 1, 1, 1));
 }
 
+TEST_F(CommandLine, MasksKeepTheirPrecision) {
+  const auto sent = Sent({"--type=float16", "--mask=[[0.1]]"});
+  EXPECT_EQ(sent.query().data_type(), v1::DATA_TYPE_FLOAT16);
+  EXPECT_EQ(sent.mask().data_type(), v1::DATA_TYPE_FLOAT32);
+}
+
 TEST_F(CommandLine, DefaultsAreLeftToTheServer) {
   const auto sent = Sent({});
   EXPECT_EQ(sent.options().ByteSizeLong(), 0);

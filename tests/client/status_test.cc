@@ -71,6 +71,12 @@ TEST(FromGrpcStatus, SurvivesBrokenDetails) {
   EXPECT_TRUE(FieldViolations(status).empty());
   EXPECT_EQ(RetryDelay(status), std::nullopt);
 
+  details::v1::Status details;
+  details.add_details()->set_type_url("type.googleapis.com/other.Detail");
+  const std::string cut = details.SerializeAsString() + "\xff";
+  EXPECT_EQ(FromGrpcStatus({grpc::StatusCode::INTERNAL, "text", cut}),
+            absl::InternalError("text"));
+
   absl::Status broken = absl::InvalidArgumentError("text");
   broken.SetPayload("type.googleapis.com/google.rpc.BadRequest",
                     absl::Cord("\xff"));

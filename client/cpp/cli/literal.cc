@@ -109,8 +109,6 @@ class Collector {
           absl::StrCat("rows of different length: got ", length,
                        " elements, wanted ", shape_[depth], Place()));
     }
-    // An empty array ends the nesting as an element does.
-    if (length == 0) rank_known_ = true;
     for (size_t i = 0; i < json.size(); ++i) {
       path_.push_back(i);
       absl::Status status = Visit(json[i], depth + 1);

@@ -1,6 +1,7 @@
 #include <langinfo.h>
 
 #include <clocale>
+#include <cstdlib>
 #include <cstring>
 #include <iostream>
 
@@ -8,6 +9,8 @@
 #include "client/cpp/cli/report.h"
 
 int main(int argc, char** argv) {
+  // gRPC's own log would stand beside the one line that an error gives.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   std::setlocale(LC_CTYPE, "");
   const bool utf8 = std::strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
   const int code = attention::cli::Run(argc, argv, utf8, std::cout, std::cerr);

@@ -175,7 +175,10 @@ absl::StatusOr<std::string> ReadHeader(std::istream& in) {
   }
   uint32_t length = 0;
   for (int i = 3; i >= 0; --i) length = length << 8 | length_bytes[i];
-  if (length > Remaining(in)) return Malformed("ends within the header");
+  if (const uint64_t present = Remaining(in); length > present) {
+    return Malformed(absl::StrCat("header of ", length, " bytes, of which ",
+                                  present, " are there"));
+  }
   std::string header(length, '\0');
   if (!ReadExactly(in, header.data(), length)) {
     return Malformed("ends within the header");
