@@ -185,7 +185,8 @@ TEST_F(CommandLine, WrongFlagsAreNamed) {
 }
 
 TEST_F(CommandLine, BFloat16IntoNpyIsRefusedBeforeTheCall) {
-  const Outcome outcome = Compute({"--type=bfloat16", "--output=a.npy"});
+  const Outcome outcome =
+      Compute({"--type=bfloat16", "--output=no/folder/a.npy"});
   EXPECT_EQ(outcome.code, kBadInput);
   EXPECT_EQ(outcome.err,
             "attention_client: --output: .npy has no BFLOAT16: write a "

@@ -102,6 +102,19 @@ TEST_F(ExplainTest, ShowsCapAndBiasWhereThereAre) {
   EXPECT_THAT(explanation.biased->values, ElementsAre(3302, 3303));
 }
 
+TEST_F(ExplainTest, ShowsEveryKindOfBias) {
+  const ComputeRequest plain = Request({2, 2, 2, 2});
+  std::vector<ComputeRequest> biased(5, plain);
+  biased[0].mask = plain.query;
+  biased[1].valid_lengths = {1, 1};
+  biased[2].options.set_causal(v1::CAUSAL_BOTTOM_RIGHT);
+  biased[3].options.mutable_window()->set_left(1);
+  biased[4].options.add_alibi_slopes(0.5);
+  for (const ComputeRequest& request : biased) {
+    EXPECT_TRUE(Explained(request, 0, 0).biased);
+  }
+}
+
 TEST_F(ExplainTest, FindsTheHeadsOutputInEveryLayout) {
   ComputeRequest request = Request({2, 2, 4});
   EXPECT_THAT(Explained(request, 1, 1).output.values,
