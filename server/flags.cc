@@ -48,7 +48,8 @@ void AddFlags(CLI::App& app, Options& options) {
                  "Address to serve on: host:port (port 0: any), [ip6]:port, "
                  "unix:path, unix-abstract:name; may be repeated or separated "
                  "by commas. Default: 127.0.0.1:50051")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->allow_extra_args(false);
   const auto integer = [](const std::string& text, int64_t* target) {
     return absl::SimpleAtoi(text, target);
   };

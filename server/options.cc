@@ -24,10 +24,12 @@ constexpr absl::Duration kMaxGrace = absl::Hours(1);
 
 class Validator {
  public:
-  void CheckRange(absl::string_view flag, int64_t got, int64_t least,
+  // Whether it is in the range.
+  bool CheckRange(absl::string_view flag, int64_t got, int64_t least,
                   int64_t most) {
-    if (got >= least && got <= most) return;
+    if (got >= least && got <= most) return true;
     Add(flag, absl::StrCat("got ", got, ", wanted ", least, " to ", most));
+    return false;
   }
 
   void Add(absl::string_view flag, absl::string_view text) {
@@ -85,6 +87,27 @@ void CheckListen(const Options& options, Validator& validator) {
   }
 }
 
+void CheckMemory(const Options& options, Validator& validator) {
+  const bool request_good = validator.CheckRange(
+      "max-request-bytes", options.max_request_bytes, kMinMessage, kMaxMessage);
+  const bool response_good =
+      validator.CheckRange("max-response-bytes", options.max_response_bytes,
+                           kMinMessage, kMaxMessage);
+  if (!request_good || !response_good) return;
+  const int64_t one_call =
+      options.max_request_bytes + options.max_response_bytes;
+  if (options.max_inflight_bytes >= one_call &&
+      options.max_inflight_bytes <= kMaxMemory) {
+    return;
+  }
+  validator.Add(
+      "max-inflight-bytes",
+      absl::StrCat("got ", options.max_inflight_bytes, ", wanted ", one_call,
+                   " (max-request-bytes and max-response-bytes "
+                   "together) to ",
+                   kMaxMemory));
+}
+
 }  // namespace
 
 int64_t Options::DefaultThreads() {
@@ -96,22 +119,7 @@ std::vector<std::string> Validate(const Options& options) {
   Validator validator;
   CheckListen(options, validator);
   validator.CheckRange("threads", options.threads, 1, kMaxThreads);
-  validator.CheckRange("max-request-bytes", options.max_request_bytes,
-                       kMinMessage, kMaxMessage);
-  validator.CheckRange("max-response-bytes", options.max_response_bytes,
-                       kMinMessage, kMaxMessage);
-  const int64_t one_call =
-      std::clamp(options.max_request_bytes, kMinMessage, kMaxMessage) +
-      std::clamp(options.max_response_bytes, kMinMessage, kMaxMessage);
-  if (options.max_inflight_bytes < one_call ||
-      options.max_inflight_bytes > kMaxMemory) {
-    validator.Add(
-        "max-inflight-bytes",
-        absl::StrCat("got ", options.max_inflight_bytes, ", wanted ", one_call,
-                     " (max-request-bytes and max-response-bytes "
-                     "together) to ",
-                     kMaxMemory));
-  }
+  CheckMemory(options, validator);
   validator.CheckRange("max-pooled-bytes", options.max_pooled_bytes, 0,
                        kMaxMemory);
   if (options.shutdown_grace < absl::ZeroDuration() ||

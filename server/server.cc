@@ -120,9 +120,11 @@ absl::Status Server::Listen() {
   std::vector<int> ports(options_.listen.size(), 0);
   for (size_t i = 0; i < ports.size(); ++i) {
     absl::string_view path = options_.listen[i];
-    if (absl::ConsumePrefix(&path, "unix:") &&
-        IsServedUnixPath(std::string(path))) {
-      return CannotListen(options_.listen[i]);
+    if (absl::ConsumePrefix(&path, "unix:")) {
+      absl::ConsumePrefix(&path, "//");  // "unix:///path" is "unix:/path".
+      if (IsServedUnixPath(std::string(path))) {
+        return CannotListen(options_.listen[i]);
+      }
     }
     builder.AddListeningPort(options_.listen[i],
                              grpc::InsecureServerCredentials(), &ports[i]);

@@ -1,0 +1,187 @@
+// The program as its users run it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attention/v1/attention.grpc.pb.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "tests/support/long_call.h"
+#include "tests/support/messages.h"
+#include "tests/support/raw_call.h"
+#include "tests/support/subprocess.h"
+#include "tests/support/test_server.h"
+
+namespace attention::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+Subprocess StartServer(std::vector<std::string> flags) {
+  flags.insert(flags.begin(), ATTENTION_SERVER_PATH);
+  return Subprocess(flags);
+}
+
+std::string AddressIn(const std::string& line) {
+  const std::string prefix = "listening on ";
+  EXPECT_THAT(line, StartsWith(prefix));
+  return line.substr(std::min(line.size(), prefix.size()));
+}
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+  return grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+}
+
+grpc::Status Compute(const std::shared_ptr<grpc::Channel>& channel,
+                     const v1::ComputeAttentionRequest& request) {
+  grpc::ClientContext context;
+  v1::ComputeAttentionResponse response;
+  return v1::AttentionService::NewStub(channel)->ComputeAttention(
+      &context, request, &response);
+}
+
+TEST(BinaryTest, TellsEveryAddressAndStopsOnSigterm) {
+  const std::string path = "unix:" + ::testing::TempDir() +
+                           "attention_binary_" + std::to_string(getpid());
+  Subprocess server = StartServer(
+      {"--listen=127.0.0.1:0," + path, "--listen=127.0.0.1:0", "--threads=2"});
+  for (int i = 0; i < 3; ++i) {
+    const std::string address = AddressIn(server.ReadLine());
+    if (i == 1) {
+      EXPECT_EQ(address, path);
+    } else {
+      EXPECT_THAT(address, MatchesRegex("127\\.0\\.0\\.1:[1-9][0-9]*"));
+    }
+    EXPECT_EQ(HealthOf(Connect(address), ""), "SERVING");
+    EXPECT_TRUE(Compute(Connect(address), SmallRequest()).ok());
+  }
+  server.Signal(SIGTERM);
+  const Subprocess::Result result = server.Wait();
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_EQ(result.standard_output, "");
+}
+
+TEST(BinaryTest, StopsOnSigint) {
+  Subprocess server = StartServer({"--listen=127.0.0.1:0"});
+  AddressIn(server.ReadLine());
+  server.Signal(SIGINT);
+  EXPECT_EQ(server.Wait().exit_code, 0);
+}
+
+TEST(BinaryTest, FinishesARunningCallBeforeItStops) {
+  Subprocess server = StartServer({"--listen=127.0.0.1:0", "--threads=2"});
+  const auto channel = Connect(AddressIn(server.ReadLine()));
+  const v1::ComputeAttentionRequest request = LongRequest(12000);
+  // Health is answered in order behind the call's first bytes; the call itself
+  // is let in before the drain or refused by it, but never lost.
+  LongCall running(channel, request);
+  EXPECT_EQ(HealthOf(channel, ""), "SERVING");
+  server.Signal(SIGTERM);
+  const grpc::Status& status = running.Wait();
+  EXPECT_TRUE(status.ok() ||
+              status.error_code() == grpc::StatusCode::UNAVAILABLE)
+      << status.error_message();
+  EXPECT_EQ(server.Wait().exit_code, 0);
+}
+
+// Blocks until the server has let a call in.
+void WaitUntilBusy(const std::shared_ptr<grpc::Channel>& channel) {
+  const v1::ComputeAttentionRequest request = LongRequest(10000);
+  EXPECT_TRUE(WaitUntil([&] {
+    return Compute(channel, request).error_code() ==
+           grpc::StatusCode::RESOURCE_EXHAUSTED;
+  }));
+}
+
+// Flags under which one LongCall fills the budget.
+std::vector<std::string> OneCallAtATime(const std::string& grace) {
+  const size_t bytes = LongCall::Request().ByteSizeLong();
+  return {"--listen=127.0.0.1:0",
+          "--threads=2",
+          "--max-request-bytes=" + std::to_string(bytes),
+          "--max-response-bytes=" + std::to_string(bytes / 3 + 4096),
+          "--max-inflight-bytes=" + std::to_string(bytes + bytes / 3 + 4096),
+          "--shutdown-grace=" + grace};
+}
+
+TEST(BinaryTest, ASecondSignalEndsRunningCalls) {
+  Subprocess server = StartServer(OneCallAtATime("1h"));
+  const auto channel = Connect(AddressIn(server.ReadLine()));
+  LongCall running(channel);
+  WaitUntilBusy(channel);
+  server.Signal(SIGTERM);
+  // Until the first is taken, a second of the same kind would be lost in it.
+  EXPECT_TRUE(
+      WaitUntil([&] { return HealthOf(channel, "") == "NOT_SERVING"; }));
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait().exit_code, 0);
+  EXPECT_FALSE(running.Wait().ok());
+}
+
+TEST(BinaryTest, TheGraceEndsRunningCalls) {
+  Subprocess server = StartServer(OneCallAtATime("50ms"));
+  const auto channel = Connect(AddressIn(server.ReadLine()));
+  LongCall running(channel);
+  WaitUntilBusy(channel);
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait().exit_code, 0);
+  EXPECT_FALSE(running.Wait().ok());
+}
+
+TEST(BinaryTest, LogsALineForEachCallWithoutPayloads) {
+  Subprocess server =
+      StartServer({"--listen=127.0.0.1:0", "--log-level=debug"});
+  const auto channel = Connect(AddressIn(server.ReadLine()));
+  v1::ComputeAttentionRequest request = SmallRequest();
+  EXPECT_TRUE(Compute(channel, request).ok());
+  request.clear_key();
+  EXPECT_FALSE(Compute(channel, request).ok());
+  server.Signal(SIGTERM);
+  const std::string log = server.Wait().standard_error;
+  EXPECT_THAT(log, HasSubstr("level=debug event=call rpc=ComputeAttention "
+                             "code=OK request_bytes=258 "));
+  EXPECT_THAT(log, HasSubstr("query=\"(1, 2, 3, 4)\" key=\"(1, 1, 5, 4)\" "
+                             "value=\"(1, 1, 5, 2)\" queue_us="));
+  EXPECT_THAT(log, HasSubstr("level=info event=call rpc=ComputeAttention "
+                             "code=INVALID_ARGUMENT "));
+  EXPECT_THAT(log, HasSubstr("error=\"key: missing\""));
+}
+
+TEST(BinaryTest, RefusesAPortInUse) {
+  Subprocess first = StartServer({"--listen=127.0.0.1:0"});
+  const std::string address = AddressIn(first.ReadLine());
+  Subprocess second = StartServer({"--listen=" + address});
+  const Subprocess::Result result = second.Wait();
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_EQ(result.standard_output, "");
+  EXPECT_EQ(result.standard_error,
+            "attention_server: --listen: cannot listen on \"" + address +
+                "\": in use, or not an address of this machine\n");
+}
+
+TEST(BinaryTest, RefusesBadFlags) {
+  Subprocess server = StartServer({"--threads=0"});
+  const Subprocess::Result result = server.Wait();
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_EQ(result.standard_output, "");
+  EXPECT_EQ(result.standard_error,
+            "attention_server: --threads: got 0, wanted 1 to 1024\n");
+}
+
+TEST(BinaryTest, TellsItsVersion) {
+  const Subprocess::Result result = StartServer({"--version"}).Wait();
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.standard_output,
+              MatchesRegex("attention_server [0-9.]+\n"));
+}
+
+}  // namespace
+}  // namespace attention::testing

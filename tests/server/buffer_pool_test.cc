@@ -1,0 +1,80 @@
+#include "server/buffer_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace attention::server {
+namespace {
+
+constexpr size_t kMega = size_t{1} << 20;
+
+TEST(BufferPoolTest, MemoryIsAlignedAndLargeEnough) {
+  const auto pool = BufferPool::Create(4 * kMega);
+  for (size_t bytes : {size_t{1}, size_t{63}, size_t{65537}, kMega + 1}) {
+    const Buffer buffer = pool->Allocate(bytes);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % Buffer::kAlignment,
+              0u);
+    EXPECT_GE(buffer.capacity(), bytes);
+    std::memset(buffer.data(), 1, bytes);
+  }
+  EXPECT_EQ(pool->Allocate(0).data(), nullptr);
+}
+
+TEST(BufferPoolTest, ReusesReturnedMemory) {
+  const auto pool = BufferPool::Create(4 * kMega);
+  const std::byte* first = pool->Allocate(kMega).data();
+  EXPECT_EQ(pool->retained(), kMega);
+  const Buffer again = pool->Allocate(kMega - 100);
+  EXPECT_EQ(again.data(), first);
+  EXPECT_EQ(pool->retained(), 0u);
+}
+
+TEST(BufferPoolTest, DoesNotSpendLargeMemoryOnSmallBuffers) {
+  const auto pool = BufferPool::Create(4 * kMega);
+  {
+    const Buffer large = pool->Allocate(2 * kMega);
+  }
+  const Buffer small = pool->Allocate(kMega);
+  EXPECT_LE(small.capacity(), kMega + kMega / 4);
+  EXPECT_EQ(pool->retained(), 2 * kMega);
+}
+
+TEST(BufferPoolTest, RetainsNoMoreThanItsBound) {
+  const auto pool = BufferPool::Create(3 * kMega);
+  {
+    std::vector<Buffer> buffers;
+    for (int i = 0; i < 8; ++i) buffers.push_back(pool->Allocate(kMega));
+    EXPECT_EQ(pool->retained(), 0u);
+  }
+  EXPECT_EQ(pool->retained(), 3 * kMega);
+  {
+    const Buffer beyond = pool->Allocate(4 * kMega);
+  }
+  EXPECT_EQ(pool->retained(), 3 * kMega);
+}
+
+TEST(BufferPoolTest, SlicesOutliveThePool) {
+  auto pool = BufferPool::Create(kMega);
+  Buffer buffer = pool->Allocate(100);
+  std::memcpy(buffer.data() + 10, "payload", 7);
+  const grpc::Slice slice = Buffer::ToSlice(std::move(buffer), 10, 17);
+  pool.reset();
+  ASSERT_EQ(slice.size(), 7u);
+  EXPECT_EQ(std::memcmp(slice.begin(), "payload", 7), 0);
+}
+
+TEST(BufferPoolTest, SlicesGiveTheirMemoryBack) {
+  const auto pool = BufferPool::Create(2 * kMega);
+  {
+    const grpc::Slice slice = Buffer::ToSlice(pool->Allocate(kMega), 1, kMega);
+    EXPECT_EQ(pool->retained(), 0u);
+  }
+  EXPECT_EQ(pool->retained(), kMega);
+}
+
+}  // namespace
+}  // namespace attention::server

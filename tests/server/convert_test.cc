@@ -1,0 +1,133 @@
+#include "server/convert.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/support/messages.h"
+
+namespace attention::server {
+namespace {
+
+using attention::testing::FloatTensor;
+using attention::testing::RandomTensor;
+using attention::testing::SmallRequest;
+
+// The request through bytes, as it would come.
+absl::StatusOr<KernelRequest> Convert(
+    const v1::ComputeAttentionRequest& request) {
+  static const auto pool = BufferPool::Create(0);
+  const std::string bytes = request.SerializeAsString();
+  // Small pieces: payloads lie across slices.
+  std::vector<grpc::Slice> slices;
+  for (size_t begin = 0; begin < bytes.size(); begin += 7) {
+    slices.emplace_back(bytes.substr(begin, 7));
+  }
+  auto fields = wire::DecodeRequest(slices, *pool);
+  if (!fields.ok()) return fields.status();
+  return ToKernel(*std::move(fields), *pool);
+}
+
+TEST(ConvertTest, PayloadsAreCopiedAligned) {
+  const v1::ComputeAttentionRequest request = SmallRequest();
+  const auto converted = Convert(request);
+  ASSERT_TRUE(converted.ok()) << converted.status();
+  const AttentionInputs& inputs = converted->inputs;
+  EXPECT_EQ(inputs.query.type, DataType::kFloat32);
+  EXPECT_EQ(inputs.query.shape, (Shape{1, 2, 3, 4}));
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(inputs.value.data) % 64, 0u);
+  EXPECT_EQ(std::memcmp(inputs.value.data, request.value().data().data(),
+                        request.value().data().size()),
+            0);
+  EXPECT_FALSE(inputs.mask.has_value());
+  EXPECT_FALSE(inputs.past_key.has_value());
+  EXPECT_FALSE(converted->float_values);
+}
+
+TEST(ConvertTest, FloatValuesAreFloat32) {
+  v1::ComputeAttentionRequest request;
+  *request.mutable_query() = FloatTensor({1, 2}, {1, 2});
+  *request.mutable_key() = FloatTensor({1, 2}, {3, 4});
+  *request.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT16, {1, 2}, 1);
+  const auto converted = Convert(request);
+  ASSERT_TRUE(converted.ok()) << converted.status();
+  EXPECT_TRUE(converted->float_values);
+  EXPECT_EQ(converted->inputs.query.type, DataType::kFloat32);
+  EXPECT_EQ(static_cast<const float*>(converted->inputs.key.data)[1], 4);
+}
+
+TEST(ConvertTest, EmptyTensorsNeedNoPayload) {
+  v1::ComputeAttentionRequest request = SmallRequest();
+  request.mutable_query()->set_shape(2, 0);
+  request.mutable_query()->clear_data();
+  request.mutable_mask()->add_shape(0);
+  const auto converted = Convert(request);
+  ASSERT_TRUE(converted.ok()) << converted.status();
+  EXPECT_EQ(converted->inputs.query.data, nullptr);
+  EXPECT_EQ(converted->inputs.mask->type, DataType::kFloat32);
+}
+
+TEST(ConvertTest, EveryOptionArrives) {
+  v1::ComputeAttentionRequest request = SmallRequest();
+  request.add_valid_lengths(4);
+  request.add_query_starts(5);
+  request.add_key_starts(6);
+  v1::AttentionOptions* options = request.mutable_options();
+  options->set_layout(v1::LAYOUT_BSHD);
+  options->set_query_heads(7);
+  options->set_kv_heads(8);
+  options->set_scale(0.5);
+  options->set_softcap(30);
+  options->set_causal(v1::CAUSAL_TOP_LEFT);
+  options->mutable_window()->set_left(9);
+  options->mutable_window()->set_right(0);
+  options->add_alibi_slopes(0.25);
+  options->add_sinks(-1);
+  options->set_math_mode(v1::MATH_MODE_FAST);
+  options->set_softmax_precision(v1::DATA_TYPE_FLOAT64);
+  options->set_return_log_sum_exp(true);
+  options->set_return_scores(v1::SCORES_BIASED);
+  options->set_return_present(true);
+  const auto converted = Convert(request);
+  ASSERT_TRUE(converted.ok()) << converted.status();
+  EXPECT_EQ(converted->inputs.valid_lengths[0], 4);
+  EXPECT_EQ(converted->inputs.query_starts[0], 5);
+  EXPECT_EQ(converted->inputs.key_starts[0], 6);
+  const AttentionOptions& got = converted->options;
+  EXPECT_EQ(got.layout, Layout::kBSHD);
+  EXPECT_EQ(got.query_heads, 7);
+  EXPECT_EQ(got.kv_heads, 8);
+  EXPECT_EQ(got.scale, 0.5);
+  EXPECT_EQ(got.softcap, 30);
+  EXPECT_EQ(got.causal, Causal::kTopLeft);
+  EXPECT_EQ(got.window_left, 9);
+  EXPECT_EQ(got.window_right, 0);
+  EXPECT_EQ(got.alibi_slopes, std::vector<double>{0.25});
+  EXPECT_EQ(got.sinks, std::vector<double>{-1});
+  EXPECT_EQ(got.math_mode, MathMode::kFast);
+  EXPECT_EQ(got.softmax_precision, DataType::kFloat64);
+  EXPECT_TRUE(got.return_log_sum_exp);
+  EXPECT_EQ(got.return_scores, Scores::kBiased);
+  EXPECT_TRUE(got.return_present);
+}
+
+TEST(ConvertTest, AbsentOptionsAreTheKernelsDefaults) {
+  const auto converted = Convert(SmallRequest());
+  ASSERT_TRUE(converted.ok());
+  const AttentionOptions& got = converted->options;
+  const AttentionOptions wanted;
+  EXPECT_EQ(got.layout, wanted.layout);
+  EXPECT_EQ(got.scale, wanted.scale);
+  EXPECT_EQ(got.causal, wanted.causal);
+  EXPECT_EQ(got.window_left, wanted.window_left);
+  EXPECT_EQ(got.window_right, wanted.window_right);
+  EXPECT_EQ(got.math_mode, wanted.math_mode);
+  EXPECT_EQ(got.softmax_precision, wanted.softmax_precision);
+  EXPECT_EQ(got.return_scores, wanted.return_scores);
+}
+
+}  // namespace
+}  // namespace attention::server

@@ -1,0 +1,99 @@
+#include "server/flags.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace attention::server {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+Invocation Parse(std::vector<const char*> flags) {
+  flags.insert(flags.begin(), "attention_server");
+  return ParseFlags(static_cast<int>(flags.size()), flags.data());
+}
+
+TEST(FlagsTest, NoneGivesTheDefaults) {
+  const Invocation invocation = Parse({});
+  ASSERT_TRUE(invocation.options.has_value());
+  EXPECT_THAT(invocation.options->listen, ElementsAre("127.0.0.1:50051"));
+  EXPECT_EQ(invocation.options->threads, Options::DefaultThreads());
+}
+
+TEST(FlagsTest, EveryFlagSetsItsOption) {
+  const Invocation invocation = Parse(
+      {"--listen=127.0.0.1:0,[::1]:0", "--listen=unix:/tmp/x", "--threads=3",
+       "--max-request-bytes=64MiB", "--max-response-bytes=2048",
+       "--max-inflight-bytes=1GiB", "--max-pooled-bytes=1KiB",
+       "--shutdown-grace=1m30s", "--log-level=debug"});
+  ASSERT_TRUE(invocation.options.has_value()) << invocation.standard_error;
+  const Options& options = *invocation.options;
+  EXPECT_THAT(options.listen,
+              ElementsAre("127.0.0.1:0", "[::1]:0", "unix:/tmp/x"));
+  EXPECT_EQ(options.threads, 3);
+  EXPECT_EQ(options.max_request_bytes, 64 << 20);
+  EXPECT_EQ(options.max_response_bytes, 2048);
+  EXPECT_EQ(options.max_inflight_bytes, 1 << 30);
+  EXPECT_EQ(options.max_pooled_bytes, 1024);
+  EXPECT_EQ(options.shutdown_grace, absl::Seconds(90));
+  EXPECT_EQ(options.log_level, "debug");
+}
+
+TEST(FlagsTest, VersionAndHelpExitWithZero) {
+  const Invocation version = Parse({"--version"});
+  EXPECT_FALSE(version.options.has_value());
+  EXPECT_EQ(version.exit_code, 0);
+  EXPECT_THAT(version.standard_output,
+              ::testing::MatchesRegex("attention_server [0-9.]+\n"));
+  const Invocation help = Parse({"--help"});
+  EXPECT_EQ(help.exit_code, 0);
+  EXPECT_THAT(help.standard_output, HasSubstr("--max-request-bytes"));
+}
+
+struct BadFlag {
+  const char* name;
+  const char* flag;
+  const char* error;
+};
+
+class BadFlagTest : public ::testing::TestWithParam<BadFlag> {};
+
+TEST_P(BadFlagTest, GivesOneLineAndANonZeroExit) {
+  const Invocation invocation = Parse({GetParam().flag});
+  EXPECT_FALSE(invocation.options.has_value());
+  EXPECT_EQ(invocation.exit_code, 2);
+  EXPECT_EQ(invocation.standard_output, "");
+  EXPECT_EQ(invocation.standard_error,
+            std::string("attention_server: ") + GetParam().error + "\n");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Flags, BadFlagTest,
+    ::testing::Values(
+        BadFlag{"OutOfRange", "--threads=0",
+                "--threads: got 0, wanted 1 to 1024"},
+        BadFlag{"NoNumber", "--threads=many",
+                "--threads: got \"many\", wanted a number"},
+        BadFlag{"NumberTooLarge", "--threads=99999999999999999999",
+                "--threads: got \"99999999999999999999\", wanted a number"},
+        BadFlag{"NoBytes", "--max-request-bytes=1TB",
+                "--max-request-bytes: got \"1TB\", wanted a number of bytes "
+                "such as 1048576, 64MiB or 2GiB"},
+        BadFlag{"BytesOverflow", "--max-pooled-bytes=9999999999999GiB",
+                "--max-pooled-bytes: got \"9999999999999GiB\", wanted a number "
+                "of bytes such as 1048576, 64MiB or 2GiB"},
+        BadFlag{"NoDuration", "--shutdown-grace=5",
+                "--shutdown-grace: got \"5\", wanted a duration such as 500ms, "
+                "30s or 5m"},
+        BadFlag{"Unknown", "--bogus",
+                "The following argument was not expected: --bogus"},
+        BadFlag{"Positional", "bogus",
+                "The following argument was not expected: bogus"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace attention::server

@@ -1,0 +1,156 @@
+// Sizes, budget, deadlines, cancellation.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <future>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "attention/v1/attention.grpc.pb.h"
+#include "tests/support/long_call.h"
+#include "tests/support/messages.h"
+#include "tests/support/raw_call.h"
+#include "tests/support/test_server.h"
+
+namespace attention::testing {
+namespace {
+
+using v1::ComputeAttentionRequest;
+using v1::ComputeAttentionResponse;
+
+grpc::Status Compute(const std::shared_ptr<grpc::Channel>& channel,
+                     const ComputeAttentionRequest& request,
+                     ComputeAttentionResponse* response = nullptr) {
+  grpc::ClientContext context;
+  ComputeAttentionResponse ignored;
+  return v1::AttentionService::NewStub(channel)->ComputeAttention(
+      &context, request, response == nullptr ? &ignored : response);
+}
+
+class LimitsTest : public ::testing::TestWithParam<Transport> {};
+
+TEST_P(LimitsTest, RequestsAreTakenUpToTheLimit) {
+  server::Options options = TestServer::DefaultOptions();
+  const ComputeAttentionRequest request = LongRequest(1000);
+  options.max_request_bytes = static_cast<int64_t>(request.ByteSizeLong());
+  {
+    TestServer server(options);
+    EXPECT_TRUE(Compute(server.Channel(GetParam()), request).ok());
+  }
+  --options.max_request_bytes;
+  TestServer server(options);
+  const grpc::Status status = Compute(server.Channel(GetParam()), request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(status.error_message(),
+            absl::StrCat("the request has ", request.ByteSizeLong(),
+                         " bytes, more than the ", options.max_request_bytes,
+                         " that this server takes (max_request_bytes)"));
+  // Trying again cannot help.
+  EXPECT_FALSE(DetailsOf(status).retry_delay.has_value());
+}
+
+TEST_P(LimitsTest, AnswersAreGivenUpToTheLimit) {
+  server::Options options = TestServer::DefaultOptions();
+  options.max_response_bytes = 5000;
+  TestServer server(options);
+  const auto channel = server.Channel(GetParam());
+  EXPECT_TRUE(Compute(channel, LongRequest(1000)).ok());
+  const grpc::Status status = Compute(channel, LongRequest(1250));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(status.error_message(),
+            "the answer would have 5192 bytes, more than the 5000 that this "
+            "server sends (max_response_bytes)");
+}
+
+TEST_P(LimitsTest, AnswersThatNobodyCouldHoldAreRefused) {
+  TestServer server;
+  ComputeAttentionRequest request = SmallRequest();
+  // No keys, so that nothing need be sent for a value head size of 2^40.
+  request.mutable_key()->set_shape(2, 0);
+  request.mutable_key()->clear_data();
+  request.mutable_value()->set_shape(2, 0);
+  request.mutable_value()->set_shape(3, int64_t{1} << 40);
+  request.mutable_value()->clear_data();
+  const grpc::Status status = Compute(server.Channel(GetParam()), request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_P(LimitsTest, CompressedRequestsAreRefused) {
+  TestServer server;
+  grpc::ClientContext context;
+  context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  ComputeAttentionResponse response;
+  // Zeros, for gRPC sends what does not shrink as it is.
+  ComputeAttentionRequest request = LongRequest(1000);
+  request.mutable_query()->mutable_data()->assign(4000, '\0');
+  const grpc::Status status =
+      v1::AttentionService::NewStub(server.Channel(GetParam()))
+          ->ComputeAttention(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+}
+
+TEST_P(LimitsTest, CancelledCallsEnd) {
+  TestServer server;
+  LongCall call(server.Channel(GetParam()));
+  ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 1; }));
+  call.Cancel();
+  EXPECT_EQ(call.Wait().error_code(), grpc::StatusCode::CANCELLED);
+  // The work ends too, long before it would be done.
+  EXPECT_TRUE(WaitUntil([&] { return server.server().running_calls() == 0; }));
+}
+
+TEST_P(LimitsTest, CallsPastTheirDeadlineEnd) {
+  TestServer server;
+  LongCall call(server.Channel(GetParam()),
+                std::chrono::system_clock::now() + std::chrono::seconds(1));
+  EXPECT_EQ(call.Wait().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_TRUE(WaitUntil([&] { return server.server().running_calls() == 0; }));
+}
+
+TEST_P(LimitsTest, LongCallsDoNotHoldUpShortOnes) {
+  TestServer server;
+  std::vector<std::unique_ptr<LongCall>> calls;
+  // More than there are workers.
+  for (int i = 0; i < 12; ++i) {
+    calls.push_back(std::make_unique<LongCall>(server.Channel(GetParam())));
+  }
+  ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 12; }));
+  EXPECT_TRUE(Compute(server.Channel(GetParam()), SmallRequest()).ok());
+  EXPECT_EQ(server.server().running_calls(), 12);
+}
+
+TEST_P(LimitsTest, OverTheBudgetCallsAreRefusedAtOnce) {
+  server::Options options = TestServer::DefaultOptions();
+  const auto long_bytes =
+      static_cast<int64_t>(LongCall::Request().ByteSizeLong());
+  options.max_request_bytes = long_bytes;
+  options.max_response_bytes = long_bytes / 3 + 4096;
+  options.max_inflight_bytes =
+      options.max_request_bytes + options.max_response_bytes;
+  TestServer server(options);
+  const auto channel = server.Channel(GetParam());
+  {
+    LongCall call(channel);
+    ASSERT_TRUE(
+        WaitUntil([&] { return server.server().running_calls() == 1; }));
+    const ComputeAttentionRequest large = LongRequest(10000);
+    const grpc::Status status = Compute(channel, large);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_EQ(DetailsOf(status).retry_delay, absl::Milliseconds(100));
+  }
+  // Once the long call is gone there is room again.
+  ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 0; }));
+  EXPECT_TRUE(Compute(channel, LongRequest(1000)).ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(Transports, LimitsTest,
+                         ::testing::Values(Transport::kLoopback,
+                                           Transport::kInProcess),
+                         [](const auto& info) {
+                           return TransportName(info.param);
+                         });
+
+}  // namespace
+}  // namespace attention::testing

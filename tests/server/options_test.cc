@@ -1,0 +1,110 @@
+#include "server/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+
+namespace attention::server {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+TEST(OptionsTest, DefaultsAreValid) {
+  EXPECT_THAT(Validate(Options()), IsEmpty());
+  EXPECT_THAT(Options().listen, ElementsAre("127.0.0.1:50051"));
+}
+
+struct BadOption {
+  const char* name;
+  std::function<void(Options&)> change;
+  std::string error;
+};
+
+class BadOptionTest : public ::testing::TestWithParam<BadOption> {};
+
+TEST_P(BadOptionTest, IsRefusedNamingTheFlag) {
+  Options options;
+  GetParam().change(options);
+  EXPECT_THAT(Validate(options), ElementsAre(GetParam().error));
+}
+
+std::function<void(Options&)> Listen(std::vector<std::string> addresses) {
+  return [=](Options& options) { options.listen = addresses; };
+}
+
+constexpr char kAddressForms[] =
+    "wanted host:port with a port of 0 to 65535, unix:path or "
+    "unix-abstract:name";
+
+INSTANTIATE_TEST_SUITE_P(
+    Options, BadOptionTest,
+    ::testing::Values(
+        BadOption{"NoAddress", Listen({}),
+                  "--listen: got none, wanted at least one address"},
+        BadOption{"NoPort", Listen({"localhost"}),
+                  std::string("--listen: got \"localhost\", ") + kAddressForms},
+        BadOption{"NoHost", Listen({":80"}),
+                  std::string("--listen: got \":80\", ") + kAddressForms},
+        BadOption{"PortTooLarge", Listen({"a:65536"}),
+                  std::string("--listen: got \"a:65536\", ") + kAddressForms},
+        BadOption{"BareIPv6", Listen({"::1:80"}),
+                  "--listen: got \"::1:80\", wanted an IPv6 address in "
+                  "brackets"},
+        BadOption{"NoPath", Listen({"unix:"}),
+                  "--listen: got \"unix:\", wanted a path"},
+        BadOption{"LongPath", Listen({"unix:" + std::string(108, 'a')}),
+                  "--listen: got \"unix:" + std::string(108, 'a') +
+                      "\", wanted a path of at most 107 bytes"},
+        BadOption{"Twice", Listen({"a:1", "b:1", "a:1"}),
+                  "--listen: got \"a:1\" twice"},
+        BadOption{"NoThreads", [](Options& o) { o.threads = 0; },
+                  "--threads: got 0, wanted 1 to 1024"},
+        BadOption{"ManyThreads", [](Options& o) { o.threads = 1025; },
+                  "--threads: got 1025, wanted 1 to 1024"},
+        BadOption{"SmallRequests", [](Options& o) { o.max_request_bytes = 9; },
+                  "--max-request-bytes: got 9, wanted 1024 to 2146435071"},
+        BadOption{
+            "LargeResponses",
+            [](Options& o) { o.max_response_bytes = int64_t{1} << 31; },
+            "--max-response-bytes: got 2147483648, wanted 1024 to 2146435071"},
+        BadOption{"SmallBudget",
+                  [](Options& o) {
+                    o.max_request_bytes = 2000;
+                    o.max_response_bytes = 3000;
+                    o.max_inflight_bytes = 4999;
+                  },
+                  "--max-inflight-bytes: got 4999, wanted 5000 "
+                  "(max-request-bytes and max-response-bytes together) to "
+                  "1125899906842624"},
+        BadOption{"NegativePool", [](Options& o) { o.max_pooled_bytes = -1; },
+                  "--max-pooled-bytes: got -1, wanted 0 to 1125899906842624"},
+        BadOption{"LongGrace",
+                  [](Options& o) { o.shutdown_grace = absl::Minutes(61); },
+                  "--shutdown-grace: got 1h1m, wanted 0 to 1h"},
+        BadOption{"LogLevel", [](Options& o) { o.log_level = "loud"; },
+                  "--log-level: got \"loud\", wanted trace, debug, info, "
+                  "warning, error or off"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(OptionsTest, EveryErrorIsTold) {
+  Options options;
+  options.threads = 0;
+  options.log_level = "";
+  EXPECT_THAT(Validate(options), ElementsAre(StartsWith("--threads: "),
+                                             StartsWith("--log-level: ")));
+}
+
+TEST(OptionsTest, GoodAddresses) {
+  Options options;
+  options.listen = {"127.0.0.1:0",       "127.0.0.1:0", "[::1]:0",
+                    "localhost:1",       "unix:/a/b",   "unix:relative",
+                    "unix-abstract:name"};
+  EXPECT_THAT(Validate(options), IsEmpty());
+}
+
+}  // namespace
+}  // namespace attention::server

@@ -1,0 +1,71 @@
+#include "server/status.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "kernel/attention.h"
+#include "tests/support/messages.h"
+
+namespace attention::server {
+namespace {
+
+using attention::testing::Details;
+using attention::testing::DetailsOf;
+
+class EveryCodeTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(EveryCodeTest, KeepsCodeAndText) {
+  const auto code = static_cast<absl::StatusCode>(GetParam());
+  const grpc::Status status = ToGrpcStatus(absl::Status(code, "what happened"));
+  EXPECT_EQ(static_cast<int>(status.error_code()), GetParam());
+  EXPECT_EQ(status.error_message(), "what happened");
+  EXPECT_EQ(status.error_details(), "");
+  EXPECT_EQ(CodeName(status.error_code()), absl::StatusCodeToString(code));
+}
+
+INSTANTIATE_TEST_SUITE_P(Codes, EveryCodeTest, ::testing::Range(1, 17));
+
+TEST(StatusTest, OkHasNothing) {
+  const grpc::Status status = ToGrpcStatus(absl::OkStatus());
+  EXPECT_TRUE(status.ok());
+  EXPECT_EQ(status.error_message(), "");
+  EXPECT_EQ(status.error_details(), "");
+  EXPECT_EQ(CodeName(status.error_code()), "OK");
+}
+
+TEST(StatusTest, FieldErrorsGetABadRequest) {
+  const grpc::Status status =
+      ToGrpcStatus(FieldError("key.shape", "got (1, 2), wanted (1, 3)"));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), "key.shape: got (1, 2), wanted (1, 3)");
+  const Details details = DetailsOf(status);
+  EXPECT_EQ(details.field, "key.shape");
+  EXPECT_EQ(details.description, "got (1, 2), wanted (1, 3)");
+  EXPECT_FALSE(details.retry_delay.has_value());
+}
+
+TEST(StatusTest, RetryLaterGetsARetryInfo) {
+  const grpc::Status status =
+      ToGrpcStatus(RetryLater("busy", absl::Milliseconds(1250)));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(status.error_message(), "busy");
+  EXPECT_EQ(DetailsOf(status).retry_delay, absl::Milliseconds(1250));
+}
+
+TEST(StatusTest, LongTextsAreCut) {
+  const std::string text(3 * kMaxStatusMessageBytes, 'x');
+  const grpc::Status plain = ToGrpcStatus(absl::InternalError(text));
+  EXPECT_EQ(plain.error_message(),
+            absl::StrCat(text.substr(0, kMaxStatusMessageBytes - 3), "..."));
+  const grpc::Status field = ToGrpcStatus(FieldError("query", text));
+  EXPECT_EQ(field.error_message().size(), kMaxStatusMessageBytes);
+  EXPECT_EQ(DetailsOf(field).description.size(), kMaxStatusMessageBytes);
+  // Both together, the details in base64, stay well below 8 KiB of headers.
+  EXPECT_LT(field.error_message().size() + field.error_details().size() * 4 / 3,
+            6u << 10);
+}
+
+}  // namespace
+}  // namespace attention::server
