@@ -79,7 +79,7 @@ TEST(BinaryTest, StopsOnSigint) {
 TEST(BinaryTest, FinishesARunningCallBeforeItStops) {
   Subprocess server = StartServer({"--listen=127.0.0.1:0", "--threads=2"});
   const auto channel = Connect(AddressIn(server.ReadLine()));
-  const v1::ComputeAttentionRequest request = LongRequest(12000);
+  const v1::ComputeAttentionRequest request = LongRequest(3000);
   // Health is answered in order behind the call's first bytes; the call itself
   // is let in before the drain or refused by it, but never lost.
   LongCall running(channel, request);
@@ -92,13 +92,24 @@ TEST(BinaryTest, FinishesARunningCallBeforeItStops) {
   EXPECT_EQ(server.Wait().exit_code, 0);
 }
 
-// Blocks until the server has let a call in.
-void WaitUntilBusy(const std::shared_ptr<grpc::Channel>& channel) {
-  const v1::ComputeAttentionRequest request = LongRequest(10000);
+// A LongCall that the server, run with OneCallAtATime(), is working on.
+std::unique_ptr<LongCall> StartLongCall(
+    const std::shared_ptr<grpc::Channel>& channel) {
+  // Refused while a long call is in; little to compute if not.
+  v1::ComputeAttentionRequest probe;
+  *probe.mutable_query() = RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 5000}, 1);
+  *probe.mutable_key() = probe.query();
+  *probe.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 1}, 1);
+  std::unique_ptr<LongCall> call;
   EXPECT_TRUE(WaitUntil([&] {
-    return Compute(channel, request).error_code() ==
+    // A probe that came first may have kept the call out.
+    if (call == nullptr || call->ended()) {
+      call = std::make_unique<LongCall>(channel);
+    }
+    return Compute(channel, probe).error_code() ==
            grpc::StatusCode::RESOURCE_EXHAUSTED;
   }));
+  return call;
 }
 
 // Flags under which one LongCall fills the budget.
@@ -115,25 +126,23 @@ std::vector<std::string> OneCallAtATime(const std::string& grace) {
 TEST(BinaryTest, ASecondSignalEndsRunningCalls) {
   Subprocess server = StartServer(OneCallAtATime("1h"));
   const auto channel = Connect(AddressIn(server.ReadLine()));
-  LongCall running(channel);
-  WaitUntilBusy(channel);
+  const auto running = StartLongCall(channel);
   server.Signal(SIGTERM);
   // Until the first is taken, a second of the same kind would be lost in it.
   EXPECT_TRUE(
       WaitUntil([&] { return HealthOf(channel, "") == "NOT_SERVING"; }));
   server.Signal(SIGTERM);
   EXPECT_EQ(server.Wait().exit_code, 0);
-  EXPECT_FALSE(running.Wait().ok());
+  EXPECT_FALSE(running->Wait().ok());
 }
 
 TEST(BinaryTest, TheGraceEndsRunningCalls) {
   Subprocess server = StartServer(OneCallAtATime("50ms"));
   const auto channel = Connect(AddressIn(server.ReadLine()));
-  LongCall running(channel);
-  WaitUntilBusy(channel);
+  const auto running = StartLongCall(channel);
   server.Signal(SIGTERM);
   EXPECT_EQ(server.Wait().exit_code, 0);
-  EXPECT_FALSE(running.Wait().ok());
+  EXPECT_FALSE(running->Wait().ok());
 }
 
 TEST(BinaryTest, LogsALineForEachCallWithoutPayloads) {
@@ -147,7 +156,7 @@ TEST(BinaryTest, LogsALineForEachCallWithoutPayloads) {
   server.Signal(SIGTERM);
   const std::string log = server.Wait().standard_error;
   EXPECT_THAT(log, HasSubstr("level=debug event=call rpc=ComputeAttention "
-                             "code=OK request_bytes=258 "));
+                             "code=OK request_bytes=252 "));
   EXPECT_THAT(log, HasSubstr("query=\"(1, 2, 3, 4)\" key=\"(1, 1, 5, 4)\" "
                              "value=\"(1, 1, 5, 2)\" queue_us="));
   EXPECT_THAT(log, HasSubstr("level=info event=call rpc=ComputeAttention "

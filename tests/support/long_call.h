@@ -45,6 +45,10 @@ class LongCall {
   }
 
   void Cancel() { context_.TryCancel(); }
+  bool ended() const {
+    return status_.wait_for(std::chrono::seconds(0)) ==
+           std::future_status::ready;
+  }
   const grpc::Status& Wait() { return status_.get(); }
   const v1::ComputeAttentionResponse& response() const { return response_; }
 
