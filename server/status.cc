@@ -64,7 +64,10 @@ absl::Status RetryLater(absl::string_view message, absl::Duration delay) {
   info.mutable_retry_delay()->set_nanos(
       static_cast<int32_t>(nanoseconds % 1000000000));
   absl::Status status = absl::ResourceExhaustedError(message);
-  status.SetPayload(kRetryInfoUrl, absl::Cord(info.SerializeAsString()));
+  // Not Cord's constructor from std::string: clang gives it another symbol than
+  // the GCC that built Debian's Abseil.
+  const std::string bytes = info.SerializeAsString();
+  status.SetPayload(kRetryInfoUrl, absl::Cord(absl::string_view(bytes)));
   return status;
 }
 
