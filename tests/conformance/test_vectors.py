@@ -1,0 +1,88 @@
+"""The cases of tests/vectors, sent as any language would send them."""
+
+import json
+
+import grpc
+import numpy as np
+import pytest
+from attention_client import attention_pb2 as pb
+from attention_client import tensors
+from attention_client.errors import from_rpc_error
+from google.protobuf import json_format
+
+from support.tolerance import assert_close
+from vectors import generate
+
+CASES = json.loads(generate.FILE.read_text())["cases"]
+TENSORS = ("output", "log_sum_exp", "scores", "present_key", "present_value")
+
+
+def named(with_key):
+    chosen = [case for case in CASES if with_key in case]
+    return pytest.mark.parametrize(
+        "case", chosen, ids=[case["name"] for case in chosen]
+    )
+
+
+def array(message, field):
+    tensor = getattr(message, field)
+    if tensor.float_values:
+        values = np.array(tensor.float_values, np.float32)
+        return values.reshape(tuple(tensor.shape))
+    return tensors.from_wire(message, field)
+
+
+@pytest.fixture(scope="module")
+def send(server_address):
+    with grpc.insecure_channel(server_address) as channel:
+        call = channel.unary_unary(
+            "/attention.v1.AttentionService/ComputeAttention",
+            request_serializer=pb.ComputeAttentionRequest.SerializeToString,
+            response_deserializer=pb.ComputeAttentionResponse.FromString,
+        )
+        yield lambda case: call(
+            json_format.ParseDict(
+                case["request"], pb.ComputeAttentionRequest()
+            ),
+            timeout=60,
+        )
+
+
+@named("response")
+def test_answer(case, send):
+    actual = send(case)
+    expected = json_format.ParseDict(
+        case["response"], pb.ComputeAttentionResponse()
+    )
+    double = expected.log_sum_exp.data_type == pb.DATA_TYPE_FLOAT64
+    for field in TENSORS:
+        assert actual.HasField(field) == expected.HasField(field), field
+        if not expected.HasField(field):
+            continue
+        got, wanted = array(actual, field), array(expected, field)
+        assert got.dtype == wanted.dtype, field
+        assert bool(getattr(actual, field).float_values) == bool(
+            getattr(expected, field).float_values
+        ), field
+        assert_close(
+            got,
+            wanted.astype(np.float64),
+            computed_in=np.float64 if double else np.float32,
+        )
+
+
+@named("error")
+def test_error(case, send):
+    with pytest.raises(grpc.RpcError) as caught:
+        send(case)
+    error = from_rpc_error(caught.value, "")
+    assert error.code.name == case["error"]["code"]
+    assert [violation.field for violation in error.field_violations] == [
+        case["error"]["field"]
+    ]
+
+
+def test_the_file_is_what_the_generator_writes():
+    assert generate.FILE.read_text() == generate.text(), (
+        "write it anew: PYTHONPATH=tests python -m vectors.generate"
+    )
