@@ -223,6 +223,8 @@ def _head(q, k, v, bias, sink, options):
             highest = max(x.max(), sink)
             exp = np.exp(x - highest)
             total = exp.sum() + np.exp(sink - highest)
+            # A NaN that is seen makes all of its row NaN, masked keys too.
+            weights[i] = np.nan if np.isnan(total) else 0.0
             weights[i, see] = exp / total
             lse[i] = highest + np.log(total)
             output[i] = weights[i, see] @ v[see]

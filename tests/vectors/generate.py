@@ -367,7 +367,7 @@ def errors():
     yield refused(
         "heads_do_not_divide",
         "3 query heads over 2 key/value heads.",
-        "query.shape",
+        "key.shape",
         query=numbers(1, 3, 1, 2),
         key=numbers(1, 2, 1, 2),
         value=numbers(1, 2, 1, 2),
