@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from attention_client import Client
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -27,7 +27,7 @@ def version() -> str:
     """That of the project: CMakeLists.txt says it, and no other file."""
     carried = HERE / "PKG-INFO"
     if carried.is_file():
-        return re.search(r"^Version: (\S+)", carried.read_text(), re.M)[1]
+        return re.search(r"(?m)^Version: (\S+)", carried.read_text())[1]
     cmake = (REPOSITORY / "CMakeLists.txt").read_text()
     return re.search(r"project\([^)]*?VERSION\s+([\d.]+)", cmake)[1]
 

@@ -4,9 +4,10 @@ from concurrent import futures
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
+
 from attention_client import Client
 from attention_client import attention_pb2 as pb
-from grpc_health.v1 import health_pb2
 
 METHODS = {
     "attention.v1.AttentionService": {

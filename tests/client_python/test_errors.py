@@ -3,15 +3,16 @@
 import datetime
 import threading
 
-import attention_client
 import grpc
 import numpy as np
 import pytest
-from attention_client import AttentionError, Client, FieldViolation
-from attention_client import attention_pb2 as pb
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
+
+import attention_client
+from attention_client import AttentionError, Client, FieldViolation
+from attention_client import attention_pb2 as pb
 
 EYE = np.eye(2, dtype=np.float32)
 
@@ -135,9 +136,11 @@ def test_details_that_cannot_be_read_do_not_hide_the_error(
 
 def test_a_server_that_is_not_there_is_named(tmp_path):
     target = f"unix:{tmp_path}/nobody"
-    with Client(target) as client:
-        with pytest.raises(attention_client.Unavailable) as caught:
-            client.health()
+    with (
+        Client(target) as client,
+        pytest.raises(attention_client.Unavailable) as caught,
+    ):
+        client.health()
     assert target in str(caught.value)
     assert "connect" in caught.value.message
 
@@ -147,16 +150,16 @@ def test_the_timeout_ends_a_call(server, per_call):
     release = threading.Event()
 
     def answer(request, context):
-        release.wait()
+        release.wait(10)  # So that a lost timeout fails rather than hangs.
         return pb.ComputeAttentionResponse()
 
     server.answers["ComputeAttention"] = answer
     try:
-        with Client(server.address, timeout=60 if per_call else 0.05) as client:
-            with pytest.raises(attention_client.DeadlineExceeded):
-                client.compute(
-                    EYE, EYE, EYE, timeout=0.05 if per_call else None
-                )
+        with (
+            Client(server.address, timeout=60 if per_call else 0.05) as client,
+            pytest.raises(attention_client.DeadlineExceeded),
+        ):
+            client.compute(EYE, EYE, EYE, timeout=0.05 if per_call else None)
     finally:
         release.set()
 

@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+
 from attention_client import AttentionResult, Timing
 from attention_client import attention_pb2 as pb
 
@@ -214,7 +215,9 @@ def test_answers_above_grpc_s_own_limit_arrive(fake_client, sent):
         ({"past_key": [["a"]]}, TypeError, "past_key: got type str32"),
     ],
 )
-def test_what_cannot_be_sent_is_refused(server, fake_client, arguments, error, text):
+def test_what_cannot_be_sent_is_refused(
+    server, fake_client, arguments, error, text
+):
     with pytest.raises(error, match=text):
         fake_client.compute(EYE, EYE, EYE, **arguments)
     assert server.request is None

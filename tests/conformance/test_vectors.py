@@ -5,11 +5,11 @@ import json
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import json_format
+
 from attention_client import attention_pb2 as pb
 from attention_client import tensors
 from attention_client.errors import from_rpc_error
-from google.protobuf import json_format
-
 from support.tolerance import assert_close
 from vectors import generate
 

@@ -62,8 +62,12 @@ class FirstLayer:
             + table("token_type_embeddings")[0]
         )
         x = x - x.mean(axis=-1, keepdims=True)
-        x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + _LAYER_NORM_EPSILON)
-        return x * table("LayerNorm") + self.weights["embeddings.LayerNorm.bias"]
+        x = x / np.sqrt(
+            (x**2).mean(axis=-1, keepdims=True) + _LAYER_NORM_EPSILON
+        )
+        return (
+            x * table("LayerNorm") + self.weights["embeddings.LayerNorm.bias"]
+        )
 
     def _project(self, x, name):
         weight = self.weights[f"{_LAYER}{name}.weight"]
@@ -80,7 +84,9 @@ def sample(sentence=SENTENCE):
         "query": query,
         "key": key,
         "value": value,
-        "output": reference.compute(query, key, value).output.astype(np.float32),
+        "output": reference.compute(query, key, value).output.astype(
+            np.float32
+        ),
     }
     return tensors, {"tokens": " ".join(layer.tokens(sentence))}
 

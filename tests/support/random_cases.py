@@ -53,9 +53,7 @@ class Generator:
             self.size if self.chance(0.5) else self.choose(HEAD_SIZES)
         )
         self.type = self.choose(FLOATS, (4, 2, 2, 1))
-        self.value_type = (
-            self.type if self.chance(0.7) else self.choose(FLOATS)
-        )
+        self.value_type = self.type if self.chance(0.7) else self.choose(FLOATS)
 
     def choose(self, values, weights=None):
         p = None if weights is None else np.divide(weights, sum(weights))

@@ -10,7 +10,6 @@ key/value length, P past length, T = P + L, D and Dv head sizes.
 """
 
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 
@@ -20,9 +19,9 @@ class Result:
     output: np.ndarray
     log_sum_exp: np.ndarray
     # The stage asked for, (B, Hq, S, T); None where none was.
-    scores: Optional[np.ndarray]
-    present_key: Optional[np.ndarray]
-    present_value: Optional[np.ndarray]
+    scores: np.ndarray | None
+    present_key: np.ndarray | None
+    present_value: np.ndarray | None
 
 
 STAGES = ("raw", "capped", "biased", "weights")
@@ -52,14 +51,14 @@ def compute(
     **_,
 ):
     """See Client.compute. log_sum_exp and present are always returned."""
-    options = dict(
-        scale=scale,
-        softcap=softcap,
-        causal=causal,
-        window=window,
-        alibi_slopes=alibi_slopes,
-        sinks=sinks,
-    )
+    options = {
+        "scale": scale,
+        "softcap": softcap,
+        "causal": causal,
+        "window": window,
+        "alibi_slopes": alibi_slopes,
+        "sinks": sinks,
+    }
     layout = layout or {2: "matrix", 3: "packed", 4: "bhsd"}[query.ndim]
     if layout == "ragged":
         return _ragged(query, key, value, query_starts, key_starts, options)
@@ -129,9 +128,7 @@ def _bhsd(q, k, v, mask, past, valid_lengths, options):
     group = heads // k.shape[1]
     output = np.zeros((batch, heads, length, v.shape[3]))
     lse = np.zeros((batch, heads, length))
-    stages = {
-        stage: np.zeros((batch, heads, length, keys)) for stage in STAGES
-    }
+    stages = {stage: np.zeros((batch, heads, length, keys)) for stage in STAGES}
     bias_of_mask = _mask_bias(mask, (batch, heads, length, keys))
     for b in range(batch):
         valid = None if valid_lengths is None else int(valid_lengths[b])
@@ -228,5 +225,10 @@ def _head(q, k, v, bias, sink, options):
             weights[i, see] = exp / total
             lse[i] = highest + np.log(total)
             output[i] = weights[i, see] @ v[see]
-    stages = dict(raw=raw, capped=capped, biased=biased, weights=weights)
+    stages = {
+        "raw": raw,
+        "capped": capped,
+        "biased": biased,
+        "weights": weights,
+    }
     return output, lse, stages

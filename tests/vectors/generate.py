@@ -363,7 +363,9 @@ def types():
 def errors():
     bad = plain(s=2, t=3)
     bad["key"] = numbers(3, 4)
-    yield refused("key_of_other_size", "Head size 4, not 2.", "key.shape", **bad)
+    yield refused(
+        "key_of_other_size", "Head size 4, not 2.", "key.shape", **bad
+    )
     yield refused(
         "heads_do_not_divide",
         "3 query heads over 2 key/value heads.",

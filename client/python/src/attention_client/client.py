@@ -1,6 +1,9 @@
 """The client. Start here."""
 
-from typing import Any, Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import numpy as np
@@ -37,9 +40,9 @@ class Client:
         self,
         target: str,
         *,
-        timeout: Optional[float] = None,
-        credentials: Optional[grpc.ChannelCredentials] = None,
-        channel_options: Sequence[Tuple[str, Any]] = (),
+        timeout: float | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        channel_options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         """Does not connect yet.
 
@@ -69,7 +72,7 @@ class Client:
             "/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse
         )
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Client:  # noqa: PYI034
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -88,24 +91,24 @@ class Client:
         mask: Any = None,
         past_key: Any = None,
         past_value: Any = None,
-        valid_lengths: Optional[Sequence[int]] = None,
-        query_starts: Optional[Sequence[int]] = None,
-        key_starts: Optional[Sequence[int]] = None,
-        layout: Optional[str] = None,
-        query_heads: Optional[int] = None,
-        kv_heads: Optional[int] = None,
-        scale: Optional[float] = None,
+        valid_lengths: Sequence[int] | None = None,
+        query_starts: Sequence[int] | None = None,
+        key_starts: Sequence[int] | None = None,
+        layout: str | None = None,
+        query_heads: int | None = None,
+        kv_heads: int | None = None,
+        scale: float | None = None,
         softcap: float = 0,
-        causal: Optional[str] = None,
-        window: Optional[Tuple[Optional[int], Optional[int]]] = None,
-        alibi_slopes: Optional[Sequence[float]] = None,
-        sinks: Optional[Sequence[float]] = None,
-        math_mode: Optional[str] = None,
+        causal: str | None = None,
+        window: tuple[int | None, int | None] | None = None,
+        alibi_slopes: Sequence[float] | None = None,
+        sinks: Sequence[float] | None = None,
+        math_mode: str | None = None,
         softmax_precision: Any = None,
         return_log_sum_exp: bool = False,
-        return_scores: Optional[str] = None,
+        return_scores: str | None = None,
         return_present: bool = False,
-        timeout: Optional[float] = None,
+        timeout: float | None = None,
     ) -> AttentionResult:
         """softmax(scale * query key^T + bias) value, on the server.
 
@@ -198,7 +201,7 @@ class Client:
         response = self._call(self._compute, request, timeout)
         return _result(response)
 
-    def capabilities(self, *, timeout: Optional[float] = None) -> Capabilities:
+    def capabilities(self, *, timeout: float | None = None) -> Capabilities:
         """What the server can do, and its limits."""
         response = self._call(
             self._get_capabilities, pb.GetCapabilitiesRequest(), timeout
@@ -217,9 +220,7 @@ class Client:
             key_block=response.key_block,
         )
 
-    def health(
-        self, service: str = "", *, timeout: Optional[float] = None
-    ) -> str:
+    def health(self, service: str = "", *, timeout: float | None = None) -> str:
         """The health of a service by its full name, or of the whole server:
         "SERVING" or "NOT_SERVING".
 
@@ -237,7 +238,7 @@ class Client:
             path, response_deserializer=response.FromString
         )
 
-    def _call(self, method: Any, request: Any, timeout: Optional[float]) -> Any:
+    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         if request.ByteSize() > _MAX_MESSAGE_BYTES:
             raise ValueError(
                 f"request: got {request.ByteSize()} bytes, wanted at most "
@@ -252,7 +253,7 @@ class Client:
             raise errors.from_rpc_error(error, self._target) from None
 
 
-def _enum(enum: Any, argument: str, name: Optional[str]) -> int:
+def _enum(enum: Any, argument: str, name: str | None) -> int:
     """The value of `enum` for a name such as "top_left"; 0 for None."""
     if name is None:
         return 0
@@ -268,8 +269,8 @@ def _enum(enum: Any, argument: str, name: Optional[str]) -> int:
 
 
 def _window(
-    window: Optional[Tuple[Optional[int], Optional[int]]],
-) -> Optional[pb.Window]:
+    window: tuple[int | None, int | None] | None,
+) -> pb.Window | None:
     if window is None:
         return None
     try:
@@ -282,7 +283,7 @@ def _window(
     return pb.Window(left=left, right=right)
 
 
-def _numbers(values: Optional[Sequence]) -> list:
+def _numbers(values: Sequence | None) -> list:
     return [] if values is None else np.asarray(values).tolist()
 
 

@@ -4,9 +4,10 @@ Arguments that cannot be put into a request at all (an unknown layout's name,
 an array of strings) raise ValueError or TypeError before anything is sent.
 """
 
+from __future__ import annotations
+
 import datetime
 from dataclasses import dataclass
-from typing import Optional, Tuple
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -43,8 +44,8 @@ class AttentionError(Exception):
         message: str,
         *,
         target: str = "",
-        field_violations: Tuple[FieldViolation, ...] = (),
-        retry_delay: Optional[datetime.timedelta] = None,
+        field_violations: tuple[FieldViolation, ...] = (),
+        retry_delay: datetime.timedelta | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code

@@ -1,7 +1,8 @@
 """What calls return."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Optional, Tuple
 
 import numpy as np
 
@@ -32,13 +33,13 @@ class AttentionResult:
     output: np.ndarray
     # Natural log of the softmax's denominator, float32 or float64: (B, Hq, S);
     # matrix (S); ragged (sum S, Hq).
-    log_sum_exp: Optional[np.ndarray]
+    log_sum_exp: np.ndarray | None
     # The query's type, (B, Hq, S, T).
-    scores: Optional[np.ndarray]
+    scores: np.ndarray | None
     # past_key and key joined, (B, Hkv, T, D).
-    present_key: Optional[np.ndarray]
+    present_key: np.ndarray | None
     # past_value and value joined, (B, Hkv, T, Dv).
-    present_value: Optional[np.ndarray]
+    present_value: np.ndarray | None
     timing: Timing
 
 
@@ -53,9 +54,9 @@ class Capabilities:
     # Threads that compute.
     threads: int
     # numpy's names of the types of query, key and value: "float32", ...
-    data_types: Tuple[str, ...]
+    data_types: tuple[str, ...]
     # Of "reproducible" and "fast".
-    math_modes: Tuple[str, ...]
+    math_modes: tuple[str, ...]
     # Size of the largest request and answer, in bytes.
     max_request_bytes: int
     max_response_bytes: int

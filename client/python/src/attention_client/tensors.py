@@ -1,6 +1,8 @@
 """numpy arrays to wire tensors and back."""
 
-from typing import Any, Optional
+from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +54,7 @@ def to_wire(array: Any, argument: str) -> pb.Tensor:
     )
 
 
-def from_wire(message: Any, field: str) -> Optional[np.ndarray]:
+def from_wire(message: Any, field: str) -> np.ndarray | None:
     """The tensor `field` of a response, or None where it has none."""
     if not message.HasField(field):
         return None
