@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Counts the tests of all steps of ./dev test, and fails unless all passed.
 
-Reads a folder that holds, for each step, STEP.status (the exit status) and, if
-the step ran tests, STEP.xml (JUnit, as ctest and pytest write it). A step
-without the latter counts as one test. A step that ended badly without naming a
-test that failed (it did not build, it died) counts as one that failed.
+Reads a folder that holds, for each step:
+- STEP.status, its exit status;
+- STEP.xml, if it ran tests: JUnit, as ctest and pytest write it;
+- STEP/NAME.xml, if the test NAME is a GoogleTest program: its own cases, which
+  count in its stead.
+A step without tests counts as one. A step or a program that ended badly without
+naming a case that failed (it did not build, it died) counts as one that failed.
 """
 
 import sys
@@ -21,14 +24,29 @@ def outcome(case):
     return "passed"
 
 
+def read(report):
+    return list(ElementTree.parse(report).iter("testcase"))
+
+
+def count_test(case, program_report):
+    if not program_report.exists():
+        return Counter([outcome(case)])
+    counts = Counter(outcome(part) for part in read(program_report))
+    if outcome(case) == "failed" and counts["failed"] == 0:
+        counts["failed"] += 1
+    return counts
+
+
 def count_step(status_file):
     ended_well = status_file.read_text().strip() == "0"
     report = status_file.with_suffix(".xml")
+    programs = status_file.with_suffix("")
     counts = Counter()
     if report.exists():
         try:
-            cases = ElementTree.parse(report).iter("testcase")
-            counts.update(outcome(case) for case in cases)
+            for case in read(report):
+                program_report = programs / f"{case.get('name')}.xml"
+                counts.update(count_test(case, program_report))
         except ElementTree.ParseError:
             ended_well = False
     elif ended_well:

@@ -7,6 +7,16 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "summarize.py"
+
+
+def summarize(folder):
+    """The last line and the exit code."""
+    run = subprocess.run(
+        [sys.executable, SCRIPT, folder], capture_output=True, text=True
+    )
+    return run.stdout.splitlines()[-1], run.returncode
+
+
 CASES = """<testsuite>
   <testcase name="a"/>
   <testcase name="b"><skipped message="why"/></testcase>
@@ -36,12 +46,7 @@ def test_one_step(tmp_path, status, report, last_line, exit_code):
     if report is not None:
         (tmp_path / "unit.xml").write_text(report)
 
-    run = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path], capture_output=True, text=True
-    )
-
-    assert run.stdout.splitlines()[-1] == last_line
-    assert run.returncode == exit_code
+    assert summarize(tmp_path) == (last_line, exit_code)
 
 
 def test_adds_steps(tmp_path):
@@ -50,9 +55,24 @@ def test_adds_steps(tmp_path):
     (tmp_path / "unit.status").write_text("8\n")
     (tmp_path / "unit.xml").write_text(CASES.format(FAILURE))
 
-    run = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path], capture_output=True, text=True
-    )
+    assert summarize(tmp_path) == ("3 passed, 1 failed, 1 skipped", 1)
 
-    assert run.stdout.splitlines()[-1] == "3 passed, 1 failed, 1 skipped"
-    assert run.returncode == 1
+
+def test_counts_the_cases_of_a_program(tmp_path):
+    (tmp_path / "unit.status").write_text("8\n")
+    (tmp_path / "unit.xml").write_text(
+        """<testsuite>
+          <testcase name="good_test"/>
+          <testcase name="bad_test"><failure/></testcase>
+          <testcase name="died_early_test"><failure/></testcase>
+          <testcase name="died_at_exit_test"><failure/></testcase>
+        </testsuite>"""
+    )
+    programs = tmp_path / "unit"
+    programs.mkdir()
+    (programs / "good_test.xml").write_text(CASES.format(""))
+    (programs / "bad_test.xml").write_text(CASES.format(FAILURE))
+    (programs / "died_at_exit_test.xml").write_text(CASES.format(""))
+
+    # Passed: one each of good, bad and the last; failed: one each but good.
+    assert summarize(tmp_path) == ("3 passed, 3 failed, 3 skipped", 1)
