@@ -19,12 +19,13 @@ done
 say() { printf '\n%s\n' "$*"; }
 
 say "One query over two keys, step by step:"
-"$bin/attention_client" compute --address="$address" --explain \
+"$bin/attention_client" compute --server="$address" --explain \
   --query='[[1,0]]' --key='[[0.5,0.5],[0.3,0.7]]' --value='[[1,0],[0.5,0.5]]'
 
-say "A layer of all-MiniLM-L6-v2, 12 heads, on a sentence:"
-"$bin/attention_client" compute --address="$address" \
-  --input=examples/minilm_layer0.safetensors
+say "What a layer of the model all-MiniLM-L6-v2 attends to (12 heads):"
+sample=examples/minilm_layer0.safetensors
+"$bin/attention_client" compute --server="$address" \
+  --query=$sample:query --key=$sample:key --value=$sample:value
 
 say "Stopping the server."
 kill -TERM $server

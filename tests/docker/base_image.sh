@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Makes the image docker/Dockerfile starts from out of Debian's packages, for
+# machines that reach no image registry. Usage: base_image.sh NAME CACHE_FOLDER
+# BUILDAH [OPTION...], where the latter is the command to call buildah by.
+set -euo pipefail
+name=$1 cache=$2
+shift 2
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+
+if ! [[ -f $cache/bookworm.tar ]]; then
+  mkdir -p "$cache"
+  rm -rf "$cache/bookworm"
+  debootstrap --variant=minbase bookworm "$cache/bookworm" "$mirror"
+  # What this machine needs to reach the mirror, the image needs too.
+  cp /etc/resolv.conf "$cache/bookworm/etc/"
+  cp /etc/apt/apt.conf.d/* "$cache/bookworm/etc/apt/apt.conf.d/"
+  tar -C "$cache/bookworm" -cf "$cache/bookworm.tar.part" .
+  mv "$cache/bookworm.tar.part" "$cache/bookworm.tar"
+  rm -rf "$cache/bookworm"
+fi
+container=$("$@" from scratch)
+"$@" add "$container" "$cache/bookworm.tar" / >/dev/null
+"$@" commit -q "$container" "$name" >/dev/null
+"$@" rm "$container" >/dev/null
