@@ -22,9 +22,9 @@ say "One query over two keys, step by step:"
 "$bin/attention_client" compute --server="$address" --explain \
   --query='[[1,0]]' --key='[[0.5,0.5],[0.3,0.7]]' --value='[[1,0],[0.5,0.5]]'
 
-say "What a layer of the model all-MiniLM-L6-v2 attends to (12 heads):"
+say "What the tokens of a sentence attend to in a layer of a real model:"
 sample=examples/minilm_layer0.safetensors
-"$bin/attention_client" compute --server="$address" \
+"$bin/attention_client" compute --server="$address" --explain \
   --query=$sample:query --key=$sample:key --value=$sample:value
 
 say "Stopping the server."
