@@ -5,6 +5,10 @@ target_compile_features(attention_compile_options INTERFACE cxx_std_20)
 target_compile_options(attention_compile_options INTERFACE
   -Wall -Wextra -Wno-sign-compare
   $<$<BOOL:${ATTENTION_WARNINGS_AS_ERRORS}>:-Werror>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # False alarms on "text" + std::string: gcc.gnu.org/PR105651.
+  target_compile_options(attention_compile_options INTERFACE -Wno-restrict)
+endif()
 target_include_directories(attention_compile_options INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
 
