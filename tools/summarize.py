@@ -11,9 +11,9 @@ naming a case that failed (it did not build, it died) counts as one that failed.
 """
 
 import sys
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 
 def outcome(case):

@@ -14,15 +14,20 @@ import tempfile
 import unittest
 
 from server_process import ServerProcess
-from tensor_files import read_npy
-from tensor_files import read_safetensors
-from tensor_files import write_npy
-from tensor_files import write_safetensors
+from tensor_files import (
+    read_npy,
+    read_safetensors,
+    write_npy,
+    write_safetensors,
+)
 
 SERVER, CLIENT = "", ""
 
-IDENTITY = ["--query=[[1,0],[0,1]]", "--key=[[1,0],[0,1]]",
-            "--value=[[1,0],[0,1]]"]
+IDENTITY = [
+    "--query=[[1,0],[0,1]]",
+    "--key=[[1,0],[0,1]]",
+    "--value=[[1,0],[0,1]]",
+]
 
 IDENTITY_EXPLAINED = """\
 Batch 0, head 0. Queries: 2. Keys: 2, of size 2. Values of size 2.
@@ -68,10 +73,12 @@ def attention(query, key, value):
         top = max(scores)
         weights = [math.exp(s - top) for s in scores]
         total = sum(weights)
-        output.append([
-            sum(w / total * v[column] for w, v in zip(weights, value))
-            for column in range(len(value[0]))
-        ])
+        output.append(
+            [
+                sum(w / total * v[column] for w, v in zip(weights, value))
+                for column in range(len(value[0]))
+            ]
+        )
     return output
 
 
@@ -119,8 +126,12 @@ class ServedTest(ProgramTest):
         cls.addClassCleanup(cls.server.__exit__)
 
     def call(self, command, *arguments, **environment):
-        return self.run_client(command, f"--server={self.server.address}",
-                               *arguments, **environment)
+        return self.run_client(
+            command,
+            f"--server={self.server.address}",
+            *arguments,
+            **environment,
+        )
 
     def compute(self, *arguments):
         """Standard output of a call that must work."""
@@ -131,16 +142,19 @@ class ServedTest(ProgramTest):
 
 
 class ComputeTest(ServedTest):
-
     def test_identity(self):
         output = json.loads(self.compute(*IDENTITY))
         self.assertEqual([len(row) for row in output], [2, 2])
-        self.assert_close(flat(output),
-                          [0.669762, 0.330238, 0.330238, 0.669762])
+        self.assert_close(
+            flat(output), [0.669762, 0.330238, 0.330238, 0.669762]
+        )
 
     def test_two_keys(self):
-        arguments = ["--query=[[1,0]]", "--key=[[0.5,0.5],[0.3,0.7]]",
-                     "--value=[[1,0],[0.5,0.5]]"]
+        arguments = [
+            "--query=[[1,0]]",
+            "--key=[[0.5,0.5],[0.3,0.7]]",
+            "--value=[[1,0],[0.5,0.5]]",
+        ]
         output = json.loads(self.compute(*arguments))
         self.assert_close(flat(output), [0.767648, 0.232352])
         labelled = self.compute(*arguments, "--scores=weights")
@@ -149,8 +163,9 @@ class ComputeTest(ServedTest):
         self.assert_close(flat(json.loads(weights)), [0.535297, 0.464703])
 
     def test_explain(self):
-        self.assertEqual(self.compute(*IDENTITY, "--explain"),
-                         IDENTITY_EXPLAINED)
+        self.assertEqual(
+            self.compute(*IDENTITY, "--explain"), IDENTITY_EXPLAINED
+        )
 
     def test_explain_where_the_terminal_has_no_unicode(self):
         run = self.call("compute", *IDENTITY, "--explain", LC_ALL="C")
@@ -158,14 +173,21 @@ class ComputeTest(ServedTest):
         self.assertTrue(run.stdout.isascii())
 
     def test_explain_shows_masks(self):
-        text = self.compute(*IDENTITY, "--explain", "--causal=top-left",
-                            "--softcap=1")
-        self.assertIn("   Soft cap: 1 * tanh(score / 1)\n"
-                      "              key 0     key 1\n"
-                      "  query 0  0.608859  0.000000\n", text)
-        self.assertIn("   Bias and masks: -inf hides a key from a query\n"
-                      "              key 0     key 1\n"
-                      "  query 0  0.608859      -inf\n", text)
+        text = self.compute(
+            *IDENTITY, "--explain", "--causal=top-left", "--softcap=1"
+        )
+        self.assertIn(
+            "   Soft cap: 1 * tanh(score / 1)\n"
+            "              key 0     key 1\n"
+            "  query 0  0.608859  0.000000\n",
+            text,
+        )
+        self.assertIn(
+            "   Bias and masks: -inf hides a key from a query\n"
+            "              key 0     key 1\n"
+            "  query 0  0.608859      -inf\n",
+            text,
+        )
         self.assertIn("  query 0  1.000000  0.000000\n", text)
 
     def test_masks_and_sinks(self):
@@ -174,93 +196,144 @@ class ComputeTest(ServedTest):
         output = self.compute(*IDENTITY, "--mask=[[0,-inf],[-inf,0]]")
         self.assertEqual(output, "[[1, 0],\n [0, 1]]\n")
         output = json.loads(
-            self.compute("--query=[[0]]", "--key=[[0]]", "--value=[[1]]",
-                         "--sinks=0"))
+            self.compute(
+                "--query=[[0]]", "--key=[[0]]", "--value=[[1]]", "--sinks=0"
+            )
+        )
         self.assert_close(flat(output), [0.5])
 
     def test_past_and_present(self):
-        text = self.compute("--query=[[0,0]]", "--key=[[5,6]]", "--value=[[3]]",
-                            "--past-key=[[[[1,2],[3,4]]]]",
-                            "--past-value=[[[[1],[2]]]]", "--present",
-                            "--log-sum-exp")
+        text = self.compute(
+            "--query=[[0,0]]",
+            "--key=[[5,6]]",
+            "--value=[[3]]",
+            "--past-key=[[[[1,2],[3,4]]]]",
+            "--past-value=[[[[1],[2]]]]",
+            "--present",
+            "--log-sum-exp",
+        )
         self.assertEqual(
-            text, "output:\n[[2]]\n"
+            text,
+            "output:\n[[2]]\n"
             "log_sum_exp:\n[1.0986123]\n"
             "present_key:\n[[[[1, 2],\n   [3, 4],\n   [5, 6]]]]\n"
-            "present_value:\n[[[[1],\n   [2],\n   [3]]]]\n")
+            "present_value:\n[[[[1],\n   [2],\n   [3]]]]\n",
+        )
 
     def test_npy(self):
         numbers = random.Random(1)
         tensors = {
-            name: [[numbers.gauss(0, 1) for _ in range(columns)]
-                   for _ in range(rows)]
+            name: [
+                [numbers.gauss(0, 1) for _ in range(columns)]
+                for _ in range(rows)
+            ]
             for name, rows, columns in [("q", 5, 8), ("k", 7, 8), ("v", 7, 3)]
         }
         for name, rows in tensors.items():
-            write_npy(self.folder / f"{name}.npy", "float32",
-                      [len(rows), len(rows[0])], flat(rows))
-        text = self.compute("--query=q.npy", "--key=k.npy", "--value=v.npy",
-                            "--output=out.npy")
+            write_npy(
+                self.folder / f"{name}.npy",
+                "float32",
+                [len(rows), len(rows[0])],
+                flat(rows),
+            )
+        text = self.compute(
+            "--query=q.npy", "--key=k.npy", "--value=v.npy", "--output=out.npy"
+        )
         self.assertEqual(text, "")
         kind, shape, values = read_npy(self.folder / "out.npy")
         self.assertEqual((kind, shape), ("float32", [5, 3]))
         self.assert_close(
-            values, flat(attention(tensors["q"], tensors["k"], tensors["v"])),
-            within=3e-6)
+            values,
+            flat(attention(tensors["q"], tensors["k"], tensors["v"])),
+            within=3e-6,
+        )
 
     def test_safetensors(self):
         write_safetensors(
-            self.folder / "in.safetensors", {
-                "q": ("bfloat16", [1, 2], [0x3f80, 0]),
-                "k": ("bfloat16", [2, 2], [0x3f80, 0, 0, 0x3f80]),
+            self.folder / "in.safetensors",
+            {
+                "q": ("bfloat16", [1, 2], [0x3F80, 0]),
+                "k": ("bfloat16", [2, 2], [0x3F80, 0, 0, 0x3F80]),
                 "v": ("float16", [2, 1], [1, 0]),
-            })
-        self.compute("--query=in.safetensors:q", "--key=in.safetensors:k",
-                     "--value=in.safetensors:v", "--log-sum-exp",
-                     "--output=out.safetensors",
-                     "--log-sum-exp-output=out.safetensors:lse")
+            },
+        )
+        self.compute(
+            "--query=in.safetensors:q",
+            "--key=in.safetensors:k",
+            "--value=in.safetensors:v",
+            "--log-sum-exp",
+            "--output=out.safetensors",
+            "--log-sum-exp-output=out.safetensors:lse",
+        )
         tensors = read_safetensors(self.folder / "out.safetensors")
         # 0.669762 is 0x3f2b in bfloat16.
-        self.assertEqual(tensors["output"], ("bfloat16", [1, 1], [0x3f2b]))
+        self.assertEqual(tensors["output"], ("bfloat16", [1, 1], [0x3F2B]))
         kind, shape, values = tensors["lse"]
         self.assertEqual((kind, shape), ("float32", [1]))
         self.assert_close(values, [math.log(math.exp(math.sqrt(0.5)) + 1)])
 
     def test_literal_types(self):
         output = json.loads(self.compute(*IDENTITY, "--type=float64"))
-        self.assert_close(flat(output), flat(
-            attention([[1, 0], [0, 1]], [[1, 0], [0, 1]], [[1, 0], [0, 1]])),
-                          within=1e-15)
+        self.assert_close(
+            flat(output),
+            flat(
+                attention([[1, 0], [0, 1]], [[1, 0], [0, 1]], [[1, 0], [0, 1]])
+            ),
+            within=1e-15,
+        )
 
     def test_packed_heads(self):
-        output = self.compute("--query=[[[1,2,3,4]]]", "--key=[[[0,0]]]",
-                              "--value=[[[5,6]]]", "--query-heads=2",
-                              "--kv-heads=1")
+        output = self.compute(
+            "--query=[[[1,2,3,4]]]",
+            "--key=[[[0,0]]]",
+            "--value=[[[5,6]]]",
+            "--query-heads=2",
+            "--kv-heads=1",
+        )
         self.assertEqual(output, "[[[5, 6, 5, 6]]]\n")
 
     def test_ragged(self):
-        output = self.compute("--layout=ragged", "--query=[[[1]],[[1]]]",
-                              "--key=[[[0]],[[0]],[[0]]]",
-                              "--value=[[[1]],[[3]],[[8]]]",
-                              "--query-starts=0,1,2", "--key-starts=0,2,3")
+        output = self.compute(
+            "--layout=ragged",
+            "--query=[[[1]],[[1]]]",
+            "--key=[[[0]],[[0]],[[0]]]",
+            "--value=[[[1]],[[3]],[[8]]]",
+            "--query-starts=0,1,2",
+            "--key-starts=0,2,3",
+        )
         self.assertEqual(output, "[[[2]],\n [[8]]]\n")
 
     def test_what_the_server_refuses(self):
         self.assert_fails(
-            self.call("compute", "--query=[[1,0]]", "--key=[[1,0,0]]",
-                      "--value=[[1]]"), 2, "INVALID_ARGUMENT: key.shape: ")
-        self.assert_fails(self.call("compute", *IDENTITY, "--softcap=-1"), 2,
-                          "INVALID_ARGUMENT: options.softcap: ")
-        self.assert_fails(self.call("compute", *IDENTITY, "--type=bfloat16",
-                                    "--mask=[[1,2,3]]"), 2,
-                          "INVALID_ARGUMENT: mask.shape: ")
+            self.call(
+                "compute", "--query=[[1,0]]", "--key=[[1,0,0]]", "--value=[[1]]"
+            ),
+            2,
+            "INVALID_ARGUMENT: key.shape: ",
+        )
+        self.assert_fails(
+            self.call("compute", *IDENTITY, "--softcap=-1"),
+            2,
+            "INVALID_ARGUMENT: options.softcap: ",
+        )
+        self.assert_fails(
+            self.call(
+                "compute", *IDENTITY, "--type=bfloat16", "--mask=[[1,2,3]]"
+            ),
+            2,
+            "INVALID_ARGUMENT: mask.shape: ",
+        )
 
     def test_what_the_client_refuses(self):
         (self.folder / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00")
         for arguments, text in [
-            (["--query=[[1,2],[3]]"],
-             "--query: rows of different length: got 1 elements, wanted 2 at "
-             "[1]"),
+            (
+                ["--query=[[1,2],[3]]"],
+                (
+                    "--query: rows of different length: got 1 elements, wanted 2 at "
+                    "[1]"
+                ),
+            ),
             (["--query=[[1,2"], "--query: not a literal"),
             (["--query=no.npy"], "--query: no.npy: no such file"),
             (["--query=bad.npy"], "--query: bad.npy: not a valid .npy"),
@@ -271,43 +344,57 @@ class ComputeTest(ServedTest):
         ]:
             with self.subTest(arguments):
                 self.assert_fails(
-                    self.call("compute", "--key=[[1]]", "--value=[[1]]",
-                              *arguments), 1, text)
+                    self.call(
+                        "compute", "--key=[[1]]", "--value=[[1]]", *arguments
+                    ),
+                    1,
+                    text,
+                )
 
     def test_what_cannot_be_written(self):
         self.assert_fails(
-            self.call("compute", *IDENTITY, "--output=no/folder.npy"), 1,
-            "no/folder.npy: cannot write: No such file or directory")
+            self.call("compute", *IDENTITY, "--output=no/folder.npy"),
+            1,
+            "no/folder.npy: cannot write: No such file or directory",
+        )
 
     def test_no_such_head(self):
         self.assert_fails(
-            self.call("compute", *IDENTITY, "--explain", "--head=1"), 1,
-            "--head: got 1, wanted 0 to 0")
+            self.call("compute", *IDENTITY, "--explain", "--head=1"),
+            1,
+            "--head: got 1, wanted 0 to 0",
+        )
 
     def test_time_is_up(self):
         # A nanosecond is over before the request is sent.
-        self.assert_fails(self.call("compute", *IDENTITY, "--timeout=1ns"), 3,
-                          "DEADLINE_EXCEEDED")
+        self.assert_fails(
+            self.call("compute", *IDENTITY, "--timeout=1ns"),
+            3,
+            "DEADLINE_EXCEEDED",
+        )
 
 
 class HealthAndInfoTest(ServedTest):
-
     def test_health(self):
         for service in ["", "attention.v1.AttentionService"]:
             run = self.call("health", f"--service={service}")
-            self.assertEqual((run.returncode, run.stdout, run.stderr),
-                             (0, "SERVING\n", ""))
+            self.assertEqual(
+                (run.returncode, run.stdout, run.stderr), (0, "SERVING\n", "")
+            )
 
     def test_unknown_service(self):
-        self.assert_fails(self.call("health", "--service=no.Such"), 2,
-                          "NOT_FOUND")
+        self.assert_fails(
+            self.call("health", "--service=no.Such"), 2, "NOT_FOUND"
+        )
 
     def test_info(self):
         run = self.call("info")
         self.assertEqual(run.returncode, 0, run.stderr)
         lines = dict(line.split("  ", 1) for line in run.stdout.splitlines())
-        self.assertEqual(lines["types"].split(),
-                         ["FLOAT32", "FLOAT16", "BFLOAT16", "FLOAT64"])
+        self.assertEqual(
+            lines["types"].split(),
+            ["FLOAT32", "FLOAT16", "BFLOAT16", "FLOAT64"],
+        )
         self.assertRegex(lines["version"], r"^ *\d+\.\d+\.\d+")
         self.assertGreater(int(lines["threads"]), 0)
         self.assertEqual(int(lines["keys a block"]), 256)
@@ -315,17 +402,18 @@ class HealthAndInfoTest(ServedTest):
 
 
 class LifecycleTest(ProgramTest):
-
     def test_unreachable(self):
         server = f"--server=unix:{self.folder}/nobody"
         for command in [["compute", *IDENTITY], ["health"], ["info"]]:
             with self.subTest(command[0]):
-                self.assert_fails(self.run_client(*command, server), 3,
-                                  "UNAVAILABLE: ")
+                self.assert_fails(
+                    self.run_client(*command, server), 3, "UNAVAILABLE: "
+                )
 
     def test_unix_socket(self):
-        with ServerProcess(SERVER,
-                           listen=f"unix:{self.folder}/socket") as server:
+        with ServerProcess(
+            SERVER, listen=f"unix:{self.folder}/socket"
+        ) as server:
             run = self.run_client("health", f"--server={server.address}")
             self.assertEqual(run.stdout, "SERVING\n", run.stderr)
 
@@ -334,8 +422,10 @@ class LifecycleTest(ProgramTest):
             server.terminate()
             self.assertEqual(server.wait(), 0)
             self.assert_fails(
-                self.run_client("health", f"--server={server.address}"), 3,
-                "UNAVAILABLE: ")
+                self.run_client("health", f"--server={server.address}"),
+                3,
+                "UNAVAILABLE: ",
+            )
 
     def test_sigterm_lets_a_running_call_finish(self):
         # How long a call must be to be caught depends on machine and build.
@@ -348,18 +438,33 @@ class LifecycleTest(ProgramTest):
         """Whether a call of this size was running when the server was told to
         stop; either way it must be answered and the server exit with 0."""
         columns = 64
-        write_npy(self.folder / "x.npy", "float32", [rows, columns],
-                  [0.0] * (rows * columns))
+        write_npy(
+            self.folder / "x.npy",
+            "float32",
+            [rows, columns],
+            [0.0] * (rows * columns),
+        )
         with ServerProcess(SERVER, "--threads=1") as server:
             idle = cpu_ticks(server.process.pid)
             client = subprocess.Popen(
-                [CLIENT, "compute", f"--server={server.address}",
-                 "--query=x.npy", "--key=x.npy", "--value=x.npy",
-                 "--output=out.npy"],
-                cwd=self.folder, stderr=subprocess.PIPE, text=True)
+                [
+                    CLIENT,
+                    "compute",
+                    f"--server={server.address}",
+                    "--query=x.npy",
+                    "--key=x.npy",
+                    "--value=x.npy",
+                    "--output=out.npy",
+                ],
+                cwd=self.folder,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             # Once the server works, it works on this call.
-            while (client.poll() is None and
-                   cpu_ticks(server.process.pid) < idle + 2):
+            while (
+                client.poll() is None
+                and cpu_ticks(server.process.pid) < idle + 2
+            ):
                 pass
             server.terminate()
             caught = client.poll() is None

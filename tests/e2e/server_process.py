@@ -14,7 +14,8 @@ class ServerProcess:
 
     def __init__(self, binary, *flags, listen="127.0.0.1:0"):
         # A file, not a pipe: nobody reads along, and a full pipe would block.
-        self._log = tempfile.TemporaryFile("w+")
+        # __exit__ closes it.
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [binary, f"--listen={listen}", *flags],
             stdout=subprocess.PIPE,
@@ -27,7 +28,7 @@ class ServerProcess:
             self.process.kill()
             self.process.wait()
             raise RuntimeError(f"server said {line!r}; log:\n{self.log()}")
-        self.address = line[len(prefix):].strip()
+        self.address = line[len(prefix) :].strip()
 
     def log(self):
         self._log.seek(0)

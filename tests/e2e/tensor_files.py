@@ -29,11 +29,13 @@ def _unpack(kind, data):
 
 
 def write_npy(path, kind, shape, values):
-    header = str({
-        "descr": _TYPES[kind][1],
-        "fortran_order": False,
-        "shape": tuple(shape),
-    }).encode()
+    header = str(
+        {
+            "descr": _TYPES[kind][1],
+            "fortran_order": False,
+            "shape": tuple(shape),
+        }
+    ).encode()
     header += b" " * (63 - (10 + len(header)) % 64) + b"\n"
     with open(path, "wb") as file:
         file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)))
@@ -47,7 +49,8 @@ def read_npy(path):
         if start[:8] != b"\x93NUMPY\x01\x00":
             raise ValueError(f"{path}: not version 1 of .npy")
         header = ast.literal_eval(
-            file.read(struct.unpack("<H", start[8:])[0]).decode())
+            file.read(struct.unpack("<H", start[8:])[0]).decode()
+        )
         data = file.read()
     if header["fortran_order"]:
         raise ValueError(f"{path}: Fortran order")

@@ -16,8 +16,13 @@ from server_process import ServerProcess  # pylint: disable=wrong-import-positio
 def run(*command):
     """Standard output of a command that must work."""
     print("+", *command, flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     print(done.stdout, flush=True)
     if done.returncode != 0:
         sys.exit(f"{command[0]} ended with {done.returncode}")
@@ -30,8 +35,9 @@ def check_headers(include):
     print("headers:", *headers)
     for header in include.rglob("*.h"):
         for line in header.read_text().splitlines():
-            if line.startswith(('#include "kernel/', '#include "client/',
-                                '#include "server/')):
+            if line.startswith(
+                ('#include "kernel/', '#include "client/', '#include "server/')
+            ):
                 sys.exit(f"{header}: {line}")
 
 
@@ -45,15 +51,25 @@ def main(cmake, build, consumer, *configure):
         if not (protos / "attention" / "v1" / "attention.proto").is_file():
             sys.exit(f"{protos} does not hold the .proto files")
 
-        run(cmake, "-S", consumer, "-B", str(consumer_build),
-            f"-DCMAKE_PREFIX_PATH={prefix}", *configure)
+        run(
+            cmake,
+            "-S",
+            consumer,
+            "-B",
+            str(consumer_build),
+            f"-DCMAKE_PREFIX_PATH={prefix}",
+            *configure,
+        )
         run(cmake, "--build", str(consumer_build))
         with ServerProcess(str(prefix / "bin" / "attention_server")) as server:
             answer = run(str(consumer_build / "consumer"), server.address)
             if not answer.startswith("0.669762 0.330238 from version "):
                 sys.exit("wrong answer")
-            run(str(prefix / "bin" / "attention_client"), "health",
-                f"--server={server.address}")
+            run(
+                str(prefix / "bin" / "attention_client"),
+                "health",
+                f"--server={server.address}",
+            )
 
 
 if __name__ == "__main__":
