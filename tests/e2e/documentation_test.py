@@ -1,0 +1,57 @@
+"""What README.md and docs/ show is what the programs print.
+
+Every console block is run: a line "$ attention_client ..." against a server of
+the test's own, what follows being its output and errors together.
+"""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+import unittest
+
+from server_process import ServerProcess
+
+SERVER, CLIENT = "", ""
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def examples(path):
+    """Pairs of command line and output."""
+    text = path.read_text()
+    for block in re.findall(r"^( *)```console\n(.*?)^\1```", text, re.M | re.S):
+        for example in textwrap.dedent(block[1]).split("$ ")[1:]:
+            command, _, output = example.partition("\n")
+            yield command, output
+
+
+class DocumentationTest(unittest.TestCase):
+    def check(self, name, count):
+        found = list(examples(ROOT / name))
+        self.assertEqual(len(found), count)
+        with ServerProcess(SERVER) as server:
+            for command, output in found:
+                program, verb, *arguments = shlex.split(command)
+                self.assertEqual(program, "attention_client")
+                run = subprocess.run(
+                    [CLIENT, verb, f"--server={server.address}", *arguments],
+                    check=False,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+                with self.subTest(command):
+                    self.assertEqual(run.stdout, output)
+
+    def test_readme(self):
+        self.check("README.md", 2)
+
+    def test_attention(self):
+        self.check("docs/attention.md", 3)
+
+
+if __name__ == "__main__":
+    SERVER, CLIENT = sys.argv[1:3]
+    unittest.main(argv=sys.argv[:1] + sys.argv[3:])
