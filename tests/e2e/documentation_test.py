@@ -21,7 +21,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def examples(path):
     """Pairs of command line and output."""
     text = path.read_text()
-    for block in re.findall(r"^( *)```console\n(.*?)^\1```", text, re.M | re.S):
+    for block in re.findall(
+        r"^( *)```console\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL
+    ):
         for example in textwrap.dedent(block[1]).split("$ ")[1:]:
             command, _, output = example.partition("\n")
             yield command, output
