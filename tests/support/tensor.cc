@@ -13,8 +13,7 @@ constexpr std::byte kPadding{0xFF};
 
 // The bits of a number that `format` holds exactly, or NaN or infinity.
 uint64_t BitsOf(double x, FloatFormat format) {
-  const int exponent_bits = std::lround(std::log2(format.max_exponent + 1)) + 1;
-  const uint64_t all_ones = (uint64_t{1} << exponent_bits) - 1;
+  const uint64_t all_ones = (uint64_t{1} << format.exponent_bits) - 1;
   const uint64_t sign = std::signbit(x) ? uint64_t{1} : 0;
   uint64_t exponent = 0;
   uint64_t fraction = 0;
@@ -32,16 +31,16 @@ uint64_t BitsOf(double x, FloatFormat format) {
     fraction = static_cast<uint64_t>(
         std::ldexp(std::fabs(x), format.fraction_bits - format.min_exponent));
   }
-  return (((sign << exponent_bits) | exponent) << format.fraction_bits) |
+  return (((sign << format.exponent_bits) | exponent) << format.fraction_bits) |
          fraction;
 }
 
 double ValueOf(uint64_t bits, FloatFormat format) {
-  const int exponent_bits = std::lround(std::log2(format.max_exponent + 1)) + 1;
-  const uint64_t all_ones = (uint64_t{1} << exponent_bits) - 1;
+  const uint64_t all_ones = (uint64_t{1} << format.exponent_bits) - 1;
   const uint64_t fraction = bits & ((uint64_t{1} << format.fraction_bits) - 1);
   const uint64_t exponent = (bits >> format.fraction_bits) & all_ones;
-  const bool negative = (bits >> (format.fraction_bits + exponent_bits)) & 1;
+  const bool negative =
+      (bits >> (format.fraction_bits + format.exponent_bits)) & 1;
   double magnitude;
   if (exponent == all_ones) {
     magnitude = fraction != 0 ? std::numeric_limits<double>::quiet_NaN()
@@ -85,13 +84,13 @@ int64_t Extent(const Shape& shape, const Shape& strides) {
 FloatFormat FormatOf(DataType type) {
   switch (type) {
     case DataType::kFloat16:
-      return {10, -14, 15};
+      return {5, 10, -14, 15};
     case DataType::kBFloat16:
-      return {7, -126, 127};
+      return {8, 7, -126, 127};
     case DataType::kFloat64:
-      return {52, -1022, 1023};
+      return {11, 52, -1022, 1023};
     default:
-      return {23, -126, 127};
+      return {8, 23, -126, 127};
   }
 }
 
@@ -159,7 +158,7 @@ void Encode(DataType type, double x, void* data) {
       return;
     }
     case DataType::kFloat32:
-      return Store<float>(Round(x, type), data);
+      return Store<float>(x, data);
     case DataType::kFloat64:
       return Store<double>(x, data);
     case DataType::kBool:

@@ -15,6 +15,7 @@ namespace attention::test {
 // A binary floating point format: (-1)^s * 1.f * 2^e with `fraction_bits` bits
 // of f and min_exponent <= e <= max_exponent, subnormals below.
 struct FloatFormat {
+  int exponent_bits;
   int fraction_bits;
   int min_exponent;
   int max_exponent;
@@ -41,8 +42,6 @@ double Decode(DataType type, const void* data);
 // Writes Round(x, type) to `data`.
 void Encode(DataType type, double x, void* data);
 
-// Index of each element of a row-major walk over `shape` in memory of
-// `strides`.
 class Tensor {
  public:
   // How the elements stand in memory.
