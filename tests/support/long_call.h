@@ -3,17 +3,18 @@
 #define ATTENTION_TESTS_SUPPORT_LONG_CALL_H_
 
 #include <chrono>
-#include <future>
 #include <memory>
 
 #include "attention/v1/attention.grpc.pb.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
+#include "grpcpp/completion_queue.h"
+#include "grpcpp/support/async_unary_call.h"
 #include "tests/support/messages.h"
 
 namespace attention::testing {
 
-// Started by the constructor, cancelled by the destructor.
+// Started by the constructor, cancelled by the destructor. Not thread-safe.
 class LongCall {
  public:
   // 2^40 pairs of query and key; a few MiB to send.
@@ -34,9 +35,8 @@ class LongCall {
                std::chrono::system_clock::time_point::max())
       : stub_(v1::AttentionService::NewStub(channel)) {
     context_.set_deadline(deadline);
-    stub_->async()->ComputeAttention(
-        &context_, &request, &response_,
-        [this](grpc::Status status) { promise_.set_value(status); });
+    call_ = stub_->AsyncComputeAttention(&context_, request, &queue_);
+    call_->Finish(&response_, &status_, nullptr);
   }
 
   ~LongCall() {
@@ -45,19 +45,34 @@ class LongCall {
   }
 
   void Cancel() { context_.TryCancel(); }
-  bool ended() const {
-    return status_.wait_for(std::chrono::seconds(0)) ==
-           std::future_status::ready;
+  bool ended() { return Poll(std::chrono::system_clock::now()); }
+  const grpc::Status& Wait() {
+    Poll(std::chrono::system_clock::time_point::max());
+    return status_;
   }
-  const grpc::Status& Wait() { return status_.get(); }
+  // Once it has ended.
   const v1::ComputeAttentionResponse& response() const { return response_; }
 
  private:
+  // Whether it has ended by `limit`.
+  bool Poll(std::chrono::system_clock::time_point limit) {
+    void* tag;
+    bool ok;
+    if (!ended_) {
+      ended_ = queue_.AsyncNext(&tag, &ok, limit) ==
+               grpc::CompletionQueue::GOT_EVENT;
+    }
+    return ended_;
+  }
+
   std::unique_ptr<v1::AttentionService::Stub> stub_;
   grpc::ClientContext context_;
+  grpc::CompletionQueue queue_;
   v1::ComputeAttentionResponse response_;
-  std::promise<grpc::Status> promise_;
-  std::shared_future<grpc::Status> status_ = promise_.get_future().share();
+  grpc::Status status_;
+  bool ended_ = false;
+  std::unique_ptr<grpc::ClientAsyncResponseReader<v1::ComputeAttentionResponse>>
+      call_;
 };
 
 }  // namespace attention::testing

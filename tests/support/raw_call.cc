@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <future>
 #include <vector>
 
 #include "grpcpp/support/byte_buffer.h"
@@ -38,13 +37,16 @@ RawAnswer RawUnaryCall(const std::shared_ptr<grpc::Channel>& channel,
                        const std::string& method, const std::string& request) {
   grpc::GenericStub stub(channel);
   grpc::ClientContext context;
-  const grpc::ByteBuffer sent = ToBuffer(request);
-  grpc::ByteBuffer received;
-  std::promise<grpc::Status> done;
-  stub.UnaryCall(&context, method, grpc::StubOptions(), &sent, &received,
-                 [&done](grpc::Status status) { done.set_value(status); });
+  grpc::CompletionQueue queue;
+  const auto call =
+      stub.PrepareUnaryCall(&context, method, ToBuffer(request), &queue);
   RawAnswer answer;
-  answer.status = done.get_future().get();
+  grpc::ByteBuffer received;
+  call->StartCall();
+  call->Finish(&received, &answer.status, Tag());
+  void* tag;
+  bool ok;
+  queue.Next(&tag, &ok);
   answer.message = ToString(received);
   return answer;
 }
