@@ -126,10 +126,11 @@ template <typename T>
 void StoreElements(const T* from, int64_t count, DataType type, void* data,
                    int64_t index) {
   const auto narrow = [](T value) {
-    if constexpr (sizeof(T) == 8)
+    if constexpr (sizeof(T) == 8) {
       return DoubleToFloatOdd(value);
-    else
+    } else {
       return value;
+    }
   };
   switch (type) {
     case DataType::kFloat16:

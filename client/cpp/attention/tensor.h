@@ -126,6 +126,7 @@ class Tensor {
   std::vector<double> ToDoubles() const;
 
   // The tensor lent to a call; valid as elements() is.
+  // NOLINTNEXTLINE(google-explicit-constructor): a call takes either.
   operator TensorSpan() const { return {type_, shape_, bytes_}; }
 
  private:

@@ -22,6 +22,7 @@ constexpr int64_t kGap = -1;
 // 0 to count - 1, cut in the middle if more than `most`.
 std::vector<int64_t> Shown(int64_t count, int64_t most) {
   std::vector<int64_t> shown;
+  shown.reserve(std::min(count, most + 1));
   const int64_t tail = count > most ? most / 3 : 0;
   const int64_t head = count > most ? most - tail : count;
   for (int64_t i = 0; i < head; ++i) shown.push_back(i);
