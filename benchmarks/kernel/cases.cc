@@ -1,0 +1,170 @@
+#include "benchmarks/kernel/cases.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <numeric>
+#include <random>
+#include <string>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "kernel/convert.h"
+
+namespace attention::benchmarks {
+namespace {
+
+std::string TypeName(DataType type) {
+  switch (type) {
+    case DataType::kFloat16:
+      return "f16";
+    case DataType::kBFloat16:
+      return "bf16";
+    case DataType::kFloat64:
+      return "f64";
+    default:
+      return "f32";
+  }
+}
+
+std::string Describe(const Case& c) {
+  std::string name = absl::StrCat(
+      c.name, "/", TypeName(c.type), "/B", c.batch, "/H", c.query_heads, "_",
+      c.kv_heads, "/S", c.query_length, "/T", c.key_length, "/d", c.head_size);
+  if (c.value_head_size != c.head_size) {
+    absl::StrAppend(&name, "_", c.value_head_size);
+  }
+  return name;
+}
+
+void MustBeOk(const absl::Status& status) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  std::abort();
+}
+
+}  // namespace
+
+std::vector<Case> AllCases() {
+  std::vector<Case> cases;
+  const auto add = [&cases](Case c, int64_t d) {
+    c.head_size = c.value_head_size = d;
+    cases.push_back(std::move(c));
+  };
+  const DataType types[] = {DataType::kFloat32, DataType::kFloat16,
+                            DataType::kBFloat16, DataType::kFloat64};
+  for (DataType type : types) {
+    for (int64_t d : {64, 128}) {
+      add({.name = "dense", .type = type}, d);
+      add({.name = "causal",
+           .type = type,
+           .query_length = 2048,
+           .key_length = 2048,
+           .causal = Causal::kTopLeft},
+          d);
+      add({.name = "causal_gqa",
+           .type = type,
+           .query_heads = 32,
+           .causal = Causal::kTopLeft},
+          d);
+    }
+  }
+  for (DataType type : types) {
+    const Case decode = {.name = "decode",
+                         .type = type,
+                         .query_heads = 32,
+                         .query_length = 1,
+                         .decode = true};
+    for (int64_t keys : {2048, 8192, 32768}) {
+      Case c = decode;
+      c.key_length = keys;
+      add(c, 128);
+    }
+    Case many = decode;
+    many.batch = 8;
+    many.key_length = 2048;
+    add(many, 128);
+  }
+  add({.name = "small",
+       .query_heads = 1,
+       .kv_heads = 1,
+       .query_length = 16,
+       .key_length = 16},
+      64);
+  add({.name = "small", .query_length = 128, .key_length = 128}, 64);
+  add({.name = "window256",
+       .query_length = 4096,
+       .key_length = 4096,
+       .causal = Causal::kTopLeft,
+       .window_left = 255},
+      64);
+  add({.name = "additive_mask", .mask = Mask::kAdditive}, 64);
+  add({.name = "bool_mask", .mask = Mask::kBool}, 64);
+  add({.name = "ragged",
+       .causal = Causal::kTopLeft,
+       .ragged = {37, 1500, 256, 3, 900, 129, 600, 2048}},
+      64);
+  for (int64_t d : {80, 96, 256}) add({.name = "dense"}, d);
+  cases.push_back({.name = "dense", .head_size = 192, .value_head_size = 128});
+  for (Case& c : cases) c.name = Describe(c);
+  return cases;
+}
+
+Workload::Workload(const Case& c) {
+  int64_t batch = c.batch, rows = c.query_length, keys = c.key_length;
+  AttentionOptions options;
+  options.causal = c.causal;
+  options.window_left = c.window_left;
+  AttentionInputs inputs;
+  Shape query_shape = {batch, c.query_heads, rows, c.head_size};
+  Shape key_shape = {batch, c.kv_heads, keys, c.head_size};
+  Shape value_shape = {batch, c.kv_heads, keys, c.value_head_size};
+  if (!c.ragged.empty()) {
+    options.layout = Layout::kRagged;
+    starts_.push_back(0);
+    for (int64_t length : c.ragged) starts_.push_back(starts_.back() + length);
+    inputs.query_starts = inputs.key_starts = starts_;
+    query_shape = {starts_.back(), c.query_heads, c.head_size};
+    key_shape = {starts_.back(), c.kv_heads, c.head_size};
+    value_shape = {starts_.back(), c.kv_heads, c.value_head_size};
+  }
+  inputs.query = Fill(c.type, query_shape, 1);
+  inputs.key = Fill(c.type, key_shape, 2);
+  inputs.value = Fill(c.type, value_shape, 3);
+  if (c.mask == Mask::kAdditive) {
+    inputs.mask = Fill(DataType::kFloat32, {rows, keys}, 4);
+  } else if (c.mask == Mask::kBool) {
+    inputs.mask = Fill(DataType::kBool, {rows, keys}, 4);
+  }
+  auto plan = PlanAttention(inputs, options);
+  MustBeOk(plan.status());
+  plan_ = *std::move(plan);
+  output_.resize(plan_->output.num_bytes());
+  const auto bytes = [](const ConstTensorView& view) {
+    return static_cast<double>(*NumElements(view.shape)) *
+           static_cast<double>(SizeOf(view.type));
+  };
+  key_value_bytes_ = bytes(inputs.key) + bytes(inputs.value);
+}
+
+ConstTensorView Workload::Fill(DataType type, const Shape& shape,
+                               unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  const int64_t count = *NumElements(shape);
+  std::vector<char>& bytes = tensors_.emplace_back(count * SizeOf(type));
+  if (type == DataType::kBool) {
+    for (char& byte : bytes) byte = random() % 2 == 0;
+  } else {
+    std::vector<float> numbers(count);
+    for (float& number : numbers) number = normal(random);
+    StoreElements(numbers.data(), count, type, bytes.data(), 0);
+  }
+  return {.type = type, .shape = shape, .strides = {}, .data = bytes.data()};
+}
+
+void Workload::Run(ThreadPool& pool) {
+  MustBeOk(RunAttention(*plan_, {.output = output_.data()}, pool));
+}
+
+}  // namespace attention::benchmarks

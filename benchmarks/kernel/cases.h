@@ -1,0 +1,62 @@
+// The fixed list of computations that are measured.
+#ifndef ATTENTION_BENCHMARKS_KERNEL_CASES_H_
+#define ATTENTION_BENCHMARKS_KERNEL_CASES_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernel/attention.h"
+
+namespace attention::benchmarks {
+
+enum class Mask : uint8_t { kNone, kBool, kAdditive };
+
+// Letters as in kernel/attention.h.
+struct Case {
+  std::string name;
+  DataType type = DataType::kFloat32;
+  int64_t batch = 1;
+  int64_t query_heads = 8;
+  int64_t kv_heads = 8;
+  int64_t query_length = 1024;
+  int64_t key_length = 1024;
+  int64_t head_size = 64;
+  int64_t value_head_size = 64;
+  Causal causal = Causal::kNone;
+  int64_t window_left = -1;
+  Mask mask = Mask::kNone;
+  // Not empty: sequences of these lengths, ragged; batch and lengths are not
+  // used.
+  std::vector<int64_t> ragged = {};
+  // Bound by reading keys and values, not by arithmetic.
+  bool decode = false;
+};
+
+std::vector<Case> AllCases();
+
+// A case's tensors, filled with unit-normal numbers, and its plan.
+class Workload {
+ public:
+  explicit Workload(const Case& shape);
+  Workload(const Workload&) = delete;
+  Workload& operator=(const Workload&) = delete;
+
+  const AttentionPlan& plan() const { return *plan_; }
+  void Run(ThreadPool& pool);
+  // Bytes of keys and values.
+  double key_value_bytes() const { return key_value_bytes_; }
+
+ private:
+  ConstTensorView Fill(DataType type, const Shape& shape, unsigned seed);
+
+  std::vector<std::vector<char>> tensors_;
+  std::vector<int64_t> starts_;
+  std::optional<AttentionPlan> plan_;
+  std::vector<char> output_;
+  double key_value_bytes_ = 0;
+};
+
+}  // namespace attention::benchmarks
+
+#endif  // ATTENTION_BENCHMARKS_KERNEL_CASES_H_

@@ -1,0 +1,96 @@
+// Measures the kernel against the limits of the machine it runs on.
+//
+//   attention_bench [--benchmark_filter=REGEX] [--benchmark_out=FILE]
+//
+// Columns: GFLOP/s of unmasked pairs only, GB/s of keys and values, and
+// `of_limit`, the share of the machine's own limit, measured in the same run
+// with as many threads: reading memory in decoding, multiply-adds elsewhere.
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "benchmark/benchmark.h"
+#include "benchmarks/kernel/cases.h"
+#include "benchmarks/kernel/machine_limits.h"
+#include "kernel/attention.h"
+
+namespace attention::benchmarks {
+namespace {
+
+struct Machine {
+  std::unique_ptr<ThreadPool> pool;
+  MachineLimits limits;
+};
+
+void Measure(benchmark::State& state, const Case& shape, Machine& machine) {
+  Workload workload(shape);
+  workload.Run(*machine.pool);
+  for (auto _ : state) workload.Run(*machine.pool);
+  using benchmark::Counter;
+  const double rate = static_cast<double>(state.iterations());
+  const double flops = 1e-9 * workload.plan().flops * rate;
+  const double bytes = 1e-9 * workload.key_value_bytes() * rate;
+  const double peak = shape.type == DataType::kFloat64
+                          ? machine.limits.double_gflops
+                          : machine.limits.float_gflops;
+  state.counters["GFLOP/s"] = Counter(flops, Counter::kIsRate);
+  state.counters["KV_GB/s"] = Counter(bytes, Counter::kIsRate);
+  state.counters["of_limit"] =
+      Counter(shape.decode ? bytes / machine.limits.read_gbytes : flops / peak,
+              Counter::kIsRate);
+}
+
+Machine MakeMachine(int threads) {
+  Machine machine{std::make_unique<ThreadPool>(threads), {}};
+  machine.limits = MeasureLimits(*machine.pool);
+  const MachineLimits& limits = machine.limits;
+  benchmark::AddCustomContext(
+      absl::StrCat("limits_", threads, "_threads"),
+      absl::StrCat(limits.float_gflops, " GFLOP/s FLOAT32, ",
+                   limits.double_gflops, " GFLOP/s FLOAT64, ",
+                   limits.read_gbytes, " GB/s read"));
+  return machine;
+}
+
+void AddContext() {
+  benchmark::AddCustomContext("simd_target", std::string(SimdTarget()));
+  benchmark::AddCustomContext("compiler", __VERSION__);
+#ifndef NDEBUG
+  std::fprintf(stderr,
+               "WARNING: built with assertions, times say little: use the "
+               "release preset\n");
+#endif
+}
+
+}  // namespace
+}  // namespace attention::benchmarks
+
+int main(int argc, char** argv) {
+  using namespace attention::benchmarks;
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  AddContext();
+  const int cores =
+      std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  std::vector<Machine> machines;
+  machines.push_back(MakeMachine(1));
+  if (cores > 1) machines.push_back(MakeMachine(cores));
+  for (const Case& shape : AllCases()) {
+    for (Machine& machine : machines) {
+      benchmark::RegisterBenchmark(
+          absl::StrCat(shape.name, "/threads:", machine.pool->threads())
+              .c_str(),
+          [shape, &machine](benchmark::State& state) {
+            Measure(state, shape, machine);
+          })
+          ->UseRealTime()
+          ->Unit(benchmark::kMillisecond);
+    }
+  }
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}

@@ -1,0 +1,127 @@
+#include "benchmarks/kernel/machine_limits.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "benchmarks/kernel/machine_limits.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attention::benchmarks {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// More chains than the latency of a multiply-add times its throughput.
+constexpr int kChains = 12;
+
+// Multiply-adds `rounds` times on each chain; returns the number of operations.
+template <typename T>
+double MultiplyAdd(int64_t rounds) {
+  const hn::ScalableTag<T> d;
+  hn::Vec<decltype(d)> sums[kChains];
+  for (auto& sum : sums) sum = hn::Set(d, T{1});
+  const auto factor = hn::Set(d, T{0.5});
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
+    for (auto& sum : sums) sum = hn::MulAdd(sum, factor, factor);
+  }
+  auto total = sums[0];
+  for (auto& sum : sums) total = hn::Add(total, sum);
+  volatile T sink = hn::GetLane(total);
+  static_cast<void>(sink);
+  return 2.0 * kChains * static_cast<double>(rounds) *
+         static_cast<double>(hn::Lanes(d));
+}
+
+double MultiplyAddFloat(int64_t rounds) { return MultiplyAdd<float>(rounds); }
+double MultiplyAddDouble(int64_t rounds) { return MultiplyAdd<double>(rounds); }
+
+// Reads `count` floats, a multiple of eight vectors.
+float Sum(const float* data, int64_t count) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  hn::Vec<decltype(d)> sums[8];
+  for (auto& sum : sums) sum = hn::Zero(d);
+  for (int64_t i = 0; i + 8 * lanes <= count; i += 8 * lanes) {
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; ++v) {
+      sums[v] = hn::Add(sums[v], hn::LoadU(d, data + i + v * lanes));
+    }
+  }
+  for (int v = 1; v < 8; ++v) sums[0] = hn::Add(sums[0], sums[v]);
+  return hn::GetLane(hn::SumOfLanes(d, sums[0]));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attention::benchmarks
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace attention::benchmarks {
+namespace {
+
+HWY_EXPORT(MultiplyAddFloat);
+HWY_EXPORT(MultiplyAddDouble);
+HWY_EXPORT(Sum);
+
+constexpr int kTries = 8;
+
+// The most of amount() / seconds over several tries.
+template <class F>
+double BestRate(const F& amount) {
+  double best = 0;
+  for (int i = 0; i < kTries; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    const double done = amount();
+    const std::chrono::duration<double> taken =
+        std::chrono::steady_clock::now() - start;
+    best = std::max(best, done / taken.count());
+  }
+  return best;
+}
+
+}  // namespace
+
+MachineLimits MeasureLimits(ThreadPool& pool) {
+  constexpr int64_t kRounds = 3'000'000;
+  const int threads = pool.threads();
+  std::vector<double> done(threads);
+  const auto all_threads = [&](auto work) {
+    pool.ParallelFor(threads, [&](int64_t t) { done[t] = work(t); });
+    double sum = 0;
+    for (double one : done) sum += one;
+    return sum;
+  };
+  MachineLimits limits;
+  limits.float_gflops =
+      1e-9 * BestRate([&] {
+        return all_threads([](int64_t) {
+          return HWY_DYNAMIC_DISPATCH(MultiplyAddFloat)(kRounds);
+        });
+      });
+  limits.double_gflops =
+      1e-9 * BestRate([&] {
+        return all_threads([](int64_t) {
+          return HWY_DYNAMIC_DISPATCH(MultiplyAddDouble)(kRounds);
+        });
+      });
+  constexpr int64_t kFloats = int64_t{64} << 20;  // 256 MiB
+  const std::vector<float> memory(kFloats, 1.0f);
+  const int64_t share = kFloats / threads;
+  limits.read_gbytes = 1e-9 * BestRate([&] {
+                         return all_threads([&](int64_t t) {
+                           volatile float sink = HWY_DYNAMIC_DISPATCH(Sum)(
+                               memory.data() + t * share, share);
+                           static_cast<void>(sink);
+                           return static_cast<double>(share) * sizeof(float);
+                         });
+                       });
+  return limits;
+}
+
+}  // namespace attention::benchmarks
+#endif  // HWY_ONCE
