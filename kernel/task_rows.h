@@ -1,0 +1,156 @@
+// The rows of one task: which query, head and keys each stands for. Internal.
+#ifndef ATTENTION_KERNEL_TASK_ROWS_H_
+#define ATTENTION_KERNEL_TASK_ROWS_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "kernel/attention.h"
+#include "kernel/convert.h"
+#include "kernel/problem.h"
+#include "kernel/scratch.h"
+
+namespace attention {
+
+// Rows are counted from 0 within the task, keys within the block whose first
+// key is `first`. Refers to the problem.
+class TaskRows {
+ public:
+  TaskRows(const Problem& problem, const RowTask& task)
+      : problem_(problem),
+        task_(task),
+        sequence_(problem.GetSequence(task.sequence)),
+        group_(problem.group()) {
+    seen_ = {problem.total_keys(), 0};
+    for (int64_t row = 0; row < count(); ++row) {
+      visible_[row] = problem.Visible(sequence_, Query(row));
+      if (visible_[row].begin < visible_[row].end) {
+        seen_.begin = std::min(seen_.begin, visible_[row].begin);
+        seen_.end = std::max(seen_.end, visible_[row].end);
+      }
+    }
+  }
+
+  const Problem& problem() const { return problem_; }
+  const Sequence& sequence() const { return sequence_; }
+  int64_t count() const { return task_.row_end - task_.row_begin; }
+  // Keys that any row sees, as far as the mask tensor is not concerned.
+  const KeyRange& seen() const { return seen_; }
+
+  int64_t Query(int64_t row) const { return (task_.row_begin + row) / group_; }
+  int64_t Head(int64_t row) const {
+    return task_.kv_head * group_ + (task_.row_begin + row) % group_;
+  }
+
+  // Place of a row among all rows; see SubtreePartial.
+  int64_t Number(int64_t row) const {
+    const int64_t first_query =
+        sequence_.query_begin + sequence_.batch * problem_.query_length;
+    return (first_query + Query(row)) * problem_.query_heads + Head(row);
+  }
+  // Place of a row in (B, Hq, S), or in (sum S, Hq) if ragged.
+  int64_t LogSumExpIndex(int64_t row) const {
+    if (problem_.ragged) return Number(row);
+    return (sequence_.batch * problem_.query_heads + Head(row)) *
+               problem_.query_length +
+           Query(row);
+  }
+  // Place of a row's first element in the output.
+  int64_t OutputIndex(int64_t row) const {
+    const Operand& output = problem_.output;
+    return sequence_.batch * output.batch_stride +
+           Head(row) * output.head_stride +
+           (sequence_.query_begin + Query(row)) * output.row_stride;
+  }
+  // Place in the mask tensor of the block's first key for `row`.
+  int64_t MaskIndex(int64_t first, int64_t row) const {
+    const MaskOperand& mask = *problem_.mask;
+    return sequence_.batch * mask.batch_stride + Head(row) * mask.head_stride +
+           Query(row) * mask.row_stride + first;
+  }
+
+  // Converts query row `row` to T.
+  template <typename T>
+  void LoadQuery(int64_t row, T* to) const {
+    LoadElements(problem_.query.Row(sequence_.batch, Head(row),
+                                    sequence_.query_begin + Query(row)),
+                 problem_.query.type, problem_.head_size, to);
+  }
+
+  // Keys of the block that `row` sees, as far as the mask tensor is not
+  // concerned.
+  KeyRange VisibleInBlock(int64_t first, int64_t row) const {
+    const int64_t begin =
+        std::clamp<int64_t>(visible_[row].begin - first, 0, kKeyBlock);
+    return {begin,
+            std::clamp<int64_t>(visible_[row].end - first, begin, kKeyBlock)};
+  }
+
+  // Whether the mask tensor lets `row` see key `j`.
+  template <typename T>
+  bool Unmasked(int64_t first, int64_t row, int64_t j) const {
+    if (!problem_.mask) return true;
+    const MaskOperand& mask = *problem_.mask;
+    if (first + j >= mask.length) return false;
+    const T bias =
+        LoadElement<T>(mask.data, mask.type, MaskIndex(first, row) + j);
+    return mask.type == DataType::kBool
+               ? bias != 0
+               : bias != -std::numeric_limits<T>::infinity();
+  }
+
+  // Whether `row` sees any key of the block.
+  template <typename T>
+  bool SeesAny(int64_t first, int64_t row) const {
+    const KeyRange visible = VisibleInBlock(first, row);
+    for (int64_t j = visible.begin; j < visible.end; ++j) {
+      if (Unmasked<T>(first, row, j)) return true;
+    }
+    return false;
+  }
+
+  // Row of key or value `key`, counted through the sequence.
+  const void* KeyRow(const Operand& past, const Operand& current,
+                     int64_t key) const {
+    if (key < problem_.past_length) {
+      return past.Row(sequence_.batch, task_.kv_head, key);
+    }
+    return current.Row(sequence_.batch, task_.kv_head,
+                       sequence_.key_begin + key - problem_.past_length);
+  }
+
+  // Rows [range.begin, range.end) of the block; none if they lie on both sides
+  // of the end of the past.
+  RowStretch Stretch(const Operand& past, const Operand& current,
+                     int64_t columns, int64_t first,
+                     const KeyRange& range) const {
+    if (range.begin >= range.end) return {};
+    const bool in_past = first + range.end <= problem_.past_length;
+    if (!in_past && first + range.begin < problem_.past_length) return {};
+    const Operand& operand = in_past ? past : current;
+    const auto size = static_cast<int64_t>(SizeOf(operand.type));
+    return {KeyRow(past, current, first + range.begin), range.end - range.begin,
+            columns * size, operand.row_stride * size};
+  }
+  RowStretch Keys(int64_t first, const KeyRange& range) const {
+    return Stretch(problem_.past_key, problem_.key, problem_.head_size, first,
+                   range);
+  }
+  RowStretch Values(int64_t first, const KeyRange& range) const {
+    return Stretch(problem_.past_value, problem_.value,
+                   problem_.value_head_size, first, range);
+  }
+
+ private:
+  const Problem& problem_;
+  const RowTask task_;
+  const Sequence sequence_;
+  const int64_t group_;
+  KeyRange visible_[kTaskRows];  // of each row, in keys of the sequence
+  KeyRange seen_;
+};
+
+}  // namespace attention
+
+#endif  // ATTENTION_KERNEL_TASK_ROWS_H_
