@@ -15,9 +15,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "hwy/highway.h"
 #include "kernel/attention.h"
+#include "kernel/convert.h"
 #include "kernel/math-inl.h"
 #include "kernel/scratch.h"
 
@@ -57,6 +59,18 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const hn::TFromD<D>* from) {
 template <class D, typename Half, hwy::EnableIf<sizeof(Half) == 2>* = nullptr>
 HWY_INLINE hn::Vec<D> LoadAs(D d, const Half* from) {
   if constexpr (sizeof(hn::TFromD<D>) == 4) {
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+    // There Highway takes infinity and NaN for numbers.
+    if constexpr (std::is_same_v<Half, hwy::float16_t>) {
+      float floats[hn::MaxLanes(d)];
+      for (size_t i = 0; i < hn::MaxLanes(d); ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, from + i, sizeof(bits));
+        floats[i] = HalfToFloat(bits);
+      }
+      return hn::LoadU(d, floats);
+    }
+#endif
     return hn::PromoteTo(d, hn::LoadU(hn::Rebind<Half, D>(), from));
   } else {
     const hn::Rebind<float, D> df;
