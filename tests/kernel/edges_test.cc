@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernel/attention.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/reference.h"
@@ -356,8 +357,11 @@ TEST(EdgesTest, OutputsBeyondTheTypeAreInfinite) {
 }
 
 // Each row sees other keys; which is poisoned tells which rows are.
-class PoisonTest : public ::testing::TestWithParam<DataType> {
+class PoisonTest
+    : public ::testing::TestWithParam<std::tuple<DataType, std::string>> {
  protected:
+  static DataType Type() { return std::get<0>(GetParam()); }
+
   // Key j of head 0 becomes `poison` in key or value.
   static void Poison(Tensor* tensor, int64_t j, double poison) {
     tensor->Set({0, 0, j, tensor->shape()[3] / 2}, poison);
@@ -369,7 +373,7 @@ class PoisonTest : public ::testing::TestWithParam<DataType> {
     for (int64_t rows : {1, 6, 33}) {
       for (int64_t keys : {5, 40, 300, 600}) {
         AttentionCase request =
-            NormalCase(random, {1, 1, 1, rows, keys, 9, 10}, GetParam());
+            NormalCase(random, {1, 1, 1, rows, keys, 9, 10}, Type());
         request.options.return_log_sum_exp = true;
         request.options.causal = Causal::kBottomRight;
         cases.push_back(request);
@@ -392,12 +396,19 @@ class PoisonTest : public ::testing::TestWithParam<DataType> {
     }
     return cases;
   }
+
+ private:
+  const ScopedSimdTarget target_{std::get<1>(GetParam())};
 };
 
-INSTANTIATE_TEST_SUITE_P(Types, PoisonTest, ::testing::ValuesIn(kTypes),
-                         [](const ::testing::TestParamInfo<DataType>& info) {
-                           return std::string(Name(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    OnEachTarget, PoisonTest,
+    ::testing::Combine(::testing::ValuesIn(kTypes),
+                       ::testing::ValuesIn(AllSimdTargets())),
+    [](const ::testing::TestParamInfo<PoisonTest::ParamType>& info) {
+      return absl::StrCat(Name(std::get<0>(info.param)), "_",
+                          std::get<1>(info.param));
+    });
 
 // Which rows attend key j.
 std::set<int64_t> RowsThatSee(AttentionCase request, int64_t j) {
@@ -464,7 +475,7 @@ TEST_P(PoisonTest, InfiniteScores) {
   for (int64_t rows : {1, 20}) {
     for (int64_t keys : {4, 300, 600}) {
       AttentionCase request =
-          NormalCase(random, {1, 1, 1, rows, keys, 8, 8}, GetParam());
+          NormalCase(random, {1, 1, 1, rows, keys, 8, 8}, Type());
       for (int64_t i = 0; i < request.query.size(); ++i) {
         request.query.Set(i, std::fabs(request.query.Get(i)) + 0.5);
       }
@@ -489,9 +500,9 @@ TEST_P(PoisonTest, AllScoresMinusInfinityIsNotMasked) {
   for (int64_t rows : {1, 20}) {
     for (int64_t keys : {1, 4, 300, 600}) {
       AttentionCase request;
-      request.query = Filled(GetParam(), {1, 1, rows, 8}, 1);
-      request.key = Filled(GetParam(), {1, 1, keys, 8}, -kInf);
-      request.value = Filled(GetParam(), {1, 1, keys, 8}, 1);
+      request.query = Filled(Type(), {1, 1, rows, 8}, 1);
+      request.key = Filled(Type(), {1, 1, keys, 8}, -kInf);
+      request.value = Filled(Type(), {1, 1, keys, 8}, 1);
       const Tensor output = RunKernel(request).output;
       for (int64_t i = 0; i < output.size(); ++i) {
         ASSERT_TRUE(std::isnan(output.Get(i))) << keys << " keys";
@@ -505,9 +516,9 @@ TEST_P(PoisonTest, AllScoresMinusInfinityIsNotMasked) {
 
 TEST_P(PoisonTest, SoftcapTamesInfinity) {
   AttentionCase request;
-  request.query = Filled(GetParam(), {1, 1, 3, 8}, 1);
-  request.key = Filled(GetParam(), {1, 1, 20, 8}, 1);
-  request.value = Filled(GetParam(), {1, 1, 20, 8}, 2);
+  request.query = Filled(Type(), {1, 1, 3, 8}, 1);
+  request.key = Filled(Type(), {1, 1, 20, 8}, 1);
+  request.value = Filled(Type(), {1, 1, 20, 8}, 2);
   request.key.Set({0, 0, 3, 0}, kInf);
   request.key.Set({0, 0, 4, 0}, -kInf);
   request.options.softcap = 5;
@@ -517,8 +528,7 @@ TEST_P(PoisonTest, SoftcapTamesInfinity) {
 
 TEST_P(PoisonTest, QueryReachesItsOwnRow) {
   Random random(18);
-  AttentionCase request =
-      NormalCase(random, {1, 2, 1, 20, 300, 8, 8}, GetParam());
+  AttentionCase request = NormalCase(random, {1, 2, 1, 20, 300, 8, 8}, Type());
   const Tensor clean = RunKernel(request).output;
   request.query.Set({0, 1, 7, 2}, kNan);
   const Tensor output = RunKernel(request).output;
@@ -537,8 +547,7 @@ TEST_P(PoisonTest, QueryReachesItsOwnRow) {
 TEST_P(PoisonTest, MaskReachesTheRowsThatSeeIt) {
   Random random(19);
   for (double poison : {kNan, kInf}) {
-    AttentionCase request =
-        NormalCase(random, {1, 1, 1, 20, 20, 8, 8}, GetParam());
+    AttentionCase request = NormalCase(random, {1, 1, 1, 20, 20, 8, 8}, Type());
     request.options.causal = Causal::kTopLeft;
     request.mask = random.NormalTensor(DataType::kFloat32, {20, 20});
     const Tensor clean = RunKernel(request).output;
@@ -560,9 +569,9 @@ TEST_P(PoisonTest, MaskReachesTheRowsThatSeeIt) {
 // RAW and CAPPED show masked keys, BIASED and WEIGHTS do not.
 TEST_P(PoisonTest, ScoresOfMaskedKeys) {
   AttentionCase request;
-  request.query = Filled(GetParam(), {1, 1, 2, 4}, 1);
-  request.key = Filled(GetParam(), {1, 1, 300, 4}, 1);
-  request.value = Filled(GetParam(), {1, 1, 300, 4}, 1);
+  request.query = Filled(Type(), {1, 1, 2, 4}, 1);
+  request.key = Filled(Type(), {1, 1, 300, 4}, 1);
+  request.value = Filled(Type(), {1, 1, 300, 4}, 1);
   request.key.Set({0, 0, 299, 0}, kNan);
   request.valid_lengths = {200};
   request.options.softcap = 1;
