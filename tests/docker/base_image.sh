@@ -7,6 +7,9 @@ name=$1 cache=$2
 shift 2
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 
+# As it was, so that the layers built upon it stay cached.
+"$@" inspect --type=image "$name" >/dev/null 2>&1 && exit
+
 if ! [[ -f $cache/bookworm.tar ]]; then
   mkdir -p "$cache"
   rm -rf "$cache/bookworm"

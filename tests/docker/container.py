@@ -27,6 +27,12 @@ def buildah(*arguments):
     return run(*BUILDAH, *arguments)
 
 
+def children_of(pid):
+    """The processes that any thread of a process started."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text().split()]
+
+
 class Server:
     """A server that was started by some command; `address` is what it said.
 
@@ -48,8 +54,8 @@ class Server:
     def pid(self):
         """That of the server itself, below what started it."""
         pid = self.process.pid
-        while children := Path(f"/proc/{pid}/task/{pid}/children").read_text():
-            pid = int(children.split()[0])
+        while children := children_of(pid):
+            pid = children[0]
         return pid
 
     def stop(self):

@@ -61,6 +61,10 @@ def test_server_is_not_root(server):
     assert "\nGid:\t65532\t65532\t65532\t65532\n" in status
 
 
+def exit_status(container, command):
+    return subprocess.run(run_in(container, *command), check=False).returncode
+
+
 def health_command(config, address):
     kind, *command = config["Healthcheck"]["Test"]
     assert kind == "CMD"
@@ -70,16 +74,12 @@ def health_command(config, address):
 
 def test_health_check_of_a_server(server, container, config):
     command = health_command(config, server.address)
-    assert (
-        subprocess.run(run_in(container, *command), check=False).returncode == 0
-    )
+    assert exit_status(container, command) == 0
 
 
 def test_health_check_without_a_server(container, config, tmp_path):
     command = health_command(config, f"unix:{tmp_path}/nobody-listens")
-    assert (
-        subprocess.run(run_in(container, *command), check=False).returncode != 0
-    )
+    assert exit_status(container, command) != 0
 
 
 def test_answers_the_host(server):

@@ -13,8 +13,8 @@ def summarize(folder):
     """The last line and the exit code."""
     run = subprocess.run(
         [sys.executable, SCRIPT, folder],
-        check=False,
         capture_output=True,
+        check=False,
         text=True,
     )
     return run.stdout.splitlines()[-1], run.returncode
