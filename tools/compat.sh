@@ -34,7 +34,8 @@ unshare --mount bash -euc '
   mount --bind "$root/../build" "$root/build"
   mount -t proc proc "$root/proc"
   mount --rbind /dev "$root/dev"
-  exec chroot "$root" bash -euxc "$2"' bash "$root" '
+  exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+    chroot "$root" bash -euxc "$2"' bash "$root" '
   apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
     $(cat /packages)
