@@ -143,8 +143,8 @@ grpc::ByteBuffer ResponseEncoder::Finish(const v1::Timing& timing) {
       tail = CodedOutputStream::WriteVarint32ToArray(
           LengthTag(ComputeAttentionResponse::kTimingFieldNumber), tail);
       tail = CodedOutputStream::WriteVarint32ToArray(size, tail);
-      timing.SerializeToArray(tail, static_cast<int>(size));
-      end += (tail - first) + size;
+      tail = timing.SerializeWithCachedSizesToArray(tail);
+      end += tail - first;
     }
     slices.push_back(Buffer::ToSlice(std::move(part.message), begin, end));
   }
