@@ -35,13 +35,14 @@ TEST(ServerTest, ServesOnEveryAddress) {
   const std::string path = "unix:" + SocketPath("every");
   const std::string abstract =
       "unix-abstract:attention_" + std::to_string(getpid());
-  options.listen = {"127.0.0.1:0", "localhost:0", path, abstract};
+  options.listen = {"127.0.0.1:0", "127.0.0.1:0", path, abstract};
   const auto server = Server::Start(options);
   ASSERT_TRUE(server.ok()) << server.status();
   const std::vector<std::string>& addresses = (*server)->addresses();
   ASSERT_EQ(addresses.size(), 4u);
   EXPECT_THAT(addresses[0], MatchesRegex("127\\.0\\.0\\.1:[1-9][0-9]*"));
-  EXPECT_THAT(addresses[1], MatchesRegex("localhost:[1-9][0-9]*"));
+  EXPECT_THAT(addresses[1], MatchesRegex("127\\.0\\.0\\.1:[1-9][0-9]*"));
+  EXPECT_NE(addresses[0], addresses[1]);
   EXPECT_EQ(addresses[2], path);
   EXPECT_EQ(addresses[3], abstract);
   for (const std::string& address : addresses) {
