@@ -77,6 +77,21 @@ TEST_P(LimitsTest, AnswersThatNobodyCouldHoldAreRefused) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
+// Whose size is only a number must not cost time or memory.
+TEST_P(LimitsTest, HugeEmptyBatchesAreNoWork) {
+  TestServer server;
+  ComputeAttentionRequest request = SmallRequest();
+  for (v1::Tensor* tensor : {request.mutable_query(), request.mutable_key(),
+                             request.mutable_value()}) {
+    tensor->set_shape(0, int64_t{1} << 50);
+    tensor->set_shape(2, 0);
+    tensor->clear_data();
+  }
+  ComputeAttentionResponse response;
+  EXPECT_TRUE(Compute(server.Channel(GetParam()), request, &response).ok());
+  EXPECT_EQ(response.output().shape(0), int64_t{1} << 50);
+}
+
 TEST_P(LimitsTest, CancelledCallsEnd) {
   TestServer server;
   LongCall call(server.Channel(GetParam()));
