@@ -264,7 +264,8 @@ TEST(RequestDecoderTest, RefusesEndlessLists) {
   // One byte on the wire would be eight in memory.
   ComputeAttentionRequest request;
   const auto pool = BufferPool::Create(0);
-  request.mutable_key_starts()->Resize(kMaxListLength, 1);
+  const std::vector<int64_t> starts(kMaxListLength, 1);
+  request.mutable_key_starts()->Add(starts.begin(), starts.end());
   std::string bytes = request.SerializeAsString();
   EXPECT_TRUE(DecodeRequest(Cut(bytes, nullptr), *pool).ok());
   request.add_key_starts(1);
@@ -277,7 +278,8 @@ TEST(RequestDecoderTest, RefusesEndlessLists) {
 
 TEST(RequestDecoderTest, RefusesHugeOptions) {
   ComputeAttentionRequest request;
-  request.mutable_options()->mutable_sinks()->Resize(kMaxOptionsBytes / 8, 1);
+  const std::vector<double> sinks(kMaxOptionsBytes / 8, 1);
+  request.mutable_options()->mutable_sinks()->Add(sinks.begin(), sinks.end());
   const std::string bytes = request.SerializeAsString();
   const auto pool = BufferPool::Create(0);
   const auto fields = DecodeRequest(Cut(bytes, nullptr), *pool);
