@@ -25,7 +25,7 @@ PIN
 }
 
 [[ -f $folder/chroot_made ]] || make_chroot
-sed 's/#.*//' tools/packages/build.txt | xargs echo python3 >"$root/packages"
+sed 's/#.*//' tools/packages/build.txt | xargs echo >"$root/packages"
 # shellcheck disable=SC2016  # Expanded by the shell inside.
 unshare --mount bash -euc '
   root=$1
