@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
+#include <string>
 #include <vector>
 
 #include "kernel/attention.h"
@@ -70,6 +72,47 @@ TEST(AccuracyTest, Float64OnUnitNormal) {
                   4e-15 + 4e-14 * std::fabs(expected.values[i]));
     }
   }
+}
+
+// Of two keys, one of logit 0 and one of a logit x so low that 1 + exp(x) is 1,
+// the latter's weight is the kernel's exp(x). From -87 (-708 in double) on,
+// below which it is 0 to it.
+template <typename Wide>
+void ExpectExpWithinTwoUnits(DataType type, double lowest, double highest) {
+  constexpr int64_t kRows = 100000;
+  AttentionCase request;
+  request.query = Tensor(type, {kRows, 1});
+  request.key = Tensor(type, {2, 1});
+  request.value = Tensor(type, {2, 1});
+  request.mask = Tensor(type, {kRows, 2});
+  Random random(25);
+  for (int64_t i = 0; i < kRows; ++i) {
+    request.mask->Set({i, 1}, lowest + (highest - lowest) * random.Real());
+  }
+  request.options.return_scores = Scores::kWeights;
+  const Wide log2e_error =
+      std::fabs(static_cast<Wide>(Round(std::numbers::log2e, type)) /
+                    std::numbers::log2e_v<Wide> -
+                1);
+  for (const std::string& name : AllSimdTargets()) {
+    const ScopedSimdTarget target(name);
+    const Tensor weights = *RunKernel(request).scores;
+    for (int64_t i = 0; i < kRows; ++i) {
+      const Wide x = static_cast<Wide>(request.mask->Get({i, 1}));
+      const Wide exact = std::exp(x);
+      const auto actual = static_cast<Wide>(weights.Get({0, 0, i, 1}));
+      const auto unit =
+          static_cast<Wide>(UlpAt(static_cast<double>(exact), type));
+      ASSERT_LE(std::fabs(actual - exact),
+                2 * unit + std::fabs(x) * log2e_error * exact)
+          << x << " on " << name;
+    }
+  }
+}
+
+TEST(AccuracyTest, ExpIsWithinTwoUnits) {
+  ExpectExpWithinTwoUnits<double>(DataType::kFloat32, -87, -17.4);
+  ExpectExpWithinTwoUnits<long double>(DataType::kFloat64, -708, -37.4);
 }
 
 // The three loops of the textbook in float32. B = Hq = Hkv = 1.
