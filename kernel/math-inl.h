@@ -102,8 +102,8 @@ HWY_INLINE V TimesPowerOf2([[maybe_unused]] D d, V x, [[maybe_unused]] V r,
 }
 
 // exp(x) for x <= 0, NaN for NaN; 0 for x < kMinLog.
-// Within 2 units in the last place, and |x| times the relative rounding error of
-// kLog2E (1.3e-8, 1.4e-17): a weight so small that this shows hardly counts.
+// Within 2 units in the last place, and |x| times the relative rounding error
+// of kLog2E (1.3e-8, 1.4e-17): a weight so small that this shows hardly counts.
 template <class D, class V>
 HWY_INLINE V ExpNonPositive(D d, V x) {
   using T = hn::TFromD<D>;

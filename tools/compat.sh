@@ -7,15 +7,17 @@ cd "$(dirname "$0")/.."
 mkdir -p "$1/build"
 folder=$(realpath "$1")
 root=$folder/root
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# Empty: debootstrap's own.
+mirror=${DEBIAN_MIRROR:-}
 
 make_chroot() {
   rm -rf "$root"
-  debootstrap --variant=minbase sid "$root" "$mirror"
+  debootstrap --variant=minbase sid "$root" ${mirror:+"$mirror"}
   # What this machine needs to reach the mirror, the chroot needs too.
   cp /etc/resolv.conf "$root/etc/"
   cp /etc/apt/apt.conf.d/* "$root/etc/apt/apt.conf.d/"
-  echo "deb $mirror experimental main" >>"$root/etc/apt/sources.list"
+  sed -n 's/ sid / experimental /p' "$root/etc/apt/sources.list" \
+    >"$root/etc/apt/sources.list.d/experimental.list"
   cat >"$root/etc/apt/preferences.d/grpc" <<'PIN'
 Package: libgrpc* libgpr* protobuf-compiler* libprotobuf* libprotoc* libupb* libutf8* libaddress-sorting*
 Pin: release a=experimental

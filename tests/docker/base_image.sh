@@ -5,7 +5,8 @@
 set -euo pipefail
 name=$1 cache=$2
 shift 2
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# Empty: debootstrap's own.
+mirror=${DEBIAN_MIRROR:-}
 
 # As it was, so that the layers built upon it stay cached.
 "$@" inspect --type=image "$name" >/dev/null 2>&1 && exit
@@ -13,7 +14,7 @@ mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 if ! [[ -f $cache/bookworm.tar ]]; then
   mkdir -p "$cache"
   rm -rf "$cache/bookworm"
-  debootstrap --variant=minbase bookworm "$cache/bookworm" "$mirror"
+  debootstrap --variant=minbase bookworm "$cache/bookworm" ${mirror:+"$mirror"}
   # What this machine needs to reach the mirror, the image needs too.
   cp /etc/resolv.conf "$cache/bookworm/etc/"
   cp /etc/apt/apt.conf.d/* "$cache/bookworm/etc/apt/apt.conf.d/"
