@@ -1,8 +1,8 @@
 // attention_server: flags, server, wait for a signal, shut down.
 #include <pthread.h>
-#include <signal.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -63,6 +63,8 @@ int Serve(const Options& options) {
   });
   running.Wait();
   stopped = true;
+  // The thread waits for it with sigwait(): it ends nothing.
+  // NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
   pthread_kill(signal_thread.native_handle(), SIGTERM);
   signal_thread.join();
   running.log().info("event=stop");

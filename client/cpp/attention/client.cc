@@ -96,8 +96,9 @@ absl::Status Decode(const v1::Tensor& message, const char* field, bool present,
                     std::optional<Tensor>& out) {
   if (!present) return absl::OkStatus();
   absl::StatusOr<Tensor> tensor = Decode(message, field);
-  if (tensor.ok()) out = *std::move(tensor);
-  return tensor.status();
+  if (!tensor.ok()) return tensor.status();
+  out = *std::move(tensor);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ComputeResult> Decode(

@@ -144,8 +144,8 @@ absl::StatusOr<Explanation> Explain(const Client& client,
                        auto& matrix) {
     if (!status.ok()) return;
     absl::StatusOr<Matrix> answer = Stage(client, asked, call, stage, chosen);
-    if (answer.ok()) matrix = *std::move(answer);
     status.Update(answer.status());
+    if (answer.ok()) matrix = *std::move(answer);
   };
   ComputeRequest unscaled = request;
   unscaled.options.set_scale(1);
