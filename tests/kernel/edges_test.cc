@@ -342,6 +342,32 @@ TEST(EdgesTest, DoublePrecisionOfFloat32Inputs) {
   EXPECT_GE(nearest, output.size() - 1);
 }
 
+// The value of a single key comes out rounded once, ties to even, also from
+// double: rounding to float32 on the way would turn what is just beside a tie
+// into one.
+TEST(EdgesTest, OutputsRoundOnceToNearestEven) {
+  Random random(22);
+  for (DataType type : {DataType::kFloat16, DataType::kBFloat16}) {
+    for (DataType value_type : {DataType::kFloat32, DataType::kFloat64}) {
+      AttentionCase request = NormalCase(random, {1, 1, 1, 1, 1, 1, 600}, type);
+      request.value = Tensor(value_type, {1, 1, 1, 600});
+      for (int64_t i = 0; i < 600; ++i) {
+        // Magnitudes from subnormal to overflowing.
+        const double x = Round(
+            std::exp2(random.Integer(-26, 15)) * (1 + random.Real()), type);
+        const double tie = x + UlpAt(x, type) / 2;
+        const double beside = tie * (1 + 0x1p-40 * random.Integer(-1, 1));
+        request.value.Set(i, random.Chance(0.5) ? beside : -beside);
+      }
+      const Tensor output = RunKernel(request).output;
+      for (int64_t i = 0; i < 600; ++i) {
+        ASSERT_EQ(output.Get(i), Round(request.value.Get(i), type))
+            << request.value.Get(i);
+      }
+    }
+  }
+}
+
 TEST(EdgesTest, OutputsBeyondTheTypeAreInfinite) {
   AttentionCase request;
   request.query = Filled(DataType::kFloat16, {1, 4}, 200);
