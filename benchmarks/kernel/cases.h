@@ -3,6 +3,7 @@
 #define ATTENTION_BENCHMARKS_KERNEL_CASES_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
