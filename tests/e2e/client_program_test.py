@@ -429,7 +429,7 @@ class LifecycleTest(ProgramTest):
 
     def test_sigterm_lets_a_running_call_finish(self):
         # How long a call must be to be caught depends on machine and build.
-        for rows in [2048, 4096, 8192, 16384, 32768]:
+        for rows in [8192, 16384, 32768]:
             if self.caught_by_sigterm(rows):
                 return
         self.fail("every call was over before the signal")
@@ -460,10 +460,11 @@ class LifecycleTest(ProgramTest):
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            # Once the server works, it works on this call.
+            # Receiving a request of this size takes the server much less than
+            # these 10 ticks (0.1 s); after them it computes.
             while (
                 client.poll() is None
-                and cpu_ticks(server.process.pid) < idle + 2
+                and cpu_ticks(server.process.pid) < idle + 10
             ):
                 pass
             server.terminate()
