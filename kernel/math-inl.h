@@ -34,62 +34,81 @@ HWY_INLINE V Fma(V a, V b, V c) {
 #endif
 }
 
-// kMinLog: a little above the logarithm of the smallest normal number.
+// c - a * b with one rounding.
+template <class V>
+HWY_INLINE V NegFma(V a, V b, V c) {
+#if HWY_NATIVE_FMA
+  return hn::NegMulAdd(a, b, c);
+#else
+  return Fma(hn::Neg(a), b, c);
+#endif
+}
+
+// kLn2High + kLn2Low is log(2) to twice the precision. kMinLog: a little above
+// the logarithm of the smallest normal number.
 template <typename T>
 struct ExpTraits;
 template <>
 struct ExpTraits<float> {
   static constexpr float kLog2E = 0x1.715476p+0f;
+  static constexpr float kLn2High = 0x1.62e43p-1f;
+  static constexpr float kLn2Low = -0x1.05c61p-29f;
   static constexpr float kRounder = 0x1.8p23f;
   static constexpr float kMinLog = -87.0f;
 };
 template <>
 struct ExpTraits<double> {
   static constexpr double kLog2E = 0x1.71547652b82fep+0;
+  static constexpr double kLn2High = 0x1.62e42fefa39efp-1;
+  static constexpr double kLn2Low = 0x1.abc9e3b39803fp-56;
   static constexpr double kRounder = 0x1.8p52;
   static constexpr double kMinLog = -708.0;
 };
 
-// (2^f - 1) / f for f in [-0.5, 0.5]: minimax polynomials for the relative
-// error of 1 + f * q(f) against 2^f, which is 2.6e-9 (float, degree 5) and
-// 1.8e-17 (double, degree 10).
+// (e^g - 1) / g for |g| <= log(2) / 2: 1 + g * h(g) with minimax polynomials h
+// for the relative error of 1 + g * (1 + g * h(g)) against e^g, which is 3.1e-9
+// (float, degree 4) and 3.7e-18 (double, degree 9).
 template <class D, class V>
-HWY_INLINE V Exp2M1Quotient(D d, V f) {
+HWY_INLINE V ExpM1Quotient(D d, V g) {
   using T = hn::TFromD<D>;
   if constexpr (sizeof(T) == 4) {
-    V q = hn::Set(d, 1.55946781613e-4f);
-    q = Fma(q, f, hn::Set(d, 1.34066439024e-3f));
-    q = Fma(q, f, hn::Set(d, 9.61769297299e-3f));
-    q = Fma(q, f, hn::Set(d, 5.55031055101e-2f));
-    q = Fma(q, f, hn::Set(d, 2.40226527829e-1f));
-    return Fma(q, f, hn::Set(d, 6.93147214968e-1f));
+    V h = hn::Set(d, 1.38145986467e-3f);
+    h = Fma(h, g, hn::Set(d, 8.36871687973e-3f));
+    h = Fma(h, g, hn::Set(d, 4.16683880453e-2f));
+    h = Fma(h, g, hn::Set(d, 1.66665206317e-1f));
+    h = Fma(h, g, hn::Set(d, 4.99999934478e-1f));
+    return Fma(h, g, hn::Set(d, 1.0f));
   } else {
-    V q = hn::Set(d, 4.078071929588336665e-10);
-    q = Fma(q, f, hn::Set(d, 7.072570412814423510e-9));
-    q = Fma(q, f, hn::Set(d, 1.018064765923413889e-7));
-    q = Fma(q, f, hn::Set(d, 1.321544267532982214e-6));
-    q = Fma(q, f, hn::Set(d, 1.525272738519386820e-5));
-    q = Fma(q, f, hn::Set(d, 1.540353044157213033e-4));
-    q = Fma(q, f, hn::Set(d, 1.333355815343996475e-3));
-    q = Fma(q, f, hn::Set(d, 9.618129107607002380e-3));
-    q = Fma(q, f, hn::Set(d, 5.550410866479039456e-2));
-    q = Fma(q, f, hn::Set(d, 2.402265069591009801e-1));
-    return Fma(q, f, hn::Set(d, 6.931471805599456968e-1));
+    V h = hn::Set(d, 2.500006162553127959e-8);
+    h = Fma(h, g, hn::Set(d, 2.763024838532302056e-7));
+    h = Fma(h, g, hn::Set(d, 2.755758637378518095e-6));
+    h = Fma(h, g, hn::Set(d, 2.480149309888739154e-5));
+    h = Fma(h, g, hn::Set(d, 1.984126950657872393e-4));
+    h = Fma(h, g, hn::Set(d, 1.388888894363013416e-3));
+    h = Fma(h, g, hn::Set(d, 8.333333333494461664e-3));
+    h = Fma(h, g, hn::Set(d, 4.166666666653015850e-2));
+    h = Fma(h, g, hn::Set(d, 1.666666666666641252e-1));
+    h = Fma(h, g, hn::Set(d, 5.000000000000010627e-1));
+    return Fma(h, g, hn::Set(d, 1.0));
   }
 }
 
-// x * 2^r for integral r in [-min_exponent, 0] and normal results. `rounded` is
+// p * 2^r for integral r and normal results; 0 where x < least. `rounded` is
 // r + kRounder, whose last bits are those of the integer r: no conversion,
 // which NaN and some targets would make trouble in.
 template <class D, class V>
-HWY_INLINE V TimesPowerOf2([[maybe_unused]] D d, V x, [[maybe_unused]] V r,
-                           [[maybe_unused]] V rounded) {
+HWY_INLINE V TimesPowerOf2OrZero([[maybe_unused]] D d, V p,
+                                 [[maybe_unused]] V r,
+                                 [[maybe_unused]] V rounded, V x, V least) {
   using T = hn::TFromD<D>;
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  // "Not less" is true for NaN.
   if constexpr (sizeof(T) == 4) {
-    return V{_mm512_scalef_ps(x.raw, r.raw)};
+    return V{_mm512_maskz_scalef_ps(
+        _mm512_cmp_ps_mask(x.raw, least.raw, _CMP_NLT_UQ), p.raw, r.raw)};
   } else {
-    return V{_mm512_scalef_pd(x.raw, r.raw)};
+    return V{_mm512_maskz_scalef_pd(
+        _mm512_cmp_pd_mask(x.raw, least.raw, _CMP_NLT_UQ), p.raw, r.raw)};
   }
 #else
   const hn::RebindToSigned<D> di;
@@ -97,43 +116,43 @@ HWY_INLINE V TimesPowerOf2([[maybe_unused]] D d, V x, [[maybe_unused]] V r,
   constexpr int kBias = sizeof(T) == 4 ? 127 : 1023;
   const auto exponent = hn::Add(hn::BitCast(di, rounded),
                                 hn::Set(di, hn::TFromD<decltype(di)>{kBias}));
-  return hn::Mul(x, hn::BitCast(d, hn::ShiftLeft<kMantissaBits>(exponent)));
+  return hn::IfThenZeroElse(
+      hn::Lt(x, least),
+      hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<kMantissaBits>(exponent))));
 #endif
 }
 
-// exp(x) for x <= 0, NaN for NaN; 0 for x < kMinLog.
-// Within 2 units in the last place, and |x| times the relative rounding error
-// of kLog2E (1.3e-8, 1.4e-17): a weight so small that this shows hardly counts.
+// exp(x) for x <= 0, NaN for NaN; 0 for x < kMinLog. Within 1 unit in the last
+// place; exp(0) is 1.
 template <class D, class V>
 HWY_INLINE V ExpNonPositive(D d, V x) {
   using T = hn::TFromD<D>;
   using Traits = ExpTraits<T>;
-  // x log2(e) = r + f: adding and subtracting 1.5 * 2^mantissa_bits rounds to
-  // the integer r; f needs no rounding of the product.
-  const V log2e = hn::Set(d, Traits::kLog2E);
+  // x = r log(2) + g: adding and subtracting 1.5 * 2^mantissa_bits rounds to
+  // the integer r.
   const V magic = hn::Set(d, Traits::kRounder);
-  const V rounded = Fma(x, log2e, magic);
+  const V rounded = Fma(x, hn::Set(d, Traits::kLog2E), magic);
   const V r = hn::Sub(rounded, magic);
-  const V f = Fma(x, log2e, hn::Neg(r));
-  const V p = Fma(Exp2M1Quotient(d, f), f, hn::Set(d, T{1}));
-  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, Traits::kMinLog)),
-                            TimesPowerOf2(d, p, r, rounded));
+  V g = NegFma(r, hn::Set(d, Traits::kLn2High), x);
+  g = NegFma(r, hn::Set(d, Traits::kLn2Low), g);
+  const V p = Fma(ExpM1Quotient(d, g), g, hn::Set(d, T{1}));
+  return TimesPowerOf2OrZero(d, p, r, rounded, x, hn::Set(d, Traits::kMinLog));
 }
 
-// tanh(x). With e = exp(2|x|) - 1 it is e / (e + 2); where 2|x| log2(e) <= 0.5
+// tanh(x). With e = exp(2|x|) - 1 it is e / (e + 2); where 2|x| <= log(2) / 2
 // that difference comes from its own polynomial, without cancellation;
 // elsewhere it is written in exp(-2|x|), which cannot overflow.
 template <class D, class V>
 HWY_INLINE V Tanh(D d, V x) {
   using T = hn::TFromD<D>;
   const V one = hn::Set(d, T{1});
-  const V y = hn::Mul(hn::Abs(x), hn::Set(d, T{2} * ExpTraits<T>::kLog2E));
-  const auto small = hn::Lt(y, hn::Set(d, T{0.5}));
+  const V y = hn::Mul(hn::Abs(x), hn::Set(d, T{2}));
+  const auto small = hn::Lt(y, hn::Set(d, ExpTraits<T>::kLn2High / 2));
   // In the lanes that take the other branch the polynomial may overflow; those
   // results are dropped.
-  const V e = hn::Mul(Exp2M1Quotient(d, y), y);
+  const V e = hn::Mul(ExpM1Quotient(d, y), y);
   const V near = hn::Div(e, hn::Add(e, hn::Set(d, T{2})));
-  const V t = ExpNonPositive(d, hn::Mul(hn::Abs(x), hn::Set(d, T{-2})));
+  const V t = ExpNonPositive(d, hn::Neg(y));
   const V far = hn::Div(hn::Sub(one, t), hn::Add(one, t));
   return hn::CopySign(hn::IfThenElse(small, near, far), x);
 }

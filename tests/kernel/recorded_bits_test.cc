@@ -78,10 +78,10 @@ TEST_P(RecordedBitsTest, AreTheSameHere) {
 INSTANTIATE_TEST_SUITE_P(
     Types, RecordedBitsTest,
     testing::Values(
-        Recorded{"Float32", DataType::kFloat32, 0x35366361ad20790e},
-        Recorded{"Float16", DataType::kFloat16, 0x0324edf8fdebae77},
-        Recorded{"BFloat16", DataType::kBFloat16, 0xffb16a8228e7507c},
-        Recorded{"Float64", DataType::kFloat64, 0x1d899af52f9ca255}),
+        Recorded{"Float32", DataType::kFloat32, 0x301736f6ca09e9a3},
+        Recorded{"Float16", DataType::kFloat16, 0x8f05721b653c8e77},
+        Recorded{"BFloat16", DataType::kBFloat16, 0x78e6f280dbfc99df},
+        Recorded{"Float64", DataType::kFloat64, 0xc040975bffca1a86}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace
