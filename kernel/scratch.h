@@ -14,7 +14,7 @@ namespace attention {
 
 // Query rows a task takes on at the most: packing a block of keys is then a
 // hundredth of the work on it. A multiple of 14, the largest register tile.
-inline constexpr int64_t kTaskRows = 112;
+inline constexpr int64_t kTaskRows = 224;
 
 constexpr int64_t RoundUp(int64_t number, int64_t multiple) {
   return (number + multiple - 1) / multiple * multiple;
@@ -68,7 +68,8 @@ class Scratch {
     const int64_t blocks = problem.total_keys() / kKeyBlock + 1;
     const int depth = std::bit_width(static_cast<uint64_t>(blocks)) + 1;
     const int64_t level_size = 2 * padded_rows + rows * value_stride;
-    const int64_t query_size = RoundUp(rows * problem.head_size, 16);
+    // The last row is filled up to a whole vector.
+    const int64_t query_size = RoundUp(rows * problem.head_size + 15, 16);
     T* next = Reserve(
         query_size + kKeyBlock * problem.head_size + kKeyBlock * value_stride +
         (kMaxTileRows + 1) * kKeyBlock + depth * RoundUp(level_size, 16));
