@@ -23,6 +23,7 @@
 #define HWY_TARGET_INCLUDE "kernel/attention_simd.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "kernel/convert-inl.h"
 #include "kernel/few_rows-inl.h"
 #include "kernel/math-inl.h"
 #include "kernel/partial-inl.h"
@@ -33,18 +34,6 @@ HWY_BEFORE_NAMESPACE();
 namespace attention {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-// Calls f with an element of the C++ type of `type`: those that convert to T,
-// or only T and, where kNarrow, the narrower ones.
-template <typename T, bool kNarrow, class F>
-HWY_INLINE void WithElementsOf(DataType type, const F& f) {
-  if constexpr (kNarrow) {
-    if (type == DataType::kFloat16) return f(hwy::float16_t());
-    if (type == DataType::kBFloat16) return f(hwy::bfloat16_t());
-    if (sizeof(T) == 8 && type == DataType::kFloat32) return f(float());
-  }
-  f(T());
-}
 
 // Natural logarithm of a positive finite number; the rest as std::log. Written
 // out because the C library's bits depend on the CPU. Error below 1e-15 of the
@@ -81,7 +70,11 @@ class Rows {
                                 std::numeric_limits<T>::denorm_min())
                      : T{0}) {
     for (int64_t r = 0; r < rows_; ++r) {
-      task_.LoadQuery(r, scratch_.query + r * p_.head_size);
+      WithElementsOf<T, true>(p_.query.type, [&](auto element) HWY_ATTR {
+        LoadRow<T, decltype(element)>(
+            static_cast<const decltype(element)*>(task_.QueryRow(r)),
+            p_.head_size, scratch_.query + r * p_.head_size);
+      });
     }
   }
 
@@ -129,9 +122,8 @@ class Rows {
     if (!p_.sinks.empty()) AddSinks(result);
     for (int64_t r = 0; r < rows_; ++r) {
       Normalize(result, r);
-      StoreElements(result.output + r * scratch_.value_stride,
-                    p_.value_head_size, p_.output.type, outputs.output,
-                    task_.OutputIndex(r));
+      StoreRow(result.output + r * scratch_.value_stride, p_.value_head_size,
+               p_.output.type, outputs.output, task_.OutputIndex(r));
       if (p_.return_log_sum_exp) {
         const T lse = static_cast<T>(static_cast<double>(result.max[r]) +
                                      Log(static_cast<double>(result.sum[r])));
@@ -218,13 +210,13 @@ class Rows {
   void AttendTile(const Block& block, int64_t row, int rows,
                   const Partial<T>& partial, Prefetch& prefetch) {
     const int64_t first = block.first;
-    KeyRange keys = {kKeyBlock, 0};     // any of the rows sees
-    bool hidden = p_.mask.has_value();  // does any row not see some of them?
+    KeyRange visible[kTileRows];     // by each row
+    KeyRange keys = {kKeyBlock, 0};  // by any of them
     for (int r = 0; r < rows; ++r) {
-      const KeyRange visible = task_.VisibleInBlock(first, row + r);
-      if (visible.begin < visible.end) {
-        keys = {std::min(keys.begin, visible.begin),
-                std::max(keys.end, visible.end)};
+      visible[r] = task_.VisibleInBlock(first, row + r);
+      if (visible[r].begin < visible[r].end) {
+        keys = {std::min(keys.begin, visible[r].begin),
+                std::max(keys.end, visible[r].end)};
       }
     }
     T* output = partial.output + row * scratch_.value_stride;
@@ -238,14 +230,19 @@ class Rows {
     const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
                             RoundUp(keys.end, kSumLanes)};
     Score(block, row, rows, keys, prefetch);
+    bool hidden = p_.mask.has_value();  // is any of `keys` from any row?
     for (int r = 0; r < rows; ++r) {
-      const KeyRange visible = task_.VisibleInBlock(first, row + r);
-      hidden = hidden || visible.begin > keys.begin || visible.end < keys.end;
+      hidden |= visible[r].begin > keys.begin || visible[r].end < keys.end;
       T* scores = scratch_.scores + r * kKeyBlock;
       if (softcap_ > 0) Cap(softcap_, lanes, scores);
-      AddBias(task_, first, row + r, lanes, scratch_.bias, scores);
+      AddBias(task_, first, row + r, visible[r], lanes, scratch_.bias, scores);
       partial.max[row + r] = Max(task_, first, row + r, lanes, scores);
-      partial.sum[row + r] = Exponentiate(partial.max[row + r], lanes, scores);
+    }
+    // Not in the loop above: reducing a vector takes long, but the rows'
+    // reductions can overlap.
+    for (int r = 0; r < rows; ++r) {
+      partial.sum[row + r] = Exponentiate(partial.max[row + r], lanes,
+                                          scratch_.scores + r * kKeyBlock);
     }
     Weigh(block, rows, keys, output, prefetch);
     if (hidden && !AllFinite(output, rows)) {
@@ -316,10 +313,10 @@ class Rows {
     WithElementsOf<T, true>(p_.value.type, [&](auto element) HWY_ATTR {
       using From = decltype(element);
       for (int64_t j = keys.begin; j < keys.end; ++j) {
-        PackValue<T, From>(static_cast<const From*>(task_.KeyRow(
-                               p_.past_value, p_.value, first + j)),
-                           p_.value_head_size,
-                           scratch_.values + j * scratch_.value_stride);
+        LoadRow<T, From>(static_cast<const From*>(
+                             task_.KeyRow(p_.past_value, p_.value, first + j)),
+                         p_.value_head_size,
+                         scratch_.values + j * scratch_.value_stride);
       }
     });
   }
@@ -386,8 +383,10 @@ class Rows {
       std::fill_n(output, p_.value_head_size, T{0});
       return;
     }
-    for (int64_t c = 0; c < p_.value_head_size; ++c) {
-      output[c] = output[c] / sum + T{0};
+    const Tag<T> d;
+    for (int64_t c = 0; c < p_.value_head_size; c += kLanes<T>) {
+      const Vec<T> quotient = hn::Div(hn::Load(d, output + c), hn::Set(d, sum));
+      hn::Store(hn::Add(quotient, hn::Zero(d)), d, output + c);
     }
   }
 
@@ -409,8 +408,8 @@ class Rows {
         for (int64_t r = row; r < row + tile_rows; ++r) {
           T* scores = scratch_.scores + (r - row) * kKeyBlock;
           ToStage(first, r, scores, {0, RoundUp(keys.end, kSumLanes)}, result);
-          StoreElements(scores, keys.end, p_.query.type, outputs.scores,
-                        task_.LogSumExpIndex(r) * p_.total_keys() + first);
+          StoreRow(scores, keys.end, p_.query.type, outputs.scores,
+                   task_.LogSumExpIndex(r) * p_.total_keys() + first);
         }
       }
     }
@@ -422,7 +421,8 @@ class Rows {
     if (p_.scores == Scores::kRaw) return;
     if (softcap_ > 0) Cap(softcap_, lanes, scores);
     if (p_.scores == Scores::kCapped) return;
-    AddBias(task_, first, row, lanes, scratch_.bias, scores);
+    AddBias(task_, first, row, task_.VisibleInBlock(first, row), lanes,
+            scratch_.bias, scores);
     if (p_.scores == Scores::kBiased) return;
     const T sum = SawNone(result, row) ? T{1} : result.sum[row];
     for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {

@@ -78,8 +78,7 @@ void ScoreFew(const T* HWY_RESTRICT query, int64_t head_size,
     }
     ATTENTION_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      hn::Store(hn::Mul(sum[r], hn::Set(d, scale)), d,
-                scores + r * kKeyBlock + j);
+      hn::Store(Scaled<T>(sum[r], scale), d, scores + r * kKeyBlock + j);
     }
   }
 }

@@ -13,7 +13,7 @@
 #include <limits>
 
 #include "hwy/highway.h"
-#include "kernel/convert.h"
+#include "kernel/convert-inl.h"
 #include "kernel/math-inl.h"
 #include "kernel/task_rows.h"
 #include "kernel/tile-inl.h"
@@ -32,15 +32,27 @@ constexpr int64_t kSumLanes = 16;
 template <typename T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
-// ((x[0] + x[8]) + (x[4] + x[12])) + ... : halves added until one is left.
-template <typename T>
-T SumOf16(const T* lanes) {
-  T sum[kSumLanes];
-  for (int i = 0; i < kSumLanes; ++i) sum[i] = lanes[i];
-  for (int width = kSumLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) sum[i] += sum[i + width];
+// Sum of a vector's lanes: halves added until one is left.
+template <class D, class V>
+HWY_INLINE hn::TFromD<D> SumOfHalves([[maybe_unused]] D d, V v) {
+#if HWY_TARGET != HWY_SCALAR
+  if constexpr (hn::MaxLanes(d) > 1) {
+    const hn::Half<D> dh;
+    return SumOfHalves(dh, hn::Add(hn::LowerHalf(dh, v), hn::UpperHalf(dh, v)));
   }
-  return sum[0];
+#endif
+  return hn::GetLane(v);
+}
+
+// ((x[0] + x[8]) + (x[4] + x[12])) + ... of kSumLanes numbers in vectors.
+template <typename T>
+HWY_INLINE T SumOf16(Vec<T>* HWY_RESTRICT x) {
+  ATTENTION_UNROLL
+  for (int64_t width = kSumLanes / kLanes<T> / 2; width > 0; width /= 2) {
+    ATTENTION_UNROLL
+    for (int64_t i = 0; i < width; ++i) x[i] = hn::Add(x[i], x[i + width]);
+  }
+  return SumOfHalves(Tag<T>(), x[0]);
 }
 
 template <typename T>
@@ -67,40 +79,58 @@ void Cap(T cap_number, const KeyRange& lanes, T* scores) {
   }
 }
 
-// bias = what the mask tensor adds to the scores of keys [lanes.begin,
-// lanes.end) of the block.
+// What the mask tensor adds to the scores of keys [lanes.begin, lanes.end) of
+// the block, where it lies or converted in `memory`, which has room for a
+// block. The result's element j is key j's.
 template <typename T>
-void LoadBias(const TaskRows& rows, int64_t first, int64_t row,
-              const KeyRange& lanes, T* bias) {
+const T* Bias(const TaskRows& rows, int64_t first, int64_t row,
+              const KeyRange& lanes, T* memory) {
   const MaskOperand& mask = *rows.problem().mask;
   const int64_t covered =
       std::clamp<int64_t>(mask.length - first, lanes.begin, lanes.end);
-  std::fill(bias + covered, bias + lanes.end, -kInfinity<T>);
   // What is not there may not even be pointed to.
-  if (covered == lanes.begin) return;
-  const int64_t index = rows.MaskIndex(first, row);
-  if (mask.type == DataType::kBool) {
-    const uint8_t* from = static_cast<const uint8_t*>(mask.data) + index;
-    for (int64_t j = lanes.begin; j < covered; ++j) {
-      bias[j] = from[j] ? T{0} : -kInfinity<T>;
+  if (covered > lanes.begin) {
+    const int64_t begin = rows.MaskIndex(first, row) + lanes.begin;
+    const int64_t count = covered - lanes.begin;
+    const void* from = static_cast<const char*>(mask.data) +
+                       begin * static_cast<int64_t>(SizeOf(mask.type));
+    T* to = memory + lanes.begin;
+    switch (mask.type) {
+      case DataType::kBool:
+        for (int64_t i = 0; i < count; ++i) {
+          to[i] = static_cast<const uint8_t*>(from)[i] ? T{0} : -kInfinity<T>;
+        }
+        break;
+      case DataType::kFloat16:
+        LoadRow(static_cast<const hwy::float16_t*>(from), count, to);
+        break;
+      case DataType::kBFloat16:
+        LoadRow(static_cast<const hwy::bfloat16_t*>(from), count, to);
+        break;
+      case DataType::kFloat32:
+        if constexpr (sizeof(T) == 4) {
+          if (covered == lanes.end) {
+            return static_cast<const T*>(from) - lanes.begin;
+          }
+        }
+        LoadRow(static_cast<const float*>(from), count, to);
+        break;
+      default:
+        LoadElements(from, mask.type, count, to);
     }
-  } else {
-    const char* from =
-        static_cast<const char*>(mask.data) +
-        (index + lanes.begin) * static_cast<int64_t>(SizeOf(mask.type));
-    LoadElements(from, mask.type, covered - lanes.begin, bias + lanes.begin);
   }
+  std::fill(memory + covered, memory + lanes.end, -kInfinity<T>);
+  return memory;
 }
 
-// `bias` is working memory for a block.
 template <typename T>
 void AddMask(const TaskRows& rows, int64_t first, int64_t row,
-             const KeyRange& lanes, T* bias, T* scores) {
+             const KeyRange& lanes, T* memory, T* scores) {
   const Tag<T> d;
   const Vec<T> masked = hn::Set(d, -kInfinity<T>);
-  LoadBias(rows, first, row, lanes, bias);
+  const T* bias = Bias(rows, first, row, lanes, memory);
   for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
-    const Vec<T> added = hn::Load(d, bias + j);
+    const Vec<T> added = hn::LoadU(d, bias + j);
     const Vec<T> sum = hn::Add(hn::Load(d, scores + j), added);
     // Not the sum: the score under a mask may be NaN.
     hn::Store(hn::IfThenElse(hn::Eq(added, masked), masked, sum), d,
@@ -125,10 +155,10 @@ void AddAlibi(const TaskRows& rows, int64_t first, int64_t row,
 // Mask tensor, ALiBi, and -inf outside the visible keys. `bias` is working
 // memory for a block.
 template <typename T>
-void AddBias(const TaskRows& rows, int64_t first, int64_t row,
-             const KeyRange& lanes, T* bias, T* scores) {
+HWY_INLINE void AddBias(const TaskRows& rows, int64_t first, int64_t row,
+                        const KeyRange& visible, const KeyRange& lanes, T* bias,
+                        T* scores) {
   const Problem& problem = rows.problem();
-  const KeyRange visible = rows.VisibleInBlock(first, row);
   if (problem.mask) AddMask(rows, first, row, lanes, bias, scores);
   if (!problem.alibi_slopes.empty()) {
     AddAlibi(rows, first, row, lanes, scores);
@@ -141,14 +171,26 @@ void AddBias(const TaskRows& rows, int64_t first, int64_t row,
 
 // The largest of a row's scores.
 template <typename T>
-T Max(const TaskRows& rows, int64_t first, int64_t row, const KeyRange& lanes,
-      const T* scores) {
+HWY_INLINE T Max(const TaskRows& rows, int64_t first, int64_t row,
+                 const KeyRange& lanes, const T* scores) {
   const Tag<T> d;
-  Vec<T> largest = hn::Set(d, -kInfinity<T>);
-  for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
-    largest = hn::Max(largest, hn::Load(d, scores + j));
+  constexpr int64_t N = kLanes<T>;
+  constexpr int kChains = 4;  // hide the latency of a comparison
+  Vec<T> largest[kChains];
+  ATTENTION_UNROLL
+  for (int i = 0; i < kChains; ++i) largest[i] = hn::Set(d, -kInfinity<T>);
+  int64_t j = lanes.begin;
+  for (; j + kChains * N <= lanes.end; j += kChains * N) {
+    ATTENTION_UNROLL
+    for (int i = 0; i < kChains; ++i) {
+      largest[i] = hn::Max(largest[i], hn::Load(d, scores + j + i * N));
+    }
   }
-  const T max = LargestLane<T>(largest);
+  for (; j < lanes.end; j += N) {
+    largest[0] = hn::Max(largest[0], hn::Load(d, scores + j));
+  }
+  const T max = LargestLane<T>(hn::Max(hn::Max(largest[0], largest[1]),
+                                       hn::Max(largest[2], largest[3])));
   if (max == -kInfinity<T> && rows.SeesAny<T>(first, row)) {
     // Every score is -inf, but not by a mask: unless other blocks hold larger
     // ones the row is 0 / 0. The lowest finite number tells it from a row
@@ -160,7 +202,7 @@ T Max(const TaskRows& rows, int64_t first, int64_t row, const KeyRange& lanes,
 
 // Turns a row of scores into weights exp(score - max); returns their sum.
 template <typename T>
-T Exponentiate(T max, const KeyRange& lanes, T* scores) {
+HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   const Vec<T> reference = hn::Set(d, max == -kInfinity<T> ? T{0} : max);
@@ -177,10 +219,7 @@ T Exponentiate(T max, const KeyRange& lanes, T* scores) {
       sums[i] = hn::Add(sums[i], weight);
     }
   }
-  HWY_ALIGN T lane_sums[kSumLanes];
-  ATTENTION_UNROLL
-  for (int i = 0; i < kSums; ++i) hn::Store(sums[i], d, lane_sums + i * N);
-  return SumOf16(lane_sums);
+  return SumOf16<T>(sums);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -70,12 +70,9 @@ class TaskRows {
            Query(row) * mask.row_stride + first;
   }
 
-  // Converts query row `row` to T.
-  template <typename T>
-  void LoadQuery(int64_t row, T* to) const {
-    LoadElements(problem_.query.Row(sequence_.batch, Head(row),
-                                    sequence_.query_begin + Query(row)),
-                 problem_.query.type, problem_.head_size, to);
+  const void* QueryRow(int64_t row) const {
+    return problem_.query.Row(sequence_.batch, Head(row),
+                              sequence_.query_begin + Query(row));
   }
 
   // Keys of the block that `row` sees, as far as the mask tensor is not

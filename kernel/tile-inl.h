@@ -15,11 +15,10 @@
 
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 
 #include "hwy/highway.h"
 #include "kernel/attention.h"
-#include "kernel/convert.h"
+#include "kernel/convert-inl.h"
 #include "kernel/math-inl.h"
 #include "kernel/scratch.h"
 
@@ -29,14 +28,6 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 #define ATTENTION_UNROLL _Pragma("GCC unroll 16")
-
-template <typename T>
-using Tag = hn::ScalableTag<T>;
-template <typename T>
-using Vec = hn::Vec<Tag<T>>;
-
-template <typename T>
-constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(Tag<T>()));
 
 // Keys a panel of packed keys holds side by side: two vectors.
 template <typename T>
@@ -50,37 +41,6 @@ constexpr int kTileRows = 14;
 #else
 constexpr int kTileRows = 6;
 #endif
-
-// Vector of T from consecutive elements of another type; exact.
-template <class D>
-HWY_INLINE hn::Vec<D> LoadAs(D d, const hn::TFromD<D>* from) {
-  return hn::LoadU(d, from);
-}
-template <class D, typename Half, hwy::EnableIf<sizeof(Half) == 2>* = nullptr>
-HWY_INLINE hn::Vec<D> LoadAs(D d, const Half* from) {
-  if constexpr (sizeof(hn::TFromD<D>) == 4) {
-#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
-    // There Highway takes infinity and NaN for numbers.
-    if constexpr (std::is_same_v<Half, hwy::float16_t>) {
-      float floats[hn::MaxLanes(d)];
-      for (size_t i = 0; i < hn::MaxLanes(d); ++i) {
-        uint16_t bits;
-        std::memcpy(&bits, from + i, sizeof(bits));
-        floats[i] = HalfToFloat(bits);
-      }
-      return hn::LoadU(d, floats);
-    }
-#endif
-    return hn::PromoteTo(d, hn::LoadU(hn::Rebind<Half, D>(), from));
-  } else {
-    const hn::Rebind<float, D> df;
-    return hn::PromoteTo(d, LoadAs(df, from));
-  }
-}
-template <class D, hwy::EnableIf<sizeof(hn::TFromD<D>) == 8>* = nullptr>
-HWY_INLINE hn::Vec<D> LoadAs(D d, const float* from) {
-  return hn::PromoteTo(d, hn::LoadU(hn::Rebind<float, D>(), from));
-}
 
 // Transposes a square of as many vectors as a vector has lanes.
 template <typename T>
@@ -212,20 +172,6 @@ void PackPanel(const From* const* keys, int64_t count, int64_t head_size,
   }
 }
 
-// Converts one value row of `count` elements, filled with zeros up to a whole
-// vector.
-template <typename T, typename From>
-void PackValue(const From* from, int64_t count, T* HWY_RESTRICT to) {
-  const Tag<T> d;
-  constexpr int64_t N = kLanes<T>;
-  int64_t c = 0;
-  for (; c + N <= count; c += N) hn::Store(LoadAs(d, from + c), d, to + c);
-  if (c == count) return;
-  From rest[N] = {};
-  std::memcpy(rest, from + c, (count - c) * sizeof(From));
-  hn::Store(LoadAs(d, rest), d, to + c);
-}
-
 // Asks for the lines of a stretch of rows, a few at a time, into L2: a block of
 // keys is larger than L1. Where keys come from beyond L2, as in decoding, this
 // is worth up to a factor of two.
@@ -268,6 +214,14 @@ struct NoPrefetch {
   void Next() {}
 };
 
+// sum * scale; every zero is positive, so that it does not matter whether a sum
+// of products begins with a zero or with the first product.
+template <typename T>
+HWY_INLINE Vec<T> Scaled(Vec<T> sum, T scale) {
+  const Tag<T> d;
+  return Fma(sum, hn::Set(d, scale), hn::Zero(d));
+}
+
 // scores[r][j] = scale * dot(query row r, key j) for a panel of packed keys.
 // Rows of `query` are head_size apart, rows of `scores` kKeyBlock.
 template <typename T, int kRows>
@@ -277,12 +231,18 @@ HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t head_size,
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   Vec<T> sum[kRows][2];
+  Vec<T> key0 = hn::Load(d, panel);
+  Vec<T> key1 = hn::Load(d, panel + N);
   ATTENTION_UNROLL
-  for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = hn::Zero(d);
-  for (int64_t k = 0; k < head_size; ++k) {
+  for (int r = 0; r < kRows; ++r) {
+    const Vec<T> q = hn::Set(d, query[r * head_size]);
+    sum[r][0] = hn::Mul(q, key0);
+    sum[r][1] = hn::Mul(q, key1);
+  }
+  for (int64_t k = 1; k < head_size; ++k) {
     prefetch.Next();
-    const Vec<T> key0 = hn::Load(d, panel + k * 2 * N);
-    const Vec<T> key1 = hn::Load(d, panel + k * 2 * N + N);
+    key0 = hn::Load(d, panel + k * 2 * N);
+    key1 = hn::Load(d, panel + k * 2 * N + N);
     ATTENTION_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const Vec<T> q = hn::Set(d, query[r * head_size + k]);
@@ -290,11 +250,10 @@ HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t head_size,
       sum[r][1] = Fma(q, key1, sum[r][1]);
     }
   }
-  const Vec<T> factor = hn::Set(d, scale);
   ATTENTION_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    hn::Store(hn::Mul(sum[r][0], factor), d, scores + r * kKeyBlock);
-    hn::Store(hn::Mul(sum[r][1], factor), d, scores + r * kKeyBlock + N);
+    hn::Store(Scaled<T>(sum[r][0], scale), d, scores + r * kKeyBlock);
+    hn::Store(Scaled<T>(sum[r][1], scale), d, scores + r * kKeyBlock + N);
   }
 }
 
