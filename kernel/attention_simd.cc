@@ -62,6 +62,7 @@ class Rows {
       : p_(problem),
         task_(problem, task),
         rows_(task_.count()),
+        tiles_((rows_ + kTileRows - 1) / kTileRows),
         scratch_(problem, rows_, kLanes<T>),
         stack_(scratch_.levels.data(), rows_, scratch_.value_stride),
         scale_(static_cast<T>(problem.scale)),
@@ -143,16 +144,26 @@ class Rows {
                            std::min(kKeyBlock, task_.seen().end - first)};
     const Block current = GetBlock(first, keys);
     // The next block's, while this one's are in use.
-    const int64_t tiles = (rows_ + kTileRows - 1) / kTileRows;
     const int64_t count = keys.end - keys.begin;
-    Prefetch prefetch = {{current.next_keys, tiles * ((count + kPanel<T> - 1) /
-                                                      kPanel<T>)*p_.head_size},
-                         {current.next_values,
-                          tiles * count * (scratch_.value_stride / kPanel<T>)}};
-    for (int64_t r = 0; r < rows_; r += kTileRows) {
-      const int tile_rows =
-          static_cast<int>(std::min<int64_t>(kTileRows, rows_ - r));
-      AttendTile(current, r, tile_rows, partial, prefetch);
+    Prefetch prefetch = {
+        {current.next_keys,
+         tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*p_.head_size},
+        {current.next_values,
+         tiles_ * count * (scratch_.value_stride / kPanel<T>)}};
+    ForEachTile([&](int64_t row, int rows) {
+      AttendTile(current, row, rows, partial, prefetch);
+    });
+  }
+
+  // Calls f(first row, number of rows) for each tile. They share the rows
+  // evenly, for a tile of few rows costs more a row.
+  template <class F>
+  void ForEachTile(const F& f) {
+    int64_t row = 0;
+    for (int64_t left = tiles_; left > 0; --left) {
+      const int64_t rows = (rows_ - row + left - 1) / left;
+      f(row, static_cast<int>(rows));
+      row += rows;
     }
   }
 
@@ -398,20 +409,17 @@ class Rows {
       const KeyRange keys = {0, std::min(kKeyBlock, p_.total_keys() - first)};
       PackKeys(first, keys);
       Prefetcher no_prefetch({}, 0);
-      for (int64_t row = 0; row < rows_; row += kTileRows) {
-        const int tile_rows =
-            static_cast<int>(std::min<int64_t>(kTileRows, rows_ - row));
-        ScoreBlock<T>(tile_rows, scratch_.query + row * p_.head_size,
-                      p_.head_size, scratch_.keys_packed, 0,
-                      RoundUp(keys.end, kPanel<T>), scale_, scratch_.scores,
-                      no_prefetch);
-        for (int64_t r = row; r < row + tile_rows; ++r) {
+      ForEachTile([&](int64_t row, int rows) {
+        ScoreBlock<T>(rows, scratch_.query + row * p_.head_size, p_.head_size,
+                      scratch_.keys_packed, 0, RoundUp(keys.end, kPanel<T>),
+                      scale_, scratch_.scores, no_prefetch);
+        for (int64_t r = row; r < row + rows; ++r) {
           T* scores = scratch_.scores + (r - row) * kKeyBlock;
           ToStage(first, r, scores, {0, RoundUp(keys.end, kSumLanes)}, result);
           StoreRow(scores, keys.end, p_.query.type, outputs.scores,
                    task_.LogSumExpIndex(r) * p_.total_keys() + first);
         }
-      }
+      });
     }
   }
 
@@ -441,6 +449,7 @@ class Rows {
   const Problem& p_;
   const TaskRows task_;
   const int64_t rows_;
+  const int64_t tiles_;
   Scratch<T> scratch_;
   PartialStack<T> stack_;
   const T scale_;
