@@ -1,4 +1,6 @@
 // PlanAttention: every check of a request, and the geometry it comes to.
+#include "kernel/plan.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -10,7 +12,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -19,89 +20,6 @@
 
 namespace attention {
 namespace {
-
-constexpr char kFieldPayload[] = "attention/field";
-
-#define ATTENTION_RETURN_IF_ERROR(expression)                               \
-  do {                                                                      \
-    if (absl::Status status_ = (expression); !status_.ok()) return status_; \
-  } while (false)
-
-std::string Got(absl::Span<const int64_t> shape, absl::string_view wanted) {
-  return absl::StrCat("got ", ToString(shape), ", wanted ", wanted);
-}
-
-std::string GotNumber(double number, absl::string_view wanted) {
-  return absl::StrCat("got ", number, ", wanted ", wanted);
-}
-
-std::string GotNumber(int64_t number, absl::string_view wanted) {
-  return absl::StrCat("got ", number, ", wanted ", wanted);
-}
-
-absl::Status CheckFloat(absl::string_view field, DataType type) {
-  if (IsFloat(type)) return absl::OkStatus();
-  return FieldError(absl::StrCat(field, ".data_type"),
-                    absl::StrCat("got ", Name(type),
-                                 ", wanted FLOAT32, FLOAT16, BFLOAT16 or "
-                                 "FLOAT64"));
-}
-
-absl::Status CheckSameType(absl::string_view field, DataType type,
-                           absl::string_view other, DataType wanted) {
-  if (type == wanted) return absl::OkStatus();
-  return FieldError(absl::StrCat(field, ".data_type"),
-                    absl::StrCat("got ", Name(type), ", wanted ", other, "'s ",
-                                 Name(wanted)));
-}
-
-// Whether no size in bytes that the tensor implies overflows.
-absl::Status CheckSize(const std::string& field,
-                       absl::Span<const int64_t> shape) {
-  for (int64_t dim : shape) {
-    if (dim < 0) return FieldError(field, Got(shape, "no negative dimension"));
-  }
-  const std::optional<int64_t> count = NumElements(shape);
-  if (!count || *count > std::numeric_limits<int64_t>::max() / 8) {
-    return FieldError(field, Got(shape, "fewer than 2^60 elements"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckView(absl::string_view field, const ConstTensorView& view) {
-  const std::string shape_field = absl::StrCat(field, ".shape");
-  ATTENTION_RETURN_IF_ERROR(CheckSize(shape_field, view.shape));
-  if (view.strides.empty()) return absl::OkStatus();
-  bool good = view.strides.size() == view.shape.size() &&
-              (view.strides.empty() || view.strides.back() == 1);
-  for (int64_t stride : view.strides) good = good && stride >= 0;
-  if (good) return absl::OkStatus();
-  return FieldError(
-      absl::StrCat(field, ".strides"),
-      Got(view.strides, "one an axis, none negative, the last 1"));
-}
-
-absl::Status CheckRank(absl::string_view field, const ConstTensorView& view,
-                       size_t rank, absl::string_view axes) {
-  if (view.shape.size() == rank) return absl::OkStatus();
-  return FieldError(absl::StrCat(field, ".shape"),
-                    Got(view.shape, absl::StrCat(rank, " dimensions ", axes)));
-}
-
-// Row-major strides unless the view brings its own. Axes of size 0 make an
-// empty tensor, whose strides are never used: they count as 1 here, so that
-// nothing overflows.
-Shape Strides(const ConstTensorView& view) {
-  if (!view.strides.empty()) return view.strides;
-  Shape strides(view.shape.size(), 1);
-  for (int axis = static_cast<int>(view.shape.size()) - 2; axis >= 0; --axis) {
-    const int64_t inner = std::max<int64_t>(1, view.shape[axis + 1]);
-    if (__builtin_mul_overflow(strides[axis + 1], inner, &strides[axis])) {
-      return Shape(view.shape.size(), 0);
-    }
-  }
-  return strides;
-}
 
 // Works through one request; members are filled in the order of the calls in
 // Plan().
@@ -121,8 +39,16 @@ class Planner {
     ATTENTION_RETURN_IF_ERROR(ResolvePast());
     ATTENTION_RETURN_IF_ERROR(CheckValidLengths());
     ATTENTION_RETURN_IF_ERROR(ResolveNumbers());
-    ATTENTION_RETURN_IF_ERROR(ResolveMask());
-    return Outputs();
+    if (inputs_.mask) {
+      absl::StatusOr<MaskOperand> mask = PlanMask(*inputs_.mask, p_);
+      ATTENTION_RETURN_IF_ERROR(mask.status());
+      p_.mask = *std::move(mask);
+    }
+    AttentionPlan plan;
+    ATTENTION_RETURN_IF_ERROR(
+        PlanOutputs(inputs_, options_, layout_, &p_, &plan));
+    plan.problem = std::move(problem_);
+    return plan;
   }
 
  private:
@@ -543,205 +469,6 @@ class Planner {
                      " numbers, wanted one a query head, ", p_.query_heads));
   }
 
-  absl::Status ResolveMask() {
-    if (!inputs_.mask) return absl::OkStatus();
-    const ConstTensorView& mask = *inputs_.mask;
-    const Shape& shape = mask.shape;
-    ATTENTION_RETURN_IF_ERROR(CheckView("mask", mask));
-    const Shape full = {p_.batch, p_.query_heads, p_.query_length,
-                        p_.total_keys()};
-    if (shape.empty() || shape.size() > 4) {
-      return FieldError("mask.shape", Got(shape, "1 to 4 dimensions"));
-    }
-    const int64_t length = shape.back();
-    if (length > full[3]) {
-      return FieldError(
-          "mask.shape",
-          Got(shape, absl::StrCat("a last dimension of at most ", full[3],
-                                  ", the number of "
-                                  "keys")));
-    }
-    if (length == 1 && full[3] > 1) {
-      return FieldError(
-          "mask.shape",
-          Got(shape, absl::StrCat("a last dimension of ", full[3],
-                                  ": 1 could mean broadcast or padding")));
-    }
-    MaskOperand operand;
-    operand.data = mask.data;
-    operand.type = mask.type;
-    operand.length = length;
-    const Shape strides = Strides(mask);
-    int64_t* const targets[] = {&operand.batch_stride, &operand.head_stride,
-                                &operand.row_stride};
-    const size_t missing = 4 - shape.size();
-    for (size_t axis = missing; axis < 3; ++axis) {
-      const int64_t dim = shape[axis - missing];
-      if (dim == full[axis]) {
-        *targets[axis] = dim == 1 ? 0 : strides[axis - missing];
-      } else if (dim != 1) {
-        return FieldError("mask.shape",
-                          Got(shape, absl::StrCat("a shape that broadcasts to ",
-                                                  ToString(full))));
-      }
-    }
-    p_.mask = operand;
-    return CheckBools(mask, strides);
-  }
-
-  absl::Status CheckBools(const ConstTensorView& mask, const Shape& strides) {
-    if (mask.type != DataType::kBool) return absl::OkStatus();
-    const int64_t count = NumElements(mask.shape).value_or(0);
-    if (count == 0) return absl::OkStatus();
-    const int64_t length = mask.shape.back();
-    Shape index(mask.shape.size(), 0);
-    for (int64_t first = 0; first < count; first += length) {
-      int64_t offset = 0;
-      for (size_t axis = 0; axis < index.size(); ++axis) {
-        offset += index[axis] * strides[axis];
-      }
-      const uint8_t* row = static_cast<const uint8_t*>(mask.data) + offset;
-      for (int64_t j = 0; j < length; ++j) {
-        if (row[j] > 1) {
-          return FieldError(
-              "mask.data",
-              absl::StrCat("got byte ", static_cast<int>(row[j]),
-                           " at element ", first + j, ", wanted 0 or 1"));
-        }
-      }
-      for (int axis = static_cast<int>(index.size()) - 2; axis >= 0; --axis) {
-        if (++index[axis] < mask.shape[axis]) break;
-        index[axis] = 0;
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status OutputSpec(DataType type, Shape shape, TensorSpec* spec,
-                          const std::string& field) {
-    ATTENTION_RETURN_IF_ERROR(CheckSize(field, shape));
-    *spec = {type, std::move(shape)};
-    return absl::OkStatus();
-  }
-
-  // Shape and strides of the output.
-  absl::Status ResolveOutput(TensorSpec* spec) {
-    const int64_t b = p_.batch, h = p_.query_heads, s = p_.query_length,
-                  d = p_.value_head_size;
-    Operand& out = p_.output;
-    out.type = inputs_.query.type;
-    Shape shape;
-    int64_t width = 0;
-    if (__builtin_mul_overflow(h, d, &width)) {
-      return FieldError(
-          "value.shape",
-          Got(inputs_.value.shape, "fewer than 2^60 elements of output"));
-    }
-    switch (layout_) {
-      case Layout::kMatrix:
-        shape = {s, d};
-        out.row_stride = d;
-        break;
-      case Layout::kPacked:
-        shape = {b, s, width};
-        break;
-      case Layout::kBSHD:
-        shape = {b, s, h, d};
-        break;
-      case Layout::kRagged:
-        shape = {s, h, d};
-        out.row_stride = width;
-        out.head_stride = d;
-        break;
-      default:
-        shape = {b, h, s, d};
-        break;
-    }
-    ATTENTION_RETURN_IF_ERROR(OutputSpec(out.type, shape, spec, "value.shape"));
-    if (spec->num_elements() == 0) return absl::OkStatus();
-    if (layout_ == Layout::kPacked || layout_ == Layout::kBSHD) {
-      out.batch_stride = s * width;
-      out.row_stride = width;
-      out.head_stride = d;
-    } else if (layout_ == Layout::kBHSD) {
-      out.batch_stride = h * s * d;
-      out.head_stride = s * d;
-      out.row_stride = d;
-    }
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<AttentionPlan> Outputs() {
-    AttentionPlan plan;
-    ATTENTION_RETURN_IF_ERROR(ResolveOutput(&plan.output));
-    p_.return_log_sum_exp = options_.return_log_sum_exp;
-    if (options_.return_log_sum_exp) {
-      Shape shape = {p_.batch, p_.query_heads, p_.query_length};
-      if (layout_ == Layout::kMatrix) shape = {p_.query_length};
-      if (p_.ragged) shape = {p_.query_length, p_.query_heads};
-      ATTENTION_RETURN_IF_ERROR(OutputSpec(
-          p_.double_precision ? DataType::kFloat64 : DataType::kFloat32, shape,
-          &plan.log_sum_exp.emplace(), "options.return_log_sum_exp"));
-    }
-    p_.scores = options_.return_scores;
-    if (options_.return_scores != Scores::kNone) {
-      ATTENTION_RETURN_IF_ERROR(OutputSpec(
-          inputs_.query.type,
-          {p_.batch, p_.query_heads, p_.query_length, p_.total_keys()},
-          &plan.scores.emplace(), "options.return_scores"));
-    }
-    p_.return_present = options_.return_present;
-    if (options_.return_present) {
-      ATTENTION_RETURN_IF_ERROR(
-          OutputSpec(inputs_.key.type,
-                     {p_.batch, p_.kv_heads, p_.total_keys(), p_.head_size},
-                     &plan.present_key.emplace(), "options.return_present"));
-      ATTENTION_RETURN_IF_ERROR(OutputSpec(
-          inputs_.value.type,
-          {p_.batch, p_.kv_heads, p_.total_keys(), p_.value_head_size},
-          &plan.present_value.emplace(), "options.return_present"));
-    }
-    plan.flops = 2.0 * VisiblePairs() *
-                 static_cast<double>(p_.head_size + p_.value_head_size);
-    plan.problem = std::move(problem_);
-    return plan;
-  }
-
-  // Sum of clamp(x, 0, limit) over `count` neighbouring x from `first`.
-  static double SumClamped(double first, double count, double limit) {
-    const double end = first + count;
-    const double rising_begin = std::clamp(first, 0.0, limit);
-    const double rising_end = std::clamp(end, rising_begin, limit);
-    const double rising =
-        (rising_end - rising_begin) * (rising_begin + rising_end - 1) / 2;
-    return rising + limit * std::max(0.0, end - std::max(first, limit));
-  }
-
-  // (query head, query, key) triples left by causal mask, window and lengths.
-  double VisiblePairs() const {
-    // Without rows the batch may be any number.
-    if (NumElements(inputs_.query.shape) == 0) return 0;
-    // Query i sees keys [i + offset - left, i + offset + right], each end
-    // clamped to the valid keys.
-    int64_t right = p_.window_right;
-    if (p_.causal != Causal::kNone) right = 0;
-    double pairs = 0;
-    for (int64_t b = 0; b < p_.batch; ++b) {
-      const Sequence s = p_.GetSequence(b);
-      const auto rows = static_cast<double>(s.query_length);
-      const auto valid = static_cast<double>(s.valid_length);
-      const auto offset = static_cast<double>(s.offset);
-      pairs += right < 0 ? rows * valid
-                         : SumClamped(offset + static_cast<double>(right) + 1,
-                                      rows, valid);
-      if (p_.window_left >= 0) {
-        pairs -= SumClamped(offset - static_cast<double>(p_.window_left), rows,
-                            valid);
-      }
-    }
-    return pairs * static_cast<double>(p_.query_heads);
-  }
-
   const AttentionInputs& inputs_;
   const AttentionOptions& options_;
   Layout layout_ = Layout::kByRank;
@@ -750,19 +477,6 @@ class Planner {
 };
 
 }  // namespace
-
-absl::Status FieldError(absl::string_view field,
-                        absl::string_view description) {
-  absl::Status status =
-      absl::InvalidArgumentError(absl::StrCat(field, ": ", description));
-  status.SetPayload(kFieldPayload, absl::Cord(field));
-  return status;
-}
-
-std::string ErrorField(const absl::Status& status) {
-  const absl::optional<absl::Cord> field = status.GetPayload(kFieldPayload);
-  return field ? std::string(*field) : std::string();
-}
 
 absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
                                             const AttentionOptions& options) {
