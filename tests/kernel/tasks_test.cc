@@ -1,0 +1,117 @@
+// How the rows of a request are shared out among threads.
+#include "kernel/tasks.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <set>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "kernel/attention.h"
+#include "kernel/problem.h"
+#include "tests/support/attention_case.h"
+#include "tests/support/tensor.h"
+
+namespace attention::test {
+namespace {
+
+// Pairs of row and key that the task's rows see.
+int64_t Pairs(const Problem& p, const RowTask& task) {
+  const Sequence sequence = p.GetSequence(task.sequence);
+  int64_t pairs = 0;
+  for (int64_t row = task.row_begin; row < task.row_end; ++row) {
+    const KeyRange seen = p.Visible(sequence, row / p.group());
+    pairs += seen.end - seen.begin;
+  }
+  return pairs;
+}
+
+// The work of the busiest of `threads`, each of which draws the next task when
+// done with one, relative to the work of the average one.
+double Imbalance(const Problem& p, int threads) {
+  std::vector<int64_t> work(threads);
+  int64_t all = 0;
+  for (const RowTask& task : CutRows(p)) {
+    const int64_t pairs = Pairs(p, task);
+    *std::min_element(work.begin(), work.end()) += pairs;
+    all += pairs;
+  }
+  return static_cast<double>(*std::max_element(work.begin(), work.end())) *
+         threads / static_cast<double>(all);
+}
+
+AttentionPlan Plan(const AttentionCase& request) {
+  return PlanAttention(request.inputs(), request.options).value();
+}
+
+AttentionCase CausalCase(const Sizes& sizes) {
+  AttentionCase request;
+  const auto tensor = [&](int64_t heads, int64_t length) {
+    return Tensor(DataType::kFloat16, {sizes.batch, heads, length, 1});
+  };
+  request.query = tensor(sizes.query_heads, sizes.query_length);
+  request.key = tensor(sizes.kv_heads, sizes.key_length);
+  request.value = tensor(sizes.kv_heads, sizes.key_length);
+  request.options.causal = Causal::kBottomRight;
+  return request;
+}
+
+// Sequences of as many queries as keys.
+AttentionCase CausalRaggedCase(const std::vector<int64_t>& lengths,
+                               int64_t query_heads, int64_t kv_heads) {
+  AttentionCase request;
+  request.query_starts = {0};
+  for (int64_t length : lengths) {
+    request.query_starts.push_back(request.query_starts.back() + length);
+  }
+  request.key_starts = request.query_starts;
+  const int64_t rows = request.query_starts.back();
+  request.query = Tensor(DataType::kFloat16, {rows, query_heads, 1});
+  request.key = Tensor(DataType::kFloat16, {rows, kv_heads, 1});
+  request.value = Tensor(DataType::kFloat16, {rows, kv_heads, 1});
+  request.options.layout = Layout::kRagged;
+  request.options.causal = Causal::kBottomRight;
+  return request;
+}
+
+// No thread idles at the end for more than a thirtieth of the time.
+TEST(TasksTest, CausalBatchesKeepEveryThreadBusy) {
+  for (const AttentionCase& request :
+       {CausalCase({1, 8, 8, 2048, 2048}), CausalCase({1, 32, 8, 512, 512}),
+        CausalCase({4, 8, 8, 300, 1000}),
+        CausalRaggedCase({2048, 17, 900, 1, 300, 1500}, 8, 8),
+        CausalRaggedCase({1, 5, 40, 100, 200, 400, 800, 1600}, 8, 2),
+        CausalRaggedCase(std::vector<int64_t>(16, 128), 8, 8)}) {
+    const AttentionPlan plan = Plan(request);
+    for (int threads : {2, 3, 8}) {
+      EXPECT_LE(Imbalance(*plan.problem, threads), 1.03)
+          << threads << " threads: " << request.ToString();
+    }
+  }
+}
+
+TEST(TasksTest, EveryRowIsInOneTask) {
+  for (uint64_t seed = 0; seed < 300; ++seed) {
+    Random random(seed);
+    const AttentionCase request = RandomCase(random);
+    const AttentionPlan plan = Plan(request);
+    const Problem& p = *plan.problem;
+    std::set<std::tuple<int64_t, int64_t, int64_t>> rows;
+    int64_t count = 0;
+    for (const RowTask& task : CutRows(p)) {
+      ASSERT_LE(task.row_end - task.row_begin, kTaskRows);
+      for (int64_t row = task.row_begin; row < task.row_end; ++row) {
+        rows.emplace(task.sequence, task.kv_head, row);
+        ++count;
+      }
+    }
+    EXPECT_EQ(count, NumRows(p)) << request.ToString();
+    EXPECT_EQ(rows.size(), NumRows(p)) << request.ToString();
+  }
+}
+
+}  // namespace
+}  // namespace attention::test
