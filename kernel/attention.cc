@@ -150,7 +150,7 @@ template <typename T>
 void Run(const AttentionPlan& plan, const AttentionOutputs& outputs,
          ThreadPool& pool, const std::atomic<bool>* cancelled) {
   const Problem& p = *plan.problem;
-  const std::vector<RowTask> tasks = CutRows(p);
+  const std::vector<RowTask> tasks = CutRows(p, pool.threads());
   if (tasks.empty()) return;
   const int64_t blocks = Blocks(LongestKeys(p));
   const bool idle =
@@ -221,7 +221,8 @@ PartBuffers<T> RunPart(const AttentionPlan& plan, int64_t begin, int64_t end,
   PartBuffers<T> buffers =
       CutBlocks<T>(*plan.problem, begin, end, int64_t{1} << 54,
                    Blocks(LongestKeys(*plan.problem)));
-  ComputeParts(plan, CutRows(*plan.problem), buffers, pool, cancelled);
+  ComputeParts(plan, CutRows(*plan.problem, pool.threads()), buffers, pool,
+               cancelled);
   return buffers;
 }
 
@@ -235,7 +236,8 @@ void RunMerge(const AttentionPlan& plan, absl::Span<const AttentionPart> parts,
       subtrees.push_back(buffer.part());
     }
   }
-  MergeAll<T>(plan, CutRows(*plan.problem), subtrees, outputs, pool, cancelled);
+  MergeAll<T>(plan, CutRows(*plan.problem, pool.threads()), subtrees, outputs,
+              pool, cancelled);
 }
 
 void WritePresents(const AttentionPlan& plan, const AttentionOutputs& outputs,

@@ -14,7 +14,7 @@ namespace attention {
 
 // Query rows a task takes on at the most: packing a block of keys is then a
 // hundredth of the work on it. A multiple of 14, the largest register tile.
-inline constexpr int64_t kTaskRows = 224;
+inline constexpr int64_t kTaskRows = 448;
 
 constexpr int64_t RoundUp(int64_t number, int64_t multiple) {
   return (number + multiple - 1) / multiple * multiple;

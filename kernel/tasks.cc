@@ -7,11 +7,57 @@
 namespace attention {
 namespace {
 
-// Pairs of row and key that the task's last row, about, lets it see.
-int64_t Cost(const Problem& p, const RowTask& task) {
+// Rows of a register tile; pieces of whole tiles waste none.
+constexpr int64_t kTileRows = 14;
+// Elements of a task's output: together with a block of keys and values and
+// its partials it should stay in a core's cache.
+constexpr int64_t kTaskOutput = 448 * 64;
+// Multiply-adds below which a piece is not cut further: packing its keys, which
+// every piece does for itself, would show.
+constexpr double kLeastWork = 4e6;
+
+// Multiply-adds, about.
+double Work(const Problem& p, const RowTask& task) {
   const Sequence s = p.GetSequence(task.sequence);
-  const KeyRange range = p.Visible(s, (task.row_end - 1) / p.group());
-  return (task.row_end - task.row_begin) * (range.end - range.begin);
+  const auto seen = [&](int64_t row) {
+    const KeyRange range = p.Visible(s, row / p.group());
+    return static_cast<double>(range.end - range.begin);
+  };
+  return (seen(task.row_begin) + seen(task.row_end - 1)) / 2 *
+         static_cast<double>(task.row_end - task.row_begin) *
+         static_cast<double>(p.head_size + p.value_head_size);
+}
+
+// Cuts a task into at least `pieces` of nearly equal size, if it has as many
+// tiles.
+void Cut(const RowTask& task, int64_t pieces, std::vector<RowTask>* to) {
+  const int64_t rows = task.row_end - task.row_begin;
+  const int64_t piece = RoundUp((rows + pieces - 1) / pieces, kTileRows);
+  for (int64_t row = task.row_begin; row < task.row_end; row += piece) {
+    to->push_back({task.sequence, task.kv_head, row,
+                   std::min(task.row_end, row + piece)});
+  }
+}
+
+// The largest tasks, the dearest first.
+std::vector<RowTask> LargestTasks(const Problem& p) {
+  const int64_t most =
+      std::clamp(kTaskOutput / std::max<int64_t>(1, p.value_head_size) /
+                     kTileRows * kTileRows,
+                 kTaskRows / 4, kTaskRows);
+  std::vector<RowTask> tasks;
+  for (int64_t b = 0; b < p.batch; ++b) {
+    const int64_t rows = p.GetSequence(b).query_length * p.group();
+    if (rows == 0) continue;
+    for (int64_t head = 0; head < p.kv_heads; ++head) {
+      Cut({b, head, 0, rows}, (rows + most - 1) / most, &tasks);
+    }
+  }
+  std::stable_sort(tasks.begin(), tasks.end(),
+                   [&p](const RowTask& a, const RowTask& b) {
+                     return Work(p, a) > Work(p, b);
+                   });
+  return tasks;
 }
 
 }  // namespace
@@ -20,27 +66,17 @@ int64_t NumRows(const Problem& p) {
   return (p.ragged ? p.query_length : p.batch * p.query_length) * p.query_heads;
 }
 
-std::vector<RowTask> CutRows(const Problem& p) {
+std::vector<RowTask> CutRows(const Problem& p, int threads) {
+  if (NumRows(p) == 0) return {};
+  const std::vector<RowTask> largest = LargestTasks(p);
+  double left = 0;
+  for (const RowTask& task : largest) left += Work(p, task);
   std::vector<RowTask> tasks;
-  if (NumRows(p) == 0) return tasks;
-  for (int64_t b = 0; b < p.batch; ++b) {
-    const int64_t rows = p.GetSequence(b).query_length * p.group();
-    const int64_t pieces = (rows + kTaskRows - 1) / kTaskRows;
-    if (pieces == 0) continue;
-    // Of nearly equal size, and of whole register tiles.
-    const int64_t piece =
-        std::min(kTaskRows, RoundUp((rows + pieces - 1) / pieces, 14));
-    for (int64_t head = 0; head < p.kv_heads; ++head) {
-      for (int64_t row = 0; row < rows; row += piece) {
-        tasks.push_back({b, head, row, std::min(rows, row + piece)});
-      }
-    }
-  }
-  if (p.ragged || p.causal != Causal::kNone || !p.valid_lengths.empty()) {
-    std::sort(tasks.begin(), tasks.end(),
-              [&p](const RowTask& a, const RowTask& b) {
-                return Cost(p, a) > Cost(p, b);
-              });
+  for (const RowTask& task : largest) {
+    const double work = Work(p, task);
+    const double most = std::max(left / (2 * threads), kLeastWork);
+    Cut(task, 1 + static_cast<int64_t>(work / most), &tasks);
+    left -= work;
   }
   return tasks;
 }

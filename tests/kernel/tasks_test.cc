@@ -34,7 +34,7 @@ int64_t Pairs(const Problem& p, const RowTask& task) {
 double Imbalance(const Problem& p, int threads) {
   std::vector<int64_t> work(threads);
   int64_t all = 0;
-  for (const RowTask& task : CutRows(p)) {
+  for (const RowTask& task : CutRows(p, threads)) {
     const int64_t pairs = Pairs(p, task);
     *std::min_element(work.begin(), work.end()) += pairs;
     all += pairs;
@@ -50,7 +50,7 @@ AttentionPlan Plan(const AttentionCase& request) {
 AttentionCase CausalCase(const Sizes& sizes) {
   AttentionCase request;
   const auto tensor = [&](int64_t heads, int64_t length) {
-    return Tensor(DataType::kFloat16, {sizes.batch, heads, length, 1});
+    return Tensor(DataType::kFloat16, {sizes.batch, heads, length, 64});
   };
   request.query = tensor(sizes.query_heads, sizes.query_length);
   request.key = tensor(sizes.kv_heads, sizes.key_length);
@@ -69,9 +69,9 @@ AttentionCase CausalRaggedCase(const std::vector<int64_t>& lengths,
   }
   request.key_starts = request.query_starts;
   const int64_t rows = request.query_starts.back();
-  request.query = Tensor(DataType::kFloat16, {rows, query_heads, 1});
-  request.key = Tensor(DataType::kFloat16, {rows, kv_heads, 1});
-  request.value = Tensor(DataType::kFloat16, {rows, kv_heads, 1});
+  request.query = Tensor(DataType::kFloat16, {rows, query_heads, 64});
+  request.key = Tensor(DataType::kFloat16, {rows, kv_heads, 64});
+  request.value = Tensor(DataType::kFloat16, {rows, kv_heads, 64});
   request.options.layout = Layout::kRagged;
   request.options.causal = Causal::kBottomRight;
   return request;
@@ -101,7 +101,7 @@ TEST(TasksTest, EveryRowIsInOneTask) {
     const Problem& p = *plan.problem;
     std::set<std::tuple<int64_t, int64_t, int64_t>> rows;
     int64_t count = 0;
-    for (const RowTask& task : CutRows(p)) {
+    for (const RowTask& task : CutRows(p, 1 + static_cast<int>(seed % 8))) {
       ASSERT_LE(task.row_end - task.row_begin, kTaskRows);
       for (int64_t row = task.row_begin; row < task.row_end; ++row) {
         rows.emplace(task.sequence, task.kv_head, row);
