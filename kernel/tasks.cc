@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kTileRows = 14;
 // Elements of a task's output: together with a block of keys and values and
 // its partials it should stay in a core's cache.
-constexpr int64_t kTaskOutput = 448 * 64;
+constexpr int64_t kTaskOutput = 448 * 128;
 // Multiply-adds below which a piece is not cut further: packing its keys, which
 // every piece does for itself, would show.
 constexpr double kLeastWork = 4e6;
