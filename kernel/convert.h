@@ -4,6 +4,7 @@
 #ifndef ATTENTION_KERNEL_CONVERT_H_
 #define ATTENTION_KERNEL_CONVERT_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -72,6 +73,14 @@ inline double Canonical(double value) {
   return std::isnan(value) ? std::numeric_limits<double>::quiet_NaN() : value;
 }
 
+// Finite numbers stay finite: of what a mask adds only -infinity masks.
+template <typename T>
+T FromDouble(double value) {
+  if (std::isinf(value)) return static_cast<T>(value);
+  constexpr double kMax = std::numeric_limits<T>::max();
+  return static_cast<T>(std::clamp(value, -kMax, kMax));
+}
+
 // Element `index` of an array of `type`, as T (float or double). Integers and
 // doubles are rounded where T cannot hold them; false is 0 and true is 1.
 template <typename T>
@@ -84,7 +93,7 @@ T LoadElement(const void* data, DataType type, int64_t index) {
     case DataType::kBFloat16:
       return BFloatToFloat(static_cast<const uint16_t*>(data)[index]);
     case DataType::kFloat64:
-      return static_cast<T>(static_cast<const double*>(data)[index]);
+      return FromDouble<T>(static_cast<const double*>(data)[index]);
     case DataType::kBool:
     case DataType::kInt8:
       return static_cast<T>(static_cast<const int8_t*>(data)[index]);

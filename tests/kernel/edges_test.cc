@@ -188,6 +188,29 @@ TEST(EdgesTest, RowsOfTheLowestNumber) {
   }
 }
 
+// A FLOAT64 mask may hold finite numbers that float32 does not: they are its
+// largest ones, not infinite.
+TEST(EdgesTest, MasksBeyondFloat32) {
+  Random random(26);
+  for (int64_t rows : {1, 20}) {
+    AttentionCase lowest = NormalCase(random, {1, 1, 1, rows, 300, 16, 16});
+    lowest.mask = Filled(DataType::kFloat32, {300}, -kFloatMax);
+    lowest.options.return_scores = Scores::kBiased;
+    AttentionCase beyond = lowest;
+    for (double value : {-1e300, -3.5e38, -kFloatMax}) {
+      beyond.mask = Filled(DataType::kFloat64, {300}, value);
+      EXPECT_TRUE(SameBits(RunKernel(beyond), RunKernel(lowest))) << value;
+      EXPECT_TRUE(IsRightOnAllTargets(beyond)) << value;
+    }
+    lowest.mask->Set(200, kFloatMax);
+    beyond.mask->Set(200, 1e300);
+    EXPECT_TRUE(SameBits(RunKernel(beyond), RunKernel(lowest)));
+    lowest.mask->Set(100, -kInf);
+    beyond.mask->Set(100, -kInf);
+    EXPECT_TRUE(SameBits(RunKernel(beyond), RunKernel(lowest)));
+  }
+}
+
 TEST(EdgesTest, LowestNumberBesideOthersWeighsNothing) {
   Random random(7);
   AttentionCase request = NormalCase(random, {1, 1, 1, 20, 600, 16, 16});
@@ -529,10 +552,12 @@ TEST_P(PoisonTest, AllScoresMinusInfinityIsNotMasked) {
       request.query = Filled(Type(), {1, 1, rows, 8}, 1);
       request.key = Filled(Type(), {1, 1, keys, 8}, -kInf);
       request.value = Filled(Type(), {1, 1, keys, 8}, 1);
-      const Tensor output = RunKernel(request).output;
-      for (int64_t i = 0; i < output.size(); ++i) {
-        ASSERT_TRUE(std::isnan(output.Get(i))) << keys << " keys";
+      request.options.return_log_sum_exp = true;
+      const KernelResult result = RunKernel(request);
+      for (int64_t i = 0; i < result.output.size(); ++i) {
+        ASSERT_TRUE(std::isnan(result.output.Get(i))) << keys << " keys";
       }
+      ExpectAll(*result.log_sum_exp, -kInf);
       // A sink takes all the weight.
       request.options.sinks = {0};
       ExpectAll(RunKernel(request).output, 0);

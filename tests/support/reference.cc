@@ -146,8 +146,9 @@ class Request {
   int64_t value_size_ = 0;  // Dv
   double scale_ = 1;
   DataType precision_ = DataType::kFloat32;
-  double unit_;  // the precision's unit roundoff
-  double tiny_;  // and its smallest normal number
+  double unit_;     // the precision's unit roundoff
+  double tiny_;     // its smallest normal number
+  double largest_;  // and its largest number
 };
 
 Request::Request(const AttentionInputs& inputs, const AttentionOptions& options)
@@ -194,7 +195,10 @@ Request::Request(const AttentionInputs& inputs, const AttentionOptions& options)
   // Against a computation in double, the reference errs as much as the kernel.
   unit_ =
       UnitRoundoff(precision_) * (precision_ == DataType::kFloat64 ? 2.0 : 1.0);
-  tiny_ = std::ldexp(1.0, FormatOf(precision_).min_exponent);
+  const FloatFormat format = FormatOf(precision_);
+  tiny_ = std::ldexp(1.0, format.min_exponent);
+  largest_ =
+      std::ldexp(2.0 - 2 * UnitRoundoff(precision_), format.max_exponent);
 }
 
 int64_t Request::QueryLength(int64_t b) const {
@@ -276,7 +280,8 @@ bool Request::Hidden(int64_t b, int64_t i, int64_t j) const {
   return options_.window_right >= 0 && j - position > options_.window_right;
 }
 
-// What the mask tensor adds: 0 or -infinity if BOOL.
+// What the mask tensor adds: 0 or -infinity if BOOL; finite numbers stay so in
+// the precision.
 double Request::MaskValue(int64_t b, int64_t h, int64_t i, int64_t j) const {
   if (!inputs_.mask) return 0;
   const ConstTensorView& mask = *inputs_.mask;
@@ -287,8 +292,9 @@ double Request::MaskValue(int64_t b, int64_t h, int64_t i, int64_t j) const {
     if (mask.shape[axis] == 1) index[axis] = 0;
   }
   const double value = Element(mask, index);
-  if (mask.type != DataType::kBool) return value;
-  return value != 0 ? 0 : -kInfinity;
+  if (mask.type == DataType::kBool) return value != 0 ? 0 : -kInfinity;
+  if (std::isinf(value)) return value;
+  return std::clamp(value, -largest_, largest_);
 }
 
 // Errors, in units of the roundoff u and to first order in it. The products are
