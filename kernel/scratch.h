@@ -56,8 +56,9 @@ struct RowTask {
 };
 
 // A task's working memory, which its thread keeps for the next. In elements of
-// T, with R rows and Dv' = Dv rounded up to the lanes of a vector, at most
-//   (R + 256) D + 256 Dv' + 15 * 256 + (2 + log2(T / 256)) R (Dv' + 2).
+// T, with R rows rounded up to a multiple of 16 and Dv' = Dv rounded up to the
+// lanes of a vector, at most
+//   (R + 256) D + 16 + 256 (Dv' + 15) + (2 + log2(1 + T / 256)) R (Dv' + 2).
 template <typename T>
 class Scratch {
  public:

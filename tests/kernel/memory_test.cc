@@ -1,0 +1,191 @@
+// The memory that computing takes, counted at the C library's allocator, on
+// which all others stand. Not with sanitizers, which bring their own.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <barrier>
+#include <cerrno>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "kernel/attention.h"
+#include "kernel/problem.h"
+#include "kernel/tasks.h"
+#include "kernel/thread_pool.h"
+#include "tests/support/attention_case.h"
+
+namespace {
+
+std::atomic<int64_t> allocations{0};
+std::atomic<size_t> largest_allocation{0};
+
+void Count(size_t bytes) {
+  ++allocations;
+  size_t largest = largest_allocation;
+  while (bytes > largest &&
+         !largest_allocation.compare_exchange_weak(largest, bytes)) {
+  }
+}
+
+}  // namespace
+
+// glibc lets a program replace these and keeps its own under other names.
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name)
+extern "C" {
+void* __libc_malloc(size_t size);
+void* __libc_calloc(size_t count, size_t size);
+void* __libc_realloc(void* memory, size_t size);
+void* __libc_memalign(size_t alignment, size_t size);
+
+void* malloc(size_t size) {
+  Count(size);
+  return __libc_malloc(size);
+}
+void* calloc(size_t count, size_t size) {
+  Count(count * size);
+  return __libc_calloc(count, size);
+}
+void* realloc(void* memory, size_t size) {
+  Count(size);
+  return __libc_realloc(memory, size);
+}
+void* aligned_alloc(size_t alignment, size_t size) {
+  Count(size);
+  return __libc_memalign(alignment, size);
+}
+int posix_memalign(void** memory, size_t alignment, size_t size) {
+  Count(size);
+  *memory = __libc_memalign(alignment, size);
+  return *memory == nullptr ? ENOMEM : 0;
+}
+}
+// NOLINTEND(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name)
+
+namespace attention::test {
+namespace {
+
+// A request planned, with memory for its output.
+class Computation {
+ public:
+  explicit Computation(const Sizes& sizes, DataType type = DataType::kFloat32) {
+    Random random(1);
+    request_ = NormalCase(random, sizes, type);
+    plan_ = PlanAttention(request_.inputs(), request_.options).value();
+    output_ = Tensor(plan_.output.type, plan_.output.shape);
+  }
+
+  void Run(ThreadPool& pool) {
+    AttentionOutputs outputs;
+    outputs.output = output_.data();
+    ASSERT_TRUE(RunAttention(plan_, outputs, pool).ok());
+  }
+
+  double tasks(int threads) const {
+    return static_cast<double>(CutRows(*plan_.problem, threads).size());
+  }
+
+ private:
+  AttentionCase request_;
+  AttentionPlan plan_;
+  Tensor output_;
+};
+
+double RoundedUp(int64_t number) {
+  return static_cast<double>(RoundUp(number, 16));
+}
+
+// What kernel/scratch.h says a task's memory is, in bytes; no vector has more
+// than 16 elements. First what rows and keys do not change, at the least.
+double FixedScratchBytes(const Sizes& sizes, double element_bytes) {
+  return element_bytes * 256 *
+         static_cast<double>(sizes.head_size + sizes.value_head_size + 15);
+}
+double ScratchBytes(const Sizes& sizes, double element_bytes) {
+  const double r = RoundedUp(sizes.query_length);
+  const auto d = static_cast<double>(sizes.head_size);
+  const double dv = RoundedUp(sizes.value_head_size);
+  const auto t = static_cast<double>(sizes.key_length);
+  return element_bytes * ((r + 256) * d + 16 + 256 * (dv + 15) +
+                          (2 + std::log2(1 + t / 256)) * r * (dv + 2));
+}
+
+// The largest piece of memory a new thread takes to compute.
+size_t BytesTaken(const Sizes& sizes, DataType type) {
+  Computation computation(sizes, type);
+  largest_allocation = 0;
+  std::thread([&] {
+    ThreadPool pool(1);
+    computation.Run(pool);
+  }).join();
+  return largest_allocation;
+}
+
+TEST(MemoryTest, ScratchGrowsWithTheLogarithmOfTheKeys) {
+  // Highway's allocator aligns to, and sets apart, by this at the most.
+  constexpr double kAlignment = 4096;
+  for (DataType type : {DataType::kFloat32, DataType::kFloat64}) {
+    for (const auto& [rows, size, value_size] :
+         {std::tuple(1, 8, 8), std::tuple(30, 5, 17), std::tuple(112, 3, 40)}) {
+      for (int64_t keys : {1, 255, 256, 767, 768, 10000, 1000000}) {
+        if (keys * rows > 10000000) continue;
+        const Sizes sizes = {1, 1, 1, rows, keys, size, value_size};
+        const auto bytes = static_cast<double>(BytesTaken(sizes, type));
+        const auto element = static_cast<double>(SizeOf(type));
+        EXPECT_LE(bytes, ScratchBytes(sizes, element) + kAlignment)
+            << keys << " keys";
+        // It is the scratch that was seen.
+        EXPECT_GE(bytes, FixedScratchBytes(sizes, element)) << keys << " keys";
+      }
+    }
+  }
+}
+
+// What allocates beside the tasks: two lists of them, whose memory doubles as
+// they grow, and the sorting of one.
+double AllocationsOfTheLists(const Computation& computation, int threads) {
+  return 2 * (1 + std::log2(computation.tasks(threads))) + 1;
+}
+
+TEST(MemoryTest, OneThreadAllocatesForNoTask) {
+  for (DataType type : {DataType::kFloat32, DataType::kFloat64}) {
+    Computation computation({16, 32, 32, 120, 20, 16, 16}, type);
+    ThreadPool pool(1);
+    computation.Run(pool);
+    const int64_t before = allocations;
+    computation.Run(pool);
+    const int64_t during = allocations - before;
+    EXPECT_LE(during, AllocationsOfTheLists(computation, 1));
+  }
+}
+
+// oneTBB, too, reuses what it took for earlier loops.
+TEST(MemoryTest, ThreadsAllocateForNoTask) {
+  constexpr int kThreads = 2;
+  // Spare for what depends on which thread comes first.
+  constexpr double kTbb = 16;
+  Computation first({16, 32, 32, 120, 20, 16, 16});
+  Computation second({16, 32, 32, 120, 20, 16, 16});
+  Computation* const own[kThreads] = {&first, &second};
+  ThreadPool pool(kThreads);
+  // Every thread takes its memory.
+  std::barrier meeting(kThreads);
+  pool.ParallelFor(kThreads, [&](int64_t i) {
+    ThreadPool alone(1);
+    own[i]->Run(alone);
+    meeting.arrive_and_wait();
+  });
+  for (int round = 0; round < 20; ++round) {
+    const int64_t before = allocations;
+    first.Run(pool);
+    const int64_t during = allocations - before;
+    EXPECT_LE(during, AllocationsOfTheLists(first, kThreads) + kTbb);
+  }
+}
+
+}  // namespace
+}  // namespace attention::test
