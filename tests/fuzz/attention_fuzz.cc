@@ -222,8 +222,8 @@ bool IsRight(const void* data, const Expected& expected, bool special) {
         !std::isfinite(expected.values[i])) {
       continue;
     }
-    std::fprintf(stderr, "element %zu: got %.17g, expected %.17g +- %.3g\n", i,
-                 actual, expected.values[i], expected.errors[i]);
+    std::fprintf(stderr, "element %zu: got %.17g, expected %.17Lg +- %.3Lg\n",
+                 i, actual, expected.values[i], expected.errors[i]);
     return false;
   }
   return true;

@@ -73,7 +73,7 @@ TEST_P(PropertyTest, ConstantValueReturnsIt) {
       request.value.Set(i, -1.375);
     }
     Expected expected = Reference(request).output;
-    for (double& value : expected.values) value = -1.375;
+    for (Wide& value : expected.values) value = -1.375;
     EXPECT_TRUE(Matches(RunKernel(request).output, expected));
   }
 }

@@ -93,12 +93,14 @@ Tensor Floats(Shape shape, const std::vector<double>& values) {
   return Tensor(DataType::kFloat32, std::move(shape), values);
 }
 
+using Values = std::vector<Wide>;
+
 ReferenceResult Compute(const AttentionCase& request) {
   return ComputeReference(request.inputs(), request.options);
 }
 
-void ExpectNear(const std::vector<double>& actual,
-                const std::vector<double>& expected, double tolerance = 1e-6) {
+void ExpectNear(const Values& actual, const std::vector<double>& expected,
+                double tolerance = 1e-6) {
   ASSERT_EQ(actual.size(), expected.size());
   for (size_t i = 0; i < actual.size(); ++i) {
     if (std::isinf(expected[i])) {
@@ -167,7 +169,7 @@ std::vector<double> Visible(AttentionCase request) {
   request.options.return_scores = Scores::kBiased;
   std::vector<double> seen;
   const ReferenceResult result = Compute(request);
-  for (double score : result.scores->values) {
+  for (Wide score : result.scores->values) {
     seen.push_back(score == -kInf ? 0 : 1);
   }
   return seen;
@@ -195,8 +197,7 @@ TEST(ReferenceTest, CausalWithPast) {
   EXPECT_EQ(Visible(request), (std::vector<double>{1, 1, 1, 0, 1, 1, 1, 1}));
   ExpectNear(Compute(request).output.values, {2, 2.5}, 1e-12);
   request.options.return_present = true;
-  EXPECT_EQ(Compute(request).present_value->values,
-            (std::vector<double>{1, 2, 3, 4}));
+  EXPECT_EQ(Compute(request).present_value->values, (Values{1, 2, 3, 4}));
 }
 
 TEST(ReferenceTest, Windows) {
@@ -217,7 +218,7 @@ TEST(ReferenceTest, Alibi) {
   request.options.alibi_slopes = {0.5};
   request.options.return_scores = Scores::kBiased;
   EXPECT_EQ(Compute(request).scores->values,
-            (std::vector<double>{0, -0.5, -1, -0.5, 0, -0.5}));
+            (Values{0, -0.5, -1, -0.5, 0, -0.5}));
 }
 
 TEST(ReferenceTest, Sinks) {
@@ -233,8 +234,8 @@ TEST(ReferenceTest, Sinks) {
   request.mask = Tensor(DataType::kBool, {2}, {0, 0});
   request.options.sinks = {5};
   result = Compute(request);
-  EXPECT_EQ(result.output.values, std::vector<double>{0});
-  EXPECT_EQ(result.log_sum_exp->values, std::vector<double>{5});
+  EXPECT_EQ(result.output.values, (Values{0}));
+  EXPECT_EQ(result.log_sum_exp->values, Values{5});
 }
 
 TEST(ReferenceTest, FullyMaskedRow) {
@@ -242,9 +243,9 @@ TEST(ReferenceTest, FullyMaskedRow) {
   request.mask = Floats({2}, {-kInf, -kInf});
   request.options.return_scores = Scores::kWeights;
   const ReferenceResult result = Compute(request);
-  EXPECT_EQ(result.output.values, std::vector<double>{0});
-  EXPECT_EQ(result.scores->values, (std::vector<double>{0, 0}));
-  EXPECT_EQ(result.log_sum_exp->values, std::vector<double>{-kInf});
+  EXPECT_EQ(result.output.values, (Values{0}));
+  EXPECT_EQ(result.scores->values, (Values{0, 0}));
+  EXPECT_EQ(result.log_sum_exp->values, Values{-kInf});
 }
 
 TEST(ReferenceTest, MaskRankThreeIsHeadsFirst) {
@@ -262,8 +263,7 @@ TEST(ReferenceTest, HeadsOfAGroupAreNeighbours) {
   request.query = Floats({1, 4, 1, 1}, {1, 1, 1, 1});
   request.key = Floats({1, 2, 1, 1}, {1, 1});
   request.value = Floats({1, 2, 1, 1}, {10, 20});
-  EXPECT_EQ(Compute(request).output.values,
-            (std::vector<double>{10, 10, 20, 20}));
+  EXPECT_EQ(Compute(request).output.values, (Values{10, 10, 20, 20}));
 }
 
 TEST(ReferenceTest, LayoutsAgree) {
@@ -288,9 +288,11 @@ TEST(ReferenceTest, LayoutsAgree) {
   bshd.value = swap(bhsd.value);
   const Expected output = Compute(bshd).output;
   EXPECT_EQ(output.shape, Shape({2, 3, 4, 2}));
-  const Tensor back =
-      swap(Tensor(DataType::kFloat64, output.shape, output.values));
-  EXPECT_EQ(back.values(), expected.output.values);
+  const auto tensor = [](const Expected& values) {
+    return Tensor(DataType::kFloat64, values.shape,
+                  {values.values.begin(), values.values.end()});
+  };
+  EXPECT_EQ(swap(tensor(output)).values(), tensor(expected.output).values());
 
   const auto reshaped = [](const Tensor& t, Shape shape) {
     return Tensor(t.type(), std::move(shape), t.values());
@@ -319,8 +321,8 @@ TEST(ReferenceTest, NothingToAttend) {
   AttentionCase request = ScoresOf({}, {}, 2);
   request.options.return_scores = Scores::kWeights;
   ReferenceResult result = Compute(request);
-  EXPECT_EQ(result.output.values, (std::vector<double>{0, 0}));
-  EXPECT_EQ(result.log_sum_exp->values, (std::vector<double>{-kInf, -kInf}));
+  EXPECT_EQ(result.output.values, (Values{0, 0}));
+  EXPECT_EQ(result.log_sum_exp->values, (Values{-kInf, -kInf}));
   EXPECT_EQ(result.scores->shape, Shape({1, 1, 2, 0}));
   request = ScoresOf({1, 2}, {1, 2}, 0);
   result = Compute(request);

@@ -1,4 +1,4 @@
-// Attention by the book, in double: every step of the specification in
+// Attention by the book, in long double: every step of the specification in
 // proto/attention/v1/attention.proto written out, one row at a time, with no
 // thought of speed. Shares no code with the kernel.
 #ifndef ATTENTION_TESTS_SUPPORT_REFERENCE_H_
@@ -12,16 +12,20 @@
 
 namespace attention::test {
 
+// Eleven bits longer than double at least, where the kernel's doubles are
+// tested.
+using Wide = long double;
+
 // What a tensor of the answer should hold.
 struct Expected {
   DataType type = DataType::kFloat32;
   Shape shape;
-  // Row-major and in double, not rounded to `type`.
-  std::vector<double> values;
+  // Row-major, not rounded to `type`.
+  std::vector<Wide> values;
   // Largest distance of a sound computation in the request's precision from
-  // `values`, before it rounds to `type`. reference.cc derives it. Zero where a
-  // value is not finite.
-  std::vector<double> errors;
+  // `values`, before it rounds to `type`. docs/numerics.md derives it. Zero
+  // where a value is not finite.
+  std::vector<Wide> errors;
 };
 
 // Whether `actual` is element `index` of `expected` within its error and half a
