@@ -123,6 +123,31 @@ TEST(PartsTest, MergeToTheBitsOfTheWhole) {
   }
 }
 
+// Each way to cut six blocks, the last of which is not whole.
+TEST(PartsTest, EveryCut) {
+  constexpr int64_t kKeys = 5 * kKeyBlock + 100;
+  for (DataType type : {DataType::kFloat32, DataType::kFloat64}) {
+    Random random(99);
+    AttentionCase request = NormalCase(random, {1, 2, 1, 3, kKeys, 8, 8}, type);
+    request.options.return_log_sum_exp = true;
+    const KernelResult expected = RunKernel(request);
+    const AttentionPlan plan =
+        PlanAttention(request.inputs(), request.options).value();
+    ThreadPool pool(1);
+    for (uint32_t cuts = 0; cuts < 32; ++cuts) {
+      std::vector<AttentionPart> parts;
+      int64_t begin = 0;
+      for (int64_t block = 1; block <= 6; ++block) {
+        if (block < 6 && (cuts >> (block - 1) & 1) == 0) continue;
+        const int64_t end = std::min(kKeys, block * kKeyBlock);
+        parts.push_back(RunAttentionPart(plan, begin, end, pool).value());
+        begin = end;
+      }
+      ASSERT_TRUE(SameBits(Merged(request, parts, pool), expected)) << cuts;
+    }
+  }
+}
+
 TEST(PartsTest, WithScoresPastAndPresent) {
   Random random(100);
   AttentionCase request = NormalCase(random, {2, 2, 1, 3, 700, 8, 8});

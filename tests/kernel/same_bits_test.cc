@@ -237,6 +237,17 @@ TEST(SameBitsTest, AnyHeads) {
   }
 }
 
+// The first `past` keys given as past.
+AttentionCase WithPast(const AttentionCase& whole, int64_t past) {
+  AttentionCase part = whole;
+  const int64_t keys = whole.key.shape()[2];
+  part.past_key = whole.key.Slice(2, 0, past);
+  part.past_value = whole.value.Slice(2, 0, past);
+  part.key = whole.key.Slice(2, past, keys);
+  part.value = whole.value.Slice(2, past, keys);
+  return part;
+}
+
 TEST(SameBitsTest, AnySplitOfKeysIntoPastAndNew) {
   for (uint64_t seed = 500; seed < 530; ++seed) {
     Random random(seed);
@@ -249,13 +260,20 @@ TEST(SameBitsTest, AnySplitOfKeysIntoPastAndNew) {
          {int64_t{0}, int64_t{1}, int64_t{100}, int64_t{255}, int64_t{256},
           int64_t{257}, keys - 1, keys, random.Integer(0, keys)}) {
       if (past > keys) continue;
-      AttentionCase part = whole;
-      part.past_key = whole.key.Slice(2, 0, past);
-      part.past_value = whole.value.Slice(2, 0, past);
-      part.key = whole.key.Slice(2, past, keys);
-      part.value = whole.value.Slice(2, past, keys);
-      ASSERT_TRUE(SameBits(RunKernel(part), expected))
+      ASSERT_TRUE(SameBits(RunKernel(WithPast(whole, past)), expected))
           << "past " << past << " of " << whole.ToString();
+    }
+  }
+}
+
+TEST(SameBitsTest, EverySplitOfKeysIntoPastAndNew) {
+  for (DataType type : kTypes) {
+    Random random(531);
+    AttentionCase whole = NormalCase(random, {1, 4, 2, 3, 530, 16, 16}, type);
+    whole.options.causal = Causal::kBottomRight;
+    const KernelResult expected = RunKernel(whole);
+    for (int64_t past = 0; past <= 530; ++past) {
+      ASSERT_TRUE(SameBits(RunKernel(WithPast(whole, past)), expected)) << past;
     }
   }
 }
