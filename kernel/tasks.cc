@@ -53,10 +53,10 @@ std::vector<RowTask> LargestTasks(const Problem& p) {
       Cut({b, head, 0, rows}, (rows + most - 1) / most, &tasks);
     }
   }
-  std::stable_sort(tasks.begin(), tasks.end(),
-                   [&p](const RowTask& a, const RowTask& b) {
-                     return Work(p, a) > Work(p, b);
-                   });
+  std::sort(tasks.begin(), tasks.end(),
+            [&p](const RowTask& a, const RowTask& b) {
+              return Work(p, a) > Work(p, b);
+            });
   return tasks;
 }
 
