@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <random>
 #include <string>
 #include <utility>
@@ -111,6 +112,7 @@ std::vector<Case> AllCases() {
 Workload::Workload(const Case& c) {
   int64_t batch = c.batch, rows = c.query_length, keys = c.key_length;
   AttentionOptions options;
+  options.math_mode = c.math;
   options.causal = c.causal;
   options.window_left = c.window_left;
   AttentionInputs inputs;
@@ -163,6 +165,22 @@ ConstTensorView Workload::Fill(DataType type, const Shape& shape,
 
 void Workload::Run(ThreadPool& pool) {
   MustBeOk(RunAttention(*plan_, {.output = output_.data()}, pool));
+}
+
+void Workload::Save(const std::string& directory) const {
+  const auto save = [&directory](absl::string_view name,
+                                 const std::vector<char>& bytes) {
+    std::ofstream file(absl::StrCat(directory, "/", name, ".bin"),
+                       std::ios::binary);
+    file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    if (file.flush()) return;
+    std::fprintf(stderr, "cannot write to %s\n", directory.c_str());
+    std::abort();
+  };
+  // As the constructor fills them.
+  const absl::string_view names[] = {"query", "key", "value", "mask"};
+  for (size_t i = 0; i < tensors_.size(); ++i) save(names[i], tensors_[i]);
+  save("output", output_);
 }
 
 }  // namespace attention::benchmarks

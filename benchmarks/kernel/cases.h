@@ -17,6 +17,7 @@ enum class Mask : uint8_t { kNone, kBool, kAdditive };
 struct Case {
   std::string name;
   DataType type = DataType::kFloat32;
+  MathMode math = MathMode::kReproducible;
   int64_t batch = 1;
   int64_t query_heads = 8;
   int64_t kv_heads = 8;
@@ -39,7 +40,7 @@ std::vector<Case> AllCases();
 // A case's tensors, filled with unit-normal numbers, and its plan.
 class Workload {
  public:
-  explicit Workload(const Case& shape);
+  explicit Workload(const Case& c);
   Workload(const Workload&) = delete;
   Workload& operator=(const Workload&) = delete;
 
@@ -47,6 +48,9 @@ class Workload {
   void Run(ThreadPool& pool);
   // Bytes of keys and values.
   double key_value_bytes() const { return key_value_bytes_; }
+  // Writes the elements of each tensor, and of the last run's output, to
+  // DIRECTORY/query.bin, key.bin, value.bin, mask.bin (if any) and output.bin.
+  void Save(const std::string& directory) const;
 
  private:
   ConstTensorView Fill(DataType type, const Shape& shape, unsigned seed);

@@ -1,14 +1,17 @@
 // Measures the kernel against the limits of the machine it runs on.
 //
 //   attention_bench [--benchmark_filter=REGEX] [--benchmark_out=FILE]
+//   attention_bench --serve  (see serve.h)
 //
 // Columns: GFLOP/s of unmasked pairs only, GB/s of keys and values, and
 // `of_limit`, the share of the machine's own limit, measured in the same run
 // with as many threads: reading memory in decoding, multiply-adds elsewhere.
 #include <algorithm>
 #include <cstdio>
+#include <iostream>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -16,10 +19,19 @@
 #include "benchmark/benchmark.h"
 #include "benchmarks/kernel/cases.h"
 #include "benchmarks/kernel/machine_limits.h"
+#include "benchmarks/kernel/serve.h"
 #include "kernel/attention.h"
 
 namespace attention::benchmarks {
 namespace {
+
+double PeakGflops(const Case& shape, const MachineLimits& limits) {
+  if (shape.type == DataType::kFloat64) return limits.double_gflops;
+  if (shape.math == MathMode::kFast && HasFastMath()) {
+    return limits.bfloat16_gflops;
+  }
+  return limits.float_gflops;
+}
 
 struct Machine {
   std::unique_ptr<ThreadPool> pool;
@@ -34,9 +46,7 @@ void Measure(benchmark::State& state, const Case& shape, Machine& machine) {
   const double rate = static_cast<double>(state.iterations());
   const double flops = 1e-9 * workload.plan().flops * rate;
   const double bytes = 1e-9 * workload.key_value_bytes() * rate;
-  const double peak = shape.type == DataType::kFloat64
-                          ? machine.limits.double_gflops
-                          : machine.limits.float_gflops;
+  const double peak = PeakGflops(shape, machine.limits);
   state.counters["GFLOP/s"] = Counter(flops, Counter::kIsRate);
   state.counters["KV_GB/s"] = Counter(bytes, Counter::kIsRate);
   state.counters["of_limit"] =
@@ -52,6 +62,7 @@ Machine MakeMachine(int threads) {
       absl::StrCat("limits_", threads, "_threads"),
       absl::StrCat(limits.float_gflops, " GFLOP/s FLOAT32, ",
                    limits.double_gflops, " GFLOP/s FLOAT64, ",
+                   limits.bfloat16_gflops, " GFLOP/s BFLOAT16 dot, ",
                    limits.read_gbytes, " GB/s read"));
   return machine;
 }
@@ -71,6 +82,10 @@ void AddContext() {
 
 int main(int argc, char** argv) {
   using namespace attention::benchmarks;
+  if (argc == 2 && std::string_view(argv[1]) == "--serve") {
+    ServeBenchmarks(std::cin, std::cout);
+    return 0;
+  }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   AddContext();

@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <vector>
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "benchmarks/kernel/machine_limits.cc"
 #include "hwy/foreach_target.h"
@@ -68,6 +72,32 @@ HWY_EXPORT(MultiplyAddFloat);
 HWY_EXPORT(MultiplyAddDouble);
 HWY_EXPORT(Sum);
 
+#ifdef __x86_64__
+bool HasBFloat16Dot() { return __builtin_cpu_supports("avx512bf16"); }
+
+// As MultiplyAdd; Highway 1.0 has no such dot product.
+__attribute__((target("avx512f,avx512bf16"))) double MultiplyAddBFloat16(
+    int64_t rounds) {
+  constexpr int kSums = 12;
+  __m512 sums[kSums];
+  for (auto& sum : sums) sum = _mm512_setzero_ps();
+  const __m512 half = _mm512_set1_ps(0.5f);
+  const __m512bh factor = _mm512_cvtne2ps_pbh(half, half);
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
+    for (auto& sum : sums) sum = _mm512_dpbf16_ps(sum, factor, factor);
+  }
+  auto total = sums[0];
+  for (auto& sum : sums) total = _mm512_add_ps(total, sum);
+  volatile float sink = _mm512_cvtss_f32(total);
+  static_cast<void>(sink);
+  return 2.0 * kSums * 32 * static_cast<double>(rounds);
+}
+#else
+bool HasBFloat16Dot() { return false; }
+double MultiplyAddBFloat16(int64_t) { return 0; }
+#endif
+
 constexpr int kTries = 8;
 
 // The most of amount() / seconds over several tries.
@@ -109,6 +139,13 @@ MachineLimits MeasureLimits(ThreadPool& pool) {
           return HWY_DYNAMIC_DISPATCH(MultiplyAddDouble)(kRounds);
         });
       });
+  if (HasBFloat16Dot()) {
+    limits.bfloat16_gflops = 1e-9 * BestRate([&] {
+                               return all_threads([](int64_t) {
+                                 return MultiplyAddBFloat16(kRounds);
+                               });
+                             });
+  }
   constexpr int64_t kFloats = int64_t{64} << 20;  // 256 MiB
   const std::vector<float> memory(kFloats, 1.0f);
   const int64_t share = kFloats / threads;

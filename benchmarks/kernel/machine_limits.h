@@ -11,6 +11,8 @@ struct MachineLimits {
   // second (two for each multiply-add).
   double float_gflops = 0;
   double double_gflops = 0;
+  // The same in the CPU's dot product of BFLOAT16; 0 where it has none.
+  double bfloat16_gflops = 0;
   // Reading memory far larger than the caches, in 1e9 bytes a second.
   double read_gbytes = 0;
 };
