@@ -14,9 +14,9 @@ namespace attention {
 int64_t NumRows(const Problem& problem);
 
 // All rows of the problem, each in one task, for threads that draw tasks in
-// this order. Large tasks cost least in all, as each packs its keys; the dearest
-// come first and none has more than its share of half the work still left, so
-// that all threads end at about the same time.
+// this order. Large tasks cost least in all, as each packs its keys; the
+// dearest come first and none has more than its share of half the work still
+// left, so that all threads end at about the same time.
 std::vector<RowTask> CutRows(const Problem& problem, int threads);
 
 }  // namespace attention
