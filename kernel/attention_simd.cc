@@ -70,13 +70,13 @@ class Rows {
                      ? std::max(static_cast<T>(problem.softcap),
                                 std::numeric_limits<T>::denorm_min())
                      : T{0}) {
-    for (int64_t r = 0; r < rows_; ++r) {
-      WithElementsOf<T, true>(p_.query.type, [&](auto element) HWY_ATTR {
-        LoadRow<T, decltype(element)>(
-            static_cast<const decltype(element)*>(task_.QueryRow(r)),
-            p_.head_size, scratch_.query + r * p_.head_size);
-      });
-    }
+    WithElementsOf<T, true>(p_.query.type, [&](auto element) HWY_ATTR {
+      using From = decltype(element);
+      for (int64_t r = 0; r < rows_; ++r) {
+        LoadRow<T, From>(static_cast<const From*>(task_.QueryRow(r)),
+                         p_.head_size, scratch_.query + r * p_.head_size);
+      }
+    });
   }
 
   // Pushes the partials of the blocks in [begin, end) that any row sees.
@@ -241,7 +241,7 @@ class Rows {
     const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
                             RoundUp(keys.end, kSumLanes)};
     Score(block, row, rows, keys, prefetch);
-    bool hidden = p_.mask.has_value();  // is any of `keys` from any row?
+    bool hidden = p_.mask.has_value();  // any of `keys` from any row
     for (int r = 0; r < rows; ++r) {
       hidden |= visible[r].begin > keys.begin || visible[r].end < keys.end;
       T* scores = scratch_.scores + r * kKeyBlock;

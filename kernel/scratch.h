@@ -12,9 +12,12 @@
 
 namespace attention {
 
-// Query rows a task takes on at the most: packing a block of keys is then a
-// hundredth of the work on it. A multiple of 14, the largest register tile.
-inline constexpr int64_t kTaskRows = 448;
+// Rows of the largest register tile that a SIMD target has (tile-inl.h).
+inline constexpr int64_t kMaxTileRows = 14;
+
+// Query rows a task takes on at the most, in whole tiles: packing a block of
+// keys is then a hundredth of the work on it.
+inline constexpr int64_t kTaskRows = 32 * kMaxTileRows;
 
 constexpr int64_t RoundUp(int64_t number, int64_t multiple) {
   return (number + multiple - 1) / multiple * multiple;
@@ -100,8 +103,6 @@ class Scratch {
   std::array<Partial<T>, 64> levels;  // open nodes of the tree of blocks
 
  private:
-  static constexpr int64_t kMaxTileRows = 14;
-
   // Memory of this thread for `size` elements, aligned to vectors; valid until
   // the thread's next call.
   static T* Reserve(int64_t size);

@@ -1,14 +1,13 @@
 #include "kernel/tasks.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace attention {
 namespace {
 
-// Rows of a register tile; pieces of whole tiles waste none.
-constexpr int64_t kTileRows = 14;
 // Elements of a task's output: together with a block of keys and values and
 // its partials it should stay in a core's cache.
 constexpr int64_t kTaskOutput = 448 * 128;
@@ -28,22 +27,22 @@ double Work(const Problem& p, const RowTask& task) {
          static_cast<double>(p.head_size + p.value_head_size);
 }
 
-// Cuts a task into at least `pieces` of nearly equal size, if it has as many
-// tiles.
+// Cuts a task into at most `pieces` of whole register tiles and nearly equal
+// size.
 void Cut(const RowTask& task, int64_t pieces, std::vector<RowTask>* to) {
   const int64_t rows = task.row_end - task.row_begin;
-  const int64_t piece = RoundUp((rows + pieces - 1) / pieces, kTileRows);
+  const int64_t piece = RoundUp((rows + pieces - 1) / pieces, kMaxTileRows);
   for (int64_t row = task.row_begin; row < task.row_end; row += piece) {
     to->push_back({task.sequence, task.kv_head, row,
                    std::min(task.row_end, row + piece)});
   }
 }
 
-// The largest tasks, the dearest first.
+// The largest tasks, those of a key/value head side by side.
 std::vector<RowTask> LargestTasks(const Problem& p) {
   const int64_t most =
       std::clamp(kTaskOutput / std::max<int64_t>(1, p.value_head_size) /
-                     kTileRows * kTileRows,
+                     kMaxTileRows * kMaxTileRows,
                  kTaskRows / 4, kTaskRows);
   std::vector<RowTask> tasks;
   for (int64_t b = 0; b < p.batch; ++b) {
@@ -53,10 +52,6 @@ std::vector<RowTask> LargestTasks(const Problem& p) {
       Cut({b, head, 0, rows}, (rows + most - 1) / most, &tasks);
     }
   }
-  std::sort(tasks.begin(), tasks.end(),
-            [&p](const RowTask& a, const RowTask& b) {
-              return Work(p, a) > Work(p, b);
-            });
   return tasks;
 }
 
@@ -69,14 +64,28 @@ int64_t NumRows(const Problem& p) {
 std::vector<RowTask> CutRows(const Problem& p, int threads) {
   if (NumRows(p) == 0) return {};
   const std::vector<RowTask> largest = LargestTasks(p);
+  struct Item {
+    double work;
+    size_t index;  // in `largest`
+  };
+  std::vector<Item> items;
+  items.reserve(largest.size());
   double left = 0;
-  for (const RowTask& task : largest) left += Work(p, task);
+  for (size_t i = 0; i < largest.size(); ++i) {
+    items.push_back({Work(p, largest[i]), i});
+    left += items.back().work;
+  }
+  // Equal ones stay in order: the next task finds the head's keys in the cache.
+  std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) {
+    return a.work != b.work ? a.work > b.work : a.index < b.index;
+  });
   std::vector<RowTask> tasks;
-  for (const RowTask& task : largest) {
-    const double work = Work(p, task);
+  tasks.reserve(largest.size());
+  for (const Item& item : items) {
     const double most = std::max(left / (2 * threads), kLeastWork);
-    Cut(task, 1 + static_cast<int64_t>(work / most), &tasks);
-    left -= work;
+    Cut(largest[item.index], 1 + static_cast<int64_t>(item.work / most),
+        &tasks);
+    left -= item.work;
   }
   return tasks;
 }

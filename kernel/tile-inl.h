@@ -41,6 +41,7 @@ constexpr int kTileRows = 14;
 #else
 constexpr int kTileRows = 6;
 #endif
+static_assert(kTileRows <= kMaxTileRows);
 
 // Transposes a square of as many vectors as a vector has lanes.
 template <typename T>

@@ -145,8 +145,8 @@ TEST(MemoryTest, ScratchGrowsWithTheLogarithmOfTheKeys) {
   }
 }
 
-// What allocates beside the tasks: two lists of them, whose memory doubles as
-// they grow.
+// What allocates beside the tasks: lists of them, whose memory is reserved or
+// doubles as they grow.
 double AllocationsOfTheLists(const Computation& computation, int threads) {
   return 2 * (1 + std::log2(computation.tasks(threads)));
 }
