@@ -25,10 +25,6 @@ const std::vector<Sizes> kShapes = {
     {1, 1, 1, 3, 1000, 256, 80},
 };
 
-ReferenceResult Reference(const AttentionCase& request) {
-  return ComputeReference(request.inputs(), request.options);
-}
-
 // What the specification promises on unit-normal inputs.
 TEST(AccuracyTest, Float32OnUnitNormal) {
   Random random(21);

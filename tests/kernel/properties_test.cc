@@ -36,10 +36,6 @@ INSTANTIATE_TEST_SUITE_P(Types, PropertyTest,
                            return std::string(Name(info.param));
                          });
 
-ReferenceResult Reference(const AttentionCase& request) {
-  return ComputeReference(request.inputs(), request.options);
-}
-
 const std::vector<Sizes> kShapes = {{1, 1, 1, 1, 1, 4, 4},
                                     {2, 2, 1, 3, 30, 8, 8},
                                     {1, 4, 2, 20, 300, 16, 16},

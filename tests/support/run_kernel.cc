@@ -95,6 +95,10 @@ KernelResult RunKernel(const AttentionCase& request, int threads) {
   return RunKernel(request.inputs(), request.options, pool);
 }
 
+ReferenceResult Reference(const AttentionCase& request) {
+  return ComputeReference(request.inputs(), request.options);
+}
+
 AssertionResult Matches(const Tensor& actual, const Expected& expected) {
   if (actual.type() != expected.type || actual.shape() != expected.shape) {
     return AssertionFailure()
@@ -135,6 +139,12 @@ AssertionResult Matches(const KernelResult& actual,
     if (!result) return result;
   }
   return AssertionSuccess();
+}
+
+void ExpectAll(const Tensor& tensor, double value) {
+  for (int64_t i = 0; i < tensor.size(); ++i) {
+    ASSERT_EQ(tensor.Get(i), value) << i;
+  }
 }
 
 AssertionResult SameBits(const Tensor& a, const Tensor& b) {
@@ -180,8 +190,7 @@ AssertionResult IsRightOnAllTargets(const AttentionCase& request) {
   static const auto* const targets =
       new std::vector<std::string>(AllSimdTargets());
   static auto* const pool = new ThreadPool(1);
-  const ReferenceResult expected =
-      ComputeReference(request.inputs(), request.options);
+  const ReferenceResult expected = Reference(request);
   std::optional<KernelResult> first;
   for (const std::string& target : *targets) {
     const ScopedSimdTarget scope(target);

@@ -29,6 +29,9 @@ KernelResult RunKernel(const AttentionInputs& inputs,
                        const AttentionOptions& options, ThreadPool& pool);
 KernelResult RunKernel(const AttentionCase& request, int threads = 1);
 
+// What the answer should be.
+ReferenceResult Reference(const AttentionCase& request);
+
 // Whether `actual` has the expected type and shape, and each element is within
 // its error, and half a unit in the last place for rounding to the type, of the
 // expected one. NaN matches NaN, infinity itself.
@@ -37,6 +40,9 @@ KernelResult RunKernel(const AttentionCase& request, int threads = 1);
 // The same of each tensor of the answer.
 ::testing::AssertionResult Matches(const KernelResult& actual,
                                    const ReferenceResult& expected);
+
+// Fails the test unless every element is `value`.
+void ExpectAll(const Tensor& tensor, double value);
 
 // Whether types, shapes and bits agree.
 ::testing::AssertionResult SameBits(const Tensor& a, const Tensor& b);

@@ -304,4 +304,10 @@ Tensor Concatenate(const std::vector<Tensor>& parts, int axis) {
   return result;
 }
 
+Tensor Filled(DataType type, Shape shape, double value) {
+  Tensor tensor(type, std::move(shape));
+  for (int64_t i = 0; i < tensor.size(); ++i) tensor.Set(i, value);
+  return tensor;
+}
+
 }  // namespace attention::test

@@ -21,6 +21,10 @@ struct FloatFormat {
   int max_exponent;
 };
 
+inline constexpr DataType kFloatTypes[] = {
+    DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16,
+    DataType::kFloat64};
+
 // `type` is a float type.
 FloatFormat FormatOf(DataType type);
 
@@ -104,6 +108,9 @@ Shape RowMajorStrides(absl::Span<const int64_t> shape);
 
 // `parts` joined along `axis`; the other axes agree.
 Tensor Concatenate(const std::vector<Tensor>& parts, int axis);
+
+// A tensor of equal elements.
+Tensor Filled(DataType type, Shape shape, double value);
 
 }  // namespace attention::test
 
