@@ -112,9 +112,10 @@ void ComputeParts(const AttentionPlan& plan, const std::vector<RowTask>& tasks,
                   const PartBuffers<T>& parts, ThreadPool& pool,
                   const std::atomic<bool>* cancelled) {
   const int64_t count = static_cast<int64_t>(tasks.size() * parts.size());
+  const RowFunctions<T> functions = FunctionsFor<T>(*plan.problem);
   ForEach(plan.flops, count, pool, cancelled, [&](int64_t i) {
-    ComputePart<T>(*plan.problem, tasks[i / parts.size()],
-                   parts[i % parts.size()].part(), cancelled);
+    functions.compute_part(*plan.problem, tasks[i / parts.size()],
+                           parts[i % parts.size()].part(), cancelled);
   });
 }
 
@@ -123,9 +124,11 @@ void MergeAll(const AttentionPlan& plan, const std::vector<RowTask>& tasks,
               const std::vector<SubtreePartial<T>>& parts,
               const AttentionOutputs& outputs, ThreadPool& pool,
               const std::atomic<bool>* cancelled) {
+  const RowFunctions<T> functions = FunctionsFor<T>(*plan.problem);
   ForEach(plan.flops, static_cast<int64_t>(tasks.size()), pool, cancelled,
           [&](int64_t i) {
-            MergeParts<T>(*plan.problem, tasks[i], parts, outputs, cancelled);
+            functions.merge_parts(*plan.problem, tasks[i], parts, outputs,
+                                  cancelled);
           });
 }
 
@@ -159,8 +162,11 @@ void Run(const AttentionPlan& plan, const AttentionOutputs& outputs,
     RunSplit<T>(plan, tasks, blocks, outputs, pool, cancelled);
     return;
   }
+  const RowFunctions<T> functions = FunctionsFor<T>(p);
   ForEach(plan.flops, static_cast<int64_t>(tasks.size()), pool, cancelled,
-          [&](int64_t i) { ComputeRows<T>(p, tasks[i], outputs, cancelled); });
+          [&](int64_t i) {
+            functions.compute_rows(p, tasks[i], outputs, cancelled);
+          });
 }
 
 void CopyRows(const Operand& from, int64_t b, int64_t h, int64_t rows,

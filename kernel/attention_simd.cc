@@ -23,6 +23,7 @@
 #define HWY_TARGET_INCLUDE "kernel/attention_simd.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "kernel/bf16_pairs-inl.h"
 #include "kernel/convert-inl.h"
 #include "kernel/few_rows-inl.h"
 #include "kernel/math-inl.h"
@@ -54,15 +55,18 @@ double Log(double x) {
   return std::fma(exponent, 0.69314718055994530942, 2 * z * series);
 }
 
-// The rows of one task.
-template <typename T>
+// The rows of one task, computed with Math (tile-inl.h).
+template <class Math>
 class Rows {
  public:
+  using T = typename Math::T;
+
   Rows(const Problem& problem, const RowTask& task)
       : p_(problem),
         task_(problem, task),
         rows_(task_.count()),
         tiles_((rows_ + kTileRows - 1) / kTileRows),
+        steps_(problem.head_size / Math::kElements),
         scratch_(problem, rows_, kLanes<T>),
         stack_(scratch_.levels.data(), rows_, scratch_.value_stride),
         scale_(static_cast<T>(problem.scale)),
@@ -70,11 +74,11 @@ class Rows {
                      ? std::max(static_cast<T>(problem.softcap),
                                 std::numeric_limits<T>::denorm_min())
                      : T{0}) {
-    WithElementsOf<T, true>(p_.query.type, [&](auto element) HWY_ATTR {
-      using From = decltype(element);
+    Math::template WithKeysOf<true>(p_.query.type, [&](auto step) HWY_ATTR {
+      using From = decltype(step);
       for (int64_t r = 0; r < rows_; ++r) {
-        LoadRow<T, From>(static_cast<const From*>(task_.QueryRow(r)),
-                         p_.head_size, scratch_.query + r * p_.head_size);
+        LoadRow<T, From>(static_cast<const From*>(task_.QueryRow(r)), steps_,
+                         scratch_.query + r * steps_);
       }
     });
   }
@@ -140,19 +144,28 @@ class Rows {
   // its rows see.
   void AttendBlock(int64_t block, const Partial<T>& partial) {
     const int64_t first = block * kKeyBlock;
-    const KeyRange keys = {std::max<int64_t>(0, task_.seen().begin - first),
-                           std::min(kKeyBlock, task_.seen().end - first)};
+    const KeyRange keys =
+        WholeSteps(first, {std::max<int64_t>(0, task_.seen().begin - first),
+                           std::min(kKeyBlock, task_.seen().end - first)});
     const Block current = GetBlock(first, keys);
     // The next block's, while this one's are in use.
     const int64_t count = keys.end - keys.begin;
     Prefetch prefetch = {
         {current.next_keys,
-         tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*p_.head_size},
-        {current.next_values,
-         tiles_ * count * (scratch_.value_stride / kPanel<T>)}};
+         tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*steps_},
+        {current.next_values, tiles_ * (count / Math::kElements) *
+                                  (scratch_.value_stride / kPanel<T>)}};
     ForEachTile([&](int64_t row, int rows) {
       AttendTile(current, row, rows, partial, prefetch);
     });
+  }
+
+  // `keys` of the block, widened to whole steps as far as there are keys.
+  KeyRange WholeSteps(int64_t first, const KeyRange& keys) const {
+    constexpr int64_t kStep = Math::kElements;
+    return {keys.begin / kStep * kStep,
+            std::min(RoundUp(keys.end, kStep),
+                     task_.sequence().key_length - first)};
   }
 
   // Calls f(first row, number of rows) for each tile. They share the rows
@@ -196,8 +209,9 @@ class Rows {
     const bool whole_vectors = p_.value_head_size % kLanes<T> == 0;
     const bool own_types =
         !kWide || (p_.key.type == kOwnType && p_.value.type == kOwnType);
-    block.in_place = rows_ <= kFewRows && block.keys.count > 0 &&
-                     block.values.count > 0 && whole_vectors && own_types;
+    block.in_place =
+        rows_ <= kFewRows && block.keys.count > 0 && block.values.count > 0 &&
+        block.values.count % Math::kElements == 0 && whole_vectors && own_types;
     const int64_t next = first + kKeyBlock;
     const KeyRange next_range = {
         0, std::clamp<int64_t>(task_.seen().end - next, 0, kKeyBlock)};
@@ -211,7 +225,8 @@ class Rows {
           block.values.stride_bytes / static_cast<int64_t>(sizeof(T));
     } else {
       PackValues(first, keys);
-      block.value_data = scratch_.values + keys.begin * scratch_.value_stride;
+      block.value_data = scratch_.values +
+                         keys.begin / Math::kElements * scratch_.value_stride;
       block.value_stride = scratch_.value_stride;
     }
     block.value_begin = keys.begin;
@@ -237,6 +252,7 @@ class Rows {
       std::fill_n(output, rows * scratch_.value_stride, T{0});
       return;
     }
+    keys = WholeSteps(first, keys);
     // Sums run over whole groups of lanes.
     const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
                             RoundUp(keys.end, kSumLanes)};
@@ -252,8 +268,8 @@ class Rows {
     // Not in the loop above: reducing a vector takes long, but the rows'
     // reductions can overlap.
     for (int r = 0; r < rows; ++r) {
-      partial.sum[row + r] = Exponentiate(partial.max[row + r], lanes,
-                                          scratch_.scores + r * kKeyBlock);
+      partial.sum[row + r] = Exponentiate<Math>(
+          partial.max[row + r], lanes, scratch_.scores + r * kKeyBlock);
     }
     Weigh(block, rows, keys, output, prefetch);
     if (hidden && !AllFinite(output, rows)) {
@@ -267,17 +283,17 @@ class Rows {
   // Scores of the tile's rows and keys, scaled, into scratch.
   void Score(const Block& block, int64_t row, int rows, const KeyRange& keys,
              Prefetch& prefetch) {
-    const T* query = scratch_.query + row * p_.head_size;
+    const T* query = scratch_.query + row * steps_;
     if (!block.in_place) {
-      ScoreBlock<T>(rows, query, p_.head_size, scratch_.keys_packed,
-                    keys.begin / kPanel<T> * kPanel<T>,
-                    RoundUp(keys.end, kPanel<T>), scale_, scratch_.scores,
-                    prefetch.keys);
+      ScoreBlock<Math>(rows, query, steps_, scratch_.keys_packed,
+                       keys.begin / kPanel<T> * kPanel<T>,
+                       RoundUp(keys.end, kPanel<T>), scale_, scratch_.scores,
+                       prefetch.keys);
       return;
     }
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
-    WithElementsOf<T, !kWide>(p_.key.type, [&](auto element) HWY_ATTR {
-      ScoreFewRows<T, decltype(element)>(rows, query, p_.head_size, block.keys,
+    Math::template WithKeysOf<!kWide>(p_.key.type, [&](auto step) HWY_ATTR {
+      ScoreFewRows<Math, decltype(step)>(rows, query, steps_, block.keys,
                                          scale_, scores, block.values);
     });
   }
@@ -285,26 +301,29 @@ class Rows {
   // Weighted sums of the values of `keys`, of the weights in scratch.
   void Weigh(const Block& block, int rows, const KeyRange& keys, T* output,
              Prefetch& prefetch) {
-    const T* weights = scratch_.scores + keys.begin;
+    constexpr int64_t kStep = Math::kElements;
+    const T* weights = scratch_.scores + keys.begin / kStep;
     if (!block.in_place) {
-      WeightBlock<T>(rows, weights, keys.end - keys.begin,
-                     block.value_data +
-                         (keys.begin - block.value_begin) * block.value_stride,
-                     block.value_stride, scratch_.value_stride, output,
-                     scratch_.value_stride, prefetch.values);
+      WeightBlock<Math>(rows, weights,
+                        (keys.end - keys.begin + kStep - 1) / kStep,
+                        block.value_data + (keys.begin - block.value_begin) /
+                                               kStep * block.value_stride,
+                        block.value_stride, scratch_.value_stride, output,
+                        scratch_.value_stride, prefetch.values);
       return;
     }
-    WithElementsOf<T, !kWide>(p_.value.type, [&](auto element) HWY_ATTR {
-      WeightFewRows<T, decltype(element)>(rows, weights, block.values, output,
-                                          scratch_.value_stride,
-                                          block.next_keys);
-    });
+    Math::template WithValuesOf<!kWide>(
+        p_.value.type, [&](auto element) HWY_ATTR {
+          WeightFewRows<Math, decltype(element)>(rows, weights, block.values,
+                                                 output, scratch_.value_stride,
+                                                 block.next_keys);
+        });
   }
 
   // Packs the panels of keys [keys.begin, keys.end) of the block at `first`.
   void PackKeys(int64_t first, const KeyRange& keys) {
-    WithElementsOf<T, true>(p_.key.type, [&](auto element) HWY_ATTR {
-      using From = decltype(element);
+    Math::template WithKeysOf<true>(p_.key.type, [&](auto step) HWY_ATTR {
+      using From = decltype(step);
       for (int64_t j = keys.begin / kPanel<T> * kPanel<T>; j < keys.end;
            j += kPanel<T>) {
         const int64_t count = std::min(kPanel<T>, keys.end - j);
@@ -313,23 +332,29 @@ class Rows {
           rows[i] = static_cast<const From*>(
               task_.KeyRow(p_.past_key, p_.key, first + j + i));
         }
-        PackPanel<T, From>(rows, count, p_.head_size,
-                           scratch_.keys_packed + j * p_.head_size);
+        PackPanel<T, From>(rows, count, steps_,
+                           scratch_.keys_packed + j * steps_);
       }
     });
   }
 
-  // Packs values [keys.begin, keys.end) of the block at `first`.
+  // Packs the steps of values [keys.begin, keys.end) of the block at `first`.
   void PackValues(int64_t first, const KeyRange& keys) {
-    WithElementsOf<T, true>(p_.value.type, [&](auto element) HWY_ATTR {
-      using From = decltype(element);
-      for (int64_t j = keys.begin; j < keys.end; ++j) {
-        LoadRow<T, From>(static_cast<const From*>(
-                             task_.KeyRow(p_.past_value, p_.value, first + j)),
-                         p_.value_head_size,
-                         scratch_.values + j * scratch_.value_stride);
-      }
-    });
+    Math::template WithValuesOf<true>(
+        p_.value.type, [&](auto element) HWY_ATTR {
+          using From = decltype(element);
+          constexpr int64_t kStep = Math::kElements;
+          for (int64_t j = keys.begin; j < keys.end; j += kStep) {
+            const From* rows[kStep] = {};
+            for (int64_t i = 0; i < std::min(kStep, keys.end - j); ++i) {
+              rows[i] = static_cast<const From*>(
+                  task_.KeyRow(p_.past_value, p_.value, first + j + i));
+            }
+            Math::PackValues(
+                rows, p_.value_head_size,
+                scratch_.values + j / kStep * scratch_.value_stride);
+          }
+        });
   }
 
   bool AllFinite(const T* output, int rows) const {
@@ -348,14 +373,27 @@ class Rows {
   // is 0, but 0 * NaN is not.
   void WeightVisible(int64_t first, int64_t row, const T* weights,
                      T* output) const {
+    constexpr int64_t kStep = Math::kElements;
+    const Tag<T> d;
     const KeyRange visible = task_.VisibleInBlock(first, row);
     std::fill_n(output, scratch_.value_stride, T{0});
-    for (int64_t j = visible.begin; j < visible.end; ++j) {
-      if (!task_.Unmasked<T>(first, row, j)) continue;
-      const void* value = task_.KeyRow(p_.past_value, p_.value, first + j);
+    for (int64_t step = visible.begin / kStep; step * kStep < visible.end;
+         ++step) {
+      const void* values[kStep] = {};
+      bool any = false;
+      for (int64_t i = 0; i < kStep; ++i) {
+        const int64_t j = step * kStep + i;
+        if (j < visible.begin || j >= visible.end) continue;
+        if (!task_.template Unmasked<T>(first, row, j)) continue;
+        values[i] = task_.KeyRow(p_.past_value, p_.value, first + j);
+        any = true;
+      }
+      if (!any) continue;
+      const Vec<T> weight = hn::Set(d, weights[step]);
       for (int64_t c = 0; c < p_.value_head_size; ++c) {
-        output[c] = std::fma(
-            weights[j], LoadElement<T>(value, p_.value.type, c), output[c]);
+        const T value = Math::ValueAt(values, p_.value.type, c);
+        output[c] = hn::GetLane(
+            Math::MulAdd(weight, hn::Set(d, value), hn::Set(d, output[c])));
       }
     }
   }
@@ -410,9 +448,9 @@ class Rows {
       PackKeys(first, keys);
       Prefetcher no_prefetch({}, 0);
       ForEachTile([&](int64_t row, int rows) {
-        ScoreBlock<T>(rows, scratch_.query + row * p_.head_size, p_.head_size,
-                      scratch_.keys_packed, 0, RoundUp(keys.end, kPanel<T>),
-                      scale_, scratch_.scores, no_prefetch);
+        ScoreBlock<Math>(rows, scratch_.query + row * steps_, steps_,
+                         scratch_.keys_packed, 0, RoundUp(keys.end, kPanel<T>),
+                         scale_, scratch_.scores, no_prefetch);
         for (int64_t r = row; r < row + rows; ++r) {
           T* scores = scratch_.scores + (r - row) * kKeyBlock;
           ToStage(first, r, scores, {0, RoundUp(keys.end, kSumLanes)}, result);
@@ -450,74 +488,60 @@ class Rows {
   const TaskRows task_;
   const int64_t rows_;
   const int64_t tiles_;
+  const int64_t steps_;  // of a dot product of a query with a key
   Scratch<T> scratch_;
   PartialStack<T> stack_;
   const T scale_;
   const T softcap_;
 };
 
-template <typename T>
-void ComputeRowsT(const Problem& problem, const RowTask& task,
-                  const AttentionOutputs& outputs,
-                  const std::atomic<bool>* cancelled) {
-  Rows<T> rows(problem, task);
+template <class Math, typename T = typename Math::T>
+void ComputeRows(const Problem& problem, const RowTask& task,
+                 const AttentionOutputs& outputs,
+                 const std::atomic<bool>* cancelled) {
+  Rows<Math> rows(problem, task);
   rows.Attend(0, std::numeric_limits<int64_t>::max(), cancelled);
   rows.Finish(outputs, cancelled);
 }
 
-template <typename T>
-void ComputePartT(const Problem& problem, const RowTask& task,
-                  const SubtreePartial<T>& part,
-                  const std::atomic<bool>* cancelled) {
-  Rows<T> rows(problem, task);
+template <class Math, typename T = typename Math::T>
+void ComputePart(const Problem& problem, const RowTask& task,
+                 const SubtreePartial<T>& part,
+                 const std::atomic<bool>* cancelled) {
+  Rows<Math> rows(problem, task);
   rows.Attend(part.block_begin, part.block_end, cancelled);
   rows.StorePart(part);
 }
 
-template <typename T>
-void MergePartsT(const Problem& problem, const RowTask& task,
-                 absl::Span<const SubtreePartial<T>> parts,
-                 const AttentionOutputs& outputs,
-                 const std::atomic<bool>* cancelled) {
-  Rows<T> rows(problem, task);
+template <class Math, typename T = typename Math::T>
+void MergeParts(const Problem& problem, const RowTask& task,
+                absl::Span<const SubtreePartial<T>> parts,
+                const AttentionOutputs& outputs,
+                const std::atomic<bool>* cancelled) {
+  Rows<Math> rows(problem, task);
   for (const SubtreePartial<T>& part : parts) rows.Add(part);
   rows.Finish(outputs, cancelled);
 }
 
-// HWY_EXPORT takes no templates.
-void ComputeRowsF(const Problem& problem, const RowTask& task,
-                  const AttentionOutputs& outputs,
-                  const std::atomic<bool>* cancelled) {
-  ComputeRowsT<float>(problem, task, outputs, cancelled);
-}
-void ComputeRowsD(const Problem& problem, const RowTask& task,
-                  const AttentionOutputs& outputs,
-                  const std::atomic<bool>* cancelled) {
-  ComputeRowsT<double>(problem, task, outputs, cancelled);
-}
-void ComputePartF(const Problem& problem, const RowTask& task,
-                  const SubtreePartial<float>& part,
-                  const std::atomic<bool>* cancelled) {
-  ComputePartT<float>(problem, task, part, cancelled);
-}
-void ComputePartD(const Problem& problem, const RowTask& task,
-                  const SubtreePartial<double>& part,
-                  const std::atomic<bool>* cancelled) {
-  ComputePartT<double>(problem, task, part, cancelled);
-}
-void MergePartsF(const Problem& problem, const RowTask& task,
-                 absl::Span<const SubtreePartial<float>> parts,
-                 const AttentionOutputs& outputs,
-                 const std::atomic<bool>* cancelled) {
-  MergePartsT<float>(problem, task, parts, outputs, cancelled);
-}
-void MergePartsD(const Problem& problem, const RowTask& task,
-                 absl::Span<const SubtreePartial<double>> parts,
-                 const AttentionOutputs& outputs,
-                 const std::atomic<bool>* cancelled) {
-  MergePartsT<double>(problem, task, parts, outputs, cancelled);
-}
+template <class Math>
+constexpr RowFunctions<typename Math::T> kFunctions = {
+    ComputeRows<Math>, ComputePart<Math>, MergeParts<Math>};
 
+// What HWY_EXPORT takes: no templates.
+RowFunctions<float> FloatFunctions([[maybe_unused]] bool fast) {
+#if ATTENTION_HAVE_BF16_PAIRS
+  if (fast) return kFunctions<BF16Pairs>;
+#endif
+  return kFunctions<Exact<float>>;
+}
+RowFunctions<double> DoubleFunctions() { return kFunctions<Exact<double>>; }
+bool HasFastMathHere() {
+#if ATTENTION_HAVE_BF16_PAIRS
+  return BF16Pairs::Supported();
+#else
+  return false;
+#endif
+}
 const char* TargetNameHere() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace HWY_NAMESPACE
@@ -527,58 +551,25 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace attention {
 
-HWY_EXPORT(ComputeRowsF);
-HWY_EXPORT(ComputeRowsD);
-HWY_EXPORT(ComputePartF);
-HWY_EXPORT(ComputePartD);
-HWY_EXPORT(MergePartsF);
-HWY_EXPORT(MergePartsD);
+HWY_EXPORT(FloatFunctions);
+HWY_EXPORT(DoubleFunctions);
+HWY_EXPORT(HasFastMathHere);
 HWY_EXPORT(TargetNameHere);
 
 template <>
-void ComputeRows<float>(const Problem& problem, const RowTask& task,
-                        const AttentionOutputs& outputs,
-                        const std::atomic<bool>* cancelled) {
-  HWY_DYNAMIC_DISPATCH(ComputeRowsF)(problem, task, outputs, cancelled);
+RowFunctions<float> FunctionsFor(const Problem& problem) {
+  return HWY_DYNAMIC_DISPATCH(FloatFunctions)(problem.fast_math);
 }
 template <>
-void ComputeRows<double>(const Problem& problem, const RowTask& task,
-                         const AttentionOutputs& outputs,
-                         const std::atomic<bool>* cancelled) {
-  HWY_DYNAMIC_DISPATCH(ComputeRowsD)(problem, task, outputs, cancelled);
+RowFunctions<double> FunctionsFor(const Problem& /*problem*/) {
+  return HWY_DYNAMIC_DISPATCH(DoubleFunctions)();
 }
-template <>
-void ComputePart<float>(const Problem& problem, const RowTask& task,
-                        const SubtreePartial<float>& part,
-                        const std::atomic<bool>* cancelled) {
-  HWY_DYNAMIC_DISPATCH(ComputePartF)(problem, task, part, cancelled);
-}
-template <>
-void ComputePart<double>(const Problem& problem, const RowTask& task,
-                         const SubtreePartial<double>& part,
-                         const std::atomic<bool>* cancelled) {
-  HWY_DYNAMIC_DISPATCH(ComputePartD)(problem, task, part, cancelled);
-}
-template <>
-void MergeParts<float>(const Problem& problem, const RowTask& task,
-                       absl::Span<const SubtreePartial<float>> parts,
-                       const AttentionOutputs& outputs,
-                       const std::atomic<bool>* cancelled) {
-  HWY_DYNAMIC_DISPATCH(MergePartsF)(problem, task, parts, outputs, cancelled);
-}
-template <>
-void MergeParts<double>(const Problem& problem, const RowTask& task,
-                        absl::Span<const SubtreePartial<double>> parts,
-                        const AttentionOutputs& outputs,
-                        const std::atomic<bool>* cancelled) {
-  HWY_DYNAMIC_DISPATCH(MergePartsD)(problem, task, parts, outputs, cancelled);
-}
+
+bool HasFastMath() { return HWY_DYNAMIC_DISPATCH(HasFastMathHere)(); }
 
 absl::string_view SimdTarget() {
   return HWY_DYNAMIC_DISPATCH(TargetNameHere)();
 }
-
-bool HasFastMath() { return false; }
 
 std::vector<std::string> SimdTargets() {
   std::vector<std::string> names;

@@ -12,29 +12,36 @@
 
 namespace attention {
 
-// T is the precision of the computation, float or double: the problem's. Each
-// returns early, its results unspecified, once `cancelled` (may be null) is
-// true. Thread-safe for different tasks.
-
-// Attention of the task's rows over all keys, into `outputs`.
+// T is the precision of the computation, float or double. Each returns early,
+// its results unspecified, once `cancelled` (may be null) is true. Thread-safe
+// for different tasks.
 template <typename T>
-void ComputeRows(const Problem& problem, const RowTask& task,
-                 const AttentionOutputs& outputs,
-                 const std::atomic<bool>* cancelled);
+struct RowFunctions {
+  // Attention of the task's rows over all keys, into `outputs`.
+  void (*compute_rows)(const Problem& problem, const RowTask& task,
+                       const AttentionOutputs& outputs,
+                       const std::atomic<bool>* cancelled);
 
-// The task's rows of `part`, over the keys of that part.
-template <typename T>
-void ComputePart(const Problem& problem, const RowTask& task,
-                 const SubtreePartial<T>& part,
-                 const std::atomic<bool>* cancelled);
+  // The task's rows of `part`, over the keys of that part.
+  void (*compute_part)(const Problem& problem, const RowTask& task,
+                       const SubtreePartial<T>& part,
+                       const std::atomic<bool>* cancelled);
 
-// Attention of the task's rows, merged from parts that together are all blocks
-// of keys, in ascending order.
+  // Attention of the task's rows, merged from parts that together are all
+  // blocks of keys, in ascending order.
+  void (*merge_parts)(const Problem& problem, const RowTask& task,
+                      absl::Span<const SubtreePartial<T>> parts,
+                      const AttentionOutputs& outputs,
+                      const std::atomic<bool>* cancelled);
+};
+
+// Those for this CPU and the problem, whose precision is T.
 template <typename T>
-void MergeParts(const Problem& problem, const RowTask& task,
-                absl::Span<const SubtreePartial<T>> parts,
-                const AttentionOutputs& outputs,
-                const std::atomic<bool>* cancelled);
+RowFunctions<T> FunctionsFor(const Problem& problem);
+template <>
+RowFunctions<float> FunctionsFor(const Problem& problem);
+template <>
+RowFunctions<double> FunctionsFor(const Problem& problem);
 
 }  // namespace attention
 

@@ -25,35 +25,33 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr int kFewRows = kTileRows < 8 ? kTileRows : 8;
 
 // scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`,
-// written up to a whole vector. Rows of `query` are head_size apart, rows of
+// written up to a whole vector. Rows of `query` are `steps` apart, rows of
 // `scores` kKeyBlock.
-template <typename T, int kRows, typename From>
-void ScoreFew(const T* HWY_RESTRICT query, int64_t head_size,
+template <class Math, int kRows, typename From, typename T = typename Math::T>
+void ScoreFew(const T* HWY_RESTRICT query, int64_t steps,
               const RowStretch& keys, T scale, T* HWY_RESTRICT scores,
               const RowStretch& next) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
-  const int64_t stride = keys.stride_bytes / static_cast<int64_t>(sizeof(From));
-  Prefetcher prefetcher(
-      next, RoundUp(keys.count, N) / N * (RoundUp(head_size, N) / N));
+  Prefetcher prefetcher(next,
+                        RoundUp(keys.count, N) / N * (RoundUp(steps, N) / N));
   for (int64_t j = 0; j < keys.count; j += N) {
-    const From* row = static_cast<const From*>(keys.data) + j * stride;
     const int64_t present = HWY_MIN(N, keys.count - j);
     Vec<T> sum[kRows];
     ATTENTION_UNROLL
     for (int r = 0; r < kRows; ++r) sum[r] = hn::Zero(d);
-    for (int64_t k = 0; k < head_size; k += N) {
+    for (int64_t k = 0; k < steps; k += N) {
       prefetcher.Next();
-      const int64_t columns = HWY_MIN(N, head_size - k);
+      const int64_t columns = HWY_MIN(N, steps - k);
       Vec<T> square[N];
       if (present == N && columns == N) {
         ATTENTION_UNROLL
         for (int64_t i = 0; i < N; ++i) {
-          square[i] = LoadAs(d, row + i * stride + k);
+          square[i] = LoadAs(d, keys.Row<From>(j + i) + k);
         }
       } else {
         const From* rows[N];
-        for (int64_t i = 0; i < present; ++i) rows[i] = row + i * stride;
+        for (int64_t i = 0; i < present; ++i) rows[i] = keys.Row<From>(j + i);
         LoadPartialSquare<T>(rows, k, present, columns, square);
       }
       Transpose<T>(square);
@@ -62,16 +60,16 @@ void ScoreFew(const T* HWY_RESTRICT query, int64_t head_size,
         for (int64_t i = 0; i < N; ++i) {
           ATTENTION_UNROLL
           for (int r = 0; r < kRows; ++r) {
-            sum[r] = Fma(hn::Set(d, query[r * head_size + k + i]), square[i],
-                         sum[r]);
+            sum[r] = Math::MulAdd(hn::Set(d, query[r * steps + k + i]),
+                                  square[i], sum[r]);
           }
         }
       } else {
         for (int64_t i = 0; i < columns; ++i) {
           ATTENTION_UNROLL
           for (int r = 0; r < kRows; ++r) {
-            sum[r] = Fma(hn::Set(d, query[r * head_size + k + i]), square[i],
-                         sum[r]);
+            sum[r] = Math::MulAdd(hn::Set(d, query[r * steps + k + i]),
+                                  square[i], sum[r]);
           }
         }
       }
@@ -84,8 +82,8 @@ void ScoreFew(const T* HWY_RESTRICT query, int64_t head_size,
 }
 
 // output[r] = sum over the rows j of `values` of weights[r][j] * values[j]; the
-// value head size is a multiple of a vector's lanes.
-template <typename T, int kRows, typename From>
+// rows are whole steps, the value head size a multiple of a vector's lanes.
+template <class Math, int kRows, typename From, typename T = typename Math::T>
 void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
                T* HWY_RESTRICT output, int64_t output_stride,
                const RowStretch& next) {
@@ -96,43 +94,46 @@ void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
   const From* data = static_cast<const From*>(values.data);
   const int64_t stride = values.stride_bytes / kSize;
   const int64_t columns = values.row_bytes / kSize;
-  Prefetcher prefetcher(next, columns / (kVectors * N) * values.count);
+  const int64_t steps = values.count / Math::kElements;
+  Prefetcher prefetcher(next, columns / (kVectors * N) * steps);
   int64_t c = 0;
   for (; c + kVectors * N <= columns; c += kVectors * N) {
-    WeightTile<T, kRows, kVectors, From, Prefetcher&>(
-        weights, values.count, data + c, stride, output + c, output_stride,
+    WeightTile<Math, kRows, kVectors, From, Prefetcher&>(
+        weights, steps, data + c, stride, output + c, output_stride,
         prefetcher);
   }
   for (; c < columns; c += N) {
-    WeightTile<T, kRows, 1>(weights, values.count, data + c, stride, output + c,
-                            output_stride, NoPrefetch());
+    WeightTile<Math, kRows, 1>(weights, steps, data + c, stride, output + c,
+                               output_stride, NoPrefetch());
   }
 }
 
 // ScoreFew and WeightFew for `rows` rows in [1, kFewRows].
-template <typename T, typename From, int kRows = kFewRows>
-void ScoreFewRows(int rows, const T* query, int64_t head_size,
+template <class Math, typename From, int kRows = kFewRows,
+          typename T = typename Math::T>
+void ScoreFewRows(int rows, const T* query, int64_t steps,
                   const RowStretch& keys, T scale, T* scores,
                   const RowStretch& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return ScoreFewRows<T, From, kRows - 1>(rows, query, head_size, keys,
-                                              scale, scores, next);
+      return ScoreFewRows<Math, From, kRows - 1>(rows, query, steps, keys,
+                                                 scale, scores, next);
     }
   }
-  ScoreFew<T, kRows, From>(query, head_size, keys, scale, scores, next);
+  ScoreFew<Math, kRows, From>(query, steps, keys, scale, scores, next);
 }
 
-template <typename T, typename From, int kRows = kFewRows>
+template <class Math, typename From, int kRows = kFewRows,
+          typename T = typename Math::T>
 void WeightFewRows(int rows, const T* weights, const RowStretch& values,
                    T* output, int64_t output_stride, const RowStretch& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return WeightFewRows<T, From, kRows - 1>(rows, weights, values, output,
-                                               output_stride, next);
+      return WeightFewRows<Math, From, kRows - 1>(rows, weights, values, output,
+                                                  output_stride, next);
     }
   }
-  WeightFew<T, kRows, From>(weights, values, output, output_stride, next);
+  WeightFew<Math, kRows, From>(weights, values, output, output_stride, next);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -47,6 +47,12 @@ struct RowStretch {
   int64_t count = 0;
   int64_t row_bytes = 0;
   int64_t stride_bytes = 0;
+
+  template <typename Element>
+  const Element* Row(int64_t i) const {
+    return reinterpret_cast<const Element*>(static_cast<const char*>(data) +
+                                            i * stride_bytes);
+  }
 };
 
 // Rows of one key/value head that are computed together: row r stands for query

@@ -200,8 +200,9 @@ HWY_INLINE T Max(const TaskRows& rows, int64_t first, int64_t row,
   return max;
 }
 
-// Turns a row of scores into weights exp(score - max); returns their sum.
-template <typename T>
+// Turns a row of scores into weights exp(score - max), as steps of Math;
+// returns their sum.
+template <class Math, typename T = typename Math::T>
 HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
@@ -215,7 +216,7 @@ HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
     for (int i = 0; i < kSums; ++i) {
       const Vec<T> weight = ExpNonPositive(
           d, hn::Sub(hn::Load(d, scores + j + i * N), reference));
-      hn::Store(weight, d, scores + j + i * N);
+      Math::StoreWeights(weight, j + i * N, scores);
       sums[i] = hn::Add(sums[i], weight);
     }
   }

@@ -43,6 +43,58 @@ constexpr int kTileRows = 6;
 #endif
 static_assert(kTileRows <= kMaxTileRows);
 
+// What a tile's sums are made of, a parameter of all that follows as `Math`:
+// steps of kElements consecutive elements each, which T holds together. Here
+// one element a step, exact products, sums rounded once a step.
+template <typename Number>
+struct Exact {
+  using T = Number;
+  static constexpr int64_t kElements = 1;
+
+  // Calls f with an object of the C++ type that queries and keys, or values, of
+  // `type` are read as; kNarrow as in WithElementsOf().
+  template <bool kNarrow, class F>
+  static HWY_INLINE void WithKeysOf(DataType type, const F& f) {
+    WithElementsOf<T, kNarrow>(type, f);
+  }
+  template <bool kNarrow, class F>
+  static HWY_INLINE void WithValuesOf(DataType type, const F& f) {
+    WithElementsOf<T, kNarrow>(type, f);
+  }
+
+  static HWY_INLINE Vec<T> FirstProduct(Vec<T> a, Vec<T> b) {
+    return hn::Mul(a, b);
+  }
+  static HWY_INLINE Vec<T> MulAdd(Vec<T> a, Vec<T> b, Vec<T> sum) {
+    return Fma(a, b, sum);
+  }
+
+  // A vector of a step's values; rows of `values` are `stride` apart.
+  template <typename From>
+  static HWY_INLINE Vec<T> LoadValues(const From* values, int64_t stride,
+                                      int64_t step) {
+    return LoadAs(Tag<T>(), values + step * stride);
+  }
+
+  // Packs a step's value rows, filled with zeros up to a whole vector. Null
+  // stands for a row of zeros.
+  template <typename From>
+  static void PackValues(const From* const* rows, int64_t columns,
+                         T* HWY_RESTRICT to) {
+    LoadRow<T, From>(rows[0], columns, to);
+  }
+
+  // Column `column` of a step's value rows.
+  static T ValueAt(const void* const* rows, DataType type, int64_t column) {
+    return LoadElement<T>(rows[0], type, column);
+  }
+
+  // Puts a vector of weights, those from `key` on, in a row's place for steps.
+  static HWY_INLINE void StoreWeights(Vec<T> weights, int64_t key, T* row) {
+    hn::Store(weights, Tag<T>(), row + key);
+  }
+};
+
 // Transposes a square of as many vectors as a vector has lanes.
 template <typename T>
 HWY_INLINE void Transpose([[maybe_unused]] Vec<T>* HWY_RESTRICT rows) {
@@ -139,19 +191,19 @@ HWY_NOINLINE void LoadPartialSquare(const From* const* rows, int64_t column,
   }
 }
 
-// Packs up to a panel of keys: to[d * kPanel + j] is element d of key j, zero
-// for the keys from `count` on. keys[j] is the j-th key's row.
+// Packs up to a panel of keys: to[k * kPanel + j] is step k of key j, zero for
+// the keys from `count` on. keys[j] is the j-th key's row.
 template <typename T, typename From>
-void PackPanel(const From* const* keys, int64_t count, int64_t head_size,
+void PackPanel(const From* const* keys, int64_t count, int64_t steps,
                T* HWY_RESTRICT to) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   for (int64_t half = 0; half < 2; ++half, to += N) {
     const From* const* rows = keys + half * N;
     const int64_t present = HWY_MIN(HWY_MAX(count - half * N, int64_t{0}), N);
-    for (int64_t k = 0; k < head_size; k += N) {
+    for (int64_t k = 0; k < steps; k += N) {
       Vec<T> square[N];
-      const int64_t columns = HWY_MIN(N, head_size - k);
+      const int64_t columns = HWY_MIN(N, steps - k);
       if (present == N && columns == N) {
         ATTENTION_UNROLL
         for (int64_t j = 0; j < N; ++j) square[j] = LoadAs(d, rows[j] + k);
@@ -224,9 +276,9 @@ HWY_INLINE Vec<T> Scaled(Vec<T> sum, T scale) {
 }
 
 // scores[r][j] = scale * dot(query row r, key j) for a panel of packed keys.
-// Rows of `query` are head_size apart, rows of `scores` kKeyBlock.
-template <typename T, int kRows>
-HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t head_size,
+// Rows of `query` are `steps` apart, rows of `scores` kKeyBlock.
+template <class Math, int kRows, typename T = typename Math::T>
+HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t steps,
                           const T* HWY_RESTRICT panel, T scale,
                           T* HWY_RESTRICT scores, Prefetcher& prefetch) {
   const Tag<T> d;
@@ -236,19 +288,19 @@ HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t head_size,
   Vec<T> key1 = hn::Load(d, panel + N);
   ATTENTION_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    const Vec<T> q = hn::Set(d, query[r * head_size]);
-    sum[r][0] = hn::Mul(q, key0);
-    sum[r][1] = hn::Mul(q, key1);
+    const Vec<T> q = hn::Set(d, query[r * steps]);
+    sum[r][0] = Math::FirstProduct(q, key0);
+    sum[r][1] = Math::FirstProduct(q, key1);
   }
-  for (int64_t k = 1; k < head_size; ++k) {
+  for (int64_t k = 1; k < steps; ++k) {
     prefetch.Next();
     key0 = hn::Load(d, panel + k * 2 * N);
     key1 = hn::Load(d, panel + k * 2 * N + N);
     ATTENTION_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      const Vec<T> q = hn::Set(d, query[r * head_size + k]);
-      sum[r][0] = Fma(q, key0, sum[r][0]);
-      sum[r][1] = Fma(q, key1, sum[r][1]);
+      const Vec<T> q = hn::Set(d, query[r * steps + k]);
+      sum[r][0] = Math::MulAdd(q, key0, sum[r][0]);
+      sum[r][1] = Math::MulAdd(q, key1, sum[r][1]);
     }
   }
   ATTENTION_UNROLL
@@ -258,11 +310,12 @@ HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t head_size,
   }
 }
 
-// output[r][c] = sum over keys j in [0, count) of weights[r][j] * values[j][c]
+// output[r][c] = sum over steps j in [0, steps) of weights[r][j] * values[j][c]
 // for kVectors vectors of columns c. Rows of `weights` are kKeyBlock apart.
-// Calls prefetch.Next() for each key.
-template <typename T, int kRows, int kVectors, typename From, class Prefetch>
-HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t count,
+// Calls prefetch.Next() for each step.
+template <class Math, int kRows, int kVectors, typename From, class Prefetch,
+          typename T = typename Math::T>
+HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t steps,
                            const From* HWY_RESTRICT values,
                            int64_t value_stride, T* HWY_RESTRICT output,
                            int64_t output_stride, Prefetch prefetch) {
@@ -274,19 +327,19 @@ HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t count,
     ATTENTION_UNROLL
     for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::Zero(d);
   }
-  for (int64_t j = 0; j < count; ++j) {
+  for (int64_t j = 0; j < steps; ++j) {
     prefetch.Next();
     Vec<T> value[kVectors];
     ATTENTION_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      value[v] = LoadAs(d, values + j * value_stride + v * N);
+      value[v] = Math::LoadValues(values + v * N, value_stride, j);
     }
     ATTENTION_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const Vec<T> weight = hn::Set(d, weights[r * kKeyBlock + j]);
       ATTENTION_UNROLL
       for (int v = 0; v < kVectors; ++v) {
-        sum[r][v] = Fma(weight, value[v], sum[r][v]);
+        sum[r][v] = Math::MulAdd(weight, value[v], sum[r][v]);
       }
     }
   }
@@ -300,50 +353,49 @@ HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t count,
 }
 
 // ScoreTile over the panels of keys [begin, end), multiples of kPanel, for
-// `rows` rows in [1, kTileRows]. panels[j * head_size] begins the panel of key
-// j.
-template <typename T, int kRows = kTileRows>
-void ScoreBlock(int rows, const T* query, int64_t head_size, const T* panels,
+// `rows` rows in [1, kTileRows]. panels[j * steps] begins the panel of key j.
+template <class Math, int kRows = kTileRows, typename T = typename Math::T>
+void ScoreBlock(int rows, const T* query, int64_t steps, const T* panels,
                 int64_t begin, int64_t end, T scale, T* scores,
                 Prefetcher& prefetch) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return ScoreBlock<T, kRows - 1>(rows, query, head_size, panels, begin,
-                                      end, scale, scores, prefetch);
+      return ScoreBlock<Math, kRows - 1>(rows, query, steps, panels, begin, end,
+                                         scale, scores, prefetch);
     }
   }
   Prefetcher local = prefetch;
   for (int64_t j = begin; j < end; j += kPanel<T>) {
-    ScoreTile<T, kRows>(query, head_size, panels + j * head_size, scale,
-                        scores + j, local);
+    ScoreTile<Math, kRows>(query, steps, panels + j * steps, scale, scores + j,
+                           local);
   }
   prefetch = local;
 }
 
 // WeightTile over `columns` columns, a multiple of the vector's lanes.
-template <typename T, int kRows = kTileRows>
-void WeightBlock(int rows, const T* weights, int64_t count, const T* values,
+template <class Math, int kRows = kTileRows, typename T = typename Math::T>
+void WeightBlock(int rows, const T* weights, int64_t steps, const T* values,
                  int64_t value_stride, int64_t columns, T* output,
                  int64_t output_stride, Prefetcher& prefetch) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return WeightBlock<T, kRows - 1>(rows, weights, count, values,
-                                       value_stride, columns, output,
-                                       output_stride, prefetch);
+      return WeightBlock<Math, kRows - 1>(rows, weights, steps, values,
+                                          value_stride, columns, output,
+                                          output_stride, prefetch);
     }
   }
   Prefetcher local = prefetch;
   constexpr int64_t N = kLanes<T>;
   int64_t c = 0;
   for (; c + 2 * N <= columns; c += 2 * N) {
-    WeightTile<T, kRows, 2, T, Prefetcher&>(weights, count, values + c,
-                                            value_stride, output + c,
-                                            output_stride, local);
+    WeightTile<Math, kRows, 2, T, Prefetcher&>(weights, steps, values + c,
+                                               value_stride, output + c,
+                                               output_stride, local);
   }
   prefetch = local;
   if (c < columns) {
-    WeightTile<T, kRows, 1>(weights, count, values + c, value_stride,
-                            output + c, output_stride, NoPrefetch());
+    WeightTile<Math, kRows, 1>(weights, steps, values + c, value_stride,
+                               output + c, output_stride, NoPrefetch());
   }
 }
 

@@ -13,12 +13,12 @@
 namespace attention::benchmarks {
 namespace {
 
-std::string TypeName(DataType type) {
-  switch (type) {
+std::string TypeName(const Case& c) {
+  switch (c.type) {
     case DataType::kFloat16:
       return "f16";
     case DataType::kBFloat16:
-      return "bf16";
+      return c.math == MathMode::kFast ? "bf16_fast" : "bf16";
     case DataType::kFloat64:
       return "f64";
     default:
@@ -28,7 +28,7 @@ std::string TypeName(DataType type) {
 
 std::string Describe(const Case& c) {
   std::string name = absl::StrCat(
-      c.name, "/", TypeName(c.type), "/B", c.batch, "/H", c.query_heads, "_",
+      c.name, "/", TypeName(c), "/B", c.batch, "/H", c.query_heads, "_",
       c.kv_heads, "/S", c.query_length, "/T", c.key_length, "/d", c.head_size);
   if (c.value_head_size != c.head_size) {
     absl::StrAppend(&name, "_", c.value_head_size);
@@ -50,27 +50,35 @@ std::vector<Case> AllCases() {
     c.head_size = c.value_head_size = d;
     cases.push_back(std::move(c));
   };
-  const DataType types[] = {DataType::kFloat32, DataType::kFloat16,
-                            DataType::kBFloat16, DataType::kFloat64};
-  for (DataType type : types) {
+  constexpr MathMode kExact = MathMode::kReproducible;
+  const std::pair<DataType, MathMode> kinds[] = {
+      {DataType::kFloat32, kExact},
+      {DataType::kFloat16, kExact},
+      {DataType::kBFloat16, kExact},
+      {DataType::kBFloat16, MathMode::kFast},
+      {DataType::kFloat64, kExact}};
+  for (const auto& [type, math] : kinds) {
     for (int64_t d : {64, 128}) {
-      add({.name = "dense", .type = type}, d);
+      add({.name = "dense", .type = type, .math = math}, d);
       add({.name = "causal",
            .type = type,
+           .math = math,
            .query_length = 2048,
            .key_length = 2048,
            .causal = Causal::kTopLeft},
           d);
       add({.name = "causal_gqa",
            .type = type,
+           .math = math,
            .query_heads = 32,
            .causal = Causal::kTopLeft},
           d);
     }
   }
-  for (DataType type : types) {
+  for (const auto& [type, math] : kinds) {
     const Case decode = {.name = "decode",
                          .type = type,
+                         .math = math,
                          .query_heads = 32,
                          .query_length = 1,
                          .decode = true};

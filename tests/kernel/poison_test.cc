@@ -24,9 +24,10 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // Each row sees other keys; which is poisoned tells which rows are.
 class PoisonTest
-    : public ::testing::TestWithParam<std::tuple<DataType, std::string>> {
+    : public ::testing::TestWithParam<std::tuple<Kind, std::string>> {
  protected:
-  static DataType Type() { return std::get<0>(GetParam()); }
+  static Kind GetKind() { return std::get<0>(GetParam()); }
+  static DataType Type() { return GetKind().type; }
 
   // Key j of head 0 becomes `poison` in key or value.
   static void Poison(Tensor* tensor, int64_t j, double poison) {
@@ -39,7 +40,7 @@ class PoisonTest
     for (int64_t rows : {1, 6, 33}) {
       for (int64_t keys : {5, 40, 300, 600}) {
         AttentionCase request =
-            NormalCase(random, {1, 1, 1, rows, keys, 9, 10}, Type());
+            NormalCase(random, {1, 1, 1, rows, keys, 10, 9}, GetKind());
         request.options.return_log_sum_exp = true;
         request.options.causal = Causal::kBottomRight;
         cases.push_back(request);
@@ -69,7 +70,7 @@ class PoisonTest
 
 INSTANTIATE_TEST_SUITE_P(
     OnEachTarget, PoisonTest,
-    ::testing::Combine(::testing::ValuesIn(kFloatTypes),
+    ::testing::Combine(::testing::ValuesIn(kKinds),
                        ::testing::ValuesIn(AllSimdTargets())),
     [](const ::testing::TestParamInfo<PoisonTest::ParamType>& info) {
       return absl::StrCat(Name(std::get<0>(info.param)), "_",
@@ -141,7 +142,7 @@ TEST_P(PoisonTest, InfiniteScores) {
   for (int64_t rows : {1, 20}) {
     for (int64_t keys : {4, 300, 600}) {
       AttentionCase request =
-          NormalCase(random, {1, 1, 1, rows, keys, 8, 8}, Type());
+          NormalCase(random, {1, 1, 1, rows, keys, 8, 8}, GetKind());
       for (int64_t i = 0; i < request.query.size(); ++i) {
         request.query.Set(i, std::fabs(request.query.Get(i)) + 0.5);
       }
@@ -169,6 +170,7 @@ TEST_P(PoisonTest, AllScoresMinusInfinityIsNotMasked) {
       request.query = Filled(Type(), {1, 1, rows, 8}, 1);
       request.key = Filled(Type(), {1, 1, keys, 8}, -kInf);
       request.value = Filled(Type(), {1, 1, keys, 8}, 1);
+      request.options.math_mode = GetKind().math;
       request.options.return_log_sum_exp = true;
       const KernelResult result = RunKernel(request);
       for (int64_t i = 0; i < result.output.size(); ++i) {
@@ -187,6 +189,7 @@ TEST_P(PoisonTest, SoftcapTamesInfinity) {
   request.query = Filled(Type(), {1, 1, 3, 8}, 1);
   request.key = Filled(Type(), {1, 1, 20, 8}, 1);
   request.value = Filled(Type(), {1, 1, 20, 8}, 2);
+  request.options.math_mode = GetKind().math;
   request.key.Set({0, 0, 3, 0}, kInf);
   request.key.Set({0, 0, 4, 0}, -kInf);
   request.options.softcap = 5;
@@ -196,7 +199,8 @@ TEST_P(PoisonTest, SoftcapTamesInfinity) {
 
 TEST_P(PoisonTest, QueryReachesItsOwnRow) {
   Random random(18);
-  AttentionCase request = NormalCase(random, {1, 2, 1, 20, 300, 8, 8}, Type());
+  AttentionCase request =
+      NormalCase(random, {1, 2, 1, 20, 300, 8, 8}, GetKind());
   const Tensor clean = RunKernel(request).output;
   request.query.Set({0, 1, 7, 2}, kNan);
   const Tensor output = RunKernel(request).output;
@@ -215,7 +219,8 @@ TEST_P(PoisonTest, QueryReachesItsOwnRow) {
 TEST_P(PoisonTest, MaskReachesTheRowsThatSeeIt) {
   Random random(19);
   for (double poison : {kNan, kInf}) {
-    AttentionCase request = NormalCase(random, {1, 1, 1, 20, 20, 8, 8}, Type());
+    AttentionCase request =
+        NormalCase(random, {1, 1, 1, 20, 20, 8, 8}, GetKind());
     request.options.causal = Causal::kTopLeft;
     request.mask = random.NormalTensor(DataType::kFloat32, {20, 20});
     const Tensor clean = RunKernel(request).output;
@@ -240,6 +245,7 @@ TEST_P(PoisonTest, ScoresOfMaskedKeys) {
   request.query = Filled(Type(), {1, 1, 2, 4}, 1);
   request.key = Filled(Type(), {1, 1, 300, 4}, 1);
   request.value = Filled(Type(), {1, 1, 300, 4}, 1);
+  request.options.math_mode = GetKind().math;
   request.key.Set({0, 0, 299, 0}, kNan);
   request.valid_lengths = {200};
   request.options.softcap = 1;

@@ -21,7 +21,7 @@ namespace {
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // Requests in layout BHSD, large enough for several tasks and blocks.
-AttentionCase LargeCase(Random& random, DataType type) {
+AttentionCase LargeCase(Random& random, const Kind& kind) {
   const Sizes sizes = {random.Integer(1, 3),
                        random.Pick<int64_t>({2, 4, 6}),
                        2,
@@ -29,7 +29,7 @@ AttentionCase LargeCase(Random& random, DataType type) {
                        random.Pick<int64_t>({200, 256, 530, 800}),
                        random.Pick<int64_t>({8, 17, 64}),
                        random.Pick<int64_t>({8, 17, 64})};
-  AttentionCase request = NormalCase(random, sizes, type);
+  AttentionCase request = NormalCase(random, sizes, kind);
   AttentionOptions& options = request.options;
   options.return_log_sum_exp = true;
   options.causal = random.Pick<Causal>(
@@ -59,7 +59,7 @@ AttentionCase LargeCase(Random& random, DataType type) {
 TEST(SameBitsTest, AnyNumberOfThreads) {
   for (uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
-    AttentionCase request = LargeCase(random, kFloatTypes[seed % 4]);
+    AttentionCase request = LargeCase(random, kKinds[seed % 5]);
     if (seed % 3 == 0) request = RandomCase(random);
     const KernelResult one = RunKernel(request, 1);
     for (int threads : {2, 3, 8}) {
@@ -72,7 +72,7 @@ TEST(SameBitsTest, AnyNumberOfThreads) {
 TEST(SameBitsTest, AnySimdTarget) {
   for (uint64_t seed = 100; seed < 160; ++seed) {
     Random random(seed);
-    const AttentionCase request = LargeCase(random, kFloatTypes[seed % 4]);
+    const AttentionCase request = LargeCase(random, {kFloatTypes[seed % 4]});
     std::optional<KernelResult> first;
     for (const std::string& target : AllSimdTargets()) {
       const ScopedSimdTarget scope(target);
@@ -86,7 +86,7 @@ TEST(SameBitsTest, AnySimdTarget) {
 
 TEST(SameBitsTest, RunAgain) {
   Random random(1);
-  const AttentionCase request = LargeCase(random, DataType::kFloat32);
+  const AttentionCase request = LargeCase(random, {DataType::kFloat32});
   ThreadPool pool(3);
   const KernelResult first = RunKernel(request.inputs(), request.options, pool);
   for (int round = 0; round < 20; ++round) {
@@ -152,7 +152,7 @@ TEST(SameBitsTest, AnySplitOfQueryRows) {
   ThreadPool pool(2);
   for (uint64_t seed = 200; seed < 250; ++seed) {
     Random random(seed);
-    const AttentionCase whole = LargeCase(random, kFloatTypes[seed % 4]);
+    const AttentionCase whole = LargeCase(random, kKinds[seed % 5]);
     const KernelResult expected =
         RunKernel(whole.inputs(), whole.options, pool);
     const int64_t rows = whole.query.shape()[2];
@@ -189,7 +189,7 @@ AttentionCase OneOfBatch(const AttentionCase& whole, int64_t b) {
 TEST(SameBitsTest, AnyBatch) {
   for (uint64_t seed = 300; seed < 340; ++seed) {
     Random random(seed);
-    AttentionCase whole = LargeCase(random, kFloatTypes[seed % 4]);
+    AttentionCase whole = LargeCase(random, kKinds[seed % 5]);
     if (random.Chance(0.5)) {
       for (int64_t b = 0; b < whole.query.shape()[0]; ++b) {
         whole.valid_lengths.push_back(random.Integer(0, whole.key.shape()[2]));
@@ -224,7 +224,7 @@ AttentionCase OneHead(const AttentionCase& whole, int64_t h) {
 TEST(SameBitsTest, AnyHeads) {
   for (uint64_t seed = 400; seed < 440; ++seed) {
     Random random(seed);
-    const AttentionCase whole = LargeCase(random, kFloatTypes[seed % 4]);
+    const AttentionCase whole = LargeCase(random, kKinds[seed % 5]);
     const KernelResult expected = RunKernel(whole, 2);
     for (int64_t h = 0; h < whole.query.shape()[1]; ++h) {
       ASSERT_TRUE(SameBits(RunKernel(OneHead(whole, h)),
@@ -248,7 +248,7 @@ AttentionCase WithPast(const AttentionCase& whole, int64_t past) {
 TEST(SameBitsTest, AnySplitOfKeysIntoPastAndNew) {
   for (uint64_t seed = 500; seed < 530; ++seed) {
     Random random(seed);
-    AttentionCase whole = LargeCase(random, kFloatTypes[seed % 4]);
+    AttentionCase whole = LargeCase(random, kKinds[seed % 5]);
     // The only alignment that does not depend on the past.
     whole.options.causal = Causal::kBottomRight;
     const KernelResult expected = RunKernel(whole, 2);
@@ -264,9 +264,9 @@ TEST(SameBitsTest, AnySplitOfKeysIntoPastAndNew) {
 }
 
 TEST(SameBitsTest, EverySplitOfKeysIntoPastAndNew) {
-  for (DataType type : kFloatTypes) {
+  for (const Kind& kind : kKinds) {
     Random random(531);
-    AttentionCase whole = NormalCase(random, {1, 4, 2, 3, 530, 16, 16}, type);
+    AttentionCase whole = NormalCase(random, {1, 4, 2, 3, 530, 16, 16}, kind);
     whole.options.causal = Causal::kBottomRight;
     const KernelResult expected = RunKernel(whole);
     for (int64_t past = 0; past <= 530; ++past) {
@@ -279,7 +279,7 @@ TEST(SameBitsTest, EverySplitOfKeysIntoPastAndNew) {
 TEST(SameBitsTest, AnyPaddingOfKeys) {
   for (uint64_t seed = 600; seed < 630; ++seed) {
     Random random(seed);
-    AttentionCase whole = LargeCase(random, kFloatTypes[seed % 4]);
+    AttentionCase whole = LargeCase(random, kKinds[seed % 5]);
     whole.options.return_scores = Scores::kNone;
     whole.options.causal = Causal::kBottomRight;
     const int64_t keys = whole.key.shape()[2];
@@ -305,7 +305,7 @@ TEST(SameBitsTest, AnyPaddingOfKeys) {
 TEST(SameBitsTest, MaskInsteadOfCausalOrWindow) {
   for (uint64_t seed = 700; seed < 730; ++seed) {
     Random random(seed);
-    AttentionCase whole = LargeCase(random, kFloatTypes[seed % 4]);
+    AttentionCase whole = LargeCase(random, kKinds[seed % 5]);
     whole.mask.reset();
     // Only the bias decides what is masked, not what a tile could skip.
     const int64_t offset = OffsetOf(whole);
@@ -338,7 +338,7 @@ TEST(SameBitsTest, HalvesAreConvertedExactly) {
     Random random(seed);
     const DataType type =
         seed % 2 == 0 ? DataType::kFloat16 : DataType::kBFloat16;
-    AttentionCase halves = LargeCase(random, type);
+    AttentionCase halves = LargeCase(random, {type});
     if (random.Chance(0.3)) {
       halves.value = halves.value.ConvertedTo(DataType::kFloat32);
     }
@@ -371,7 +371,7 @@ Tensor Reshaped(const Tensor& tensor, Shape shape) {
 TEST(SameBitsTest, AnyLayout) {
   for (uint64_t seed = 900; seed < 930; ++seed) {
     Random random(seed);
-    const AttentionCase bhsd = LargeCase(random, kFloatTypes[seed % 4]);
+    const AttentionCase bhsd = LargeCase(random, kKinds[seed % 5]);
     const KernelResult result = RunKernel(bhsd, 2);
     AttentionCase bshd = bhsd;
     bshd.options.layout = Layout::kBSHD;
@@ -402,7 +402,7 @@ TEST(SameBitsTest, AnyLayout) {
 TEST(SameBitsTest, AnyRaggedNeighbours) {
   for (uint64_t seed = 1000; seed < 1030; ++seed) {
     Random random(seed);
-    AttentionCase whole = LargeCase(random, kFloatTypes[seed % 4]);
+    AttentionCase whole = LargeCase(random, kKinds[seed % 5]);
     whole.mask.reset();
     whole.options.return_scores = Scores::kNone;
     whole.options.layout = Layout::kRagged;
@@ -445,7 +445,7 @@ TEST(SameBitsTest, AnyRaggedNeighbours) {
 TEST(SameBitsTest, AnyPlacement) {
   for (uint64_t seed = 1100; seed < 1130; ++seed) {
     Random random(seed);
-    const AttentionCase plain = LargeCase(random, kFloatTypes[seed % 4]);
+    const AttentionCase plain = LargeCase(random, kKinds[seed % 5]);
     AttentionCase placed = plain;
     for (Tensor* tensor : {&placed.query, &placed.key, &placed.value}) {
       Shape strides = RowMajorStrides(tensor->shape());
@@ -476,8 +476,8 @@ TEST(SameBitsTest, StrideZero) {
 // Whatever else is asked for.
 TEST(SameBitsTest, AnyOtherOutputs) {
   Random random(3);
-  for (DataType type : kFloatTypes) {
-    AttentionCase request = LargeCase(random, type);
+  for (const Kind& kind : kKinds) {
+    AttentionCase request = LargeCase(random, kind);
     const KernelResult expected = RunKernel(request);
     for (int stage = 0; stage <= 4; ++stage) {
       request.options.return_scores = static_cast<Scores>(stage);

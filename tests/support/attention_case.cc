@@ -195,6 +195,11 @@ Shape ShapeIn(Layout layout, int64_t batch, int64_t heads, int64_t length,
   }
 }
 
+std::string Name(const Kind& kind) {
+  return absl::StrCat(attention::Name(kind.type),
+                      kind.math == MathMode::kFast ? "_FAST" : "");
+}
+
 AttentionInputs AttentionCase::inputs() const {
   AttentionInputs inputs;
   inputs.query = query.view();
@@ -231,6 +236,7 @@ std::string AttentionCase::ToString() const {
                   absl::StrJoin(options.alibi_slopes, ","), " sinks ",
                   absl::StrJoin(options.sinks, ","), " scores ",
                   static_cast<int>(options.return_scores));
+  if (options.math_mode == MathMode::kFast) absl::StrAppend(&text, " FAST");
   if (options.softmax_precision) {
     absl::StrAppend(&text, " precision ",
                     attention::Name(*options.softmax_precision));
@@ -248,6 +254,12 @@ AttentionCase NormalCase(Random& random, const Sizes& sizes, DataType type) {
   result.value = random.NormalTensor(
       type,
       {sizes.batch, sizes.kv_heads, sizes.key_length, sizes.value_head_size});
+  return result;
+}
+
+AttentionCase NormalCase(Random& random, const Sizes& sizes, const Kind& kind) {
+  AttentionCase result = NormalCase(random, sizes, kind.type);
+  result.options.math_mode = kind.math;
   return result;
 }
 
@@ -351,6 +363,7 @@ AttentionCase RandomCase(Random& random, const RandomLimits& limits) {
     if (result.past_key) Scatter(random, &*result.past_key);
     if (result.past_value) Scatter(random, &*result.past_value);
   }
+  if (random.Chance(0.3)) options.math_mode = MathMode::kFast;
   return result;
 }
 

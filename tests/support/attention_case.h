@@ -53,6 +53,22 @@ struct Sizes {
 Shape ShapeIn(Layout layout, int64_t batch, int64_t heads, int64_t length,
               int64_t size);
 
+// A type of query, key and value, and how to compute with it.
+struct Kind {
+  DataType type = DataType::kFloat32;
+  MathMode math = MathMode::kReproducible;
+};
+
+// All that may differ in more than how types convert.
+inline constexpr Kind kKinds[] = {{DataType::kFloat32},
+                                  {DataType::kFloat16},
+                                  {DataType::kBFloat16},
+                                  {DataType::kBFloat16, MathMode::kFast},
+                                  {DataType::kFloat64}};
+
+// "FLOAT32", "BFLOAT16_FAST".
+std::string Name(const Kind& kind);
+
 // A request with its tensors.
 struct AttentionCase {
   Tensor query;
@@ -75,6 +91,7 @@ struct AttentionCase {
 // Unit-normal query, key and value in layout BHSD.
 AttentionCase NormalCase(Random& random, const Sizes& sizes,
                          DataType type = DataType::kFloat32);
+AttentionCase NormalCase(Random& random, const Sizes& sizes, const Kind& kind);
 
 // What RandomCase may draw.
 struct RandomLimits {

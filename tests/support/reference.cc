@@ -64,7 +64,8 @@ class Reference {
         options_(options),
         unit_(UnitRoundoff(request_.precision())),
         tiny_(std::ldexp(Wide{1}, FormatOf(request_.precision()).min_exponent)),
-        grid_(tiny_ * unit_) {}
+        grid_(tiny_ * unit_),
+        paired_(request_.paired()) {}
 
   ReferenceResult Compute() const;
 
@@ -113,6 +114,9 @@ class Reference {
   const Wide unit_;  // the precision's unit roundoff
   const Wide tiny_;  // its smallest normal number
   const Wide grid_;  // half the distance of its subnormal numbers
+  // Whether the bounds are those of FAST math: two roundings a product, that of
+  // weights to BFLOAT16, subnormal numbers taken as zero.
+  const bool paired_;
 };
 
 Logit Reference::ComputeLogit(const Matrix& query, const Matrix& keys,
@@ -121,15 +125,24 @@ Logit Reference::ComputeLogit(const Matrix& query, const Matrix& keys,
   const int64_t size = request_.head_size();
   Wide dot = 0;
   Wide partial_sums = 0;
+  Wide products = 0;
+  Wide factors = 0;
   for (int64_t d = 0; d < size; ++d) {
-    dot += static_cast<Wide>(query[row.i][d]) * keys[j][d];
+    const Wide q = query[row.i][d];
+    const Wide k = keys[j][d];
+    dot += q * k;
     partial_sums += Abs(dot);
+    products += Abs(q * k);
+    factors += Abs(q) + Abs(k);
+  }
+  Wide dot_error = unit_ * partial_sums + grid_ * static_cast<Wide>(size);
+  if (paired_) {
+    dot_error = 2 * unit_ * (partial_sums + products) +
+                tiny_ * (factors + 2 * static_cast<Wide>(size));
   }
   const Wide scale = Abs(request_.scale());
   logit.raw = request_.scale() * dot;
-  logit.raw_error =
-      scale * (unit_ * partial_sums + grid_ * static_cast<Wide>(size)) +
-      2 * unit_ * Abs(logit.raw) + grid_;
+  logit.raw_error = scale * dot_error + 2 * unit_ * Abs(logit.raw) + grid_;
 
   logit.capped = logit.raw;
   if (options_.softcap > 0) {
@@ -247,6 +260,8 @@ void Reference::WriteOutput(const std::vector<Logit>& logits,
   for (int64_t d = 0; d < request_.value_head_size(); ++d) {
     Wide sum = 0;
     Wide partial_sums = 0;
+    Wide products = 0;
+    Wide values_sum = 0;
     Wide block_sum = 0;
     Wide block_sums = 0;
     for (size_t j = 0; j < logits.size(); ++j) {
@@ -257,6 +272,8 @@ void Reference::WriteOutput(const std::vector<Logit>& logits,
       if (logits[j].masked) continue;
       block_sum += softmax.weights[j] * values[j][d];
       partial_sums += Abs(block_sum);
+      products += Abs(softmax.weights[j] * values[j][d]);
+      values_sum += Abs(values[j][d]);
     }
     block_sums += Abs(block_sum);
     sum += block_sum;
@@ -266,6 +283,11 @@ void Reference::WriteOutput(const std::vector<Logit>& logits,
       if (logits[j].masked) continue;
       carried += (Abs(softmax.weights[j]) * softmax.exp_errors[j] + 2 * tiny_) *
                  Abs(values[j][d] - sum);
+    }
+    if (paired_) {
+      carried += UnitRoundoff(DataType::kBFloat16) * products +
+                 unit_ * (partial_sums + 2 * products) +
+                 tiny_ * (values_sum + 3 * static_cast<Wide>(logits.size()));
     }
     const Wide error =
         carried / softmax.shrunk +

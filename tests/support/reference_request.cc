@@ -91,6 +91,12 @@ ReferenceRequest::ReferenceRequest(const AttentionInputs& inputs,
       options.softmax_precision == DataType::kFloat64) {
     precision_ = DataType::kFloat64;
   }
+  const auto is_bfloat = [](const ConstTensorView& tensor) {
+    return tensor.type == DataType::kBFloat16;
+  };
+  paired_ = options.math_mode == MathMode::kFast &&
+            precision_ == DataType::kFloat32 && is_bfloat(inputs.query) &&
+            is_bfloat(inputs.key) && is_bfloat(inputs.value);
 }
 
 int64_t ReferenceRequest::QueryLength(int64_t b) const {

@@ -42,6 +42,8 @@ class ReferenceRequest {
   double scale() const { return scale_; }
   // FLOAT32 or FLOAT64.
   DataType precision() const { return precision_; }
+  // Whether FAST math may take pairs of BFLOAT16 at once.
+  bool paired() const { return paired_; }
 
   int64_t QueryStart(int64_t b) const {
     return ragged() ? inputs_.query_starts[b] : 0;
@@ -84,6 +86,7 @@ class ReferenceRequest {
   int64_t value_size_ = 0;
   double scale_ = 1;
   DataType precision_ = DataType::kFloat32;
+  bool paired_ = false;
 };
 
 }  // namespace attention::test
