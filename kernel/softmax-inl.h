@@ -214,8 +214,8 @@ HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
   for (int64_t j = lanes.begin; j < lanes.end; j += kSumLanes) {
     ATTENTION_UNROLL
     for (int i = 0; i < kSums; ++i) {
-      const Vec<T> weight = ExpNonPositive(
-          d, hn::Sub(hn::Load(d, scores + j + i * N), reference));
+      const Vec<T> weight =
+          Math::Exp(hn::Sub(hn::Load(d, scores + j + i * N), reference));
       Math::StoreWeights(weight, j + i * N, scores);
       sums[i] = hn::Add(sums[i], weight);
     }
