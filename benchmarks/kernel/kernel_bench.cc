@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -25,17 +26,17 @@
 namespace attention::benchmarks {
 namespace {
 
-double PeakGflops(const Case& shape, const MachineLimits& limits) {
-  if (shape.type == DataType::kFloat64) return limits.double_gflops;
-  if (shape.math == MathMode::kFast && HasFastMath()) {
-    return limits.bfloat16_gflops;
-  }
-  return limits.float_gflops;
+// What bounds a case.
+Limit LimitOf(const Case& shape) {
+  if (shape.decode) return Limit::kRead;
+  if (shape.type == DataType::kFloat64) return Limit::kDouble;
+  if (shape.math == MathMode::kFast && HasFastMath()) return Limit::kBFloat16;
+  return Limit::kFloat;
 }
 
 struct Machine {
   std::unique_ptr<ThreadPool> pool;
-  MachineLimits limits;
+  std::map<Limit, double> limits;
 };
 
 void Measure(benchmark::State& state, const Case& shape, Machine& machine) {
@@ -46,24 +47,25 @@ void Measure(benchmark::State& state, const Case& shape, Machine& machine) {
   const double rate = static_cast<double>(state.iterations());
   const double flops = 1e-9 * workload.plan().flops * rate;
   const double bytes = 1e-9 * workload.key_value_bytes() * rate;
-  const double peak = PeakGflops(shape, machine.limits);
+  const double limit = machine.limits.at(LimitOf(shape));
   state.counters["GFLOP/s"] = Counter(flops, Counter::kIsRate);
   state.counters["KV_GB/s"] = Counter(bytes, Counter::kIsRate);
   state.counters["of_limit"] =
-      Counter(shape.decode ? bytes / machine.limits.read_gbytes : flops / peak,
-              Counter::kIsRate);
+      Counter((shape.decode ? bytes : flops) / limit, Counter::kIsRate);
 }
 
 Machine MakeMachine(int threads) {
   Machine machine{std::make_unique<ThreadPool>(threads), {}};
-  machine.limits = MeasureLimits(*machine.pool);
-  const MachineLimits& limits = machine.limits;
+  for (Limit limit :
+       {Limit::kFloat, Limit::kDouble, Limit::kBFloat16, Limit::kRead}) {
+    machine.limits[limit] = MeasureLimit(limit, *machine.pool);
+  }
   benchmark::AddCustomContext(
       absl::StrCat("limits_", threads, "_threads"),
-      absl::StrCat(limits.float_gflops, " GFLOP/s FLOAT32, ",
-                   limits.double_gflops, " GFLOP/s FLOAT64, ",
-                   limits.bfloat16_gflops, " GFLOP/s BFLOAT16 dot, ",
-                   limits.read_gbytes, " GB/s read"));
+      absl::StrCat(machine.limits[Limit::kFloat], " GFLOP/s FLOAT32, ",
+                   machine.limits[Limit::kDouble], " GFLOP/s FLOAT64, ",
+                   machine.limits[Limit::kBFloat16], " GFLOP/s BFLOAT16 dot, ",
+                   machine.limits[Limit::kRead], " GB/s read"));
   return machine;
 }
 

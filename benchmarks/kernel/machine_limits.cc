@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #ifdef __x86_64__
@@ -116,48 +117,40 @@ double BestRate(const F& amount) {
 
 }  // namespace
 
-MachineLimits MeasureLimits(ThreadPool& pool) {
+double MeasureLimit(Limit limit, ThreadPool& pool) {
   constexpr int64_t kRounds = 3'000'000;
   const int threads = pool.threads();
   std::vector<double> done(threads);
-  const auto all_threads = [&](auto work) {
-    pool.ParallelFor(threads, [&](int64_t t) { done[t] = work(t); });
-    double sum = 0;
-    for (double one : done) sum += one;
-    return sum;
+  const auto best_rate = [&](auto work) {
+    return 1e-9 * BestRate([&] {
+             pool.ParallelFor(threads, [&](int64_t t) { done[t] = work(t); });
+             return std::accumulate(done.begin(), done.end(), 0.0);
+           });
   };
-  MachineLimits limits;
-  limits.float_gflops =
-      1e-9 * BestRate([&] {
-        return all_threads([](int64_t) {
-          return HWY_DYNAMIC_DISPATCH(MultiplyAddFloat)(kRounds);
-        });
+  switch (limit) {
+    case Limit::kFloat:
+      return best_rate([](int64_t) {
+        return HWY_DYNAMIC_DISPATCH(MultiplyAddFloat)(kRounds);
       });
-  limits.double_gflops =
-      1e-9 * BestRate([&] {
-        return all_threads([](int64_t) {
-          return HWY_DYNAMIC_DISPATCH(MultiplyAddDouble)(kRounds);
-        });
+    case Limit::kDouble:
+      return best_rate([](int64_t) {
+        return HWY_DYNAMIC_DISPATCH(MultiplyAddDouble)(kRounds);
       });
-  if (HasBFloat16Dot()) {
-    limits.bfloat16_gflops = 1e-9 * BestRate([&] {
-                               return all_threads([](int64_t) {
-                                 return MultiplyAddBFloat16(kRounds);
-                               });
-                             });
+    case Limit::kBFloat16:
+      if (!HasBFloat16Dot()) return 0;
+      return best_rate([](int64_t) { return MultiplyAddBFloat16(kRounds); });
+    case Limit::kRead:
+      break;
   }
   constexpr int64_t kFloats = int64_t{64} << 20;  // 256 MiB
-  const std::vector<float> memory(kFloats, 1.0f);
+  static const auto* const memory = new std::vector<float>(kFloats, 1.0f);
   const int64_t share = kFloats / threads;
-  limits.read_gbytes = 1e-9 * BestRate([&] {
-                         return all_threads([&](int64_t t) {
-                           volatile float sink = HWY_DYNAMIC_DISPATCH(Sum)(
-                               memory.data() + t * share, share);
-                           static_cast<void>(sink);
-                           return static_cast<double>(share) * sizeof(float);
-                         });
-                       });
-  return limits;
+  return best_rate([&](int64_t t) {
+    volatile float sink =
+        HWY_DYNAMIC_DISPATCH(Sum)(memory->data() + t * share, share);
+    static_cast<void>(sink);
+    return static_cast<double>(share) * sizeof(float);
+  });
 }
 
 }  // namespace attention::benchmarks

@@ -2,24 +2,26 @@
 #ifndef ATTENTION_BENCHMARKS_KERNEL_MACHINE_LIMITS_H_
 #define ATTENTION_BENCHMARKS_KERNEL_MACHINE_LIMITS_H_
 
+#include <cstdint>
+
 #include "kernel/thread_pool.h"
 
 namespace attention::benchmarks {
 
-struct MachineLimits {
+enum class Limit : uint8_t {
   // Fused multiply-adds on registers, FLOAT32 and FLOAT64, in 1e9 operations a
   // second (two for each multiply-add).
-  double float_gflops = 0;
-  double double_gflops = 0;
+  kFloat,
+  kDouble,
   // The same in the CPU's dot product of BFLOAT16; 0 where it has none.
-  double bfloat16_gflops = 0;
+  kBFloat16,
   // Reading memory far larger than the caches, in 1e9 bytes a second.
-  double read_gbytes = 0;
+  kRead,
 };
 
-// Best of several tries with every thread of `pool` at once; takes about half a
-// second.
-MachineLimits MeasureLimits(ThreadPool& pool);
+// Best of several tries with every thread of `pool` at once; takes about a
+// twentieth of a second.
+double MeasureLimit(Limit limit, ThreadPool& pool);
 
 }  // namespace attention::benchmarks
 

@@ -97,12 +97,12 @@ std::string List() {
                  Field("compiler", Quoted(kCompiler))});
 }
 
-std::string Limits(ThreadPool& pool) {
-  const MachineLimits limits = MeasureLimits(pool);
-  return Object({Field("float_gflops", limits.float_gflops),
-                 Field("double_gflops", limits.double_gflops),
-                 Field("bfloat16_gflops", limits.bfloat16_gflops),
-                 Field("read_gbytes", limits.read_gbytes)});
+std::optional<Limit> ParseLimit(absl::string_view name) {
+  if (name == "float") return Limit::kFloat;
+  if (name == "double") return Limit::kDouble;
+  if (name == "bfloat16") return Limit::kBFloat16;
+  if (name == "read") return Limit::kRead;
+  return std::nullopt;
 }
 
 std::string Run(Workload& workload, ThreadPool& pool, double seconds) {
@@ -133,7 +133,11 @@ class Server {
     double seconds = 0;
     words >> verb;
     if (verb == "list") return List();
-    if (verb == "limits" && words >> threads) return Limits(Pool(threads));
+    if (verb == "limit" && words >> name >> threads) {
+      const std::optional<Limit> limit = ParseLimit(name);
+      if (!limit) Refuse(name);
+      return Object({Field("rate", MeasureLimit(*limit, Pool(threads)))});
+    }
     if (verb == "open" && words >> name >> directory) {
       return Open(name, directory);
     }

@@ -10,7 +10,8 @@ namespace attention::benchmarks {
 // Answers each line of `requests` with a line of JSON, until they end:
 //
 //   list                   every case, and the SIMD target and compiler
-//   limits THREADS         of the machine, with so many threads
+//   limit NAME THREADS     of the machine, with so many threads: "float",
+//                          "double", "bfloat16" or "read"
 //   open CASE DIRECTORY    makes the case's tensors and writes them, and the
 //                          kernel's output, to DIRECTORY; its FLOP and bytes
 //   run THREADS SECONDS    runs the open case once, then again and again for

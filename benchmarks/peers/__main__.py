@@ -94,9 +94,24 @@ def open_case(case, ours, peers, threads, folder):
     return {"case": dataclasses.asdict(case), **sizes, "results": results}
 
 
-def take_turns(entry, ours, peers, rounds, seconds):
+def limit_of(case, has_bfloat16_dot):
+    """What bounds a case: bandwidth or arithmetic."""
+    if case.decode:
+        return "read"
+    if case.type == "FLOAT64":
+        return "double"
+    if case.math == "FAST" and has_bfloat16_dot:
+        return "bfloat16"
+    return "float"
+
+
+def take_turns(entry, limit, ours, peers, flags):
+    """The machine's limit takes a turn a round as well."""
+    rounds, seconds, entry["limit"] = flags.rounds, flags.seconds, []
     turns = [name for name, r in entry["results"].items() if "reason" not in r]
     for number in range(rounds):
+        answer = ours.ask("limit", limit, flags.threads)
+        entry["limit"].append(answer["rate"])
         first = number % len(turns)
         for name in turns[first:] + turns[:first]:
             result = entry["results"][name]
@@ -137,12 +152,12 @@ def describe(flags, listed, peers):
 
 
 def measure_limits(ours, threads, known):
-    """Before each case, since a machine's speed drifts; the best counts."""
+    """Before each case, since a machine's speed drifts."""
     for count in sorted({1, threads}):
-        limits = ours.ask("limits", count)
-        best = known.setdefault(str(count), limits)
-        for name, value in limits.items():
-            best[name] = max(best[name], value)
+        limits = known.setdefault(str(count), {})
+        for name in ("float", "double", "bfloat16", "read"):
+            rate = ours.ask("limit", name, count)["rate"]
+            limits.setdefault(name, []).append(rate)
 
 
 def measure(flags, ours, peers):
@@ -158,7 +173,8 @@ def measure(flags, ours, peers):
         measure_limits(ours, flags.threads, run["limits"])
         with tempfile.TemporaryDirectory() as folder:
             entry = open_case(case, ours, peers, flags.threads, Path(folder))
-        take_turns(entry, ours, peers, flags.rounds, flags.seconds)
+        has_dot = run["limits"]["1"]["bfloat16"][0] > 0
+        take_turns(entry, limit_of(case, has_dot), ours, peers, flags)
         run["cases"].append(entry)
         passed = time.monotonic() - started
         line = report.summary(report.row(entry, run))

@@ -61,17 +61,6 @@ class Row:
         return self.best[2] / self.ours if self.best else None
 
 
-def limit(case, limits):
-    """What bounds a case: bandwidth or arithmetic."""
-    if case["decode"]:
-        return limits["read_gbytes"]
-    if case["type"] == "FLOAT64":
-        return limits["double_gflops"]
-    if case["math"] == "FAST" and limits["bfloat16_gflops"]:
-        return limits["bfloat16_gflops"]
-    return limits["float_gflops"]
-
-
 def row(entry, run):
     case, results = entry["case"], entry["results"]
     threads = str(run["machine"]["threads"])
@@ -90,7 +79,7 @@ def row(entry, run):
     return Row(
         name=case["name"],
         unit="GB" if case["decode"] else "GFLOP",
-        limit=limit(case, run["limits"][threads]),
+        limit=statistics.median(entry["limit"]),
         ours=statistics.median(results[f"ours {threads}"]["seconds"]),
         alone=statistics.median(results["ours 1"]["seconds"]),
         error=results[f"ours {threads}"]["error"],
@@ -172,16 +161,24 @@ def machine(run):
         f"| {m['threads']} threads |\n|---|---:|---:|\n"
     )
     names = {
-        "float_gflops": "FLOAT32 multiply-adds, GFLOP/s",
-        "double_gflops": "FLOAT64 multiply-adds, GFLOP/s",
-        "bfloat16_gflops": "BFLOAT16 dot product, GFLOP/s",
-        "read_gbytes": "reading memory, GB/s",
+        "float": "FLOAT32 multiply-adds, GFLOP/s",
+        "double": "FLOAT64 multiply-adds, GFLOP/s",
+        "bfloat16": "BFLOAT16 dot product, GFLOP/s",
+        "read": "reading memory, GB/s",
     }
     limits = [run["limits"][str(count)] for count in (1, m["threads"])]
     for key, name in names.items():
-        cells = [f"{one[key]:.0f}" if one[key] else "-" for one in limits]
+        cells = [spread(one[key]) for one in limits]
         text += f"| {name} | {' | '.join(cells)} |\n"
     return text
+
+
+def spread(rates):
+    """Median, least and most."""
+    if not max(rates):
+        return "-"
+    median = statistics.median(rates)
+    return f"{median:.0f} ({min(rates):.0f} to {max(rates):.0f})"
 
 
 def findings(rows, run):
