@@ -285,11 +285,17 @@ class Rows {
              Prefetch& prefetch) {
     const T* query = scratch_.query + row * steps_;
     if (!block.in_place) {
-      ScoreBlock<Math>(rows, query, steps_, scratch_.keys_packed,
-                       keys.begin / kPanel<T> * kPanel<T>,
-                       RoundUp(keys.end, kPanel<T>), scale_, scratch_.scores,
-                       prefetch.keys);
-      return;
+      const int64_t begin = keys.begin / kPanel<T> * kPanel<T>;
+      const int64_t end = RoundUp(keys.end, kPanel<T>);
+      const auto score = [&](Prefetcher& prefetcher) HWY_ATTR {
+        ScoreBlock<Math>(rows, query, steps_, scratch_.keys_packed, begin, end,
+                         scale_, scratch_.scores, prefetcher);
+      };
+      if (!p_.mask) return score(prefetch.keys);
+      // The tile's own mask is the nearer need.
+      Prefetcher mask(task_.MaskRows(block.first, row, rows, keys),
+                      (end - begin) / kPanel<T> * steps_);
+      return score(mask);
     }
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
     Math::template WithKeysOf<!kWide>(p_.key.type, [&](auto step) HWY_ATTR {

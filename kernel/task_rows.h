@@ -70,6 +70,20 @@ class TaskRows {
            Query(row) * mask.row_stride + first;
   }
 
+  // What rows [row, row + rows) read of the mask tensor for keys [begin, end)
+  // of the block; none if that is not a single stretch.
+  RowStretch MaskRows(int64_t first, int64_t row, int64_t rows,
+                      const KeyRange& range) const {
+    const MaskOperand& mask = *problem_.mask;
+    const int64_t end = std::min(mask.length - first, range.end);
+    if (range.begin >= end || (group_ > 1 && mask.head_stride != 0)) return {};
+    const auto size = static_cast<int64_t>(SizeOf(mask.type));
+    return {static_cast<const char*>(mask.data) +
+                (MaskIndex(first, row) + range.begin) * size,
+            Query(row + rows - 1) - Query(row) + 1, (end - range.begin) * size,
+            mask.row_stride * size};
+  }
+
   const void* QueryRow(int64_t row) const {
     return problem_.query.Row(sequence_.batch, Head(row),
                               sequence_.query_begin + Query(row));
