@@ -117,6 +117,13 @@ std::vector<Case> AllCases() {
   return cases;
 }
 
+Limit LimitOf(const Case& c) {
+  if (c.decode) return Limit::kRead;
+  if (c.type == DataType::kFloat64) return Limit::kDouble;
+  if (c.math == MathMode::kFast && HasFastMath()) return Limit::kBFloat16;
+  return Limit::kFloat;
+}
+
 Workload::Workload(const Case& c) {
   int64_t batch = c.batch, rows = c.query_length, keys = c.key_length;
   AttentionOptions options;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/kernel/machine_limits.h"
 #include "kernel/attention.h"
 
 namespace attention::benchmarks {
@@ -36,6 +37,9 @@ struct Case {
 };
 
 std::vector<Case> AllCases();
+
+// What bounds a case on this machine.
+Limit LimitOf(const Case& c);
 
 // A case's tensors, filled with unit-normal numbers, and its plan.
 class Workload {

@@ -26,14 +26,6 @@
 namespace attention::benchmarks {
 namespace {
 
-// What bounds a case.
-Limit LimitOf(const Case& shape) {
-  if (shape.decode) return Limit::kRead;
-  if (shape.type == DataType::kFloat64) return Limit::kDouble;
-  if (shape.math == MathMode::kFast && HasFastMath()) return Limit::kBFloat16;
-  return Limit::kFloat;
-}
-
 struct Machine {
   std::unique_ptr<ThreadPool> pool;
   std::map<Limit, double> limits;

@@ -12,6 +12,7 @@
 #include <ostream>
 #include <sstream>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -67,6 +68,26 @@ absl::string_view Name(Causal causal) {
   std::abort();
 }
 
+constexpr std::pair<absl::string_view, Limit> kLimits[] = {
+    {"float", Limit::kFloat},
+    {"double", Limit::kDouble},
+    {"bfloat16", Limit::kBFloat16},
+    {"read", Limit::kRead}};
+
+absl::string_view Name(Limit limit) {
+  for (const auto& [name, one] : kLimits) {
+    if (one == limit) return name;
+  }
+  std::abort();
+}
+
+std::optional<Limit> ParseLimit(absl::string_view name) {
+  for (const auto& [known, limit] : kLimits) {
+    if (known == name) return limit;
+  }
+  return std::nullopt;
+}
+
 std::string ToJson(const Case& c) {
   return Object({
       Field("name", Quoted(c.name)),
@@ -85,6 +106,7 @@ std::string ToJson(const Case& c) {
       Field("mask", Quoted(Name(c.mask))),
       Field("ragged", absl::StrCat("[", absl::StrJoin(c.ragged, ", "), "]")),
       Field("decode", c.decode ? "true" : "false"),
+      Field("limit", Quoted(Name(LimitOf(c)))),
   });
 }
 
@@ -95,14 +117,6 @@ std::string List() {
   return Object({Field("cases", absl::StrCat("[", cases, "]")),
                  Field("simd_target", Quoted(SimdTarget())),
                  Field("compiler", Quoted(kCompiler))});
-}
-
-std::optional<Limit> ParseLimit(absl::string_view name) {
-  if (name == "float") return Limit::kFloat;
-  if (name == "double") return Limit::kDouble;
-  if (name == "bfloat16") return Limit::kBFloat16;
-  if (name == "read") return Limit::kRead;
-  return std::nullopt;
 }
 
 std::string Run(Workload& workload, ThreadPool& pool, double seconds) {

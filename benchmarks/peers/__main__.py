@@ -94,23 +94,12 @@ def open_case(case, ours, peers, threads, folder):
     return {"case": dataclasses.asdict(case), **sizes, "results": results}
 
 
-def limit_of(case, has_bfloat16_dot):
-    """What bounds a case: bandwidth or arithmetic."""
-    if case.decode:
-        return "read"
-    if case.type == "FLOAT64":
-        return "double"
-    if case.math == "FAST" and has_bfloat16_dot:
-        return "bfloat16"
-    return "float"
-
-
-def take_turns(entry, limit, ours, peers, flags):
+def take_turns(case, entry, ours, peers, flags):
     """The machine's limit takes a turn a round as well."""
     rounds, seconds, entry["limit"] = flags.rounds, flags.seconds, []
     turns = [name for name, r in entry["results"].items() if "reason" not in r]
     for number in range(rounds):
-        answer = ours.ask("limit", limit, flags.threads)
+        answer = ours.ask("limit", case.limit, flags.threads)
         entry["limit"].append(answer["rate"])
         first = number % len(turns)
         for name in turns[first:] + turns[:first]:
@@ -173,8 +162,7 @@ def measure(flags, ours, peers):
         measure_limits(ours, flags.threads, run["limits"])
         with tempfile.TemporaryDirectory() as folder:
             entry = open_case(case, ours, peers, flags.threads, Path(folder))
-        has_dot = run["limits"]["1"]["bfloat16"][0] > 0
-        take_turns(entry, limit_of(case, has_dot), ours, peers, flags)
+        take_turns(case, entry, ours, peers, flags)
         run["cases"].append(entry)
         passed = time.monotonic() - started
         line = report.summary(report.row(entry, run))

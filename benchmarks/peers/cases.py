@@ -24,6 +24,7 @@ class Case:
     mask: str
     ragged: list
     decode: bool
+    limit: str  # What bounds it: "float", "double", "bfloat16" or "read".
 
     @property
     def is_causal(self):
