@@ -1,0 +1,504 @@
+// A task's rows: one code path for all of them, blocks of keys in ascending
+// order, a partial result a block, merged along the tree (partial-inl.h). Read
+// Rows::AttendBlock first. Included once per SIMD target.
+#if defined(ATTENTION_KERNEL_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTENTION_KERNEL_ROWS_INL_H_
+#undef ATTENTION_KERNEL_ROWS_INL_H_
+#else
+#define ATTENTION_KERNEL_ROWS_INL_H_
+#endif
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "hwy/highway.h"
+#include "kernel/attention.h"
+#include "kernel/convert-inl.h"
+#include "kernel/convert.h"
+#include "kernel/few_rows-inl.h"
+#include "kernel/math-inl.h"
+#include "kernel/partial-inl.h"
+#include "kernel/problem.h"
+#include "kernel/scratch.h"
+#include "kernel/softmax-inl.h"
+#include "kernel/task_rows.h"
+#include "kernel/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attention {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Natural logarithm of a positive finite number; the rest as std::log. Written
+// out because the C library's bits depend on the CPU. Error below 1e-15 of the
+// larger of result and 1.
+double Log(double x) {
+  if (!(x > 0) || x == kInfinity<double>) return std::log(x);
+  int exponent;
+  double m = std::frexp(x, &exponent);
+  if (m < 0.70710678118654752440) {
+    m *= 2;
+    --exponent;
+  }
+  // log(m) = 2 atanh(z), |z| <= 0.172.
+  const double z = (m - 1) / (m + 1);
+  const double z2 = z * z;
+  double series = 0;
+  for (int n = 23; n >= 1; n -= 2) series = std::fma(series, z2, 1.0 / n);
+  return std::fma(exponent, 0.69314718055994530942, 2 * z * series);
+}
+
+// The rows of one task, computed with Math (tile-inl.h).
+template <class Math>
+class Rows {
+ public:
+  using T = typename Math::T;
+
+  Rows(const Problem& problem, const RowTask& task)
+      : p_(problem),
+        task_(problem, task),
+        rows_(task_.count()),
+        tiles_((rows_ + kTileRows - 1) / kTileRows),
+        steps_(problem.head_size / Math::kElements),
+        scratch_(problem, rows_, kLanes<T>),
+        stack_(scratch_.levels.data(), rows_, scratch_.value_stride),
+        scale_(static_cast<T>(problem.scale)),
+        softcap_(problem.softcap > 0
+                     ? std::max(static_cast<T>(problem.softcap),
+                                std::numeric_limits<T>::denorm_min())
+                     : T{0}) {
+    Math::template WithKeysOf<true>(p_.query.type, [&](auto step) HWY_ATTR {
+      using From = decltype(step);
+      for (int64_t r = 0; r < rows_; ++r) {
+        LoadRow<T, From>(static_cast<const From*>(task_.QueryRow(r)), steps_,
+                         scratch_.query + r * steps_);
+      }
+    });
+  }
+
+  // Pushes the partials of the blocks in [begin, end) that any row sees.
+  void Attend(int64_t begin, int64_t end, const std::atomic<bool>* cancelled) {
+    begin = std::max(begin, task_.seen().begin / kKeyBlock);
+    end = std::min(end, (task_.seen().end + kKeyBlock - 1) / kKeyBlock);
+    for (int64_t block = begin; block < end; ++block) {
+      if (cancelled && cancelled->load(std::memory_order_relaxed)) return;
+      AttendBlock(block, stack_.Push(block));
+    }
+  }
+
+  // Takes the task's rows of a part.
+  void Add(const SubtreePartial<T>& part) {
+    const Partial<T>& to = stack_.Push(part.block_end - 1);
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int64_t from = task_.Number(r);
+      to.max[r] = part.max[from];
+      to.sum[r] = part.sum[from];
+      T* output = to.output + r * scratch_.value_stride;
+      const T* values = part.output + from * p_.value_head_size;
+      std::copy_n(values, p_.value_head_size, output);
+      std::fill(output + p_.value_head_size, output + scratch_.value_stride,
+                T{0});
+    }
+  }
+
+  // Merges what was pushed and stores it as the task's rows of `part`.
+  void StorePart(const SubtreePartial<T>& part) {
+    const Partial<T>& from = Folded();
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int64_t to = task_.Number(r);
+      part.max[to] = from.max[r];
+      part.sum[to] = from.sum[r];
+      std::copy_n(from.output + r * scratch_.value_stride, p_.value_head_size,
+                  part.output + to * p_.value_head_size);
+    }
+  }
+
+  // Merges what was pushed and writes the outputs.
+  void Finish(const AttentionOutputs& outputs,
+              const std::atomic<bool>* cancelled) {
+    const Partial<T>& result = Folded();
+    if (!p_.sinks.empty()) AddSinks(result);
+    for (int64_t r = 0; r < rows_; ++r) {
+      Normalize(result, r);
+      StoreRow(result.output + r * scratch_.value_stride, p_.value_head_size,
+               p_.output.type, outputs.output, task_.OutputIndex(r));
+      if (p_.return_log_sum_exp) {
+        const T lse = static_cast<T>(static_cast<double>(result.max[r]) +
+                                     Log(static_cast<double>(result.sum[r])));
+        static_cast<T*>(outputs.log_sum_exp)[task_.LogSumExpIndex(r)] =
+            Canonical(lse);
+      }
+    }
+    if (p_.scores != Scores::kNone) ReturnScores(result, outputs, cancelled);
+  }
+
+ private:
+  // The partial of one block: the tiles of all rows, each over the keys that
+  // its rows see.
+  void AttendBlock(int64_t block, const Partial<T>& partial) {
+    const int64_t first = block * kKeyBlock;
+    const KeyRange keys =
+        WholeSteps(first, {std::max<int64_t>(0, task_.seen().begin - first),
+                           std::min(kKeyBlock, task_.seen().end - first)});
+    const Block current = GetBlock(first, keys);
+    // The next block's, while this one's are in use.
+    const int64_t count = keys.end - keys.begin;
+    Prefetch prefetch = {
+        {current.next_keys,
+         tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*steps_},
+        {current.next_values, tiles_ * (count / Math::kElements) *
+                                  (scratch_.value_stride / kPanel<T>)}};
+    ForEachTile([&](int64_t row, int rows) {
+      AttendTile(current, row, rows, partial, prefetch);
+    });
+  }
+
+  // `keys` of the block, widened to whole steps as far as there are keys.
+  KeyRange WholeSteps(int64_t first, const KeyRange& keys) const {
+    constexpr int64_t kStep = Math::kElements;
+    return {keys.begin / kStep * kStep,
+            std::min(RoundUp(keys.end, kStep),
+                     task_.sequence().key_length - first)};
+  }
+
+  // Calls f(first row, number of rows) for each tile. They share the rows
+  // evenly, for a tile of few rows costs more a row.
+  template <class F>
+  void ForEachTile(const F& f) {
+    int64_t row = 0;
+    for (int64_t left = tiles_; left > 0; --left) {
+      const int64_t rows = (rows_ - row + left - 1) / left;
+      f(row, static_cast<int>(rows));
+      row += rows;
+    }
+  }
+
+  struct Prefetch {
+    Prefetcher keys;
+    Prefetcher values;
+  };
+
+  // How the tiles of a block get at its keys and values.
+  struct Block {
+    int64_t first;  // key
+    // Few rows read both where they lie; more read keys packed in scratch and
+    // values in place or from scratch.
+    bool in_place;
+    RowStretch keys;         // if in_place: from the first lane on
+    RowStretch values;       // if in_place: from the first key on
+    RowStretch next_keys;    // of the next block
+    RowStretch next_values;  // of the next block
+    const T* value_data;     // else: row of key value_begin
+    int64_t value_begin;
+    int64_t value_stride;
+  };
+
+  Block GetBlock(int64_t first, const KeyRange& keys) {
+    Block block = {};
+    block.first = first;
+    const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes, keys.end};
+    block.keys = task_.Keys(first, lanes);
+    block.values = task_.Values(first, keys);
+    const bool whole_vectors = p_.value_head_size % kLanes<T> == 0;
+    const bool own_types =
+        !kWide || (p_.key.type == kOwnType && p_.value.type == kOwnType);
+    block.in_place =
+        rows_ <= kFewRows && block.keys.count > 0 && block.values.count > 0 &&
+        block.values.count % Math::kElements == 0 && whole_vectors && own_types;
+    const int64_t next = first + kKeyBlock;
+    const KeyRange next_range = {
+        0, std::clamp<int64_t>(task_.seen().end - next, 0, kKeyBlock)};
+    block.next_keys = task_.Keys(next, next_range);
+    block.next_values = task_.Values(next, next_range);
+    if (block.in_place) return block;
+    PackKeys(first, keys);
+    if (block.values.count > 0 && whole_vectors && p_.value.type == kOwnType) {
+      block.value_data = static_cast<const T*>(block.values.data);
+      block.value_stride =
+          block.values.stride_bytes / static_cast<int64_t>(sizeof(T));
+    } else {
+      PackValues(first, keys);
+      block.value_data = scratch_.values +
+                         keys.begin / Math::kElements * scratch_.value_stride;
+      block.value_stride = scratch_.value_stride;
+    }
+    block.value_begin = keys.begin;
+    return block;
+  }
+
+  void AttendTile(const Block& block, int64_t row, int rows,
+                  const Partial<T>& partial, Prefetch& prefetch) {
+    const int64_t first = block.first;
+    KeyRange visible[kTileRows];     // by each row
+    KeyRange keys = {kKeyBlock, 0};  // by any of them
+    for (int r = 0; r < rows; ++r) {
+      visible[r] = task_.VisibleInBlock(first, row + r);
+      if (visible[r].begin < visible[r].end) {
+        keys = {std::min(keys.begin, visible[r].begin),
+                std::max(keys.end, visible[r].end)};
+      }
+    }
+    T* output = partial.output + row * scratch_.value_stride;
+    if (keys.begin >= keys.end) {
+      std::fill_n(partial.max + row, rows, -kInfinity<T>);
+      std::fill_n(partial.sum + row, rows, T{0});
+      std::fill_n(output, rows * scratch_.value_stride, T{0});
+      return;
+    }
+    keys = WholeSteps(first, keys);
+    // Sums run over whole groups of lanes.
+    const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
+                            RoundUp(keys.end, kSumLanes)};
+    Score(block, row, rows, keys, prefetch);
+    bool hidden = p_.mask.has_value();  // any of `keys` from any row
+    for (int r = 0; r < rows; ++r) {
+      hidden |= visible[r].begin > keys.begin || visible[r].end < keys.end;
+      T* scores = scratch_.scores + r * kKeyBlock;
+      if (softcap_ > 0) Cap(softcap_, lanes, scores);
+      AddBias(task_, first, row + r, visible[r], lanes, scratch_.bias, scores);
+      partial.max[row + r] = Max(task_, first, row + r, lanes, scores);
+    }
+    // Not in the loop above: reducing a vector takes long, but the rows'
+    // reductions can overlap.
+    for (int r = 0; r < rows; ++r) {
+      partial.sum[row + r] = Exponentiate<Math>(
+          partial.max[row + r], lanes, scratch_.scores + r * kKeyBlock);
+    }
+    Weigh(block, rows, keys, output, prefetch);
+    if (hidden && !AllFinite(output, rows)) {
+      for (int r = 0; r < rows; ++r) {
+        WeightVisible(first, row + r, scratch_.scores + r * kKeyBlock,
+                      output + r * scratch_.value_stride);
+      }
+    }
+  }
+
+  // Scores of the tile's rows and keys, scaled, into scratch.
+  void Score(const Block& block, int64_t row, int rows, const KeyRange& keys,
+             Prefetch& prefetch) {
+    const T* query = scratch_.query + row * steps_;
+    if (!block.in_place) {
+      const int64_t begin = keys.begin / kPanel<T> * kPanel<T>;
+      const int64_t end = RoundUp(keys.end, kPanel<T>);
+      const auto score = [&](Prefetcher& prefetcher) HWY_ATTR {
+        ScoreBlock<Math>(rows, query, steps_, scratch_.keys_packed, begin, end,
+                         scale_, scratch_.scores, prefetcher);
+      };
+      if (!p_.mask) return score(prefetch.keys);
+      // The tile's own mask is the nearer need.
+      Prefetcher mask(task_.MaskRows(block.first, row, rows, keys),
+                      (end - begin) / kPanel<T> * steps_);
+      return score(mask);
+    }
+    T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
+    Math::template WithKeysOf<!kWide>(p_.key.type, [&](auto step) HWY_ATTR {
+      ScoreFewRows<Math, decltype(step)>(rows, query, steps_, block.keys,
+                                         scale_, scores, block.values);
+    });
+  }
+
+  // Weighted sums of the values of `keys`, of the weights in scratch.
+  void Weigh(const Block& block, int rows, const KeyRange& keys, T* output,
+             Prefetch& prefetch) {
+    constexpr int64_t kStep = Math::kElements;
+    const T* weights = scratch_.scores + keys.begin / kStep;
+    if (!block.in_place) {
+      WeightBlock<Math>(rows, weights,
+                        (keys.end - keys.begin + kStep - 1) / kStep,
+                        block.value_data + (keys.begin - block.value_begin) /
+                                               kStep * block.value_stride,
+                        block.value_stride, scratch_.value_stride, output,
+                        scratch_.value_stride, prefetch.values);
+      return;
+    }
+    Math::template WithValuesOf<!kWide>(
+        p_.value.type, [&](auto element) HWY_ATTR {
+          WeightFewRows<Math, decltype(element)>(rows, weights, block.values,
+                                                 output, scratch_.value_stride,
+                                                 block.next_keys);
+        });
+  }
+
+  // Packs the panels of keys [keys.begin, keys.end) of the block at `first`.
+  void PackKeys(int64_t first, const KeyRange& keys) {
+    Math::template WithKeysOf<true>(p_.key.type, [&](auto step) HWY_ATTR {
+      using From = decltype(step);
+      for (int64_t j = keys.begin / kPanel<T> * kPanel<T>; j < keys.end;
+           j += kPanel<T>) {
+        const int64_t count = std::min(kPanel<T>, keys.end - j);
+        const From* rows[kPanel<T>];
+        for (int64_t i = 0; i < count; ++i) {
+          rows[i] = static_cast<const From*>(
+              task_.KeyRow(p_.past_key, p_.key, first + j + i));
+        }
+        PackPanel<T, From>(rows, count, steps_,
+                           scratch_.keys_packed + j * steps_);
+      }
+    });
+  }
+
+  // Packs the steps of values [keys.begin, keys.end) of the block at `first`.
+  void PackValues(int64_t first, const KeyRange& keys) {
+    Math::template WithValuesOf<true>(
+        p_.value.type, [&](auto element) HWY_ATTR {
+          using From = decltype(element);
+          constexpr int64_t kStep = Math::kElements;
+          for (int64_t j = keys.begin; j < keys.end; j += kStep) {
+            const From* rows[kStep] = {};
+            for (int64_t i = 0; i < std::min(kStep, keys.end - j); ++i) {
+              rows[i] = static_cast<const From*>(
+                  task_.KeyRow(p_.past_value, p_.value, first + j + i));
+            }
+            Math::PackValues(
+                rows, p_.value_head_size,
+                scratch_.values + j / kStep * scratch_.value_stride);
+          }
+        });
+  }
+
+  bool AllFinite(const T* output, int rows) const {
+    const Tag<T> d;
+    const Vec<T> limit = hn::Set(d, std::numeric_limits<T>::max());
+    for (int64_t i = 0; i < rows * scratch_.value_stride; i += kLanes<T>) {
+      // False also where it compares NaN.
+      if (!hn::AllTrue(d, hn::Le(hn::Abs(hn::Load(d, output + i)), limit))) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // WeightTile for one row, leaving out the keys it does not see: their weight
+  // is 0, but 0 * NaN is not.
+  void WeightVisible(int64_t first, int64_t row, const T* weights,
+                     T* output) const {
+    constexpr int64_t kStep = Math::kElements;
+    const Tag<T> d;
+    const KeyRange visible = task_.VisibleInBlock(first, row);
+    std::fill_n(output, scratch_.value_stride, T{0});
+    for (int64_t step = visible.begin / kStep; step * kStep < visible.end;
+         ++step) {
+      const void* values[kStep] = {};
+      bool any = false;
+      for (int64_t i = 0; i < kStep; ++i) {
+        const int64_t j = step * kStep + i;
+        if (j < visible.begin || j >= visible.end) continue;
+        if (!task_.template Unmasked<T>(first, row, j)) continue;
+        values[i] = task_.KeyRow(p_.past_value, p_.value, first + j);
+        any = true;
+      }
+      if (!any) continue;
+      const Vec<T> weight = hn::Set(d, weights[step]);
+      for (int64_t c = 0; c < p_.value_head_size; ++c) {
+        const T value = Math::ValueAt(values, p_.value.type, c);
+        output[c] = hn::GetLane(
+            Math::MulAdd(weight, hn::Set(d, value), hn::Set(d, output[c])));
+      }
+    }
+  }
+
+  // What was pushed, merged; the identity if nothing was.
+  const Partial<T>& Folded() {
+    if (const Partial<T>* folded = stack_.Fold()) return *folded;
+    const Partial<T>& identity = stack_.Push(0);
+    std::fill_n(identity.max, rows_, -kInfinity<T>);
+    std::fill_n(identity.sum, rows_, T{0});
+    std::fill_n(identity.output, rows_ * scratch_.value_stride, T{0});
+    return identity;
+  }
+
+  // A sink is a key with a score and no value: merged as a partial of its own.
+  void AddSinks(const Partial<T>& result) {
+    const Partial<T>& sinks = stack_.Push(p_.total_keys() / kKeyBlock + 1);
+    for (int64_t r = 0; r < rows_; ++r) {
+      sinks.max[r] = static_cast<T>(p_.sinks[task_.Head(r)]);
+      sinks.sum[r] = sinks.max[r] == -kInfinity<T> ? T{0} : T{1};
+    }
+    std::fill_n(sinks.output, rows_ * scratch_.value_stride, T{0});
+    Merge(result, sinks, rows_, scratch_.value_stride);
+  }
+
+  static bool SawNone(const Partial<T>& result, int64_t row) {
+    return result.sum[row] == 0 && result.max[row] == -kInfinity<T>;
+  }
+
+  // Divides a row by its sum; zeros if it saw nothing. Adding 0 makes -0 and 0
+  // one, as keys of weight 0 do or do not.
+  void Normalize(const Partial<T>& result, int64_t row) const {
+    const T sum = result.sum[row];
+    T* output = result.output + row * scratch_.value_stride;
+    if (SawNone(result, row)) {
+      std::fill_n(output, p_.value_head_size, T{0});
+      return;
+    }
+    const Tag<T> d;
+    for (int64_t c = 0; c < p_.value_head_size; c += kLanes<T>) {
+      const Vec<T> quotient = hn::Div(hn::Load(d, output + c), hn::Set(d, sum));
+      hn::Store(hn::Add(quotient, hn::Zero(d)), d, output + c);
+    }
+  }
+
+  // Computes every score of the rows again, up to the stage asked for.
+  void ReturnScores(const Partial<T>& result, const AttentionOutputs& outputs,
+                    const std::atomic<bool>* cancelled) {
+    for (int64_t first = 0; first < p_.total_keys(); first += kKeyBlock) {
+      if (cancelled && cancelled->load(std::memory_order_relaxed)) return;
+      const KeyRange keys = {0, std::min(kKeyBlock, p_.total_keys() - first)};
+      PackKeys(first, keys);
+      Prefetcher no_prefetch({}, 0);
+      ForEachTile([&](int64_t row, int rows) {
+        ScoreBlock<Math>(rows, scratch_.query + row * steps_, steps_,
+                         scratch_.keys_packed, 0, RoundUp(keys.end, kPanel<T>),
+                         scale_, scratch_.scores, no_prefetch);
+        for (int64_t r = row; r < row + rows; ++r) {
+          T* scores = scratch_.scores + (r - row) * kKeyBlock;
+          ToStage(first, r, scores, {0, RoundUp(keys.end, kSumLanes)}, result);
+          StoreRow(scores, keys.end, p_.query.type, outputs.scores,
+                   task_.LogSumExpIndex(r) * p_.total_keys() + first);
+        }
+      });
+    }
+  }
+
+  void ToStage(int64_t first, int64_t row, T* scores, const KeyRange& lanes,
+               const Partial<T>& result) {
+    const Tag<T> d;
+    if (p_.scores == Scores::kRaw) return;
+    if (softcap_ > 0) Cap(softcap_, lanes, scores);
+    if (p_.scores == Scores::kCapped) return;
+    AddBias(task_, first, row, task_.VisibleInBlock(first, row), lanes,
+            scratch_.bias, scores);
+    if (p_.scores == Scores::kBiased) return;
+    const T sum = SawNone(result, row) ? T{1} : result.sum[row];
+    for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+      const Vec<T> weight = hn::Div(ExpDifference(d, hn::Load(d, scores + j),
+                                                  hn::Set(d, result.max[row])),
+                                    hn::Set(d, sum));
+      hn::Store(weight, d, scores + j);
+    }
+  }
+
+  // The type that needs no conversion.
+  static constexpr bool kWide = sizeof(T) == 8;
+  static constexpr DataType kOwnType =
+      kWide ? DataType::kFloat64 : DataType::kFloat32;
+
+  const Problem& p_;
+  const TaskRows task_;
+  const int64_t rows_;
+  const int64_t tiles_;
+  const int64_t steps_;  // of a dot product of a query with a key
+  Scratch<T> scratch_;
+  PartialStack<T> stack_;
+  const T scale_;
+  const T softcap_;
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attention
+HWY_AFTER_NAMESPACE();
+
+#endif  // ATTENTION_KERNEL_ROWS_INL_H_
