@@ -108,5 +108,5 @@ def write(compute, decode, labels, path):
             loc="left",
         )
         axes.set_xlabel(f"speed, % of the machine's {limit}")
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     pyplot.close(figure)
