@@ -36,9 +36,20 @@ namespace attention {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The members are those of Exact. A float here is the memory of two BFLOAT16,
-// the first in its lower half: of a query or key two neighbours of the head, of
-// a value the same column of two neighbouring keys.
+// Two neighbours in memory, which need not stand where a float might.
+struct BF16Pair {
+  hwy::bfloat16_t first, second;
+};
+
+template <class D>
+HWY_INLINE hn::Vec<D> LoadAs(D d, const BF16Pair* from) {
+  static_assert(sizeof(BF16Pair) == sizeof(hn::TFromD<D>));
+  return hn::LoadU(d, reinterpret_cast<const hn::TFromD<D>*>(from));
+}
+
+// The members are those of Exact. A float here is the bits of two BFLOAT16, the
+// first in its lower half: of a query or key two neighbours of the head, of a
+// value the same column of two neighbouring keys.
 struct BF16Pairs {
   using T = float;
   static constexpr int64_t kElements = 2;
@@ -47,7 +58,7 @@ struct BF16Pairs {
 
   template <bool kNarrow, class F>
   static HWY_INLINE void WithKeysOf(DataType /*type*/, const F& f) {
-    f(float());
+    f(BF16Pair());
   }
   template <bool kNarrow, class F>
   static HWY_INLINE void WithValuesOf(DataType /*type*/, const F& f) {

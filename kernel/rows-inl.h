@@ -35,7 +35,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Natural logarithm of a positive finite number; the rest as std::log. Written
 // out because the C library's bits depend on the CPU. Error below 1e-15 of the
 // larger of result and 1.
-double Log(double x) {
+inline double Log(double x) {
   if (!(x > 0) || x == kInfinity<double>) return std::log(x);
   int exponent;
   double m = std::frexp(x, &exponent);

@@ -228,11 +228,11 @@ void PackPanel(const From* const* keys, int64_t count, int64_t steps,
   }
 }
 
-// Asks for the lines of a stretch of rows, a few at a time, long before they are
-// read: they pass through L1, which is smaller than a block of keys, into L2.
-// Asking for L2 alone is slower where the CPU does that with few lines at once.
-// Where keys come from beyond L2, as in decoding, all this is worth up to a
-// factor of two.
+// Asks for the lines of a stretch of rows, a few at a time, long before they
+// are read: they pass through L1, which is smaller than a block of keys, into
+// L2. Asking for L2 alone is slower where the CPU does that with few lines at
+// once. Where keys come from beyond L2, as in decoding, all this is worth up to
+// a factor of two.
 class Prefetcher {
  public:
   // Spread over about `calls` calls of Next().
