@@ -49,8 +49,10 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const hn::TFromD<D>* from) {
 template <class D, typename Half, hwy::EnableIf<sizeof(Half) == 2>* = nullptr>
 HWY_INLINE hn::Vec<D> LoadAs(D d, const Half* from) {
   if constexpr (sizeof(hn::TFromD<D>) == 4) {
-#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
-    // There Highway takes infinity and NaN for numbers.
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || \
+    (HWY_ARCH_X86 && HWY_TARGET > HWY_AVX2)
+    // Without an instruction for it Highway takes infinity and NaN for numbers:
+    // 1.0 on the first two targets, 1.3 on SSE2 as well.
     if constexpr (std::is_same_v<Half, hwy::float16_t>) {
       float floats[hn::MaxLanes(d)];
       for (size_t i = 0; i < hn::MaxLanes(d); ++i) {
