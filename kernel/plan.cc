@@ -441,12 +441,12 @@ class Planner {
     }
     p_.alibi_slopes = options_.alibi_slopes;
     p_.sinks = options_.sinks;
-    const auto paired = [](const ConstTensorView& view) {
+    const auto is_bfloat16 = [](const ConstTensorView& view) {
       return view.type == DataType::kBFloat16;
     };
     p_.fast_math = options_.math_mode == MathMode::kFast && HasFastMath() &&
-                   !p_.double_precision && paired(inputs_.query) &&
-                   paired(inputs_.key) && paired(inputs_.value) &&
+                   !p_.double_precision && is_bfloat16(inputs_.query) &&
+                   is_bfloat16(inputs_.key) && is_bfloat16(inputs_.value) &&
                    p_.head_size % 2 == 0;
     return absl::OkStatus();
   }

@@ -287,11 +287,12 @@ class Rows {
         ScoreBlock<Math>(rows, query, steps_, scratch_.keys_packed, begin, end,
                          scale_, scratch_.scores, prefetcher);
       };
-      if (!p_.mask) return score(prefetch.keys);
+      RowStretch mask;
+      if (p_.mask) mask = task_.MaskRows(block.first, row, rows, keys);
+      if (mask.count == 0) return score(prefetch.keys);
       // The tile's own mask is the nearer need.
-      Prefetcher mask(task_.MaskRows(block.first, row, rows, keys),
-                      (end - begin) / kPanel<T> * steps_);
-      return score(mask);
+      Prefetcher prefetch_mask(mask, (end - begin) / kPanel<T> * steps_);
+      return score(prefetch_mask);
     }
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
     Math::template WithKeysOf<!kWide>(p_.key.type, [&](auto step) HWY_ATTR {

@@ -94,9 +94,9 @@ ReferenceRequest::ReferenceRequest(const AttentionInputs& inputs,
   const auto is_bfloat = [](const ConstTensorView& tensor) {
     return tensor.type == DataType::kBFloat16;
   };
-  paired_ = options.math_mode == MathMode::kFast &&
-            precision_ == DataType::kFloat32 && is_bfloat(inputs.query) &&
-            is_bfloat(inputs.key) && is_bfloat(inputs.value);
+  fast_bfloat_ = options.math_mode == MathMode::kFast &&
+                 precision_ == DataType::kFloat32 && is_bfloat(inputs.query) &&
+                 is_bfloat(inputs.key) && is_bfloat(inputs.value);
 }
 
 int64_t ReferenceRequest::QueryLength(int64_t b) const {

@@ -43,7 +43,7 @@ class ReferenceRequest {
   // FLOAT32 or FLOAT64.
   DataType precision() const { return precision_; }
   // Whether FAST math may take pairs of BFLOAT16 at once.
-  bool paired() const { return paired_; }
+  bool paired() const { return fast_bfloat_ && size_ % 2 == 0; }
 
   int64_t QueryStart(int64_t b) const {
     return ragged() ? inputs_.query_starts[b] : 0;
@@ -86,7 +86,7 @@ class ReferenceRequest {
   int64_t value_size_ = 0;
   double scale_ = 1;
   DataType precision_ = DataType::kFloat32;
-  bool paired_ = false;
+  bool fast_bfloat_ = false;
 };
 
 }  // namespace attention::test

@@ -53,7 +53,7 @@ void ExpectAll(const Tensor& tensor, double value);
 std::vector<std::string> AllSimdTargets();
 
 // Whether the kernel's answer matches the reference, with the same bits on all
-// SIMD targets unless its math is FAST.
+// SIMD targets unless FAST math may take pairs.
 ::testing::AssertionResult IsRightOnAllTargets(const AttentionCase& request);
 
 // Makes the kernel run on `target` until destroyed.
