@@ -32,6 +32,20 @@ constexpr int64_t kSumLanes = 16;
 template <typename T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
+// What scores are counted in. In the softmax they are logits times log2(e), so
+// that weights are powers of 2: scale, soft cap, masks, slopes and sinks are
+// all multiplied by it. Scores to be returned are logits.
+template <typename T>
+struct ScoreUnit {
+  bool base2;
+
+  // A logit, or a factor or a part of one, in this unit. Finite numbers stay
+  // finite.
+  T operator()(double logit) const {
+    return base2 ? ToBase2<T>(logit) : FromDouble<T>(logit);
+  }
+};
+
 // Sum of a vector's lanes: halves added until one is left.
 template <class D, class V>
 HWY_INLINE hn::TFromD<D> SumOfHalves([[maybe_unused]] D d, V v) {
@@ -125,13 +139,21 @@ const T* Bias(const TaskRows& rows, int64_t first, int64_t row,
 
 template <typename T>
 void AddMask(const TaskRows& rows, int64_t first, int64_t row,
-             const KeyRange& lanes, T* memory, T* scores) {
+             const ScoreUnit<T>& unit, const KeyRange& lanes, T* memory,
+             T* scores) {
   const Tag<T> d;
   const Vec<T> masked = hn::Set(d, -kInfinity<T>);
+  const Vec<T> factor = hn::Set(d, unit(1));
+  const Vec<T> largest = hn::Set(d, std::numeric_limits<T>::max());
   const T* bias = Bias(rows, first, row, lanes, memory);
   for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
     const Vec<T> added = hn::LoadU(d, bias + j);
-    const Vec<T> sum = hn::Add(hn::Load(d, scores + j), added);
+    const Vec<T> product = hn::Mul(added, factor);
+    const auto overflowed = hn::And(hn::Gt(hn::Abs(product), largest),
+                                    hn::Le(hn::Abs(added), largest));
+    const Vec<T> sum = hn::Add(
+        hn::Load(d, scores + j),
+        hn::IfThenElse(overflowed, hn::CopySign(largest, added), product));
     // Not the sum: the score under a mask may be NaN.
     hn::Store(hn::IfThenElse(hn::Eq(added, masked), masked, sum), d,
               scores + j);
@@ -140,10 +162,10 @@ void AddMask(const TaskRows& rows, int64_t first, int64_t row,
 
 template <typename T>
 void AddAlibi(const TaskRows& rows, int64_t first, int64_t row,
-              const KeyRange& lanes, T* scores) {
+              const ScoreUnit<T>& unit, const KeyRange& lanes, T* scores) {
   const Tag<T> d;
   const Vec<T> slope =
-      hn::Set(d, static_cast<T>(-rows.problem().alibi_slopes[rows.Head(row)]));
+      hn::Set(d, unit(-rows.problem().alibi_slopes[rows.Head(row)]));
   const int64_t position = rows.Query(row) + rows.sequence().offset;
   for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
     const Vec<T> distance = hn::Abs(hn::Add(
@@ -156,12 +178,12 @@ void AddAlibi(const TaskRows& rows, int64_t first, int64_t row,
 // memory for a block.
 template <typename T>
 HWY_INLINE void AddBias(const TaskRows& rows, int64_t first, int64_t row,
-                        const KeyRange& visible, const KeyRange& lanes, T* bias,
-                        T* scores) {
+                        const ScoreUnit<T>& unit, const KeyRange& visible,
+                        const KeyRange& lanes, T* bias, T* scores) {
   const Problem& problem = rows.problem();
-  if (problem.mask) AddMask(rows, first, row, lanes, bias, scores);
+  if (problem.mask) AddMask(rows, first, row, unit, lanes, bias, scores);
   if (!problem.alibi_slopes.empty()) {
-    AddAlibi(rows, first, row, lanes, scores);
+    AddAlibi(rows, first, row, unit, lanes, scores);
   }
   std::fill(scores + lanes.begin, scores + std::max(visible.begin, lanes.begin),
             -kInfinity<T>);
@@ -200,8 +222,8 @@ HWY_INLINE T Max(const TaskRows& rows, int64_t first, int64_t row,
   return max;
 }
 
-// Turns a row of scores into weights exp(score - max), as steps of Math;
-// returns their sum.
+// Turns a row of scores into weights 2^(score - max), as steps of Math; returns
+// their sum.
 template <class Math, typename T = typename Math::T>
 HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
   const Tag<T> d;
@@ -215,7 +237,7 @@ HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
     ATTENTION_UNROLL
     for (int i = 0; i < kSums; ++i) {
       const Vec<T> weight =
-          Math::Exp(hn::Sub(hn::Load(d, scores + j + i * N), reference));
+          Math::Exp2(hn::Sub(hn::Load(d, scores + j + i * N), reference));
       Math::StoreWeights(weight, j + i * N, scores);
       sums[i] = hn::Add(sums[i], weight);
     }
