@@ -17,6 +17,7 @@
 #include "kernel/attention_simd.h"
 #include "kernel/problem.h"
 #include "kernel/scratch.h"
+#include "kernel/task_rows.h"
 #include "kernel/tasks.h"
 #include "kernel/thread_pool.h"
 
@@ -35,7 +36,8 @@ absl::Status Check(const std::atomic<bool>* cancelled) {
   return absl::OkStatus();
 }
 
-// Calls task(i) for i in [0, count) until done or cancelled.
+// Calls task(i) for i in [0, count) until done or cancelled. Threads draw the
+// next i: after task(i) one probably gets task(i + pool.threads()).
 void ForEach(double flops, int64_t count, ThreadPool& pool,
              const std::atomic<bool>* cancelled,
              absl::FunctionRef<void(int64_t)> task) {
@@ -113,9 +115,18 @@ void ComputeParts(const AttentionPlan& plan, const std::vector<RowTask>& tasks,
                   const std::atomic<bool>* cancelled) {
   const int64_t count = static_cast<int64_t>(tasks.size() * parts.size());
   const RowFunctions<T> functions = FunctionsFor<T>(*plan.problem);
+  const auto task = [&](int64_t i) -> const RowTask& {
+    return tasks[i / parts.size()];
+  };
+  const auto part = [&](int64_t i) -> const SubtreePartial<T>& {
+    return parts[i % parts.size()].part();
+  };
   ForEach(plan.flops, count, pool, cancelled, [&](int64_t i) {
-    functions.compute_part(*plan.problem, tasks[i / parts.size()],
-                           parts[i % parts.size()].part(), cancelled);
+    RowStretch then;
+    if (const int64_t next = i + pool.threads(); next < count) {
+      then = FirstKeys(*plan.problem, task(next), part(next).block_begin);
+    }
+    functions.compute_part(*plan.problem, task(i), then, part(i), cancelled);
   });
 }
 
@@ -163,10 +174,14 @@ void Run(const AttentionPlan& plan, const AttentionOutputs& outputs,
     return;
   }
   const RowFunctions<T> functions = FunctionsFor<T>(p);
-  ForEach(plan.flops, static_cast<int64_t>(tasks.size()), pool, cancelled,
-          [&](int64_t i) {
-            functions.compute_rows(p, tasks[i], outputs, cancelled);
-          });
+  const auto count = static_cast<int64_t>(tasks.size());
+  ForEach(plan.flops, count, pool, cancelled, [&](int64_t i) {
+    RowStretch then;
+    if (const int64_t next = i + pool.threads(); next < count) {
+      then = FirstKeys(p, tasks[next], 0);
+    }
+    functions.compute_rows(p, tasks[i], then, outputs, cancelled);
+  });
 }
 
 void CopyRows(const Operand& from, int64_t b, int64_t h, int64_t rows,

@@ -31,19 +31,19 @@ namespace HWY_NAMESPACE {
 
 template <class Math, typename T = typename Math::T>
 void ComputeRows(const Problem& problem, const RowTask& task,
-                 const AttentionOutputs& outputs,
+                 const RowStretch& then, const AttentionOutputs& outputs,
                  const std::atomic<bool>* cancelled) {
   Rows<Math> rows(problem, task);
-  rows.Attend(0, std::numeric_limits<int64_t>::max(), cancelled);
+  rows.Attend(0, std::numeric_limits<int64_t>::max(), then, cancelled);
   rows.Finish(outputs, cancelled);
 }
 
 template <class Math, typename T = typename Math::T>
 void ComputePart(const Problem& problem, const RowTask& task,
-                 const SubtreePartial<T>& part,
+                 const RowStretch& then, const SubtreePartial<T>& part,
                  const std::atomic<bool>* cancelled) {
   Rows<Math> rows(problem, task);
-  rows.Attend(part.block_begin, part.block_end, cancelled);
+  rows.Attend(part.block_begin, part.block_end, then, cancelled);
   rows.StorePart(part);
 }
 

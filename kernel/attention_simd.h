@@ -14,17 +14,18 @@ namespace attention {
 
 // T is the precision of the computation, float or double. Each returns early,
 // its results unspecified, once `cancelled` (may be null) is true. Thread-safe
-// for different tasks.
+// for different tasks. `then` is what the thread will probably read next: it is
+// asked for while the last block of keys is computed.
 template <typename T>
 struct RowFunctions {
   // Attention of the task's rows over all keys, into `outputs`.
   void (*compute_rows)(const Problem& problem, const RowTask& task,
-                       const AttentionOutputs& outputs,
+                       const RowStretch& then, const AttentionOutputs& outputs,
                        const std::atomic<bool>* cancelled);
 
   // The task's rows of `part`, over the keys of that part.
   void (*compute_part)(const Problem& problem, const RowTask& task,
-                       const SubtreePartial<T>& part,
+                       const RowStretch& then, const SubtreePartial<T>& part,
                        const std::atomic<bool>* cancelled);
 
   // Attention of the task's rows, merged from parts that together are all

@@ -76,13 +76,17 @@ class Rows {
     });
   }
 
-  // Pushes the partials of the blocks in [begin, end) that any row sees.
-  void Attend(int64_t begin, int64_t end, const std::atomic<bool>* cancelled) {
+  // Pushes the partials of the blocks in [begin, end) that any row sees. For
+  // `then` see RowFunctions.
+  void Attend(int64_t begin, int64_t end, const RowStretch& then,
+              const std::atomic<bool>* cancelled) {
     begin = std::max(begin, task_.seen().begin / kKeyBlock);
     end = std::min(end, (task_.seen().end + kKeyBlock - 1) / kKeyBlock);
     for (int64_t block = begin; block < end; ++block) {
       if (cancelled && cancelled->load(std::memory_order_relaxed)) return;
-      AttendBlock(block, stack_.Push(block));
+      const Ahead ahead =
+          block + 1 < end ? BlockAhead(block + 1) : Ahead{then, {}};
+      AttendBlock(block, ahead, stack_.Push(block));
     }
   }
 
@@ -133,21 +137,33 @@ class Rows {
   }
 
  private:
+  // What is asked for while a block is computed, to be read after it.
+  struct Ahead {
+    RowStretch keys;
+    RowStretch values;
+  };
+
+  Ahead BlockAhead(int64_t block) const {
+    const int64_t first = block * kKeyBlock;
+    const KeyRange keys = {
+        0, std::clamp<int64_t>(task_.seen().end - first, 0, kKeyBlock)};
+    return {task_.Keys(first, keys), task_.Values(first, keys)};
+  }
+
   // The partial of one block: the tiles of all rows, each over the keys that
   // its rows see.
-  void AttendBlock(int64_t block, const Partial<T>& partial) {
+  void AttendBlock(int64_t block, const Ahead& ahead,
+                   const Partial<T>& partial) {
     const int64_t first = block * kKeyBlock;
     const KeyRange keys =
         WholeSteps(first, {std::max<int64_t>(0, task_.seen().begin - first),
                            std::min(kKeyBlock, task_.seen().end - first)});
-    const Block current = GetBlock(first, keys);
-    // The next block's, while this one's are in use.
+    const Block current = GetBlock(first, keys, ahead);
     const int64_t count = keys.end - keys.begin;
     Prefetch prefetch = {
-        {current.next_keys,
-         tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*steps_},
-        {current.next_values, tiles_ * (count / Math::kElements) *
-                                  (scratch_.value_stride / kPanel<T>)}};
+        {ahead.keys, tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*steps_},
+        {ahead.values, tiles_ * (count / Math::kElements) *
+                           (scratch_.value_stride / kPanel<T>)}};
     ForEachTile([&](int64_t row, int rows) {
       AttendTile(current, row, rows, partial, prefetch);
     });
@@ -184,18 +200,18 @@ class Rows {
     // Few rows read both where they lie; more read keys packed in scratch and
     // values in place or from scratch.
     bool in_place;
-    RowStretch keys;         // if in_place: from the first lane on
-    RowStretch values;       // if in_place: from the first key on
-    RowStretch next_keys;    // of the next block
-    RowStretch next_values;  // of the next block
-    const T* value_data;     // else: row of key value_begin
+    RowStretch keys;      // if in_place: from the first lane on
+    RowStretch values;    // if in_place: from the first key on
+    const T* value_data;  // else: row of key value_begin
     int64_t value_begin;
     int64_t value_stride;
+    Ahead ahead;
   };
 
-  Block GetBlock(int64_t first, const KeyRange& keys) {
+  Block GetBlock(int64_t first, const KeyRange& keys, const Ahead& ahead) {
     Block block = {};
     block.first = first;
+    block.ahead = ahead;
     const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes, keys.end};
     block.keys = task_.Keys(first, lanes);
     block.values = task_.Values(first, keys);
@@ -205,11 +221,6 @@ class Rows {
     block.in_place =
         rows_ <= kFewRows && block.keys.count > 0 && block.values.count > 0 &&
         block.values.count % Math::kElements == 0 && whole_vectors && own_types;
-    const int64_t next = first + kKeyBlock;
-    const KeyRange next_range = {
-        0, std::clamp<int64_t>(task_.seen().end - next, 0, kKeyBlock)};
-    block.next_keys = task_.Keys(next, next_range);
-    block.next_values = task_.Values(next, next_range);
     if (block.in_place) return block;
     PackKeys(first, keys);
     if (block.values.count > 0 && whole_vectors && p_.value.type == kOwnType) {
@@ -317,7 +328,7 @@ class Rows {
         p_.value.type, [&](auto element) HWY_ATTR {
           WeightFewRows<Math, decltype(element)>(rows, weights, block.values,
                                                  output, scratch_.value_stride,
-                                                 block.next_keys);
+                                                 block.ahead.keys);
         });
   }
 

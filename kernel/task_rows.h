@@ -162,6 +162,19 @@ class TaskRows {
   KeyRange seen_;
 };
 
+// The keys that a task reads first, from block `block` on; none if it reads
+// none there or they are not a single stretch.
+inline RowStretch FirstKeys(const Problem& problem, const RowTask& task,
+                            int64_t block) {
+  // What the first row sees is near enough.
+  const TaskRows row(problem, {task.sequence, task.kv_head, task.row_begin,
+                               task.row_begin + 1});
+  const int64_t first =
+      std::max(block, row.seen().begin / kKeyBlock) * kKeyBlock;
+  return row.Keys(
+      first, {0, std::clamp<int64_t>(row.seen().end - first, 0, kKeyBlock)});
+}
+
 }  // namespace attention
 
 #endif  // ATTENTION_KERNEL_TASK_ROWS_H_
