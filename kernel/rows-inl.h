@@ -160,10 +160,15 @@ class Rows {
                            std::min(kKeyBlock, task_.seen().end - first)});
     const Block current = GetBlock(first, keys, ahead);
     const int64_t count = keys.end - keys.begin;
+    const int64_t score_steps =
+        tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*steps_;
+    const int64_t weigh_steps = tiles_ * (count / Math::kElements) *
+                                (scratch_.value_stride / kPanel<T>);
+    // Keys while scoring, values while weighing; under a mask, whose tiles ask
+    // for it while scoring, one after the other while weighing.
     Prefetch prefetch = {
-        {ahead.keys, tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*steps_},
-        {ahead.values, tiles_ * (count / Math::kElements) *
-                           (scratch_.value_stride / kPanel<T>)}};
+        {ahead.keys, p_.mask ? weigh_steps / 2 : score_steps},
+        {ahead.values, p_.mask ? weigh_steps / 2 : weigh_steps}};
     ForEachTile([&](int64_t row, int rows) {
       AttendTile(current, row, rows, partial, prefetch);
     });
@@ -261,13 +266,13 @@ class Rows {
     const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
                             RoundUp(keys.end, kSumLanes)};
     Score(block, row, rows, keys, prefetch);
-    bool hidden = p_.mask.has_value();  // any of `keys` from any row
+    bool hidden = false;  // any of `keys` from any row
     for (int r = 0; r < rows; ++r) {
       hidden |= visible[r].begin > keys.begin || visible[r].end < keys.end;
       T* scores = scratch_.scores + r * kKeyBlock;
       if (softcap_ > 0) Cap(softcap_, lanes, scores);
-      AddBias(task_, first, row + r, kBase2, visible[r], lanes, scratch_.bias,
-              scores);
+      hidden |= AddBias(task_, first, row + r, kBase2, visible[r], lanes,
+                        scratch_.bias, scores);
       partial.max[row + r] = Max(task_, first, row + r, lanes, scores);
     }
     // Not in the loop above: reducing a vector takes long, but the rows'
@@ -316,12 +321,14 @@ class Rows {
     constexpr int64_t kStep = Math::kElements;
     const T* weights = scratch_.scores + keys.begin / kStep;
     if (!block.in_place) {
+      Prefetcher& prefetcher =
+          p_.mask && !prefetch.keys.Done() ? prefetch.keys : prefetch.values;
       WeightBlock<Math>(rows, weights,
                         (keys.end - keys.begin + kStep - 1) / kStep,
                         block.value_data + (keys.begin - block.value_begin) /
                                                kStep * block.value_stride,
                         block.value_stride, scratch_.value_stride, output,
-                        scratch_.value_stride, prefetch.values);
+                        scratch_.value_stride, prefetcher);
       return;
     }
     Math::template WithValuesOf<!kWide>(

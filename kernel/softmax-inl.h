@@ -137,27 +137,38 @@ const T* Bias(const TaskRows& rows, int64_t first, int64_t row,
   return memory;
 }
 
+// Adds the mask tensor. See AddBias().
 template <typename T>
-void AddMask(const TaskRows& rows, int64_t first, int64_t row,
+bool AddMask(const TaskRows& rows, int64_t first, int64_t row,
              const ScoreUnit<T>& unit, const KeyRange& lanes, T* memory,
              T* scores) {
+  constexpr T kMax = std::numeric_limits<T>::max();
+  constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
   const Tag<T> d;
   const Vec<T> masked = hn::Set(d, -kInfinity<T>);
+  const Vec<T> largest = hn::Set(d, kMax);
   const Vec<T> factor = hn::Set(d, unit(1));
-  const Vec<T> largest = hn::Set(d, std::numeric_limits<T>::max());
+  // What is larger may overflow as a product.
+  const Vec<T> limit =
+      hn::Set(d, unit.base2 ? kMax / unit(1) * (1 - kEpsilon) : kMax);
   const T* bias = Bias(rows, first, row, lanes, memory);
+  bool any_masked = false;
   for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
     const Vec<T> added = hn::LoadU(d, bias + j);
-    const Vec<T> product = hn::Mul(added, factor);
-    const auto overflowed = hn::And(hn::Gt(hn::Abs(product), largest),
-                                    hn::Le(hn::Abs(added), largest));
-    const Vec<T> sum = hn::Add(
-        hn::Load(d, scores + j),
-        hn::IfThenElse(overflowed, hn::CopySign(largest, added), product));
-    // Not the sum: the score under a mask may be NaN.
-    hn::Store(hn::IfThenElse(hn::Eq(added, masked), masked, sum), d,
-              scores + j);
+    const Vec<T> score = hn::Load(d, scores + j);
+    Vec<T> sum = Fma(added, factor, score);
+    const auto huge = hn::Gt(hn::Abs(added), limit);
+    if (HWY_UNLIKELY(!hn::AllFalse(d, huge))) {
+      const auto saturated = hn::And(huge, hn::Le(hn::Abs(added), largest));
+      sum = hn::IfThenElse(saturated,
+                           hn::Add(score, hn::CopySign(largest, added)), sum);
+      // Not the sum: the score under a mask may be NaN.
+      sum = hn::IfThenElse(hn::Eq(added, masked), masked, sum);
+      any_masked = true;
+    }
+    hn::Store(sum, d, scores + j);
   }
+  return any_masked;
 }
 
 template <typename T>
@@ -175,13 +186,14 @@ void AddAlibi(const TaskRows& rows, int64_t first, int64_t row,
 }
 
 // Mask tensor, ALiBi, and -inf outside the visible keys. `bias` is working
-// memory for a block.
+// memory for a block. False if the mask tensor masks none of `lanes` for sure.
 template <typename T>
-HWY_INLINE void AddBias(const TaskRows& rows, int64_t first, int64_t row,
+HWY_INLINE bool AddBias(const TaskRows& rows, int64_t first, int64_t row,
                         const ScoreUnit<T>& unit, const KeyRange& visible,
                         const KeyRange& lanes, T* bias, T* scores) {
   const Problem& problem = rows.problem();
-  if (problem.mask) AddMask(rows, first, row, unit, lanes, bias, scores);
+  const bool any_masked =
+      problem.mask && AddMask(rows, first, row, unit, lanes, bias, scores);
   if (!problem.alibi_slopes.empty()) {
     AddAlibi(rows, first, row, unit, lanes, scores);
   }
@@ -189,6 +201,7 @@ HWY_INLINE void AddBias(const TaskRows& rows, int64_t first, int64_t row,
             -kInfinity<T>);
   std::fill(scores + std::min(visible.end, lanes.end), scores + lanes.end,
             -kInfinity<T>);
+  return any_masked;
 }
 
 // The largest of a row's scores.

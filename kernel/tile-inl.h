@@ -247,6 +247,9 @@ class Prefetcher {
     lines_ = calls > 0 ? (lines + calls - 1) / calls : 0;
   }
 
+  // Whether all has been asked for.
+  bool Done() const { return rows_left_ == 0; }
+
   // No call of a function in here: it would spill a tile's registers.
   HWY_INLINE void Next() {
     for (int64_t i = 0; i < lines_ && rows_left_ > 0; ++i) {

@@ -165,7 +165,7 @@ Logit Reference::ComputeLogit(const Matrix& query, const Matrix& keys,
   if (request_.inputs().mask) {
     logit.biased += mask;
     logit.biased_error += unit_ * (Abs(mask) + Abs(logit.biased)) + grid_;
-    logit.base2_error = 2 * unit_ * Abs(mask) + grid_;
+    logit.base2_error = unit_ * Abs(mask);
   }
   if (!options_.alibi_slopes.empty()) {
     const auto distance =
