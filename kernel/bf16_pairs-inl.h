@@ -119,23 +119,24 @@ struct BF16Pairs {
     return step;
   }
 
-  // Within 2^-16: weights will be rounded to eight bits. As Exp2NonPositive,
-  // but by a minimax polynomial of degree 4 with p(0) = 1 for the relative
-  // error on [-1/2, 1/2], which is 2.9e-6.
-  static HWY_INLINE Vec<T> Exp2(Vec<T> x) {
-    using Traits = Exp2Traits<T>;
+  // Within 2^-16: weights will be rounded to eight bits. As ExpNonPositive, but
+  // 2^t of a rounded t, by a minimax polynomial of degree 4 with p(0) = 1 for
+  // the relative error on [-1/2, 1/2], which is 2.9e-6.
+  static HWY_INLINE Vec<T> Exp(Vec<T> x) {
+    using Traits = ExpTraits<T>;
     const Tag<T> d;
     const Vec<T> magic = hn::Set(d, Traits::kRounder);
-    const Vec<T> rounded = hn::Add(x, magic);
+    const Vec<T> t = hn::Mul(x, hn::Set(d, Traits::kLog2E));
+    const Vec<T> rounded = hn::Add(t, magic);
     const Vec<T> r = hn::Sub(rounded, magic);
-    const Vec<T> f = hn::Sub(x, r);
+    const Vec<T> g = hn::Sub(t, r);
     Vec<T> p = hn::Set(d, 9.5828531689e-3f);
-    p = Fma(p, f, hn::Set(d, 5.5906425036e-2f));
-    p = Fma(p, f, hn::Set(d, 2.4024098611e-1f));
-    p = Fma(p, f, hn::Set(d, 6.9312419337e-1f));
-    p = Fma(p, f, hn::Set(d, 1.0f));
+    p = Fma(p, g, hn::Set(d, 5.5906425036e-2f));
+    p = Fma(p, g, hn::Set(d, 2.4024098611e-1f));
+    p = Fma(p, g, hn::Set(d, 6.9312419337e-1f));
+    p = Fma(p, g, hn::Set(d, 1.0f));
     return TimesPowerOf2OrZero(d, p, r, rounded, x,
-                               hn::Set(d, Traits::kMinExponent));
+                               hn::Set(d, Traits::kMinLog));
   }
 
   // In ascending order: a vector's place is that of weights already read.

@@ -7,12 +7,9 @@
 #define ATTENTION_KERNEL_MATH_INL_H_
 #endif
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "hwy/highway.h"
-#include "kernel/convert.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace attention {
@@ -37,68 +34,62 @@ HWY_INLINE V Fma(V a, V b, V c) {
 #endif
 }
 
-// log2(e) and log(2), each as a double and what is missing to twice the
-// precision.
-constexpr double kLog2E = 0x1.71547652b82fep+0;
-constexpr double kLog2ELow = 0x1.777d0ffda0d24p-56;
-constexpr double kLn2 = 0x1.62e42fefa39efp-1;
-constexpr double kLn2Low = 0x1.abc9e3b39803fp-56;
-
-// x log2(e), rounded once. Finite numbers stay finite.
-template <typename T>
-T ToBase2(double x) {
-  if (std::isinf(x)) return static_cast<T>(x);
-  constexpr double kMax = std::numeric_limits<double>::max();
-  return FromDouble<T>(
-      std::clamp(std::fma(x, kLog2E, x * kLog2ELow), -kMax, kMax));
+// c - a * b with one rounding.
+template <class V>
+HWY_INLINE V NegFma(V a, V b, V c) {
+#if HWY_NATIVE_FMA
+  return hn::NegMulAdd(a, b, c);
+#else
+  return Fma(hn::Neg(a), b, c);
+#endif
 }
 
-// x log(2); the largest numbers, where ToBase2() ends, are themselves.
+// kLn2High + kLn2Low is log(2) to twice the precision. kMinLog: a little above
+// the logarithm of the smallest normal number.
 template <typename T>
-double FromBase2(T x) {
-  if (std::fabs(x) >= std::numeric_limits<T>::max()) return x;
-  return std::fma(x, kLn2, x * kLn2Low);
-}
-
-// kMinExponent: of the smallest normal number.
-template <typename T>
-struct Exp2Traits;
+struct ExpTraits;
 template <>
-struct Exp2Traits<float> {
+struct ExpTraits<float> {
+  static constexpr float kLog2E = 0x1.715476p+0f;
+  static constexpr float kLn2High = 0x1.62e43p-1f;
+  static constexpr float kLn2Low = -0x1.05c61p-29f;
   static constexpr float kRounder = 0x1.8p23f;
-  static constexpr float kMinExponent = -126.0f;
+  static constexpr float kMinLog = -87.0f;
 };
 template <>
-struct Exp2Traits<double> {
+struct ExpTraits<double> {
+  static constexpr double kLog2E = 0x1.71547652b82fep+0;
+  static constexpr double kLn2High = 0x1.62e42fefa39efp-1;
+  static constexpr double kLn2Low = 0x1.abc9e3b39803fp-56;
   static constexpr double kRounder = 0x1.8p52;
-  static constexpr double kMinExponent = -1022.0;
+  static constexpr double kMinLog = -708.0;
 };
 
-// (2^f - 1) / f for |f| <= 1/2: minimax polynomials for the relative error of
-// 2^f, which is 4e-9 (float, degree 5) and 2e-17 (double, degree 10) with these
-// coefficients as rounded.
+// (e^g - 1) / g for |g| <= log(2) / 2: 1 + g * h(g) with minimax polynomials h
+// for the relative error of 1 + g * (1 + g * h(g)) against e^g, which is 3.1e-9
+// (float, degree 4) and 3.7e-18 (double, degree 9).
 template <class D, class V>
-HWY_INLINE V Exp2M1Quotient(D d, V f) {
+HWY_INLINE V ExpM1Quotient(D d, V g) {
   using T = hn::TFromD<D>;
   if constexpr (sizeof(T) == 4) {
-    V h = hn::Set(d, 1.5321138489e-4f);
-    h = Fma(h, f, hn::Set(d, 1.3390172775e-3f));
-    h = Fma(h, f, hn::Set(d, 9.6185264622e-3f));
-    h = Fma(h, f, hn::Set(d, 5.5503622332e-2f));
-    h = Fma(h, f, hn::Set(d, 2.4022647548e-1f));
-    return Fma(h, f, hn::Set(d, 6.9314718056e-1f));
+    V h = hn::Set(d, 1.38145986467e-3f);
+    h = Fma(h, g, hn::Set(d, 8.36871687973e-3f));
+    h = Fma(h, g, hn::Set(d, 4.16683880453e-2f));
+    h = Fma(h, g, hn::Set(d, 1.66665206317e-1f));
+    h = Fma(h, g, hn::Set(d, 4.99999934478e-1f));
+    return Fma(h, g, hn::Set(d, 1.0f));
   } else {
-    V h = hn::Set(d, 4.43630248781827299e-10);
-    h = Fma(h, f, hn::Set(d, 7.07358211569326688e-9));
-    h = Fma(h, f, hn::Set(d, 1.01781846789837495e-7));
-    h = Fma(h, f, hn::Set(d, 1.32154365943838076e-6));
-    h = Fma(h, f, hn::Set(d, 1.52527335467701325e-5));
-    h = Fma(h, f, hn::Set(d, 1.54035304540926173e-4));
-    h = Fma(h, f, hn::Set(d, 1.33335581466862531e-3));
-    h = Fma(h, f, hn::Set(d, 9.61812910759696629e-3));
-    h = Fma(h, f, hn::Set(d, 5.55041086648207336e-2));
-    h = Fma(h, f, hn::Set(d, 2.40226506959101223e-1));
-    return Fma(h, f, hn::Set(d, 6.93147180559945309e-1));
+    V h = hn::Set(d, 2.500006162553127959e-8);
+    h = Fma(h, g, hn::Set(d, 2.763024838532302056e-7));
+    h = Fma(h, g, hn::Set(d, 2.755758637378518095e-6));
+    h = Fma(h, g, hn::Set(d, 2.480149309888739154e-5));
+    h = Fma(h, g, hn::Set(d, 1.984126950657872393e-4));
+    h = Fma(h, g, hn::Set(d, 1.388888894363013416e-3));
+    h = Fma(h, g, hn::Set(d, 8.333333333494461664e-3));
+    h = Fma(h, g, hn::Set(d, 4.166666666653015850e-2));
+    h = Fma(h, g, hn::Set(d, 1.666666666666641252e-1));
+    h = Fma(h, g, hn::Set(d, 5.000000000000010627e-1));
+    return Fma(h, g, hn::Set(d, 1.0));
   }
 }
 
@@ -131,37 +122,37 @@ HWY_INLINE V TimesPowerOf2OrZero([[maybe_unused]] D d, V p,
 #endif
 }
 
-// 2^x for x <= 0, NaN for NaN; 0 for x < kMinExponent. Within 1 unit in the
-// last place; 2^0 is 1.
+// exp(x) for x <= 0, NaN for NaN; 0 for x < kMinLog. Within 1 unit in the last
+// place; exp(0) is 1.
 template <class D, class V>
-HWY_INLINE V Exp2NonPositive(D d, V x) {
+HWY_INLINE V ExpNonPositive(D d, V x) {
   using T = hn::TFromD<D>;
-  using Traits = Exp2Traits<T>;
-  // x = r + f: adding and subtracting 1.5 * 2^mantissa_bits rounds to the
-  // integer r.
+  using Traits = ExpTraits<T>;
+  // x = r log(2) + g: adding and subtracting 1.5 * 2^mantissa_bits rounds to
+  // the integer r.
   const V magic = hn::Set(d, Traits::kRounder);
-  const V rounded = hn::Add(x, magic);
+  const V rounded = Fma(x, hn::Set(d, Traits::kLog2E), magic);
   const V r = hn::Sub(rounded, magic);
-  const V f = hn::Sub(x, r);
-  const V p = Fma(Exp2M1Quotient(d, f), f, hn::Set(d, T{1}));
-  return TimesPowerOf2OrZero(d, p, r, rounded, x,
-                             hn::Set(d, Traits::kMinExponent));
+  V g = NegFma(r, hn::Set(d, Traits::kLn2High), x);
+  g = NegFma(r, hn::Set(d, Traits::kLn2Low), g);
+  const V p = Fma(ExpM1Quotient(d, g), g, hn::Set(d, T{1}));
+  return TimesPowerOf2OrZero(d, p, r, rounded, x, hn::Set(d, Traits::kMinLog));
 }
 
-// tanh(x). With e = exp(2|x|) - 1 it is e / (e + 2); where exp(2|x|) is at most
-// the root of 2 that difference comes from its own polynomial, without
-// cancellation; elsewhere it is written in exp(-2|x|), which cannot overflow.
+// tanh(x). With e = exp(2|x|) - 1 it is e / (e + 2); where 2|x| <= log(2) / 2
+// that difference comes from its own polynomial, without cancellation;
+// elsewhere it is written in exp(-2|x|), which cannot overflow.
 template <class D, class V>
 HWY_INLINE V Tanh(D d, V x) {
   using T = hn::TFromD<D>;
   const V one = hn::Set(d, T{1});
-  const V y = hn::Mul(hn::Abs(x), hn::Set(d, static_cast<T>(2 * kLog2E)));
-  const auto small = hn::Lt(y, hn::Set(d, T{0.5}));
+  const V y = hn::Mul(hn::Abs(x), hn::Set(d, T{2}));
+  const auto small = hn::Lt(y, hn::Set(d, ExpTraits<T>::kLn2High / 2));
   // In the lanes that take the other branch the polynomial may overflow; those
   // results are dropped.
-  const V e = hn::Mul(Exp2M1Quotient(d, y), y);
+  const V e = hn::Mul(ExpM1Quotient(d, y), y);
   const V near = hn::Div(e, hn::Add(e, hn::Set(d, T{2})));
-  const V t = Exp2NonPositive(d, hn::Neg(y));
+  const V t = ExpNonPositive(d, hn::Neg(y));
   const V far = hn::Div(hn::Sub(one, t), hn::Add(one, t));
   return hn::CopySign(hn::IfThenElse(small, near, far), x);
 }

@@ -1,10 +1,9 @@
 // Partial softmax results and how they merge. Included once per SIMD target.
 //
 // A partial is what some of the keys give for a set of rows: the largest score
-// m, the sum l of 2^(score - m) and the unnormalised output o, the sum of
-// 2^(score - m) * value; scores are logits times log2(e) (ScoreUnit). Merging
-// two is
-//   m = max(m1, m2), l = l1 2^(m1 - m) + l2 2^(m2 - m), o likewise
+// m, the sum l of exp(score - m) and the unnormalised output o, the sum of
+// exp(score - m) * value. Merging two is
+//   m = max(m1, m2), l = l1 exp(m1 - m) + l2 exp(m2 - m), o likewise
 // (FlashDecoding's combine, FlashInfer's merge_state). That is not associative
 // in floating point, so the order is fixed: blocks of kKeyBlock keys are the
 // leaves of the binary tree over their absolute numbers, and partials merge
@@ -30,14 +29,14 @@ namespace attention {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// 2^(x - reference), 0 for x = -inf also where the reference is -inf.
+// exp(x - reference), 0 for x = -inf also where the reference is -inf.
 template <class D, class V>
-HWY_INLINE V Exp2Difference(D d, V x, V reference) {
+HWY_INLINE V ExpDifference(D d, V x, V reference) {
   using T = hn::TFromD<D>;
   const auto infinite =
       hn::Eq(reference, hn::Set(d, -std::numeric_limits<T>::infinity()));
   const V finite = hn::IfThenZeroElse(infinite, reference);
-  return Exp2NonPositive(d, hn::Sub(x, finite));
+  return ExpNonPositive(d, hn::Sub(x, finite));
 }
 
 // Merges `right` into `left`, which holds keys before it. `rows` may be rounded
@@ -54,8 +53,8 @@ void Merge(const Partial<T>& left, const Partial<T>& right, int64_t rows,
     // A comparison with NaN is false: the left NaN stays, a right one shows in
     // its sum.
     const auto m = hn::IfThenElse(hn::Lt(m1, m2), m2, m1);
-    const auto a = Exp2Difference(d, m1, m);
-    const auto b = Exp2Difference(d, m2, m);
+    const auto a = ExpDifference(d, m1, m);
+    const auto b = ExpDifference(d, m2, m);
     hn::Store(m, d, left.max + first);
     hn::Store(Fma(hn::Load(d, right.sum + first), b,
                   hn::Mul(hn::Load(d, left.sum + first), a)),

@@ -65,8 +65,11 @@ class Rows {
         steps_(problem.head_size / Math::kElements),
         scratch_(problem, rows_, kLanes<T>),
         stack_(scratch_.levels.data(), rows_, scratch_.value_stride),
-        scale_(kBase2(problem.scale)),
-        softcap_(SoftCap(kBase2)) {
+        scale_(static_cast<T>(problem.scale)),
+        softcap_(problem.softcap > 0
+                     ? std::max(static_cast<T>(problem.softcap),
+                                std::numeric_limits<T>::denorm_min())
+                     : T{0}) {
     Math::template WithKeysOf<true>(p_.query.type, [&](auto step) HWY_ATTR {
       using From = decltype(step);
       for (int64_t r = 0; r < rows_; ++r) {
@@ -127,7 +130,7 @@ class Rows {
       StoreRow(result.output + r * scratch_.value_stride, p_.value_head_size,
                p_.output.type, outputs.output, task_.OutputIndex(r));
       if (p_.return_log_sum_exp) {
-        const T lse = static_cast<T>(LargestLogit(result, r) +
+        const T lse = static_cast<T>(static_cast<double>(result.max[r]) +
                                      Log(static_cast<double>(result.sum[r])));
         static_cast<T*>(outputs.log_sum_exp)[task_.LogSumExpIndex(r)] =
             Canonical(lse);
@@ -271,8 +274,8 @@ class Rows {
       hidden |= visible[r].begin > keys.begin || visible[r].end < keys.end;
       T* scores = scratch_.scores + r * kKeyBlock;
       if (softcap_ > 0) Cap(softcap_, lanes, scores);
-      hidden |= AddBias(task_, first, row + r, kBase2, visible[r], lanes,
-                        scratch_.bias, scores);
+      hidden |= AddBias(task_, first, row + r, visible[r], lanes, scratch_.bias,
+                        scores);
       partial.max[row + r] = Max(task_, first, row + r, lanes, scores);
     }
     // Not in the loop above: reducing a vector takes long, but the rows'
@@ -431,21 +434,11 @@ class Rows {
   void AddSinks(const Partial<T>& result) {
     const Partial<T>& sinks = stack_.Push(p_.total_keys() / kKeyBlock + 1);
     for (int64_t r = 0; r < rows_; ++r) {
-      sinks.max[r] = kBase2(p_.sinks[task_.Head(r)]);
+      sinks.max[r] = static_cast<T>(p_.sinks[task_.Head(r)]);
       sinks.sum[r] = sinks.max[r] == -kInfinity<T> ? T{0} : T{1};
     }
     std::fill_n(sinks.output, rows_ * scratch_.value_stride, T{0});
     Merge(result, sinks, rows_, scratch_.value_stride);
-  }
-
-  // What a row's sum of weights refers to: a sink to the bit, so that a row
-  // that saw nothing else has it as its log-sum-exp.
-  double LargestLogit(const Partial<T>& result, int64_t row) const {
-    if (!p_.sinks.empty()) {
-      const double sink = p_.sinks[task_.Head(row)];
-      if (result.max[row] == kBase2(sink)) return sink;
-    }
-    return FromBase2(result.max[row]);
   }
 
   static bool SawNone(const Partial<T>& result, int64_t row) {
@@ -471,7 +464,6 @@ class Rows {
   // Computes every score of the rows again, up to the stage asked for.
   void ReturnScores(const Partial<T>& result, const AttentionOutputs& outputs,
                     const std::atomic<bool>* cancelled) {
-    const ScoreUnit<T> unit = {p_.scores == Scores::kWeights};
     for (int64_t first = 0; first < p_.total_keys(); first += kKeyBlock) {
       if (cancelled && cancelled->load(std::memory_order_relaxed)) return;
       const KeyRange keys = {0, std::min(kKeyBlock, p_.total_keys() - first)};
@@ -480,11 +472,10 @@ class Rows {
       ForEachTile([&](int64_t row, int rows) {
         ScoreBlock<Math>(rows, scratch_.query + row * steps_, steps_,
                          scratch_.keys_packed, 0, RoundUp(keys.end, kPanel<T>),
-                         unit(p_.scale), scratch_.scores, no_prefetch);
+                         scale_, scratch_.scores, no_prefetch);
         for (int64_t r = row; r < row + rows; ++r) {
           T* scores = scratch_.scores + (r - row) * kKeyBlock;
-          ToStage(first, r, unit, {0, RoundUp(keys.end, kSumLanes)}, result,
-                  scores);
+          ToStage(first, r, scores, {0, RoundUp(keys.end, kSumLanes)}, result);
           StoreRow(scores, keys.end, p_.query.type, outputs.scores,
                    task_.LogSumExpIndex(r) * p_.total_keys() + first);
         }
@@ -492,31 +483,23 @@ class Rows {
     }
   }
 
-  void ToStage(int64_t first, int64_t row, const ScoreUnit<T>& unit,
-               const KeyRange& lanes, const Partial<T>& result, T* scores) {
+  void ToStage(int64_t first, int64_t row, T* scores, const KeyRange& lanes,
+               const Partial<T>& result) {
     const Tag<T> d;
     if (p_.scores == Scores::kRaw) return;
-    if (softcap_ > 0) Cap(SoftCap(unit), lanes, scores);
+    if (softcap_ > 0) Cap(softcap_, lanes, scores);
     if (p_.scores == Scores::kCapped) return;
-    AddBias(task_, first, row, unit, task_.VisibleInBlock(first, row), lanes,
+    AddBias(task_, first, row, task_.VisibleInBlock(first, row), lanes,
             scratch_.bias, scores);
     if (p_.scores == Scores::kBiased) return;
     const T sum = SawNone(result, row) ? T{1} : result.sum[row];
     for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
-      const Vec<T> weight = hn::Div(Exp2Difference(d, hn::Load(d, scores + j),
-                                                   hn::Set(d, result.max[row])),
+      const Vec<T> weight = hn::Div(ExpDifference(d, hn::Load(d, scores + j),
+                                                  hn::Set(d, result.max[row])),
                                     hn::Set(d, sum));
       hn::Store(weight, d, scores + j);
     }
   }
-
-  T SoftCap(const ScoreUnit<T>& unit) const {
-    if (p_.softcap <= 0) return 0;
-    return std::max(unit(p_.softcap), std::numeric_limits<T>::denorm_min());
-  }
-
-  // What the softmax counts scores in.
-  static constexpr ScoreUnit<T> kBase2 = {.base2 = true};
 
   // The type that needs no conversion.
   static constexpr bool kWide = sizeof(T) == 8;
@@ -530,8 +513,8 @@ class Rows {
   const int64_t steps_;  // of a dot product of a query with a key
   Scratch<T> scratch_;
   PartialStack<T> stack_;
-  const T scale_;    // of products, to scores of unit kBase2
-  const T softcap_;  // of such scores; 0 is none
+  const T scale_;
+  const T softcap_;
 };
 
 }  // namespace HWY_NAMESPACE

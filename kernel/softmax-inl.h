@@ -32,20 +32,6 @@ constexpr int64_t kSumLanes = 16;
 template <typename T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
-// What scores are counted in. In the softmax they are logits times log2(e), so
-// that weights are powers of 2: scale, soft cap, masks, slopes and sinks are
-// all multiplied by it. Scores to be returned are logits.
-template <typename T>
-struct ScoreUnit {
-  bool base2;
-
-  // A logit, or a factor or a part of one, in this unit. Finite numbers stay
-  // finite.
-  T operator()(double logit) const {
-    return base2 ? ToBase2<T>(logit) : FromDouble<T>(logit);
-  }
-};
-
 // Sum of a vector's lanes: halves added until one is left.
 template <class D, class V>
 HWY_INLINE hn::TFromD<D> SumOfHalves([[maybe_unused]] D d, V v) {
@@ -137,46 +123,31 @@ const T* Bias(const TaskRows& rows, int64_t first, int64_t row,
   return memory;
 }
 
-// Adds the mask tensor. See AddBias().
+// Adds the mask tensor; returns whether it masks any of `lanes`.
 template <typename T>
 bool AddMask(const TaskRows& rows, int64_t first, int64_t row,
-             const ScoreUnit<T>& unit, const KeyRange& lanes, T* memory,
-             T* scores) {
-  constexpr T kMax = std::numeric_limits<T>::max();
-  constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
+             const KeyRange& lanes, T* memory, T* scores) {
   const Tag<T> d;
   const Vec<T> masked = hn::Set(d, -kInfinity<T>);
-  const Vec<T> largest = hn::Set(d, kMax);
-  const Vec<T> factor = hn::Set(d, unit(1));
-  // What is larger may overflow as a product.
-  const Vec<T> limit =
-      hn::Set(d, unit.base2 ? kMax / unit(1) * (1 - kEpsilon) : kMax);
   const T* bias = Bias(rows, first, row, lanes, memory);
-  bool any_masked = false;
+  auto any = hn::Eq(masked, hn::Zero(d));
   for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
     const Vec<T> added = hn::LoadU(d, bias + j);
-    const Vec<T> score = hn::Load(d, scores + j);
-    Vec<T> sum = Fma(added, factor, score);
-    const auto huge = hn::Gt(hn::Abs(added), limit);
-    if (HWY_UNLIKELY(!hn::AllFalse(d, huge))) {
-      const auto saturated = hn::And(huge, hn::Le(hn::Abs(added), largest));
-      sum = hn::IfThenElse(saturated,
-                           hn::Add(score, hn::CopySign(largest, added)), sum);
-      // Not the sum: the score under a mask may be NaN.
-      sum = hn::IfThenElse(hn::Eq(added, masked), masked, sum);
-      any_masked = true;
-    }
-    hn::Store(sum, d, scores + j);
+    const Vec<T> sum = hn::Add(hn::Load(d, scores + j), added);
+    const auto is_masked = hn::Eq(added, masked);
+    // Not the sum: the score under a mask may be NaN.
+    hn::Store(hn::IfThenElse(is_masked, masked, sum), d, scores + j);
+    any = hn::Or(any, is_masked);
   }
-  return any_masked;
+  return !hn::AllFalse(d, any);
 }
 
 template <typename T>
 void AddAlibi(const TaskRows& rows, int64_t first, int64_t row,
-              const ScoreUnit<T>& unit, const KeyRange& lanes, T* scores) {
+              const KeyRange& lanes, T* scores) {
   const Tag<T> d;
   const Vec<T> slope =
-      hn::Set(d, unit(-rows.problem().alibi_slopes[rows.Head(row)]));
+      hn::Set(d, static_cast<T>(-rows.problem().alibi_slopes[rows.Head(row)]));
   const int64_t position = rows.Query(row) + rows.sequence().offset;
   for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
     const Vec<T> distance = hn::Abs(hn::Add(
@@ -185,23 +156,23 @@ void AddAlibi(const TaskRows& rows, int64_t first, int64_t row,
   }
 }
 
-// Mask tensor, ALiBi, and -inf outside the visible keys. `bias` is working
-// memory for a block. False if the mask tensor masks none of `lanes` for sure.
+// Mask tensor, ALiBi, and -inf outside the visible keys; returns whether the
+// mask tensor masks any of `lanes`. `bias` is working memory for a block.
 template <typename T>
 HWY_INLINE bool AddBias(const TaskRows& rows, int64_t first, int64_t row,
-                        const ScoreUnit<T>& unit, const KeyRange& visible,
-                        const KeyRange& lanes, T* bias, T* scores) {
+                        const KeyRange& visible, const KeyRange& lanes, T* bias,
+                        T* scores) {
   const Problem& problem = rows.problem();
-  const bool any_masked =
-      problem.mask && AddMask(rows, first, row, unit, lanes, bias, scores);
+  const bool masks =
+      problem.mask && AddMask(rows, first, row, lanes, bias, scores);
   if (!problem.alibi_slopes.empty()) {
-    AddAlibi(rows, first, row, unit, lanes, scores);
+    AddAlibi(rows, first, row, lanes, scores);
   }
   std::fill(scores + lanes.begin, scores + std::max(visible.begin, lanes.begin),
             -kInfinity<T>);
   std::fill(scores + std::min(visible.end, lanes.end), scores + lanes.end,
             -kInfinity<T>);
-  return any_masked;
+  return masks;
 }
 
 // The largest of a row's scores.
@@ -235,8 +206,8 @@ HWY_INLINE T Max(const TaskRows& rows, int64_t first, int64_t row,
   return max;
 }
 
-// Turns a row of scores into weights 2^(score - max), as steps of Math; returns
-// their sum.
+// Turns a row of scores into weights exp(score - max), as steps of Math;
+// returns their sum.
 template <class Math, typename T = typename Math::T>
 HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
   const Tag<T> d;
@@ -250,7 +221,7 @@ HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
     ATTENTION_UNROLL
     for (int i = 0; i < kSums; ++i) {
       const Vec<T> weight =
-          Math::Exp2(hn::Sub(hn::Load(d, scores + j + i * N), reference));
+          Math::Exp(hn::Sub(hn::Load(d, scores + j + i * N), reference));
       Math::StoreWeights(weight, j + i * N, scores);
       sums[i] = hn::Add(sums[i], weight);
     }

@@ -89,10 +89,8 @@ struct Exact {
     return LoadElement<T>(rows[0], type, column);
   }
 
-  // 2^x for x <= 0: a weight.
-  static HWY_INLINE Vec<T> Exp2(Vec<T> x) {
-    return Exp2NonPositive(Tag<T>(), x);
-  }
+  // exp(x) for x <= 0: a weight.
+  static HWY_INLINE Vec<T> Exp(Vec<T> x) { return ExpNonPositive(Tag<T>(), x); }
 
   // Puts a vector of weights, those from `key` on, in a row's place for steps.
   static HWY_INLINE void StoreWeights(Vec<T> weights, int64_t key, T* row) {

@@ -38,8 +38,6 @@ struct Logit {
   Wide raw_error = 0;
   Wide capped_error = 0;
   Wide biased_error = 0;
-  // Added to biased_error by what the softmax does in base 2.
-  Wide base2_error = 0;
 };
 
 // A row's softmax.
@@ -165,7 +163,6 @@ Logit Reference::ComputeLogit(const Matrix& query, const Matrix& keys,
   if (request_.inputs().mask) {
     logit.biased += mask;
     logit.biased_error += unit_ * (Abs(mask) + Abs(logit.biased)) + grid_;
-    logit.base2_error = unit_ * Abs(mask);
   }
   if (!options_.alibi_slopes.empty()) {
     const auto distance =
@@ -225,8 +222,8 @@ Softmax Reference::ComputeSoftmax(const std::vector<Logit>& logits,
     if (j % kBlock == 0) sum += std::exchange(block_sum, 0);
     if (logits[j].masked) continue;
     softmax.weights[j] = std::exp(logits[j].biased - largest);
-    softmax.exp_errors[j] = relative_error(
-        logits[j].biased, logits[j].biased_error + logits[j].base2_error);
+    softmax.exp_errors[j] =
+        relative_error(logits[j].biased, logits[j].biased_error);
     block_sum += softmax.weights[j];
   }
   sum += block_sum;
@@ -242,7 +239,7 @@ Softmax Reference::ComputeSoftmax(const std::vector<Logit>& logits,
   BoundSum(logits, &softmax);
   softmax.log_sum_exp_error =
       softmax.sum_error + kLogError * std::max<Wide>(1, Abs(log)) +
-      UnitRoundoff(DataType::kFloat64) * (2 * Abs(largest) + Abs(log));
+      UnitRoundoff(DataType::kFloat64) * (Abs(largest) + Abs(log));
   return softmax;
 }
 
