@@ -177,8 +177,7 @@ HWY_INLINE bool AddBias(const TaskRows& rows, int64_t first, int64_t row,
 
 // The largest of a row's scores.
 template <typename T>
-HWY_INLINE T Max(const TaskRows& rows, int64_t first, int64_t row,
-                 const KeyRange& lanes, const T* scores) {
+HWY_INLINE T LargestScore(const KeyRange& lanes, const T* scores) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   constexpr int kChains = 4;  // hide the latency of a comparison
@@ -195,8 +194,15 @@ HWY_INLINE T Max(const TaskRows& rows, int64_t first, int64_t row,
   for (; j < lanes.end; j += N) {
     largest[0] = hn::Max(largest[0], hn::Load(d, scores + j));
   }
-  const T max = LargestLane<T>(hn::Max(hn::Max(largest[0], largest[1]),
-                                       hn::Max(largest[2], largest[3])));
+  return LargestLane<T>(hn::Max(hn::Max(largest[0], largest[1]),
+                                hn::Max(largest[2], largest[3])));
+}
+
+// What a row's weights refer to: its largest score.
+template <typename T>
+HWY_INLINE T Max(const TaskRows& rows, int64_t first, int64_t row,
+                 const KeyRange& lanes, const T* scores) {
+  const T max = LargestScore(lanes, scores);
   if (max == -kInfinity<T> && rows.SeesAny<T>(first, row)) {
     // Every score is -inf, but not by a mask: unless other blocks hold larger
     // ones the row is 0 / 0. The lowest finite number tells it from a row

@@ -6,7 +6,12 @@
 // Columns: GFLOP/s of unmasked pairs only, GB/s of keys and values, and
 // `of_limit`, the share of the machine's own limit, measured in the same run
 // with as many threads: reading memory in decoding, multiply-adds elsewhere.
+//
+// tile/f32/...: the parts of a tile of dense FLOAT32 in microseconds, each in a
+// loop of its own, and `at_most`, the share of the multiply-add peak that is
+// left if nothing else takes time.
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <iostream>
 #include <map>
@@ -21,6 +26,7 @@
 #include "benchmarks/kernel/cases.h"
 #include "benchmarks/kernel/machine_limits.h"
 #include "benchmarks/kernel/serve.h"
+#include "benchmarks/kernel/tile_parts.h"
 #include "kernel/attention.h"
 
 namespace attention::benchmarks {
@@ -44,6 +50,20 @@ void Measure(benchmark::State& state, const Case& shape, Machine& machine) {
   state.counters["KV_GB/s"] = Counter(bytes, Counter::kIsRate);
   state.counters["of_limit"] =
       Counter((shape.decode ? bytes : flops) / limit, Counter::kIsRate);
+}
+
+void MeasureTile(benchmark::State& state, int64_t head_size, double limit) {
+  for (auto _ : state) {
+    const TileParts parts = MeasureTileParts(head_size);
+    state.SetIterationTime(parts.sum());
+    const double flops =
+        4.0 * static_cast<double>(parts.rows * kKeyBlock * head_size);
+    state.counters["scores_us"] = 1e6 * parts.scores;
+    state.counters["softmax_us"] = 1e6 * parts.softmax;
+    state.counters["weighted_sums_us"] = 1e6 * parts.weighted_sums;
+    state.counters["packing_us"] = 1e6 * parts.packing;
+    state.counters["at_most"] = 1e-9 * flops / parts.sum() / limit;
+  }
 }
 
 Machine MakeMachine(int threads) {
@@ -88,6 +108,17 @@ int main(int argc, char** argv) {
   std::vector<Machine> machines;
   machines.push_back(MakeMachine(1));
   if (cores > 1) machines.push_back(MakeMachine(cores));
+  for (int64_t head_size : {64, 128}) {
+    const double limit = machines.front().limits.at(Limit::kFloat);
+    benchmark::RegisterBenchmark(
+        absl::StrCat("tile/f32/d", head_size, "/threads:1").c_str(),
+        [head_size, limit](benchmark::State& state) {
+          MeasureTile(state, head_size, limit);
+        })
+        ->UseManualTime()
+        ->Iterations(1)
+        ->Unit(benchmark::kMicrosecond);
+  }
   for (const Case& shape : AllCases()) {
     for (Machine& machine : machines) {
       benchmark::RegisterBenchmark(
