@@ -148,8 +148,7 @@ class Rows {
 
   Ahead BlockAhead(int64_t block) const {
     const int64_t first = block * kKeyBlock;
-    const KeyRange keys = {
-        0, std::clamp<int64_t>(task_.seen().end - first, 0, kKeyBlock)};
+    const KeyRange keys = task_.UpToSeen(first);
     return {task_.Keys(first, keys), task_.Values(first, keys)};
   }
 

@@ -98,6 +98,11 @@ class TaskRows {
             std::clamp<int64_t>(visible_[row].end - first, begin, kKeyBlock)};
   }
 
+  // Keys of the block, up to the last that any row sees.
+  KeyRange UpToSeen(int64_t first) const {
+    return {0, std::clamp<int64_t>(seen_.end - first, 0, kKeyBlock)};
+  }
+
   // Whether the mask tensor lets `row` see key `j`.
   template <typename T>
   bool Unmasked(int64_t first, int64_t row, int64_t j) const {
@@ -171,8 +176,7 @@ inline RowStretch FirstKeys(const Problem& problem, const RowTask& task,
                                task.row_begin + 1});
   const int64_t first =
       std::max(block, row.seen().begin / kKeyBlock) * kKeyBlock;
-  return row.Keys(
-      first, {0, std::clamp<int64_t>(row.seen().end - first, 0, kKeyBlock)});
+  return row.Keys(first, row.UpToSeen(first));
 }
 
 }  // namespace attention

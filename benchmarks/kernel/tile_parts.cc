@@ -4,7 +4,6 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
-#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "kernel/attention.h"
