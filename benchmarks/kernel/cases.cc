@@ -167,7 +167,7 @@ ConstTensorView Workload::Fill(DataType type, const Shape& shape,
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
   const int64_t count = *NumElements(shape);
-  std::vector<char>& bytes = tensors_.emplace_back(count * SizeOf(type));
+  Bytes& bytes = tensors_.emplace_back(count * SizeOf(type));
   if (type == DataType::kBool) {
     for (char& byte : bytes) byte = random() % 2 == 0;
   } else {
@@ -183,8 +183,7 @@ void Workload::Run(ThreadPool& pool) {
 }
 
 void Workload::Save(const std::string& directory) const {
-  const auto save = [&directory](absl::string_view name,
-                                 const std::vector<char>& bytes) {
+  const auto save = [&directory](absl::string_view name, const Bytes& bytes) {
     std::ofstream file(absl::StrCat(directory, "/", name, ".bin"),
                        std::ios::binary);
     file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));

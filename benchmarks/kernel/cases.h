@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/kernel/huge_page_allocator.h"
 #include "benchmarks/kernel/machine_limits.h"
 #include "kernel/attention.h"
 
@@ -57,12 +58,14 @@ class Workload {
   void Save(const std::string& directory) const;
 
  private:
+  using Bytes = std::vector<char, HugePageAllocator<char>>;
+
   ConstTensorView Fill(DataType type, const Shape& shape, unsigned seed);
 
-  std::vector<std::vector<char>> tensors_;
+  std::vector<Bytes> tensors_;
   std::vector<int64_t> starts_;
   std::optional<AttentionPlan> plan_;
-  std::vector<char> output_;
+  Bytes output_;
   double key_value_bytes_ = 0;
 };
 

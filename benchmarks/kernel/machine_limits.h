@@ -20,7 +20,7 @@ enum class Limit : uint8_t {
 };
 
 // Best of several tries with every thread of `pool` at once; takes about a
-// twentieth of a second.
+// tenth of a second.
 double MeasureLimit(Limit limit, ThreadPool& pool);
 
 }  // namespace attention::benchmarks
