@@ -95,12 +95,10 @@ def open_case(case, ours, peers, threads, folder):
 
 
 def take_turns(case, entry, ours, peers, flags):
-    """The machine's limit takes a turn a round as well."""
+    """The machine's limit is measured just before each of our own turns."""
     rounds, seconds, entry["limit"] = flags.rounds, flags.seconds, []
     turns = [name for name, r in entry["results"].items() if "reason" not in r]
     for number in range(rounds):
-        answer = ours.ask("limit", case.limit, flags.threads)
-        entry["limit"].append(answer["rate"])
         first = number % len(turns)
         for name in turns[first:] + turns[:first]:
             result = entry["results"][name]
@@ -109,6 +107,9 @@ def take_turns(case, entry, ours, peers, flags):
             library, way = name.split()
             try:
                 if library == "ours":
+                    if int(way) == flags.threads:
+                        limit = ours.ask("limit", case.limit, way)
+                        entry["limit"].append(limit["rate"])
                     answer = ours.ask("run", way, seconds)
                 else:
                     answer = peers.ask(library, "run", way, seconds)

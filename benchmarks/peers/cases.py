@@ -76,13 +76,23 @@ class Sequence:
     mask: np.ndarray | None
 
 
+def aligned(array):
+    """A copy that begins at a cache line, as a library's own memory does."""
+    memory = np.empty(array.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    memory = memory[start : start + array.nbytes]
+    copy = memory.view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 def split(case, packed):
     """Each sequence of (B, H, S, D), or ragged (sum S, H, D), as the former."""
     if not case.ragged:
         return [packed]
     ends = np.cumsum(case.ragged)[:-1]
     return [
-        np.ascontiguousarray(part.transpose(1, 0, 2))[None]
+        aligned(part.transpose(1, 0, 2))[None]
         for part in np.split(packed, ends)
     ]
 
@@ -94,13 +104,13 @@ def load(case, folder):
         elements = np.fromfile(folder / f"{name}.bin", NUMPY_TYPES[case.type])
         if case.ragged:
             return split(case, elements.reshape(-1, heads, size))
-        return [elements.reshape(case.batch, heads, length, size)]
+        return [aligned(elements.reshape(case.batch, heads, length, size))]
 
     mask = None
     if case.mask != "NONE":
         kind = np.bool_ if case.mask == "BOOL" else np.float32
         mask = np.fromfile(folder / "mask.bin", kind)
-        mask = mask.reshape(case.query_length, case.key_length)
+        mask = aligned(mask.reshape(case.query_length, case.key_length))
     c = case
     return [
         Sequence(query, key, value, mask)

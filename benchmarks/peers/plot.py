@@ -27,7 +27,7 @@ def points(row):
     """Percent of the limit: name to value, ours and each library's best."""
     seconds = {"ours": row.ours}
     seconds |= {name: peer[1] for name, peer in row.peers.items()}
-    return {n: 100 * row.rate(s) / row.limit for n, s in seconds.items()}
+    return {n: 100 * row.share_of(s) for n, s in seconds.items()}
 
 
 def spread(values, gap, most):

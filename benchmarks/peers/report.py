@@ -32,7 +32,8 @@ class Row:
 
     name: str
     unit: str  # "GFLOP" or "GB"
-    limit: float
+    # Ours as a share of the machine's limit, each turn by the limit beside it.
+    share: float
     ours: float  # Seconds, as all times.
     alone: float  # With one thread.
     error: float
@@ -45,9 +46,8 @@ class Row:
     def rate(self, seconds):
         return self.work / seconds
 
-    @property
-    def share(self):
-        return self.rate(self.ours) / self.limit
+    def share_of(self, seconds):
+        return self.share * self.ours / seconds
 
     @property
     def best(self):
@@ -76,11 +76,14 @@ def row(entry, run):
             peers[library] = (way, seconds, result["error"])
     fastest = min((seconds for _, seconds, _ in peers.values()), default=None)
     work = entry["key_value_bytes"] if case["decode"] else entry["flops"]
+    ours = results[f"ours {threads}"]["seconds"]
+    turns = zip(ours, entry["limit"], strict=True)
+    shares = (1e-9 * work / (seconds * limit) for seconds, limit in turns)
     return Row(
         name=case["name"],
         unit="GB" if case["decode"] else "GFLOP",
-        limit=statistics.median(entry["limit"]),
-        ours=statistics.median(results[f"ours {threads}"]["seconds"]),
+        share=statistics.median(shares),
+        ours=statistics.median(ours),
         alone=statistics.median(results["ours 1"]["seconds"]),
         error=results[f"ours {threads}"]["error"],
         peers=peers,

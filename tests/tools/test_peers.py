@@ -178,7 +178,9 @@ def entry(**fields):
 def test_row_counts_exact_peers_alone():
     row = report.row(entry(), RUN)
     assert row.rate(row.ours) == pytest.approx(100)
-    assert row.share == pytest.approx(0.5)
+    # Each turn by its own limit: 1, 1 / 1.8 and 0.001 of it.
+    assert row.share == pytest.approx(1 / 1.8)
+    assert row.share_of(2 * row.ours) == pytest.approx(0.5 / 1.8)
     assert row.best == ("openvino", "sdpa_f32", 0.008, 1e-6)
     assert row.ratio == pytest.approx(0.8)
     assert row.peers["torch"] == ("sdpa", 0.02, 2e-7)
@@ -199,7 +201,7 @@ def test_row_without_peers():
 
 
 def test_table_findings_and_losses():
-    row = report.row(entry(decode=True) | {"limit": [20.0]}, RUN)
+    row = report.row(entry(decode=True) | {"limit": 3 * [20.0]}, RUN)
     assert report.table([row], RUN).splitlines()[-1] == (
         f"| `{CASE.name}` | 10 | 10.0 | 50 % | 2.00 | 1e-07 "
         "| OpenVINO sdpa_f32 | 12.5 | 1e-06 | **0.80** |"
@@ -213,7 +215,7 @@ def test_table_findings_and_losses():
 
 
 def test_losses_name_what_is_below_half_of_the_limit():
-    row = report.row(entry() | {"limit": [400.0]}, RUN)
+    row = report.row(entry() | {"limit": 3 * [400.0]}, RUN)
     assert f"limit: `{CASE.name}` 25 %." in report.losses([row])
 
 
@@ -249,3 +251,12 @@ def test_short_names(name, wanted):
 def test_spreads_labels():
     assert plot.spread([0, 1, 50], 10, 100) == [0, 10, 50]
     assert plot.spread([50, 95, 99], 10, 100) == [50, 90, 100]
+
+
+def test_aligned_copies_begin_at_a_cache_line():
+    for offset in range(3):
+        array = np.arange(24.0)[offset : offset + 12].reshape(3, 4).T
+        copy = cases.aligned(array)
+        assert copy.ctypes.data % 64 == 0
+        assert copy.flags.c_contiguous
+        np.testing.assert_array_equal(copy, array)
