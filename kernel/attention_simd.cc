@@ -22,6 +22,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernel/bf16_pairs-inl.h"
+#include "kernel/bf16_tiles-inl.h"
 #include "kernel/rows-inl.h"
 #include "kernel/tile-inl.h"
 
@@ -63,6 +64,9 @@ constexpr RowFunctions<typename Math::T> kFunctions = {
 
 // What HWY_EXPORT takes: no templates.
 RowFunctions<float> FloatFunctions([[maybe_unused]] bool fast) {
+#if ATTENTION_HAVE_BF16_TILES
+  if (fast && BF16Tiles::Supported()) return kFunctions<BF16Tiles>;
+#endif
 #if ATTENTION_HAVE_BF16_PAIRS
   if (fast) return kFunctions<BF16Pairs>;
 #endif
@@ -70,6 +74,9 @@ RowFunctions<float> FloatFunctions([[maybe_unused]] bool fast) {
 }
 RowFunctions<double> DoubleFunctions() { return kFunctions<Exact<double>>; }
 bool HasFastMathHere() {
+#if ATTENTION_HAVE_BF16_TILES
+  if (BF16Tiles::Supported()) return true;
+#endif
 #if ATTENTION_HAVE_BF16_PAIRS
   return BF16Pairs::Supported();
 #else

@@ -22,6 +22,7 @@
 #include "kernel/attention.h"
 #include "kernel/convert-inl.h"
 #include "kernel/math-inl.h"
+#include "kernel/tile-inl.h"
 
 #undef ATTENTION_HAVE_BF16_PAIRS
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
@@ -53,8 +54,17 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const BF16Pair* from) {
 struct BF16Pairs {
   using T = float;
   static constexpr int64_t kElements = 2;
+  static constexpr int64_t kGroup = 2;
+  static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
+  static constexpr int64_t kStepsAtOnce = 1;
+  static constexpr bool kWideFewRows = false;
 
-  static bool Supported() { return __builtin_cpu_supports("avx512bf16") != 0; }
+  // Intel's CPUs have the instruction as well, but take as long for it as for
+  // two multiply-adds, without what conversion they need none of: slower.
+  static bool Supported() {
+    return __builtin_cpu_supports("avx512bf16") != 0 &&
+           __builtin_cpu_is("intel") == 0;
+  }
 
   template <bool kNarrow, class F>
   static HWY_INLINE void WithKeysOf(DataType /*type*/, const F& f) {

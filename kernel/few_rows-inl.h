@@ -24,19 +24,38 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Rows up to which this is faster than packing.
 constexpr int kFewRows = kTileRows < 8 ? kTileRows : 8;
 
-// scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`,
-// written up to a whole vector. Rows of `query` are `steps` apart, rows of
-// `scores` kKeyBlock.
-template <class Math, int kRows, typename From, typename T = typename Math::T>
-void ScoreFew(const T* HWY_RESTRICT query, int64_t steps,
-              const RowStretch& keys, T scale, T* HWY_RESTRICT scores,
-              const RowStretch& next) {
+// A square of `keys` from row j and column k on, transposed; zeros where there
+// are less than a vector of keys or columns.
+template <typename T, typename From>
+HWY_INLINE void LoadSquare(const RowStretch& keys, int64_t j, int64_t k,
+                           int64_t columns, Vec<T>* HWY_RESTRICT square) {
+  constexpr int64_t N = kLanes<T>;
+  const int64_t present = HWY_MIN(N, keys.count - j);
+  if (present == N && columns == N) {
+    ATTENTION_UNROLL
+    for (int64_t i = 0; i < N; ++i) {
+      square[i] = LoadAs(Tag<T>(), keys.Row<From>(j + i) + k);
+    }
+  } else {
+    const From* rows[N];
+    for (int64_t i = 0; i < present; ++i) rows[i] = keys.Row<From>(j + i);
+    LoadPartialSquare<T>(rows, k, present, columns, square);
+  }
+  Transpose<T>(square);
+}
+
+// scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`, of
+// elements or steps `From`, written up to a whole vector. Rows of `query` are
+// `steps` apart, rows of `scores` kKeyBlock.
+template <int kRows, class Math, typename From, typename T = typename Math::T>
+void ScoreFew(Math& /*math*/, From /*from*/, const T* HWY_RESTRICT query,
+              int64_t steps, const RowStretch& keys, T scale,
+              T* HWY_RESTRICT scores, const RowStretch& next) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   Prefetcher prefetcher(next,
                         RoundUp(keys.count, N) / N * (RoundUp(steps, N) / N));
   for (int64_t j = 0; j < keys.count; j += N) {
-    const int64_t present = HWY_MIN(N, keys.count - j);
     Vec<T> sum[kRows];
     ATTENTION_UNROLL
     for (int r = 0; r < kRows; ++r) sum[r] = hn::Zero(d);
@@ -44,17 +63,7 @@ void ScoreFew(const T* HWY_RESTRICT query, int64_t steps,
       prefetcher.Next();
       const int64_t columns = HWY_MIN(N, steps - k);
       Vec<T> square[N];
-      if (present == N && columns == N) {
-        ATTENTION_UNROLL
-        for (int64_t i = 0; i < N; ++i) {
-          square[i] = LoadAs(d, keys.Row<From>(j + i) + k);
-        }
-      } else {
-        const From* rows[N];
-        for (int64_t i = 0; i < present; ++i) rows[i] = keys.Row<From>(j + i);
-        LoadPartialSquare<T>(rows, k, present, columns, square);
-      }
-      Transpose<T>(square);
+      LoadSquare<T, From>(keys, j, k, columns, square);
       if (columns == N) {
         ATTENTION_UNROLL
         for (int64_t i = 0; i < N; ++i) {
@@ -83,10 +92,10 @@ void ScoreFew(const T* HWY_RESTRICT query, int64_t steps,
 
 // output[r] = sum over the rows j of `values` of weights[r][j] * values[j]; the
 // rows are whole steps, the value head size a multiple of a vector's lanes.
-template <class Math, int kRows, typename From, typename T = typename Math::T>
-void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
-               T* HWY_RESTRICT output, int64_t output_stride,
-               const RowStretch& next) {
+template <int kRows, class Math, typename From, typename T = typename Math::T>
+void WeightFew(Math& /*math*/, From /*from*/, const T* HWY_RESTRICT weights,
+               const RowStretch& values, T* HWY_RESTRICT output,
+               int64_t output_stride, const RowStretch& next) {
   constexpr int64_t N = kLanes<T>;
   constexpr int64_t kSize = sizeof(From);
   // As many accumulators as hide the latency of a multiply-add and fit.
@@ -109,31 +118,32 @@ void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
 }
 
 // ScoreFew and WeightFew for `rows` rows in [1, kFewRows].
-template <class Math, typename From, int kRows = kFewRows,
+template <int kRows = kFewRows, class Math, typename From,
           typename T = typename Math::T>
-void ScoreFewRows(int rows, const T* query, int64_t steps,
-                  const RowStretch& keys, T scale, T* scores,
+void ScoreFewRows(Math& math, From from, int rows, const T* query,
+                  int64_t steps, const RowStretch& keys, T scale, T* scores,
                   const RowStretch& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return ScoreFewRows<Math, From, kRows - 1>(rows, query, steps, keys,
-                                                 scale, scores, next);
+      return ScoreFewRows<kRows - 1>(math, from, rows, query, steps, keys,
+                                     scale, scores, next);
     }
   }
-  ScoreFew<Math, kRows, From>(query, steps, keys, scale, scores, next);
+  ScoreFew<kRows>(math, from, query, steps, keys, scale, scores, next);
 }
 
-template <class Math, typename From, int kRows = kFewRows,
+template <int kRows = kFewRows, class Math, typename From,
           typename T = typename Math::T>
-void WeightFewRows(int rows, const T* weights, const RowStretch& values,
-                   T* output, int64_t output_stride, const RowStretch& next) {
+void WeightFewRows(Math& math, From from, int rows, const T* weights,
+                   const RowStretch& values, T* output, int64_t output_stride,
+                   const RowStretch& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return WeightFewRows<Math, From, kRows - 1>(rows, weights, values, output,
-                                                  output_stride, next);
+      return WeightFewRows<kRows - 1>(math, from, rows, weights, values, output,
+                                      output_stride, next);
     }
   }
-  WeightFew<Math, kRows, From>(weights, values, output, output_stride, next);
+  WeightFew<kRows>(math, from, weights, values, output, output_stride, next);
 }
 
 }  // namespace HWY_NAMESPACE

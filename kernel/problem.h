@@ -79,7 +79,7 @@ struct Problem {
   int64_t window_right = -1;
   std::vector<double> alibi_slopes;
   std::vector<double> sinks;
-  bool fast_math = false;  // pairs of BFLOAT16, see bf16_pairs-inl.h
+  bool fast_math = false;  // by bf16_pairs-inl.h or bf16_tiles-inl.h
   Scores scores = Scores::kNone;
   bool return_log_sum_exp = false;
   bool return_present = false;

@@ -61,9 +61,9 @@ class Rows {
       : p_(problem),
         task_(problem, task),
         rows_(task_.count()),
-        tiles_((rows_ + kTileRows - 1) / kTileRows),
+        tiles_((rows_ + Math::kTileRows - 1) / Math::kTileRows),
         steps_(problem.head_size / Math::kElements),
-        scratch_(problem, rows_, kLanes<T>),
+        scratch_(problem, rows_, Math::kTileRows, kLanes<T>),
         stack_(scratch_.levels.data(), rows_, scratch_.value_stride),
         scale_(static_cast<T>(problem.scale)),
         softcap_(problem.softcap > 0
@@ -77,6 +77,13 @@ class Rows {
                          scratch_.query + r * steps_);
       }
     });
+    if (Math::kWideFewRows && rows_ <= kFewRows) {
+      few_query_ += rows_ * steps_;
+      for (int64_t r = 0; r < rows_; ++r) {
+        LoadElements(task_.QueryRow(r), p_.query.type, p_.head_size,
+                     few_query_ + r * p_.head_size);
+      }
+    }
   }
 
   // Pushes the partials of the blocks in [begin, end) that any row sees. For
@@ -163,8 +170,8 @@ class Rows {
     const Block current = GetBlock(first, keys, ahead);
     const int64_t count = keys.end - keys.begin;
     const int64_t score_steps =
-        tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*steps_;
-    const int64_t weigh_steps = tiles_ * (count / Math::kElements) *
+        tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*CallsFor(steps_);
+    const int64_t weigh_steps = tiles_ * CallsFor(count / Math::kElements) *
                                 (scratch_.value_stride / kPanel<T>);
     // Keys while scoring, values while weighing; under a mask, whose tiles ask
     // for it while scoring, one after the other while weighing.
@@ -176,11 +183,16 @@ class Rows {
     });
   }
 
-  // `keys` of the block, widened to whole steps as far as there are keys.
+  // Calls of Prefetcher::Next() for so many steps.
+  static int64_t CallsFor(int64_t steps) {
+    return RoundUp(steps, Math::kStepsAtOnce) / Math::kStepsAtOnce;
+  }
+
+  // `keys` of the block, from the beginning of a group on and widened to whole
+  // steps as far as there are keys.
   KeyRange WholeSteps(int64_t first, const KeyRange& keys) const {
-    constexpr int64_t kStep = Math::kElements;
-    return {keys.begin / kStep * kStep,
-            std::min(RoundUp(keys.end, kStep),
+    return {keys.begin / Math::kGroup * Math::kGroup,
+            std::min(RoundUp(keys.end, Math::kElements),
                      task_.sequence().key_length - first)};
   }
 
@@ -247,8 +259,8 @@ class Rows {
   void AttendTile(const Block& block, int64_t row, int rows,
                   const Partial<T>& partial, Prefetch& prefetch) {
     const int64_t first = block.first;
-    KeyRange visible[kTileRows];     // by each row
-    KeyRange keys = {kKeyBlock, 0};  // by any of them
+    KeyRange visible[Math::kTileRows];  // by each row
+    KeyRange keys = {kKeyBlock, 0};     // by any of them
     for (int r = 0; r < rows; ++r) {
       visible[r] = task_.VisibleInBlock(first, row + r);
       if (visible[r].begin < visible[r].end) {
@@ -300,20 +312,21 @@ class Rows {
       const int64_t begin = keys.begin / kPanel<T> * kPanel<T>;
       const int64_t end = RoundUp(keys.end, kPanel<T>);
       const auto score = [&](Prefetcher& prefetcher) HWY_ATTR {
-        ScoreBlock<Math>(rows, query, steps_, scratch_.keys_packed, begin, end,
-                         scale_, scratch_.scores, prefetcher);
+        ScoreBlock(math_, rows, query, steps_, scratch_.keys_packed, begin, end,
+                   scale_, scratch_.scores, prefetcher);
       };
       RowStretch mask;
       if (p_.mask) mask = task_.MaskRows(block.first, row, rows, keys);
       if (mask.count == 0) return score(prefetch.keys);
       // The tile's own mask is the nearer need.
-      Prefetcher prefetch_mask(mask, (end - begin) / kPanel<T> * steps_);
+      Prefetcher prefetch_mask(mask,
+                               (end - begin) / kPanel<T> * CallsFor(steps_));
       return score(prefetch_mask);
     }
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
     Math::template WithKeysOf<!kWide>(p_.key.type, [&](auto step) HWY_ATTR {
-      ScoreFewRows<Math, decltype(step)>(rows, query, steps_, block.keys,
-                                         scale_, scores, block.values);
+      ScoreFewRows(math_, step, rows, few_query_, steps_, block.keys, scale_,
+                   scores, block.values);
     });
   }
 
@@ -325,19 +338,18 @@ class Rows {
     if (!block.in_place) {
       Prefetcher& prefetcher =
           p_.mask && !prefetch.keys.Done() ? prefetch.keys : prefetch.values;
-      WeightBlock<Math>(rows, weights,
-                        (keys.end - keys.begin + kStep - 1) / kStep,
-                        block.value_data + (keys.begin - block.value_begin) /
-                                               kStep * block.value_stride,
-                        block.value_stride, scratch_.value_stride, output,
-                        scratch_.value_stride, prefetcher);
+      WeightBlock(math_, rows, weights,
+                  (keys.end - keys.begin + kStep - 1) / kStep,
+                  block.value_data + (keys.begin - block.value_begin) / kStep *
+                                         block.value_stride,
+                  block.value_stride, scratch_.value_stride, output,
+                  scratch_.value_stride, prefetcher);
       return;
     }
     Math::template WithValuesOf<!kWide>(
         p_.value.type, [&](auto element) HWY_ATTR {
-          WeightFewRows<Math, decltype(element)>(rows, weights, block.values,
-                                                 output, scratch_.value_stride,
-                                                 block.ahead.keys);
+          WeightFewRows(math_, element, rows, weights, block.values, output,
+                        scratch_.value_stride, block.ahead.keys);
         });
   }
 
@@ -392,30 +404,24 @@ class Rows {
 
   // WeightTile for one row, leaving out the keys it does not see: their weight
   // is 0, but 0 * NaN is not.
-  void WeightVisible(int64_t first, int64_t row, const T* weights,
-                     T* output) const {
-    constexpr int64_t kStep = Math::kElements;
-    const Tag<T> d;
+  void WeightVisible(int64_t first, int64_t row, const T* weights, T* output) {
+    constexpr int64_t kGroup = Math::kGroup;
     const KeyRange visible = task_.VisibleInBlock(first, row);
     std::fill_n(output, scratch_.value_stride, T{0});
-    for (int64_t step = visible.begin / kStep; step * kStep < visible.end;
-         ++step) {
-      const void* values[kStep] = {};
+    for (int64_t group = visible.begin / kGroup * kGroup; group < visible.end;
+         group += kGroup) {
+      const void* values[kGroup] = {};
       bool any = false;
-      for (int64_t i = 0; i < kStep; ++i) {
-        const int64_t j = step * kStep + i;
+      for (int64_t i = 0; i < kGroup; ++i) {
+        const int64_t j = group + i;
         if (j < visible.begin || j >= visible.end) continue;
         if (!task_.template Unmasked<T>(first, row, j)) continue;
         values[i] = task_.KeyRow(p_.past_value, p_.value, first + j);
         any = true;
       }
       if (!any) continue;
-      const Vec<T> weight = hn::Set(d, weights[step]);
-      for (int64_t c = 0; c < p_.value_head_size; ++c) {
-        const T value = Math::ValueAt(values, p_.value.type, c);
-        output[c] = hn::GetLane(
-            Math::MulAdd(weight, hn::Set(d, value), hn::Set(d, output[c])));
-      }
+      AddWeighted(math_, weights + group / Math::kElements, values,
+                  p_.value.type, p_.value_head_size, output);
     }
   }
 
@@ -469,9 +475,9 @@ class Rows {
       PackKeys(first, keys);
       Prefetcher no_prefetch({}, 0);
       ForEachTile([&](int64_t row, int rows) {
-        ScoreBlock<Math>(rows, scratch_.query + row * steps_, steps_,
-                         scratch_.keys_packed, 0, RoundUp(keys.end, kPanel<T>),
-                         scale_, scratch_.scores, no_prefetch);
+        ScoreBlock(math_, rows, scratch_.query + row * steps_, steps_,
+                   scratch_.keys_packed, 0, RoundUp(keys.end, kPanel<T>),
+                   scale_, scratch_.scores, no_prefetch);
         for (int64_t r = row; r < row + rows; ++r) {
           T* scores = scratch_.scores + (r - row) * kKeyBlock;
           ToStage(first, r, scores, {0, RoundUp(keys.end, kSumLanes)}, result);
@@ -511,9 +517,11 @@ class Rows {
   const int64_t tiles_;
   const int64_t steps_;  // of a dot product of a query with a key
   Scratch<T> scratch_;
+  T* few_query_ = scratch_.query;  // as few rows read it
   PartialStack<T> stack_;
   const T scale_;
   const T softcap_;
+  Math math_;
 };
 
 }  // namespace HWY_NAMESPACE

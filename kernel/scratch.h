@@ -67,22 +67,26 @@ struct RowTask {
 // A task's working memory, which its thread keeps for the next. In elements of
 // T, with R rows rounded up to a multiple of 16 and Dv' = Dv rounded up to the
 // lanes of a vector, at most
-//   (R + 256) D + 16 + 256 (Dv' + 15) + (2 + log2(1 + T / 256)) R (Dv' + 2).
+//   (R + 256) D + 16 + 256 (Dv' + L + 1) + (2 + log2(1 + T / 256)) R (Dv' + 2)
+// where L is the number of rows in a tile, 14, or 32 with BF16Tiles.
 template <typename T>
 class Scratch {
  public:
   // `lanes` is the number of T in a vector.
-  Scratch(const Problem& problem, int64_t rows, int64_t lanes)
+  Scratch(const Problem& problem, int64_t rows, int64_t tile_rows,
+          int64_t lanes)
       : value_stride(RoundUp(problem.value_head_size, lanes)) {
     const int64_t padded_rows = RoundUp(rows, 16);
     const int64_t blocks = problem.total_keys() / kKeyBlock + 1;
     const int depth = std::bit_width(static_cast<uint64_t>(blocks)) + 1;
     const int64_t level_size = 2 * padded_rows + rows * value_stride;
-    // The last row is filled up to a whole vector.
-    const int64_t query_size = RoundUp(rows * problem.head_size + 15, 16);
-    T* next = Reserve(
-        query_size + kKeyBlock * problem.head_size + kKeyBlock * value_stride +
-        (kMaxTileRows + 1) * kKeyBlock + depth * RoundUp(level_size, 16));
+    // The last row is filled up to a whole vector; few rows stand there in two
+    // forms (rows-inl.h).
+    const int64_t query_size =
+        RoundUp(padded_rows * problem.head_size + 15, 16);
+    T* next = Reserve(query_size + kKeyBlock * problem.head_size +
+                      kKeyBlock * value_stride + (tile_rows + 1) * kKeyBlock +
+                      depth * RoundUp(level_size, 16));
     const auto take = [&next](int64_t count) {
       T* taken = next;
       next += RoundUp(count, 16);
@@ -91,7 +95,7 @@ class Scratch {
     query = take(query_size);
     keys_packed = take(kKeyBlock * problem.head_size);
     values = take(kKeyBlock * value_stride);
-    scores = take(kMaxTileRows * kKeyBlock);
+    scores = take(tile_rows * kKeyBlock);
     bias = take(kKeyBlock);
     for (int level = 0; level < depth; ++level) {
       T* memory = take(level_size);

@@ -50,6 +50,14 @@ template <typename Number>
 struct Exact {
   using T = Number;
   static constexpr int64_t kElements = 1;
+  // Sums over keys begin at a multiple of this in a block.
+  static constexpr int64_t kGroup = 1;
+  // Rows of a register tile.
+  static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
+  // Steps for each of which there is one call of Prefetcher::Next().
+  static constexpr int64_t kStepsAtOnce = 1;
+  // Whether few rows (few_rows-inl.h) read queries as single elements.
+  static constexpr bool kWideFewRows = false;
 
   // Calls f with an object of the C++ type that queries and keys, or values, of
   // `type` are read as; kNarrow as in WithElementsOf().
@@ -363,13 +371,13 @@ HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t steps,
 // ScoreTile over the panels of keys [begin, end), multiples of kPanel, for
 // `rows` rows in [1, kTileRows]. panels[j * steps] begins the panel of key j.
 template <class Math, int kRows = kTileRows, typename T = typename Math::T>
-void ScoreBlock(int rows, const T* query, int64_t steps, const T* panels,
-                int64_t begin, int64_t end, T scale, T* scores,
+void ScoreBlock(Math& math, int rows, const T* query, int64_t steps,
+                const T* panels, int64_t begin, int64_t end, T scale, T* scores,
                 Prefetcher& prefetch) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return ScoreBlock<Math, kRows - 1>(rows, query, steps, panels, begin, end,
-                                         scale, scores, prefetch);
+      return ScoreBlock<Math, kRows - 1>(math, rows, query, steps, panels,
+                                         begin, end, scale, scores, prefetch);
     }
   }
   Prefetcher local = prefetch;
@@ -382,12 +390,12 @@ void ScoreBlock(int rows, const T* query, int64_t steps, const T* panels,
 
 // WeightTile over `columns` columns, a multiple of the vector's lanes.
 template <class Math, int kRows = kTileRows, typename T = typename Math::T>
-void WeightBlock(int rows, const T* weights, int64_t steps, const T* values,
-                 int64_t value_stride, int64_t columns, T* output,
-                 int64_t output_stride, Prefetcher& prefetch) {
+void WeightBlock(Math& math, int rows, const T* weights, int64_t steps,
+                 const T* values, int64_t value_stride, int64_t columns,
+                 T* output, int64_t output_stride, Prefetcher& prefetch) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return WeightBlock<Math, kRows - 1>(rows, weights, steps, values,
+      return WeightBlock<Math, kRows - 1>(math, rows, weights, steps, values,
                                           value_stride, columns, output,
                                           output_stride, prefetch);
     }
@@ -404,6 +412,20 @@ void WeightBlock(int rows, const T* weights, int64_t steps, const T* values,
   if (c < columns) {
     WeightTile<Math, kRows, 1>(weights, steps, values + c, value_stride,
                                output + c, output_stride, NoPrefetch());
+  }
+}
+
+// output[c] += sum over a group of keys of weights * values[key][c], for one
+// row, as WeightBlock does it. Null stands for a row of zeros.
+template <class Math, typename T = typename Math::T>
+void AddWeighted(Math& /*math*/, const T* weights, const void* const* values,
+                 DataType type, int64_t columns, T* output) {
+  static_assert(Math::kGroup == Math::kElements);
+  const Tag<T> d;
+  const Vec<T> weight = hn::Set(d, *weights);
+  for (int64_t c = 0; c < columns; ++c) {
+    const Vec<T> value = hn::Set(d, Math::ValueAt(values, type, c));
+    output[c] = hn::GetLane(Math::MulAdd(weight, value, hn::Set(d, output[c])));
   }
 }
 

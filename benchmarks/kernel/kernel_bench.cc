@@ -76,7 +76,7 @@ Machine MakeMachine(int threads) {
       absl::StrCat("limits_", threads, "_threads"),
       absl::StrCat(machine.limits[Limit::kFloat], " GFLOP/s FLOAT32, ",
                    machine.limits[Limit::kDouble], " GFLOP/s FLOAT64, ",
-                   machine.limits[Limit::kBFloat16], " GFLOP/s BFLOAT16 dot, ",
+                   machine.limits[Limit::kBFloat16], " GFLOP/s BFLOAT16, ",
                    machine.limits[Limit::kRead], " GB/s read"));
   return machine;
 }

@@ -13,7 +13,8 @@ enum class Limit : uint8_t {
   // second (two for each multiply-add).
   kFloat,
   kDouble,
-  // The same in the CPU's dot product of BFLOAT16; 0 where it has none.
+  // The same in the CPU's fastest products of BFLOAT16: AMX or a dot product;
+  // 0 where it has neither.
   kBFloat16,
   // Reading memory far larger than the caches, in 1e9 bytes a second.
   kRead,

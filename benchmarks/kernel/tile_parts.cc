@@ -51,6 +51,7 @@ namespace HWY_NAMESPACE {
 TileParts MeasureHere(int64_t head_size) {
   namespace kernel = ::attention::HWY_NAMESPACE;
   using Math = kernel::Exact<float>;
+  Math math;
   constexpr int64_t kRows = kernel::kTileRows;
   const auto filled = [](int64_t size) {
     auto memory = hwy::AllocateAligned<float>(size);
@@ -69,13 +70,13 @@ TileParts MeasureHere(int64_t head_size) {
   TileParts parts;
   parts.rows = kRows;
   parts.scores = Time([&]() HWY_ATTR {
-    kernel::ScoreBlock<Math>(kRows, query.get(), head_size, packed.get(), 0,
-                             kKeyBlock, 0.01f, scores.get(), prefetcher);
+    kernel::ScoreBlock(math, kRows, query.get(), head_size, packed.get(), 0,
+                       kKeyBlock, 0.01f, scores.get(), prefetcher);
   });
   parts.weighted_sums = Time([&]() HWY_ATTR {
-    kernel::WeightBlock<Math>(kRows, scores.get(), kKeyBlock, values.get(),
-                              head_size, head_size, output.get(), head_size,
-                              prefetcher);
+    kernel::WeightBlock(math, kRows, scores.get(), kKeyBlock, values.get(),
+                        head_size, head_size, output.get(), head_size,
+                        prefetcher);
   });
   parts.softmax = Time([&]() HWY_ATTR {
     float max[kRows];

@@ -166,7 +166,7 @@ def machine(run):
     names = {
         "float": "FLOAT32 multiply-adds, GFLOP/s",
         "double": "FLOAT64 multiply-adds, GFLOP/s",
-        "bfloat16": "BFLOAT16 dot product, GFLOP/s",
+        "bfloat16": "BFLOAT16 products, GFLOP/s",
         "read": "reading memory, GB/s",
     }
     limits = [run["limits"][str(count)] for count in (1, m["threads"])]

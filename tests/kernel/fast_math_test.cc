@@ -72,6 +72,45 @@ TEST(FastMathTest, IsRight) {
   }
 }
 
+void Multiply(Tensor& tensor, double factor) {
+  for (int64_t i = 0; i < tensor.size(); ++i) {
+    tensor.Set(i, factor * tensor.Get(i));
+  }
+}
+
+// Few rows and many go ways of their own, with other instructions; where sums
+// and their parts are subnormal too.
+TEST(FastMathTest, RowsAloneHaveTheSameBits) {
+  constexpr int64_t kRows = 33;
+  Random random(5);
+  for (int64_t head_size : {2, 30, 34, 64, 80, 128}) {
+    for (int64_t columns : {16, 48, 64, 80}) {
+      for (double tiny : {1.0, 1e-19, 1e-37}) {
+        AttentionCase request =
+            NormalCase(random, {1, 2, 1, kRows, 300, head_size, columns},
+                       {kBFloat16, MathMode::kFast});
+        Multiply(request.query, tiny);
+        Multiply(request.key, tiny == 1e-19 ? tiny : 1);
+        Multiply(request.value, 1e-38);
+        request.options.scale = tiny == 1 ? 1 : 1e37;
+        request.options.return_log_sum_exp = true;
+        const KernelResult all = RunKernel(request);
+        for (int64_t count : {1, 2, 3, 5, 8}) {
+          const int64_t first = random.Integer(0, kRows - count);
+          AttentionCase few = request;
+          few.query = request.query.Slice(2, first, first + count);
+          KernelResult part;
+          part.output = all.output.Slice(2, first, first + count);
+          part.log_sum_exp = all.log_sum_exp->Slice(2, first, first + count);
+          ASSERT_TRUE(SameBits(RunKernel(few), part))
+              << count << " rows from " << first << " of "
+              << request.ToString();
+        }
+      }
+    }
+  }
+}
+
 // Weights are rounded, the sum of them is not: values that are all the same
 // come back within the weights' rounding.
 TEST(FastMathTest, RoundsWeightsToNearest) {

@@ -224,7 +224,7 @@ def test_machine():
     assert "A CPU, 2 cores, SIMD target AVX2 (Highway's name), GCC 12" in text
     cell = "200 (100 to 201)"
     assert f"| FLOAT32 multiply-adds, GFLOP/s | {cell} | {cell} |" in text
-    assert "| BFLOAT16 dot product, GFLOP/s | - | - |" in text
+    assert "| BFLOAT16 products, GFLOP/s | - | - |" in text
 
 
 def test_replaces_a_section():
