@@ -236,11 +236,21 @@ void PackPanel(const From* const* keys, int64_t count, int64_t steps,
   }
 }
 
+// Whether this CPU asks for more lines at once if they are to go to L2 alone.
+inline bool PrefetchesBestToL2() {
+#if HWY_ARCH_X86
+  static const bool intel = __builtin_cpu_is("intel") != 0;
+  return intel;
+#else
+  return false;
+#endif
+}
+
 // Asks for the lines of a stretch of rows, a few at a time, long before they
-// are read: they pass through L1, which is smaller than a block of keys, into
-// L2. Asking for L2 alone is slower where the CPU does that with few lines at
-// once. Where keys come from beyond L2, as in decoding, all this is worth up to
-// a factor of two.
+// are read, to have them in L2: L1 is smaller than a block of keys, but on
+// AMD's CPUs asking for L1 is the faster way there, by up to 1.5 times, on
+// Intel's asking for L2, by up to 1.2. Where keys come from beyond L2, as in
+// decoding, all this is worth up to a factor of two.
 class Prefetcher {
  public:
   // Spread over about `calls` calls of Next().
@@ -259,7 +269,11 @@ class Prefetcher {
   // No call of a function in here: it would spill a tile's registers.
   HWY_INLINE void Next() {
     for (int64_t i = 0; i < lines_ && rows_left_ > 0; ++i) {
-      __builtin_prefetch(row_ + column_, 0, 3);
+      if (to_l2_) {
+        __builtin_prefetch(row_ + column_, 0, 2);
+      } else {
+        __builtin_prefetch(row_ + column_, 0, 3);
+      }
       column_ += kLine;
       if (column_ >= row_bytes_) {
         column_ = 0;
@@ -277,6 +291,7 @@ class Prefetcher {
   int64_t rows_left_;
   int64_t lines_;
   int64_t column_ = 0;
+  bool to_l2_ = PrefetchesBestToL2();
 };
 
 struct NoPrefetch {
