@@ -1,12 +1,14 @@
 // MathMode::kFast on CPUs with AMX: products of matrices of BFLOAT16, 16 rows
-// by 16 columns by 32 products an instruction, which is some ten times as fast
-// as multiply-adds. As in bf16_pairs-inl.h, neither Highway 1.0 nor a compiler
-// flag is asked for the instructions. Included once per SIMD target.
+// by 16 columns by 32 products an instruction, which is up to
+// fifteen times as fast as multiply-adds. As in bf16_pairs-inl.h, neither
+// Highway 1.0 nor a compiler flag is asked for the instructions. Included once
+// per SIMD target.
 //
 // What differs from BF16Pairs: 32 products are one step of a sum; inside it
 // the CPU adds those of even and of odd elements apart. Steps begin at every
-// 32nd key of a block. Few rows go the way of many, so that the bits do not
-// depend on how many there are.
+// 32nd key of a block. Few rows gain nothing from such products; they are
+// computed with vectors that add in the same order, so that the bits do not
+// depend on how many rows there are.
 #if defined(ATTENTION_KERNEL_BF16_TILES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_BF16_TILES_INL_H_
 #undef ATTENTION_KERNEL_BF16_TILES_INL_H_

@@ -111,6 +111,30 @@ TEST(FastMathTest, RowsAloneHaveTheSameBits) {
   }
 }
 
+// A hidden NaN makes the rows that do not see it go a way of their own too.
+TEST(FastMathTest, HiddenNaNChangesNoBit) {
+  constexpr int64_t kRows = 130;
+  constexpr int64_t kKey = 127;
+  Random random(6);
+  for (int64_t columns : {16, 40, 64}) {
+    for (double tiny : {1.0, 1e-38}) {
+      AttentionCase request =
+          NormalCase(random, {1, 1, 1, kRows, kRows, 32, columns},
+                     {kBFloat16, MathMode::kFast});
+      request.options.causal = Causal::kTopLeft;
+      Multiply(request.value, tiny);
+      KernelResult clean = RunKernel(request);
+      request.value.Set({0, 0, kKey, 0}, std::nan(""));
+      KernelResult poisoned = RunKernel(request);
+      EXPECT_TRUE(std::isnan(poisoned.output.Get({0, 0, kKey, 0})));
+      clean.output = clean.output.Slice(2, 0, kKey);
+      poisoned.output = poisoned.output.Slice(2, 0, kKey);
+      ASSERT_TRUE(SameBits(poisoned, clean))
+          << columns << " columns times " << tiny;
+    }
+  }
+}
+
 // Weights are rounded, the sum of them is not: values that are all the same
 // come back within the weights' rounding.
 TEST(FastMathTest, RoundsWeightsToNearest) {
