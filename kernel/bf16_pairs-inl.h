@@ -51,13 +51,14 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const BF16Pair* from) {
 // The members are those of Exact. A float here is the bits of two BFLOAT16, the
 // first in its lower half: of a query or key two neighbours of the head, of a
 // value the same column of two neighbouring keys.
-struct BF16Pairs {
+struct BF16Pairs : PlainSums<float> {
   using T = float;
   static constexpr int64_t kElements = 2;
   static constexpr int64_t kGroup = 2;
   static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
   static constexpr int64_t kStepsAtOnce = 1;
-  static constexpr bool kWideFewRows = false;
+  using FewRows = BF16Pairs;
+  static constexpr bool kSplitsQueries = false;
 
   // Intel's CPUs have the instruction as well, but take as long for it as for
   // two multiply-adds, without what conversion they need none of: slower.

@@ -6,9 +6,8 @@
 //
 // What differs from BF16Pairs: 32 products are one step of a sum; inside it
 // the CPU adds those of even and of odd elements apart. Steps begin at every
-// 32nd key of a block. Few rows gain nothing from such products; they are
-// computed with vectors that add in the same order, so that the bits do not
-// depend on how many rows there are.
+// 32nd key of a block. Few rows are computed with vectors that add in the same
+// order, so that the bits do not depend on how many rows there are.
 #if defined(ATTENTION_KERNEL_BF16_TILES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_BF16_TILES_INL_H_
 #undef ATTENTION_KERNEL_BF16_TILES_INL_H_
@@ -24,7 +23,6 @@
 #include "kernel/attention.h"
 #include "kernel/bf16_pairs-inl.h"
 #include "kernel/convert-inl.h"
-#include "kernel/few_rows-inl.h"
 #include "kernel/math-inl.h"
 #include "kernel/scratch.h"
 #include "kernel/tile-inl.h"
@@ -45,6 +43,77 @@ namespace attention {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Makes subnormal numbers zero while it lives, as the tile registers do.
+class FlushSubnormals {
+ public:
+  FlushSubnormals() {
+    asm volatile("stmxcsr %0" : "=m"(before_));
+    Set(before_ | 0x8040);  // results and operands
+  }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+  ~FlushSubnormals() { Set(before_); }
+
+ private:
+  // A barrier for loads and stores, and so for what is computed between them.
+  static void Set(uint32_t control) {
+    asm volatile("ldmxcsr %0" : : "m"(control) : "memory");
+  }
+
+  uint32_t before_ = 0;
+};
+
+// As BF16Tiles, for few rows, which gain nothing from it: a sum of the products
+// of even elements and one of odd ones, added at the end of each group.
+struct BF16EvenOdd : BF16Pairs {
+  static constexpr int64_t kSumGroup = 16;
+  static_assert(kSumGroup == kLanes<T>);
+  using Environment = FlushSubnormals;
+
+  struct Factor {
+    Vec<T> even;
+    Vec<T> odd;
+  };
+  struct Sum {
+    Vec<T> total;
+    Vec<T> even;
+    Vec<T> odd;
+  };
+
+  static HWY_INLINE Factor Split(Vec<T> pairs) {
+    const Tag<T> d;
+    const hn::RebindToUnsigned<Tag<T>> du;
+    const auto bits = hn::BitCast(du, pairs);
+    return {hn::BitCast(d, hn::ShiftLeft<16>(bits)),
+            hn::BitCast(d, hn::And(bits, hn::Set(du, 0xffff0000u)))};
+  }
+  static HWY_INLINE Factor QueryAt(const float* elements, int64_t index) {
+    const Tag<T> d;
+    return {hn::Set(d, elements[2 * index]),
+            hn::Set(d, elements[2 * index + 1])};
+  }
+  static HWY_INLINE Factor LoadValues(const hwy::bfloat16_t* values,
+                                      int64_t stride, int64_t step) {
+    const hwy::bfloat16_t* row = values + 2 * step * stride;
+    return {LoadAs(Tag<T>(), row), LoadAs(Tag<T>(), row + stride)};
+  }
+
+  static HWY_INLINE Sum NoSum() {
+    const Vec<T> zero = hn::Zero(Tag<T>());
+    return {zero, zero, zero};
+  }
+  static HWY_INLINE Sum MulAdd(const Factor& a, const Factor& b,
+                               const Sum& sum) {
+    return {sum.total, Fma(a.even, b.even, sum.even),
+            Fma(a.odd, b.odd, sum.odd)};
+  }
+  static HWY_INLINE void EndGroup(Sum& sum) {
+    sum.total = hn::Add(sum.total, hn::Add(sum.even, sum.odd));
+    sum.even = sum.odd = hn::Zero(Tag<T>());
+  }
+  static HWY_INLINE Vec<T> Total(const Sum& sum) { return sum.total; }
+};
+
 // Multiplies with the CPU's tile registers, whose shape it keeps: 0 to 3 hold
 // sums, 4 and 5 rows of the first operand, 6 rows of the second.
 class BF16Tiles : public BF16Pairs {
@@ -52,7 +121,8 @@ class BF16Tiles : public BF16Pairs {
   static constexpr int64_t kGroup = 32;
   static constexpr int64_t kStepsAtOnce = 16;
   static constexpr int kTileRows = 32;
-  static constexpr bool kWideFewRows = true;
+  using FewRows = BF16EvenOdd;
+  static constexpr bool kSplitsQueries = true;
 
   // Columns of a register, as many as a vector has lanes.
   static constexpr int64_t kColumns = 16;
@@ -245,6 +315,7 @@ inline void ScoreBlock(BF16Tiles& tiles, int rows, const float* query,
       BF16Tiles::Operands{query, steps, panel, kPanel<float>, sums, kKeyBlock},
       local);
   prefetch = local;
+  const FlushSubnormals flush;
   for (int64_t r = 0; r < rows; ++r) {
     float* row = scores + r * kKeyBlock;
     for (int64_t j = begin; j < end; j += N) {
@@ -302,207 +373,6 @@ inline void AddWeighted(BF16Tiles& tiles, const float* weights,
       output[first + c] =
           std::abs(sum) < std::numeric_limits<float>::min() ? 0 : sum;
     }
-  }
-}
-
-// Makes subnormal numbers zero while it lives, as the tile registers do.
-class FlushSubnormals {
- public:
-  FlushSubnormals() {
-    asm volatile("stmxcsr %0" : "=m"(before_));
-    Set(before_ | 0x8040);  // results and operands
-  }
-  FlushSubnormals(const FlushSubnormals&) = delete;
-  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
-  ~FlushSubnormals() { Set(before_); }
-
- private:
-  // A barrier for loads and stores, and so for what is computed between them.
-  static void Set(uint32_t control) {
-    asm volatile("ldmxcsr %0" : : "m"(control) : "memory");
-  }
-
-  uint32_t before_ = 0;
-};
-
-// The two BFLOAT16 of each lane.
-HWY_INLINE Vec<float> FirstOfPairs(Vec<float> pairs) {
-  const Tag<float> d;
-  const hn::RebindToUnsigned<Tag<float>> du;
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::BitCast(du, pairs)));
-}
-HWY_INLINE Vec<float> SecondOfPairs(Vec<float> pairs) {
-  const Tag<float> d;
-  const hn::RebindToUnsigned<Tag<float>> du;
-  return hn::BitCast(d,
-                     hn::And(hn::BitCast(du, pairs), hn::Set(du, 0xffff0000u)));
-}
-
-// A sum as the registers make it: the products of a group's even and odd
-// elements apart, then both.
-struct EvenOddSum {
-  Vec<float> even;
-  Vec<float> odd;
-
-  HWY_INLINE void Clear() { even = odd = hn::Zero(Tag<float>()); }
-  HWY_INLINE void AddTo(Vec<float>& sum) const {
-    sum = hn::Add(sum, hn::Add(even, odd));
-  }
-};
-
-// dot(query row r, key j), of single elements in `query`.
-template <int kRows>
-HWY_INLINE void DotFew(const float* HWY_RESTRICT query, int64_t steps,
-                       const RowStretch& keys, float* HWY_RESTRICT scores,
-                       const RowStretch& next) {
-  const Tag<float> d;
-  constexpr int64_t N = BF16Tiles::kColumns;
-  static_assert(N == BF16Tiles::kStepsAtOnce);
-  Prefetcher prefetcher(next,
-                        RoundUp(keys.count, N) / N * (RoundUp(steps, N) / N));
-  const FlushSubnormals flush;
-  for (int64_t j = 0; j < keys.count; j += N) {
-    Vec<float> sum[kRows];
-    ATTENTION_UNROLL
-    for (int r = 0; r < kRows; ++r) sum[r] = hn::Zero(d);
-    for (int64_t k = 0; k < steps; k += N) {
-      prefetcher.Next();
-      const int64_t columns = HWY_MIN(N, steps - k);
-      Vec<float> square[N];
-      LoadSquare<float, BF16Pair>(keys, j, k, columns, square);
-      EvenOddSum group[kRows];
-      ATTENTION_UNROLL
-      for (int r = 0; r < kRows; ++r) group[r].Clear();
-      const auto add = [&](int64_t i) HWY_ATTR {
-        const Vec<float> first = FirstOfPairs(square[i]);
-        const Vec<float> second = SecondOfPairs(square[i]);
-        ATTENTION_UNROLL
-        for (int r = 0; r < kRows; ++r) {
-          const float* q = query + 2 * (r * steps + k + i);
-          group[r].even = Fma(hn::Set(d, q[0]), first, group[r].even);
-          group[r].odd = Fma(hn::Set(d, q[1]), second, group[r].odd);
-        }
-      };
-      if (columns == N) {
-        ATTENTION_UNROLL
-        for (int64_t i = 0; i < N; ++i) add(i);
-      } else {
-        for (int64_t i = 0; i < columns; ++i) add(i);
-      }
-      ATTENTION_UNROLL
-      for (int r = 0; r < kRows; ++r) group[r].AddTo(sum[r]);
-    }
-    ATTENTION_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      hn::Store(sum[r], d, scores + r * kKeyBlock + j);
-    }
-  }
-}
-
-// ScoreFew of few_rows-inl.h.
-template <int kRows>
-void ScoreFew(BF16Tiles& /*tiles*/, BF16Pair /*from*/, const float* query,
-              int64_t steps, const RowStretch& keys, float scale, float* scores,
-              const RowStretch& next) {
-  const Tag<float> d;
-  constexpr int64_t N = BF16Tiles::kColumns;
-  DotFew<kRows>(query, steps, keys, scores, next);
-  for (int64_t j = 0; j < keys.count; j += N) {
-    ATTENTION_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      float* score = scores + r * kKeyBlock + j;
-      hn::Store(Scaled<float>(hn::Load(d, score), scale), d, score);
-    }
-  }
-}
-
-// WeightTile of tile-inl.h, of values where they lie.
-template <int kRows, int kVectors>
-HWY_INLINE void WeightFewColumns(const float* HWY_RESTRICT weights,
-                                 int64_t steps,
-                                 const hwy::bfloat16_t* HWY_RESTRICT values,
-                                 int64_t stride, float* HWY_RESTRICT output,
-                                 int64_t output_stride, Prefetcher& prefetch) {
-  const Tag<float> d;
-  constexpr int64_t N = BF16Tiles::kColumns;
-  Vec<float> sum[kRows][kVectors];
-  ATTENTION_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    ATTENTION_UNROLL
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::Zero(d);
-  }
-  for (int64_t group_begin = 0; group_begin < steps;
-       group_begin += BF16Tiles::kStepsAtOnce) {
-    EvenOddSum group[kRows][kVectors];
-    ATTENTION_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      ATTENTION_UNROLL
-      for (int v = 0; v < kVectors; ++v) group[r][v].Clear();
-    }
-    const int64_t group_end =
-        HWY_MIN(group_begin + BF16Tiles::kStepsAtOnce, steps);
-    for (int64_t k = group_begin; k < group_end; ++k) {
-      prefetch.Next();
-      const hwy::bfloat16_t* row = values + 2 * k * stride;
-      Vec<float> first[kVectors];
-      Vec<float> second[kVectors];
-      ATTENTION_UNROLL
-      for (int v = 0; v < kVectors; ++v) {
-        first[v] = LoadAs(d, row + v * N);
-        second[v] = LoadAs(d, row + stride + v * N);
-      }
-      ATTENTION_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const Vec<float> pair = hn::Set(d, weights[r * kKeyBlock + k]);
-        const Vec<float> first_weight = FirstOfPairs(pair);
-        const Vec<float> second_weight = SecondOfPairs(pair);
-        ATTENTION_UNROLL
-        for (int v = 0; v < kVectors; ++v) {
-          EvenOddSum& one = group[r][v];
-          one.even = Fma(first_weight, first[v], one.even);
-          one.odd = Fma(second_weight, second[v], one.odd);
-        }
-      }
-    }
-    ATTENTION_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      ATTENTION_UNROLL
-      for (int v = 0; v < kVectors; ++v) group[r][v].AddTo(sum[r][v]);
-    }
-  }
-  ATTENTION_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    ATTENTION_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      hn::Store(sum[r][v], d, output + r * output_stride + v * N);
-    }
-  }
-}
-
-// WeightFew of few_rows-inl.h.
-template <int kRows>
-void WeightFew(BF16Tiles& /*tiles*/, hwy::bfloat16_t /*from*/,
-               const float* HWY_RESTRICT weights, const RowStretch& values,
-               float* HWY_RESTRICT output, int64_t output_stride,
-               const RowStretch& next) {
-  constexpr int64_t N = BF16Tiles::kColumns;
-  constexpr int64_t kSize = sizeof(hwy::bfloat16_t);
-  // Three registers for each sum.
-  constexpr int kVectors = kRows <= 2 ? 4 : kRows <= 4 ? 2 : 1;
-  const auto* data = static_cast<const hwy::bfloat16_t*>(values.data);
-  const int64_t stride = values.stride_bytes / kSize;
-  const int64_t columns = values.row_bytes / kSize;
-  const int64_t steps = values.count / 2;
-  Prefetcher prefetcher(next, columns / (kVectors * N) * steps);
-  const FlushSubnormals flush;
-  int64_t c = 0;
-  for (; c + kVectors * N <= columns; c += kVectors * N) {
-    WeightFewColumns<kRows, kVectors>(weights, steps, data + c, stride,
-                                      output + c, output_stride, prefetcher);
-  }
-  for (; c < columns; c += N) {
-    WeightFewColumns<kRows, 1>(weights, steps, data + c, stride, output + c,
-                               output_stride, prefetcher);
   }
 }
 

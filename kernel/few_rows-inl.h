@@ -24,87 +24,81 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Rows up to which this is faster than packing.
 constexpr int kFewRows = kTileRows < 8 ? kTileRows : 8;
 
-// A square of `keys` from row j and column k on, transposed; zeros where there
-// are less than a vector of keys or columns.
-template <typename T, typename From>
-HWY_INLINE void LoadSquare(const RowStretch& keys, int64_t j, int64_t k,
-                           int64_t columns, Vec<T>* HWY_RESTRICT square) {
-  constexpr int64_t N = kLanes<T>;
-  const int64_t present = HWY_MIN(N, keys.count - j);
-  if (present == N && columns == N) {
-    ATTENTION_UNROLL
-    for (int64_t i = 0; i < N; ++i) {
-      square[i] = LoadAs(Tag<T>(), keys.Row<From>(j + i) + k);
-    }
-  } else {
-    const From* rows[N];
-    for (int64_t i = 0; i < present; ++i) rows[i] = keys.Row<From>(j + i);
-    LoadPartialSquare<T>(rows, k, present, columns, square);
-  }
-  Transpose<T>(square);
-}
-
-// scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`, of
-// elements or steps `From`, written up to a whole vector. Rows of `query` are
-// `steps` apart, rows of `scores` kKeyBlock.
-template <int kRows, class Math, typename From, typename T = typename Math::T>
-void ScoreFew(Math& /*math*/, From /*from*/, const T* HWY_RESTRICT query,
-              int64_t steps, const RowStretch& keys, T scale,
-              T* HWY_RESTRICT scores, const RowStretch& next) {
+// scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`,
+// written up to a whole vector. Rows of `query` are `steps` apart, rows of
+// `scores` kKeyBlock.
+template <class Math, int kRows, typename From, typename T = typename Math::T>
+void ScoreFew(const T* HWY_RESTRICT query, int64_t steps,
+              const RowStretch& keys, T scale, T* HWY_RESTRICT scores,
+              const RowStretch& next) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   Prefetcher prefetcher(next,
                         RoundUp(keys.count, N) / N * (RoundUp(steps, N) / N));
+  [[maybe_unused]] const typename Math::Environment environment;
   for (int64_t j = 0; j < keys.count; j += N) {
-    Vec<T> sum[kRows];
+    const int64_t present = HWY_MIN(N, keys.count - j);
+    typename Math::Sum sum[kRows];
     ATTENTION_UNROLL
-    for (int r = 0; r < kRows; ++r) sum[r] = hn::Zero(d);
+    for (int r = 0; r < kRows; ++r) sum[r] = Math::NoSum();
     for (int64_t k = 0; k < steps; k += N) {
       prefetcher.Next();
       const int64_t columns = HWY_MIN(N, steps - k);
       Vec<T> square[N];
-      LoadSquare<T, From>(keys, j, k, columns, square);
-      if (columns == N) {
+      if (present == N && columns == N) {
         ATTENTION_UNROLL
         for (int64_t i = 0; i < N; ++i) {
-          ATTENTION_UNROLL
-          for (int r = 0; r < kRows; ++r) {
-            sum[r] = Math::MulAdd(hn::Set(d, query[r * steps + k + i]),
-                                  square[i], sum[r]);
-          }
+          square[i] = LoadAs(d, keys.Row<From>(j + i) + k);
         }
       } else {
-        for (int64_t i = 0; i < columns; ++i) {
-          ATTENTION_UNROLL
-          for (int r = 0; r < kRows; ++r) {
-            sum[r] = Math::MulAdd(hn::Set(d, query[r * steps + k + i]),
-                                  square[i], sum[r]);
-          }
-        }
+        const From* rows[N];
+        for (int64_t i = 0; i < present; ++i) rows[i] = keys.Row<From>(j + i);
+        LoadPartialSquare<T>(rows, k, present, columns, square);
       }
+      Transpose<T>(square);
+      const auto add = [&](int64_t i) HWY_ATTR {
+        const auto key = Math::Split(square[i]);
+        ATTENTION_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          const auto q = Math::QueryAt(query, r * steps + k + i);
+          sum[r] = Math::MulAdd(q, key, sum[r]);
+        }
+      };
+      if (columns == N) {
+        ATTENTION_UNROLL
+        for (int64_t i = 0; i < N; ++i) add(i);
+      } else {
+        for (int64_t i = 0; i < columns; ++i) add(i);
+      }
+      ATTENTION_UNROLL
+      for (int r = 0; r < kRows; ++r) Math::EndGroup(sum[r]);
     }
     ATTENTION_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      hn::Store(Scaled<T>(sum[r], scale), d, scores + r * kKeyBlock + j);
+      hn::Store(Scaled<T>(Math::Total(sum[r]), scale), d,
+                scores + r * kKeyBlock + j);
     }
   }
 }
 
 // output[r] = sum over the rows j of `values` of weights[r][j] * values[j]; the
 // rows are whole steps, the value head size a multiple of a vector's lanes.
-template <int kRows, class Math, typename From, typename T = typename Math::T>
-void WeightFew(Math& /*math*/, From /*from*/, const T* HWY_RESTRICT weights,
-               const RowStretch& values, T* HWY_RESTRICT output,
-               int64_t output_stride, const RowStretch& next) {
+template <class Math, int kRows, typename From, typename T = typename Math::T>
+void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
+               T* HWY_RESTRICT output, int64_t output_stride,
+               const RowStretch& next) {
   constexpr int64_t N = kLanes<T>;
   constexpr int64_t kSize = sizeof(From);
   // As many accumulators as hide the latency of a multiply-add and fit.
-  constexpr int kVectors = kRows * 4 <= 2 * kTileRows ? 4 : 2;
+  constexpr int kFit =
+      2 * kTileRows * sizeof(Vec<T>) / sizeof(typename Math::Sum);
+  constexpr int kVectors = kRows * 4 <= kFit ? 4 : kRows * 2 <= kFit ? 2 : 1;
   const From* data = static_cast<const From*>(values.data);
   const int64_t stride = values.stride_bytes / kSize;
   const int64_t columns = values.row_bytes / kSize;
   const int64_t steps = values.count / Math::kElements;
   Prefetcher prefetcher(next, columns / (kVectors * N) * steps);
+  [[maybe_unused]] const typename Math::Environment environment;
   int64_t c = 0;
   for (; c + kVectors * N <= columns; c += kVectors * N) {
     WeightTile<Math, kRows, kVectors, From, Prefetcher&>(
@@ -118,32 +112,31 @@ void WeightFew(Math& /*math*/, From /*from*/, const T* HWY_RESTRICT weights,
 }
 
 // ScoreFew and WeightFew for `rows` rows in [1, kFewRows].
-template <int kRows = kFewRows, class Math, typename From,
+template <class Math, typename From, int kRows = kFewRows,
           typename T = typename Math::T>
-void ScoreFewRows(Math& math, From from, int rows, const T* query,
-                  int64_t steps, const RowStretch& keys, T scale, T* scores,
+void ScoreFewRows(int rows, const T* query, int64_t steps,
+                  const RowStretch& keys, T scale, T* scores,
                   const RowStretch& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return ScoreFewRows<kRows - 1>(math, from, rows, query, steps, keys,
-                                     scale, scores, next);
+      return ScoreFewRows<Math, From, kRows - 1>(rows, query, steps, keys,
+                                                 scale, scores, next);
     }
   }
-  ScoreFew<kRows>(math, from, query, steps, keys, scale, scores, next);
+  ScoreFew<Math, kRows, From>(query, steps, keys, scale, scores, next);
 }
 
-template <int kRows = kFewRows, class Math, typename From,
+template <class Math, typename From, int kRows = kFewRows,
           typename T = typename Math::T>
-void WeightFewRows(Math& math, From from, int rows, const T* weights,
-                   const RowStretch& values, T* output, int64_t output_stride,
-                   const RowStretch& next) {
+void WeightFewRows(int rows, const T* weights, const RowStretch& values,
+                   T* output, int64_t output_stride, const RowStretch& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return WeightFewRows<kRows - 1>(math, from, rows, weights, values, output,
-                                      output_stride, next);
+      return WeightFewRows<Math, From, kRows - 1>(rows, weights, values, output,
+                                                  output_stride, next);
     }
   }
-  WeightFew<kRows>(math, from, weights, values, output, output_stride, next);
+  WeightFew<Math, kRows, From>(weights, values, output, output_stride, next);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -56,6 +56,7 @@ template <class Math>
 class Rows {
  public:
   using T = typename Math::T;
+  using FewRows = typename Math::FewRows;
 
   Rows(const Problem& problem, const RowTask& task)
       : p_(problem),
@@ -77,7 +78,7 @@ class Rows {
                          scratch_.query + r * steps_);
       }
     });
-    if (Math::kWideFewRows && rows_ <= kFewRows) {
+    if (Math::kSplitsQueries && rows_ <= kFewRows) {
       few_query_ += rows_ * steps_;
       for (int64_t r = 0; r < rows_; ++r) {
         LoadElements(task_.QueryRow(r), p_.query.type, p_.head_size,
@@ -325,8 +326,8 @@ class Rows {
     }
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
     Math::template WithKeysOf<!kWide>(p_.key.type, [&](auto step) HWY_ATTR {
-      ScoreFewRows(math_, step, rows, few_query_, steps_, block.keys, scale_,
-                   scores, block.values);
+      ScoreFewRows<FewRows, decltype(step)>(
+          rows, few_query_, steps_, block.keys, scale_, scores, block.values);
     });
   }
 
@@ -348,8 +349,9 @@ class Rows {
     }
     Math::template WithValuesOf<!kWide>(
         p_.value.type, [&](auto element) HWY_ATTR {
-          WeightFewRows(math_, element, rows, weights, block.values, output,
-                        scratch_.value_stride, block.ahead.keys);
+          WeightFewRows<FewRows, decltype(element)>(
+              rows, weights, block.values, output, scratch_.value_stride,
+              block.ahead.keys);
         });
   }
 
@@ -517,7 +519,7 @@ class Rows {
   const int64_t tiles_;
   const int64_t steps_;  // of a dot product of a query with a key
   Scratch<T> scratch_;
-  T* few_query_ = scratch_.query;  // as few rows read it
+  T* few_query_ = scratch_.query;  // as FewRows reads it
   PartialStack<T> stack_;
   const T scale_;
   const T softcap_;

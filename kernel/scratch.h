@@ -80,8 +80,8 @@ class Scratch {
     const int64_t blocks = problem.total_keys() / kKeyBlock + 1;
     const int depth = std::bit_width(static_cast<uint64_t>(blocks)) + 1;
     const int64_t level_size = 2 * padded_rows + rows * value_stride;
-    // The last row is filled up to a whole vector; few rows stand there in two
-    // forms (rows-inl.h).
+    // The last row is filled up to a whole vector; few rows may stand there in
+    // two forms (rows-inl.h).
     const int64_t query_size =
         RoundUp(padded_rows * problem.head_size + 15, 16);
     T* next = Reserve(query_size + kKeyBlock * problem.head_size +

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "hwy/highway.h"
 #include "kernel/attention.h"
@@ -43,11 +44,32 @@ constexpr int kTileRows = 6;
 #endif
 static_assert(kTileRows <= kMaxTileRows);
 
+// A sum that is a vector, of one step after the other.
+template <typename T>
+struct PlainSums {
+  // A vector of steps as MulAdd() takes it, and what it adds to.
+  using Factor = Vec<T>;
+  using Sum = Vec<T>;
+  // Steps that make a group of a sum; in few_rows-inl.h a vector of them does.
+  static constexpr int64_t kSumGroup = std::numeric_limits<int64_t>::max();
+  // Lives while sums are computed.
+  struct Environment {};
+
+  static HWY_INLINE Factor Split(Vec<T> steps) { return steps; }
+  // Step `index` of a query in every lane.
+  static HWY_INLINE Factor QueryAt(const T* query, int64_t index) {
+    return hn::Set(Tag<T>(), query[index]);
+  }
+  static HWY_INLINE Sum NoSum() { return hn::Zero(Tag<T>()); }
+  static HWY_INLINE void EndGroup(Sum& /*sum*/) {}
+  static HWY_INLINE Vec<T> Total(Sum sum) { return sum; }
+};
+
 // What a tile's sums are made of, a parameter of all that follows as `Math`:
 // steps of kElements consecutive elements each, which T holds together. Here
 // one element a step, exact products, sums rounded once a step.
 template <typename Number>
-struct Exact {
+struct Exact : PlainSums<Number> {
   using T = Number;
   static constexpr int64_t kElements = 1;
   // Sums over keys begin at a multiple of this in a block.
@@ -56,8 +78,10 @@ struct Exact {
   static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
   // Steps for each of which there is one call of Prefetcher::Next().
   static constexpr int64_t kStepsAtOnce = 1;
-  // Whether few rows (few_rows-inl.h) read queries as single elements.
-  static constexpr bool kWideFewRows = false;
+  // Computes the same for few rows (few_rows-inl.h).
+  using FewRows = Exact;
+  // Whether that reads queries as single elements.
+  static constexpr bool kSplitsQueries = false;
 
   // Calls f with an object of the C++ type that queries and keys, or values, of
   // `type` are read as; kNarrow as in WithElementsOf().
@@ -352,33 +376,41 @@ HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t steps,
                            int64_t output_stride, Prefetch prefetch) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
-  Vec<T> sum[kRows][kVectors];
+  typename Math::Sum sum[kRows][kVectors];
   ATTENTION_UNROLL
   for (int r = 0; r < kRows; ++r) {
     ATTENTION_UNROLL
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::Zero(d);
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = Math::NoSum();
   }
-  for (int64_t j = 0; j < steps; ++j) {
-    prefetch.Next();
-    Vec<T> value[kVectors];
-    ATTENTION_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      value[v] = Math::LoadValues(values + v * N, value_stride, j);
+  for (int64_t j = 0; j < steps;) {
+    const int64_t group_end = j + HWY_MIN(steps - j, Math::kSumGroup);
+    for (; j < group_end; ++j) {
+      prefetch.Next();
+      typename Math::Factor value[kVectors];
+      ATTENTION_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        value[v] = Math::LoadValues(values + v * N, value_stride, j);
+      }
+      ATTENTION_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const auto weight = Math::Split(hn::Set(d, weights[r * kKeyBlock + j]));
+        ATTENTION_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+          sum[r][v] = Math::MulAdd(weight, value[v], sum[r][v]);
+        }
+      }
     }
     ATTENTION_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      const Vec<T> weight = hn::Set(d, weights[r * kKeyBlock + j]);
       ATTENTION_UNROLL
-      for (int v = 0; v < kVectors; ++v) {
-        sum[r][v] = Math::MulAdd(weight, value[v], sum[r][v]);
-      }
+      for (int v = 0; v < kVectors; ++v) Math::EndGroup(sum[r][v]);
     }
   }
   ATTENTION_UNROLL
   for (int r = 0; r < kRows; ++r) {
     ATTENTION_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      hn::Store(sum[r][v], d, output + r * output_stride + v * N);
+      hn::Store(Math::Total(sum[r][v]), d, output + r * output_stride + v * N);
     }
   }
 }
