@@ -54,14 +54,12 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const BF16Pair* from) {
 struct BF16Pairs : PlainSums<float> {
   using T = float;
   static constexpr int64_t kElements = 2;
-  static constexpr int64_t kGroup = 2;
-  static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
   static constexpr int64_t kStepsAtOnce = 1;
+  static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
   using FewRows = BF16Pairs;
-  static constexpr bool kSplitsQueries = false;
 
-  // Intel's CPUs have the instruction as well, but take as long for it as for
-  // two multiply-adds, without what conversion they need none of: slower.
+  // Intel's CPUs have the instruction as well, but two multiply-adds take no
+  // longer there.
   static bool Supported() {
     return __builtin_cpu_supports("avx512bf16") != 0 &&
            __builtin_cpu_is("intel") == 0;

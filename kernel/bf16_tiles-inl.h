@@ -1,8 +1,7 @@
 // MathMode::kFast on CPUs with AMX: products of matrices of BFLOAT16, 16 rows
-// by 16 columns by 32 products an instruction, which is up to
-// fifteen times as fast as multiply-adds. As in bf16_pairs-inl.h, neither
-// Highway 1.0 nor a compiler flag is asked for the instructions. Included once
-// per SIMD target.
+// by 16 columns by 32 products an instruction, up to fifteen times as fast as
+// multiply-adds. As in bf16_pairs-inl.h, neither Highway 1.0 nor a compiler
+// flag is asked for the instructions. Included once per SIMD target.
 //
 // What differs from BF16Pairs: 32 products are one step of a sum; inside it
 // the CPU adds those of even and of odd elements apart. Steps begin at every
@@ -69,6 +68,7 @@ struct BF16EvenOdd : BF16Pairs {
   static constexpr int64_t kSumGroup = 16;
   static_assert(kSumGroup == kLanes<T>);
   using Environment = FlushSubnormals;
+  static constexpr bool kSplitsQueries = true;
 
   struct Factor {
     Vec<T> even;
@@ -118,11 +118,9 @@ struct BF16EvenOdd : BF16Pairs {
 // sums, 4 and 5 rows of the first operand, 6 rows of the second.
 class BF16Tiles : public BF16Pairs {
  public:
-  static constexpr int64_t kGroup = 32;
   static constexpr int64_t kStepsAtOnce = 16;
   static constexpr int kTileRows = 32;
   using FewRows = BF16EvenOdd;
-  static constexpr bool kSplitsQueries = true;
 
   // Columns of a register, as many as a vector has lanes.
   static constexpr int64_t kColumns = 16;

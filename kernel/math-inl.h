@@ -1,5 +1,5 @@
-// Elementary functions on vectors, made of exactly rounded operations only, so
-// that every SIMD target gives the same bits. Included once per target.
+// Elementary functions, made of exactly rounded operations only, so that every
+// SIMD target gives the same bits. Included once per target.
 #if defined(ATTENTION_KERNEL_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_MATH_INL_H_
 #undef ATTENTION_KERNEL_MATH_INL_H_
@@ -8,6 +8,7 @@
 #endif
 
 #include <cmath>
+#include <limits>
 
 #include "hwy/highway.h"
 
@@ -155,6 +156,26 @@ HWY_INLINE V Tanh(D d, V x) {
   const V t = ExpNonPositive(d, hn::Neg(y));
   const V far = hn::Div(hn::Sub(one, t), hn::Add(one, t));
   return hn::CopySign(hn::IfThenElse(small, near, far), x);
+}
+
+// Natural logarithm of a positive finite number; the rest as std::log. Written
+// out because the C library's bits depend on the CPU. Error below 1e-15 of the
+// larger of result and 1.
+inline double Log(double x) {
+  if (!(x > 0) || x == std::numeric_limits<double>::infinity())
+    return std::log(x);
+  int exponent;
+  double m = std::frexp(x, &exponent);
+  if (m < 0.70710678118654752440) {
+    m *= 2;
+    --exponent;
+  }
+  // log(m) = 2 atanh(z), |z| <= 0.172.
+  const double z = (m - 1) / (m + 1);
+  const double z2 = z * z;
+  double series = 0;
+  for (int n = 23; n >= 1; n -= 2) series = std::fma(series, z2, 1.0 / n);
+  return std::fma(exponent, 0.69314718055994530942, 2 * z * series);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -31,25 +30,6 @@ HWY_BEFORE_NAMESPACE();
 namespace attention {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-// Natural logarithm of a positive finite number; the rest as std::log. Written
-// out because the C library's bits depend on the CPU. Error below 1e-15 of the
-// larger of result and 1.
-inline double Log(double x) {
-  if (!(x > 0) || x == kInfinity<double>) return std::log(x);
-  int exponent;
-  double m = std::frexp(x, &exponent);
-  if (m < 0.70710678118654752440) {
-    m *= 2;
-    --exponent;
-  }
-  // log(m) = 2 atanh(z), |z| <= 0.172.
-  const double z = (m - 1) / (m + 1);
-  const double z2 = z * z;
-  double series = 0;
-  for (int n = 23; n >= 1; n -= 2) series = std::fma(series, z2, 1.0 / n);
-  return std::fma(exponent, 0.69314718055994530942, 2 * z * series);
-}
 
 // The rows of one task, computed with Math (tile-inl.h).
 template <class Math>
@@ -78,7 +58,7 @@ class Rows {
                          scratch_.query + r * steps_);
       }
     });
-    if (Math::kSplitsQueries && rows_ <= kFewRows) {
+    if (FewRows::kSplitsQueries && rows_ <= kFewRows) {
       few_query_ += rows_ * steps_;
       for (int64_t r = 0; r < rows_; ++r) {
         LoadElements(task_.QueryRow(r), p_.query.type, p_.head_size,
@@ -189,10 +169,10 @@ class Rows {
     return RoundUp(steps, Math::kStepsAtOnce) / Math::kStepsAtOnce;
   }
 
-  // `keys` of the block, from the beginning of a group on and widened to whole
-  // steps as far as there are keys.
+  // `keys` of the block, from where a sum may begin and widened to whole steps
+  // as far as there are keys.
   KeyRange WholeSteps(int64_t first, const KeyRange& keys) const {
-    return {keys.begin / Math::kGroup * Math::kGroup,
+    return {keys.begin / kKeysAtOnce * kKeysAtOnce,
             std::min(RoundUp(keys.end, Math::kElements),
                      task_.sequence().key_length - first)};
   }
@@ -407,22 +387,21 @@ class Rows {
   // WeightTile for one row, leaving out the keys it does not see: their weight
   // is 0, but 0 * NaN is not.
   void WeightVisible(int64_t first, int64_t row, const T* weights, T* output) {
-    constexpr int64_t kGroup = Math::kGroup;
     const KeyRange visible = task_.VisibleInBlock(first, row);
     std::fill_n(output, scratch_.value_stride, T{0});
-    for (int64_t group = visible.begin / kGroup * kGroup; group < visible.end;
-         group += kGroup) {
-      const void* values[kGroup] = {};
+    for (int64_t begin = visible.begin / kKeysAtOnce * kKeysAtOnce;
+         begin < visible.end; begin += kKeysAtOnce) {
+      const void* values[kKeysAtOnce] = {};
       bool any = false;
-      for (int64_t i = 0; i < kGroup; ++i) {
-        const int64_t j = group + i;
+      for (int64_t i = 0; i < kKeysAtOnce; ++i) {
+        const int64_t j = begin + i;
         if (j < visible.begin || j >= visible.end) continue;
         if (!task_.template Unmasked<T>(first, row, j)) continue;
         values[i] = task_.KeyRow(p_.past_value, p_.value, first + j);
         any = true;
       }
       if (!any) continue;
-      AddWeighted(math_, weights + group / Math::kElements, values,
+      AddWeighted(math_, weights + begin / Math::kElements, values,
                   p_.value.type, p_.value_head_size, output);
     }
   }
@@ -507,6 +486,9 @@ class Rows {
       hn::Store(weight, d, scores + j);
     }
   }
+
+  // Sums over keys begin at a multiple of this in a block.
+  static constexpr int64_t kKeysAtOnce = Math::kElements * Math::kStepsAtOnce;
 
   // The type that needs no conversion.
   static constexpr bool kWide = sizeof(T) == 8;

@@ -54,6 +54,8 @@ struct PlainSums {
   static constexpr int64_t kSumGroup = std::numeric_limits<int64_t>::max();
   // Lives while sums are computed.
   struct Environment {};
+  // Whether QueryAt() takes queries as single elements.
+  static constexpr bool kSplitsQueries = false;
 
   static HWY_INLINE Factor Split(Vec<T> steps) { return steps; }
   // Step `index` of a query in every lane.
@@ -72,16 +74,13 @@ template <typename Number>
 struct Exact : PlainSums<Number> {
   using T = Number;
   static constexpr int64_t kElements = 1;
-  // Sums over keys begin at a multiple of this in a block.
-  static constexpr int64_t kGroup = 1;
+  // Steps taken together: sums over keys begin at a multiple of so many in a
+  // block, Prefetcher::Next() is called once for them.
+  static constexpr int64_t kStepsAtOnce = 1;
   // Rows of a register tile.
   static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
-  // Steps for each of which there is one call of Prefetcher::Next().
-  static constexpr int64_t kStepsAtOnce = 1;
   // Computes the same for few rows (few_rows-inl.h).
   using FewRows = Exact;
-  // Whether that reads queries as single elements.
-  static constexpr bool kSplitsQueries = false;
 
   // Calls f with an object of the C++ type that queries and keys, or values, of
   // `type` are read as; kNarrow as in WithElementsOf().
@@ -462,12 +461,13 @@ void WeightBlock(Math& math, int rows, const T* weights, int64_t steps,
   }
 }
 
-// output[c] += sum over a group of keys of weights * values[key][c], for one
-// row, as WeightBlock does it. Null stands for a row of zeros.
+// output[c] += sum over the keys of kStepsAtOnce steps of weights *
+// values[key][c], for one row, as WeightBlock does it. Null stands for a row of
+// zeros.
 template <class Math, typename T = typename Math::T>
 void AddWeighted(Math& /*math*/, const T* weights, const void* const* values,
                  DataType type, int64_t columns, T* output) {
-  static_assert(Math::kGroup == Math::kElements);
+  static_assert(Math::kStepsAtOnce == 1);
   const Tag<T> d;
   const Vec<T> weight = hn::Set(d, *weights);
   for (int64_t c = 0; c < columns; ++c) {

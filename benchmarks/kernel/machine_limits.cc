@@ -76,10 +76,8 @@ HWY_EXPORT(MultiplyAddFloat);
 HWY_EXPORT(MultiplyAddDouble);
 HWY_EXPORT(Sum);
 
-// Products of BFLOAT16, which Highway 1.0 does not know; each function returns
-// the number of operations, or 0 where the CPU has no such instruction.
+// Products of BFLOAT16, which Highway 1.0 does not know. As MultiplyAdd.
 #ifdef __x86_64__
-// As MultiplyAdd.
 __attribute__((target("avx512f,avx512bf16"))) double DotBFloat16(
     int64_t rounds) {
   constexpr int kSums = 12;
@@ -118,6 +116,7 @@ double MultiplyTilesBFloat16(int64_t rounds) {
   return 4.0 * 2 * 16 * 16 * 32 * static_cast<double>(rounds);
 }
 
+// The faster of both; returns 0 where the CPU has neither.
 double MultiplyAddBFloat16(int64_t rounds) {
   // The kernel asks the operating system for them.
   if (HasFastMath() && __builtin_cpu_supports("amx-bf16")) {

@@ -22,7 +22,7 @@ bool Differs(AttentionCase request) {
   return !SameBits(RunKernel(request), exact);
 }
 
-TEST(FastMathTest, DiffersIfTheCpuHasTheDotProduct) {
+TEST(FastMathTest, DiffersWhereTheCpuHasIt) {
   Random random(1);
   EXPECT_EQ(Differs(NormalCase(random, {1, 2, 1, 40, 300, 64, 64}, kBFloat16)),
             HasFastMath());

@@ -72,9 +72,9 @@ namespace {
 // A request planned, with memory for its output.
 class Computation {
  public:
-  explicit Computation(const Sizes& sizes, DataType type = DataType::kFloat32) {
+  explicit Computation(const Sizes& sizes, const Kind& kind = {}) {
     Random random(1);
-    request_ = NormalCase(random, sizes, type);
+    request_ = NormalCase(random, sizes, kind);
     plan_ = PlanAttention(request_.inputs(), request_.options).value();
     output_ = Tensor(plan_.output.type, plan_.output.shape);
   }
@@ -105,18 +105,19 @@ double FixedScratchBytes(const Sizes& sizes, double element_bytes) {
   return element_bytes * 256 *
          static_cast<double>(sizes.head_size + sizes.value_head_size + 15);
 }
-double ScratchBytes(const Sizes& sizes, double element_bytes) {
+double ScratchBytes(const Sizes& sizes, double element_bytes,
+                    int64_t tile_rows) {
   const double r = RoundedUp(sizes.query_length);
   const auto d = static_cast<double>(sizes.head_size);
   const double dv = RoundedUp(sizes.value_head_size);
   const auto t = static_cast<double>(sizes.key_length);
-  return element_bytes * ((r + 256) * d + 16 + 256 * (dv + 15) +
+  return element_bytes * ((r + 256) * d + 16 + 256 * (dv + tile_rows + 1) +
                           (2 + std::log2(1 + t / 256)) * r * (dv + 2));
 }
 
 // The largest piece of memory a new thread takes to compute.
-size_t BytesTaken(const Sizes& sizes, DataType type) {
-  Computation computation(sizes, type);
+size_t BytesTaken(const Sizes& sizes, const Kind& kind) {
+  Computation computation(sizes, kind);
   largest_allocation = 0;
   std::thread([&] {
     ThreadPool pool(1);
@@ -128,18 +129,21 @@ size_t BytesTaken(const Sizes& sizes, DataType type) {
 TEST(MemoryTest, ScratchGrowsWithTheLogarithmOfTheKeys) {
   // Highway's allocator aligns to, and sets apart, by this at the most.
   constexpr double kAlignment = 4096;
-  for (DataType type : {DataType::kFloat32, DataType::kFloat64}) {
+  for (const Kind& kind : kKinds) {
+    const double element = kind.type == DataType::kFloat64 ? 8 : 4;
+    // A tile's rows: BF16Tiles, where the CPU has them, takes more.
+    const int64_t tile_rows = kind.math == MathMode::kFast ? 32 : 14;
     for (const auto& [rows, size, value_size] :
          {std::tuple(1, 8, 8), std::tuple(30, 5, 17), std::tuple(112, 3, 40)}) {
       for (int64_t keys : {1, 255, 256, 767, 768, 10000, 1000000}) {
         if (keys * rows > 10000000) continue;
         const Sizes sizes = {1, 1, 1, rows, keys, size, value_size};
-        const auto bytes = static_cast<double>(BytesTaken(sizes, type));
-        const auto element = static_cast<double>(SizeOf(type));
-        EXPECT_LE(bytes, ScratchBytes(sizes, element) + kAlignment)
-            << keys << " keys";
+        const auto bytes = static_cast<double>(BytesTaken(sizes, kind));
+        EXPECT_LE(bytes, ScratchBytes(sizes, element, tile_rows) + kAlignment)
+            << Name(kind) << ", " << keys << " keys";
         // It is the scratch that was seen.
-        EXPECT_GE(bytes, FixedScratchBytes(sizes, element)) << keys << " keys";
+        EXPECT_GE(bytes, FixedScratchBytes(sizes, element))
+            << Name(kind) << ", " << keys << " keys";
       }
     }
   }
@@ -152,8 +156,8 @@ double AllocationsOfTheLists(const Computation& computation, int threads) {
 }
 
 TEST(MemoryTest, OneThreadAllocatesForNoTask) {
-  for (DataType type : {DataType::kFloat32, DataType::kFloat64}) {
-    Computation computation({16, 32, 32, 120, 20, 16, 16}, type);
+  for (const Kind& kind : kKinds) {
+    Computation computation({16, 32, 32, 120, 20, 16, 16}, kind);
     ThreadPool pool(1);
     computation.Run(pool);
     const int64_t before = allocations;
