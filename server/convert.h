@@ -9,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernel/attention.h"
-#include "server/buffer_pool.h"
+#include "base/buffer_pool.h"
 #include "server/wire/request_decoder.h"
 
 namespace attention::server {

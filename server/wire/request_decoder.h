@@ -12,7 +12,7 @@
 #include "attention/v1/attention.pb.h"
 #include "grpcpp/support/slice.h"
 #include "kernel/tensor_view.h"
-#include "server/buffer_pool.h"
+#include "base/buffer_pool.h"
 #include "server/wire/slice_reader.h"
 
 namespace attention::server::wire {

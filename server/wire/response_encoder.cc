@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "google/protobuf/io/coded_stream.h"
+#include "server/wire/buffer_slice.h"
 #include "server/wire/convert_floats.h"
 #include "server/wire/data_type.h"
 
@@ -146,7 +147,7 @@ grpc::ByteBuffer ResponseEncoder::Finish(const v1::Timing& timing) {
       tail = timing.SerializeWithCachedSizesToArray(tail);
       end += tail - first;
     }
-    slices.push_back(Buffer::ToSlice(std::move(part.message), begin, end));
+    slices.push_back(ToSlice(std::move(part.message), begin, end));
   }
   return grpc::ByteBuffer(slices.data(), slices.size());
 }

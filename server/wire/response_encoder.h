@@ -10,7 +10,7 @@
 #include "attention/v1/attention.pb.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "kernel/attention.h"
-#include "server/buffer_pool.h"
+#include "base/buffer_pool.h"
 
 namespace attention::server::wire {
 

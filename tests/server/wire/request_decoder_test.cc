@@ -11,7 +11,7 @@
 
 #include "attention/v1/attention.pb.h"
 #include "kernel/attention.h"
-#include "server/buffer_pool.h"
+#include "base/buffer_pool.h"
 #include "tests/support/messages.h"
 
 namespace attention::server::wire {

@@ -1,6 +1,6 @@
 // Which calls are let in: within a budget of bytes, and until draining begins.
-#ifndef ATTENTION_SERVER_ADMISSION_H_
-#define ATTENTION_SERVER_ADMISSION_H_
+#ifndef ATTENTION_SERVER_ADMISSION_ADMISSION_H_
+#define ATTENTION_SERVER_ADMISSION_ADMISSION_H_
 
 #include <condition_variable>
 #include <cstdint>
@@ -51,4 +51,4 @@ class Admission {
 
 }  // namespace attention::server
 
-#endif  // ATTENTION_SERVER_ADMISSION_H_
+#endif  // ATTENTION_SERVER_ADMISSION_ADMISSION_H_

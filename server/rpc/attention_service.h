@@ -1,10 +1,10 @@
 // The RPCs of attention.v1.AttentionService.
-#ifndef ATTENTION_SERVER_ATTENTION_SERVICE_H_
-#define ATTENTION_SERVER_ATTENTION_SERVICE_H_
+#ifndef ATTENTION_SERVER_RPC_ATTENTION_SERVICE_H_
+#define ATTENTION_SERVER_RPC_ATTENTION_SERVICE_H_
 
 #include "attention/v1/attention.grpc.pb.h"
 #include "attention/v1/attention.pb.h"
-#include "server/compute_call.h"
+#include "server/rpc/compute_call.h"
 
 namespace attention::server {
 
@@ -35,4 +35,4 @@ class AttentionService final : public AttentionServiceBase {
 
 }  // namespace attention::server
 
-#endif  // ATTENTION_SERVER_ATTENTION_SERVICE_H_
+#endif  // ATTENTION_SERVER_RPC_ATTENTION_SERVICE_H_

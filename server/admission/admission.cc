@@ -1,4 +1,4 @@
-#include "server/admission.h"
+#include "server/admission/admission.h"
 
 #include "absl/strings/str_cat.h"
 #include "server/status.h"

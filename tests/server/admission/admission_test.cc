@@ -1,4 +1,4 @@
-#include "server/admission.h"
+#include "server/admission/admission.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "server/attention_service.h"
+#include "server/rpc/attention_service.h"
 
 #include <string>
 

@@ -1,4 +1,4 @@
-#include "server/compute_call.h"
+#include "server/rpc/compute_call.h"
 
 #include <atomic>
 #include <chrono>

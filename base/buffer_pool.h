@@ -1,16 +1,14 @@
 // Aligned memory for tensors, kept between requests: fresh pages cost more than
 // the copy into them.
-#ifndef ATTENTION_SERVER_BUFFER_POOL_H_
-#define ATTENTION_SERVER_BUFFER_POOL_H_
+#ifndef ATTENTION_BASE_BUFFER_POOL_H_
+#define ATTENTION_BASE_BUFFER_POOL_H_
 
 #include <cstddef>
 #include <memory>
 #include <mutex>
 #include <vector>
 
-#include "grpcpp/support/slice.h"
-
-namespace attention::server {
+namespace attention {
 
 class BufferPool;
 
@@ -28,9 +26,6 @@ class Buffer {
   std::byte* data() const { return data_; }
   // At least what was asked for.
   size_t capacity() const { return capacity_; }
-
-  // Bytes [begin, end) as a slice to send, which owns the memory from here on.
-  static grpc::Slice ToSlice(Buffer buffer, size_t begin, size_t end);
 
  private:
   friend class BufferPool;
@@ -76,6 +71,6 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
   size_t retained_ = 0;
 };
 
-}  // namespace attention::server
+}  // namespace attention
 
-#endif  // ATTENTION_SERVER_BUFFER_POOL_H_
+#endif  // ATTENTION_BASE_BUFFER_POOL_H_

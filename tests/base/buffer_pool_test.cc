@@ -1,13 +1,12 @@
-#include "server/buffer_pool.h"
+#include "base/buffer_pool.h"
 
 #include <gtest/gtest.h>
 
 #include <cstdint>
 #include <cstring>
-#include <utility>
 #include <vector>
 
-namespace attention::server {
+namespace attention {
 namespace {
 
 constexpr size_t kMega = size_t{1} << 20;
@@ -57,24 +56,5 @@ TEST(BufferPoolTest, RetainsNoMoreThanItsBound) {
   EXPECT_EQ(pool->retained(), 3 * kMega);
 }
 
-TEST(BufferPoolTest, SlicesOutliveThePool) {
-  auto pool = BufferPool::Create(kMega);
-  Buffer buffer = pool->Allocate(100);
-  std::memcpy(buffer.data() + 10, "payload", 7);
-  const grpc::Slice slice = Buffer::ToSlice(std::move(buffer), 10, 17);
-  pool.reset();
-  ASSERT_EQ(slice.size(), 7u);
-  EXPECT_EQ(std::memcmp(slice.begin(), "payload", 7), 0);
-}
-
-TEST(BufferPoolTest, SlicesGiveTheirMemoryBack) {
-  const auto pool = BufferPool::Create(2 * kMega);
-  {
-    const grpc::Slice slice = Buffer::ToSlice(pool->Allocate(kMega), 1, kMega);
-    EXPECT_EQ(pool->retained(), 0u);
-  }
-  EXPECT_EQ(pool->retained(), kMega);
-}
-
 }  // namespace
-}  // namespace attention::server
+}  // namespace attention

@@ -1,9 +1,9 @@
-#include "server/buffer_pool.h"
+#include "base/buffer_pool.h"
 
 #include <new>
 #include <utility>
 
-namespace attention::server {
+namespace attention {
 namespace {
 
 // Smaller buffers go to the allocator, which keeps them itself.
@@ -37,14 +37,6 @@ void Buffer::Release() {
   data_ = nullptr;
   capacity_ = 0;
   pool_.reset();
-}
-
-grpc::Slice Buffer::ToSlice(Buffer buffer, size_t begin, size_t end) {
-  std::byte* data = buffer.data_ + begin;
-  auto* owner = new Buffer(std::move(buffer));
-  return grpc::Slice(
-      data, end - begin,
-      [](void* owner) { delete static_cast<Buffer*>(owner); }, owner);
 }
 
 std::shared_ptr<BufferPool> BufferPool::Create(size_t retained_bytes) {
@@ -99,4 +91,4 @@ size_t BufferPool::retained() const {
   return retained_;
 }
 
-}  // namespace attention::server
+}  // namespace attention

@@ -1,6 +1,6 @@
 // One ComputeAttention call, from its bytes to its answer.
-#ifndef ATTENTION_SERVER_COMPUTE_CALL_H_
-#define ATTENTION_SERVER_COMPUTE_CALL_H_
+#ifndef ATTENTION_SERVER_RPC_COMPUTE_CALL_H_
+#define ATTENTION_SERVER_RPC_COMPUTE_CALL_H_
 
 #include <spdlog/logger.h>
 
@@ -8,8 +8,8 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "kernel/thread_pool.h"
-#include "server/admission.h"
-#include "server/buffer_pool.h"
+#include "server/admission/admission.h"
+#include "base/buffer_pool.h"
 #include "server/options.h"
 #include "server/worker_threads.h"
 
@@ -35,4 +35,4 @@ grpc::ServerUnaryReactor* StartComputeCall(const CallEnvironment& environment,
 
 }  // namespace attention::server
 
-#endif  // ATTENTION_SERVER_COMPUTE_CALL_H_
+#endif  // ATTENTION_SERVER_RPC_COMPUTE_CALL_H_
