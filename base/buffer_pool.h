@@ -3,10 +3,11 @@
 #ifndef ATTENTION_BASE_BUFFER_POOL_H_
 #define ATTENTION_BASE_BUFFER_POOL_H_
 
+#include <array>
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <mutex>
-#include <vector>
 
 namespace attention {
 
@@ -38,17 +39,22 @@ class Buffer {
   size_t capacity_ = 0;
 };
 
-// Thread-safe. Lives as long as any of its buffers.
+// Thread-safe. Lives as long as any of its buffers. Large buffers are mapped
+// from the system one by one, so that what is freed goes back to it.
 class BufferPool : public std::enable_shared_from_this<BufferPool> {
  public:
-  // Keeps at most `retained_bytes` of unused memory.
-  static std::shared_ptr<BufferPool> Create(size_t retained_bytes);
+  // Keeps at most `retained_bytes` of unused memory, and none that would bring
+  // all memory, used and unused, above `total_bytes`. That does not bound what
+  // is in use.
+  static std::shared_ptr<BufferPool> Create(
+      size_t retained_bytes,
+      size_t total_bytes = std::numeric_limits<size_t>::max());
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
 
   // Uninitialised memory of at least `bytes`, aligned to Buffer::kAlignment;
-  // empty for 0.
+  // empty for 0. Throws std::bad_alloc.
   Buffer Allocate(size_t bytes);
 
   // Unused bytes held.
@@ -61,14 +67,27 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
     size_t capacity;
   };
 
-  explicit BufferPool(size_t retained_bytes) : max_retained_(retained_bytes) {}
-  void Return(Chunk chunk);
+  // Few enough to search one by one, and to hold without allocating: memory is
+  // given back in destructors.
+  static constexpr size_t kMaxUnused = 64;
+
+  BufferPool(size_t retained_bytes, size_t total_bytes)
+      : max_retained_(retained_bytes), max_total_(total_bytes) {}
+  // An unused chunk that fits; data null: none.
+  Chunk TakeUnused(size_t bytes);
+  void Return(Chunk chunk) noexcept;
+  // Takes the oldest unused chunk away, for the caller to free.
+  Chunk Evict();
+  void RemoveUnused(size_t index);
 
   const size_t max_retained_;
+  const size_t max_total_;
   mutable std::mutex mutex_;
-  // Oldest first; both guarded by mutex_.
-  std::vector<Chunk> unused_;
+  // All guarded by mutex_. Chunks of kMinPooled bytes and more only.
+  std::array<Chunk, kMaxUnused> unused_;  // oldest first
+  size_t num_unused_ = 0;
   size_t retained_ = 0;
+  size_t in_use_ = 0;
 };
 
 }  // namespace attention

@@ -4,7 +4,6 @@
 find_package(Threads REQUIRED)
 find_package(absl CONFIG REQUIRED)
 find_package(hwy CONFIG REQUIRED)
-find_package(TBB CONFIG REQUIRED)
 
 if(ATTENTION_BUILD_SERVICE)
   # Debian 12 ships no CMake package of protobuf; newer distributions do.

@@ -1,25 +1,30 @@
-// Cuts a planned computation into tasks and runs them.
+// Cuts a planned computation into stages and tasks.
 #include "kernel/attention.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <mutex>
+#include <new>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "base/executor.h"
 #include "kernel/attention_simd.h"
 #include "kernel/problem.h"
 #include "kernel/scratch.h"
 #include "kernel/task_rows.h"
 #include "kernel/tasks.h"
-#include "kernel/thread_pool.h"
 
 namespace attention {
 namespace {
@@ -28,27 +33,12 @@ namespace {
 constexpr double kInlineFlops = 1e6;
 // Tasks a thread should find, so that none idles long at the end.
 constexpr int64_t kTasksPerThread = 4;
+// Bytes that one task copies into a present tensor.
+constexpr int64_t kCopyBytes = int64_t{4} << 20;
 
-absl::Status Check(const std::atomic<bool>* cancelled) {
-  if (cancelled && cancelled->load(std::memory_order_relaxed)) {
-    return absl::CancelledError("cancelled by the caller");
-  }
-  return absl::OkStatus();
-}
-
-// Calls task(i) for i in [0, count) until done or cancelled. Threads draw the
-// next i: after task(i) one probably gets task(i + pool.threads()).
-void ForEach(double flops, int64_t count, ThreadPool& pool,
-             const std::atomic<bool>* cancelled,
-             absl::FunctionRef<void(int64_t)> task) {
-  const auto run = [&](int64_t i) {
-    if (Check(cancelled).ok()) task(i);
-  };
-  if (flops < kInlineFlops) {
-    for (int64_t i = 0; i < count; ++i) run(i);
-  } else {
-    pool.ParallelFor(count, run);
-  }
+absl::Status NoMemory() {
+  return absl::ResourceExhaustedError(
+      "memory to compute in could not be allocated");
 }
 
 // The longest sequence's keys.
@@ -109,104 +99,291 @@ PartBuffers<T> CutBlocks(const Problem& p, int64_t begin, int64_t end,
   return parts;
 }
 
-template <typename T>
-void ComputeParts(const AttentionPlan& plan, const std::vector<RowTask>& tasks,
-                  const PartBuffers<T>& parts, ThreadPool& pool,
-                  const std::atomic<bool>* cancelled) {
-  const int64_t count = static_cast<int64_t>(tasks.size() * parts.size());
-  const RowFunctions<T> functions = FunctionsFor<T>(*plan.problem);
-  const auto task = [&](int64_t i) -> const RowTask& {
-    return tasks[i / parts.size()];
-  };
-  const auto part = [&](int64_t i) -> const SubtreePartial<T>& {
-    return parts[i % parts.size()].part();
-  };
-  ForEach(plan.flops, count, pool, cancelled, [&](int64_t i) {
-    RowStretch then;
-    if (const int64_t next = i + pool.threads(); next < count) {
-      then = FirstKeys(*plan.problem, task(next), part(next).block_begin);
-    }
-    functions.compute_part(*plan.problem, task(i), then, part(i), cancelled);
-  });
-}
-
-template <typename T>
-void MergeAll(const AttentionPlan& plan, const std::vector<RowTask>& tasks,
-              const std::vector<SubtreePartial<T>>& parts,
-              const AttentionOutputs& outputs, ThreadPool& pool,
-              const std::atomic<bool>* cancelled) {
-  const RowFunctions<T> functions = FunctionsFor<T>(*plan.problem);
-  ForEach(plan.flops, static_cast<int64_t>(tasks.size()), pool, cancelled,
-          [&](int64_t i) {
-            functions.merge_parts(*plan.problem, tasks[i], parts, outputs,
-                                  cancelled);
-          });
-}
-
-// Few rows over many keys: cuts the keys too, so that every thread has work.
-template <typename T>
-void RunSplit(const AttentionPlan& plan, const std::vector<RowTask>& tasks,
-              int64_t blocks, const AttentionOutputs& outputs, ThreadPool& pool,
-              const std::atomic<bool>* cancelled) {
-  const int64_t wanted =
-      kTasksPerThread * pool.threads() / static_cast<int64_t>(tasks.size()) + 1;
+// Few rows over many keys: their keys are cut too, into subtrees of this many
+// blocks, so that every thread has work. 0 where that is not needed.
+int64_t BlocksPerPart(int64_t tasks, int64_t blocks, double flops,
+                      int threads) {
+  if (threads == 1 || blocks <= 1 || flops <= kInlineFlops) return 0;
+  if (tasks >= kTasksPerThread * threads / 2) return 0;
+  const int64_t wanted = kTasksPerThread * threads / tasks + 1;
   int64_t most = 1;
   while (most * wanted < blocks) most *= 2;
-  const PartBuffers<T> buffers =
-      CutBlocks<T>(*plan.problem, 0, blocks, most, blocks);
-  ComputeParts(plan, tasks, buffers, pool, cancelled);
-  std::vector<SubtreePartial<T>> parts;
-  for (const PartBuffer<T>& buffer : buffers) parts.push_back(buffer.part());
-  MergeAll(plan, tasks, parts, outputs, pool, cancelled);
+  return most;
+}
+
+// Past and current keys or values joined as (B, Hkv, T, columns), a piece of
+// the rows of each head a task.
+class PresentCopy {
+ public:
+  PresentCopy(const Problem& p, const Operand& past, const Operand& current,
+              int64_t columns, void* present)
+      : p_(p),
+        past_(past),
+        current_(current),
+        row_bytes_(columns * static_cast<int64_t>(SizeOf(current.type))),
+        rows_per_task_(std::max<int64_t>(1, kCopyBytes / row_bytes_)),
+        tasks_per_head_((p.total_keys() + rows_per_task_ - 1) / rows_per_task_),
+        present_(static_cast<char*>(present)) {}
+
+  int64_t tasks() const { return p_.batch * p_.kv_heads * tasks_per_head_; }
+
+  void Run(int64_t task) const {
+    const int64_t head = task / tasks_per_head_;
+    const int64_t begin = task % tasks_per_head_ * rows_per_task_;
+    const int64_t end = std::min(begin + rows_per_task_, p_.total_keys());
+    char* target =
+        present_ + (head * p_.total_keys() + begin) * row_bytes_;
+    for (int64_t row = begin; row < end; ++row, target += row_bytes_) {
+      const bool in_past = row < p_.past_length;
+      const void* source =
+          (in_past ? past_ : current_)
+              .Row(head / p_.kv_heads, head % p_.kv_heads,
+                   in_past ? row : row - p_.past_length);
+      std::memcpy(target, source, row_bytes_);
+    }
+  }
+
+ private:
+  const Problem& p_;
+  const Operand& past_;
+  const Operand& current_;
+  const int64_t row_bytes_;
+  const int64_t rows_per_task_;
+  const int64_t tasks_per_head_;
+  char* const present_;
+};
+
+// The stages of a computation, in their order; each is left out where there is
+// nothing to do.
+enum class Stage : uint8_t {
+  kPresentKey,
+  kPresentValue,
+  kRows,   // rows over all their keys
+  kParts,  // rows over parts of the keys
+  kMerge,  // rows from parts
+};
+using Stages = absl::InlinedVector<Stage, 4>;
+
+// A computation as a job, in the precision T.
+template <typename T>
+class Computation final : public Executor::Job {
+ public:
+  Computation(std::shared_ptr<const Problem> problem, double flops,
+              const AttentionOutputs& outputs, int threads, Stages stages,
+              absl::AnyInvocable<void(absl::Status)> done)
+      : problem_(std::move(problem)),
+        flops_(flops),
+        outputs_(outputs),
+        threads_(threads),
+        stages_(std::move(stages)),
+        done_(std::move(done)),
+        functions_(FunctionsFor<T>(*problem_)) {}
+
+  // Before the first stage: the parts that kParts fills, or that kMerge reads.
+  void SetParts(std::vector<SubtreePartial<T>> parts) {
+    parts_ = std::move(parts);
+  }
+
+  int64_t NextStage() override {
+    try {
+      while (!failed_ && next_stage_ < stages_.size()) {
+        if (const int64_t tasks = Begin(stages_[next_stage_++])) return tasks;
+      }
+    } catch (const std::bad_alloc&) {
+      failed_ = true;
+    }
+    return 0;
+  }
+
+  bool RunTask(int64_t task, const Turn& turn) override {
+    if (failed_) return true;
+    try {
+      TaskState state = TakeState(task);
+      if (RunTask(task, &state, turn)) return true;
+      KeepState(task, std::move(state));
+      return false;
+    } catch (const std::bad_alloc&) {
+      failed_ = true;
+      return true;
+    }
+  }
+
+  void Done(JobEnd end) override {
+    absl::Status status;
+    if (end == JobEnd::kCancelled) {
+      status = absl::CancelledError("cancelled by the caller");
+    } else if (end == JobEnd::kDeadlineExceeded) {
+      status = absl::DeadlineExceededError("the deadline passed");
+    } else if (failed_) {
+      status = NoMemory();
+    }
+    // Frees what the job took before anybody is told that it ended.
+    ReleaseMemory();
+    // May destroy this.
+    auto done = std::move(done_);
+    done(std::move(status));
+  }
+
+ private:
+  // Prepares a stage and returns the number of its tasks.
+  int64_t Begin(Stage stage) {
+    stage_ = stage;
+    switch (stage) {
+      case Stage::kPresentKey:
+        return BeginPresent(problem_->past_key, problem_->key,
+                            problem_->head_size, outputs_.present_key);
+      case Stage::kPresentValue:
+        return BeginPresent(problem_->past_value, problem_->value,
+                            problem_->value_head_size, outputs_.present_value);
+      case Stage::kRows:
+        return BeginRows();
+      case Stage::kParts:
+      case Stage::kMerge:
+        if (tasks_.empty()) tasks_ = CutRows(*problem_, threads_);
+        return static_cast<int64_t>(
+            tasks_.size() * (stage == Stage::kParts ? parts_.size() : 1));
+    }
+    return 0;
+  }
+
+  int64_t BeginPresent(const Operand& past, const Operand& current,
+                       int64_t columns, void* present) {
+    if (!problem_->return_present || problem_->total_keys() == 0) return 0;
+    copy_.emplace(*problem_, past, current, columns, present);
+    return copy_->tasks();
+  }
+
+  int64_t BeginRows() {
+    tasks_ = CutRows(*problem_, threads_);
+    const auto count = static_cast<int64_t>(tasks_.size());
+    if (count == 0) return 0;
+    const int64_t blocks = Blocks(LongestKeys(*problem_));
+    const int64_t blocks_per_part =
+        BlocksPerPart(count, blocks, flops_, threads_);
+    if (blocks_per_part == 0) return count;
+    buffers_ = CutBlocks<T>(*problem_, 0, blocks, blocks_per_part, blocks);
+    for (const PartBuffer<T>& buffer : buffers_) {
+      parts_.push_back(buffer.part());
+    }
+    stages_.push_back(Stage::kMerge);
+    return Begin(Stage::kParts);
+  }
+
+  bool RunTask(int64_t task, TaskState* state, const Turn& turn) {
+    const auto parts = static_cast<int64_t>(parts_.size());
+    switch (stage_) {
+      case Stage::kPresentKey:
+      case Stage::kPresentValue:
+        copy_->Run(task);
+        return true;
+      case Stage::kRows: {
+        RowStretch then;
+        if (const RowTask* next = TaskAfter(task)) {
+          then = FirstKeys(*problem_, *next, 0);
+        }
+        return functions_.compute_rows(*problem_, tasks_[task], then, outputs_,
+                                       state, turn);
+      }
+      case Stage::kParts: {
+        RowStretch then;
+        if (const int64_t next = task + threads_;
+            next < static_cast<int64_t>(tasks_.size()) * parts) {
+          then = FirstKeys(*problem_, tasks_[next / parts],
+                           parts_[next % parts].block_begin);
+        }
+        return functions_.compute_part(*problem_, tasks_[task / parts], then,
+                                       parts_[task % parts], state, turn);
+      }
+      case Stage::kMerge:
+        return functions_.merge_parts(*problem_, tasks_[task], parts_,
+                                      outputs_, state, turn);
+    }
+    return true;
+  }
+
+  // What a thread probably gets after `task`: threads draw tasks in turn.
+  const RowTask* TaskAfter(int64_t task) const {
+    const int64_t next = task + threads_;
+    return next < static_cast<int64_t>(tasks_.size()) ? &tasks_[next] : nullptr;
+  }
+
+  TaskState TakeState(int64_t task) {
+    if (!any_left_.load(std::memory_order_acquire)) return {};
+    std::lock_guard<std::mutex> lock(left_mutex_);
+    for (Left& left : left_) {
+      if (left.task != task) continue;
+      TaskState state = std::move(*left.state);
+      std::swap(left, left_.back());
+      left_.pop_back();
+      return state;
+    }
+    return {};
+  }
+
+  void KeepState(int64_t task, TaskState state) {
+    std::lock_guard<std::mutex> lock(left_mutex_);
+    left_.push_back({task, std::make_unique<TaskState>(std::move(state))});
+    any_left_.store(true, std::memory_order_release);
+  }
+
+  void ReleaseMemory() {
+    left_.clear();
+    buffers_.clear();
+    parts_.clear();
+    tasks_ = {};
+  }
+
+  struct Left {
+    int64_t task;
+    std::unique_ptr<TaskState> state;
+  };
+
+  const std::shared_ptr<const Problem> problem_;
+  const double flops_;
+  const AttentionOutputs outputs_;
+  const int threads_;
+  Stages stages_;
+  absl::AnyInvocable<void(absl::Status)> done_;
+  const RowFunctions<T> functions_;
+
+  size_t next_stage_ = 0;
+  Stage stage_ = Stage::kRows;
+  std::optional<PresentCopy> copy_;
+  std::vector<RowTask> tasks_;
+  PartBuffers<T> buffers_;
+  std::vector<SubtreePartial<T>> parts_;
+  std::atomic<bool> failed_{false};
+
+  // Tasks that a thread has begun and left.
+  std::atomic<bool> any_left_{false};
+  std::mutex left_mutex_;
+  std::vector<Left> left_;  // guarded by left_mutex_
+};
+
+// Runs a job and blocks until it is done.
+absl::Status RunBlocking(double flops, Executor& executor,
+                         const std::atomic<bool>* cancelled,
+                         Executor::Job& job, const absl::Status& status) {
+  if (flops < kInlineFlops) {
+    Executor::RunHere(&job, cancelled);
+  } else {
+    executor.Run(&job, {.seconds = flops * 1e-11, .cancelled = cancelled});
+  }
+  return status;
+}
+
+Stages AllStages() {
+  return {Stage::kPresentKey, Stage::kPresentValue, Stage::kRows};
 }
 
 template <typename T>
-void Run(const AttentionPlan& plan, const AttentionOutputs& outputs,
-         ThreadPool& pool, const std::atomic<bool>* cancelled) {
-  const Problem& p = *plan.problem;
-  const std::vector<RowTask> tasks = CutRows(p, pool.threads());
-  if (tasks.empty()) return;
-  const int64_t blocks = Blocks(LongestKeys(p));
-  const bool idle =
-      static_cast<int64_t>(tasks.size()) < kTasksPerThread * pool.threads() / 2;
-  if (idle && blocks > 1 && pool.threads() > 1 && plan.flops > kInlineFlops) {
-    RunSplit<T>(plan, tasks, blocks, outputs, pool, cancelled);
-    return;
-  }
-  const RowFunctions<T> functions = FunctionsFor<T>(p);
-  const auto count = static_cast<int64_t>(tasks.size());
-  ForEach(plan.flops, count, pool, cancelled, [&](int64_t i) {
-    RowStretch then;
-    if (const int64_t next = i + pool.threads(); next < count) {
-      then = FirstKeys(p, tasks[next], 0);
-    }
-    functions.compute_rows(p, tasks[i], then, outputs, cancelled);
-  });
-}
-
-void CopyRows(const Operand& from, int64_t b, int64_t h, int64_t rows,
-              int64_t columns, void* to, int64_t to_row) {
-  const int64_t bytes = columns * static_cast<int64_t>(SizeOf(from.type));
-  char* target = static_cast<char*>(to) + to_row * bytes;
-  for (int64_t row = 0; row < rows; ++row) {
-    std::memcpy(target + row * bytes, from.Row(b, h, row), bytes);
-  }
-}
-
-// Past and current keys or values joined as (B, Hkv, T, columns).
-void WritePresent(const Problem& p, const Operand& past, const Operand& current,
-                  int64_t columns, void* present, ThreadPool& pool,
-                  const std::atomic<bool>* cancelled) {
-  if (p.total_keys() == 0) return;
-  ForEach(kInlineFlops, p.batch * p.kv_heads, pool, cancelled, [&](int64_t i) {
-    const int64_t b = i / p.kv_heads, h = i % p.kv_heads;
-    const int64_t row = i * p.total_keys();
-    if (p.past_length > 0) {
-      CopyRows(past, b, h, p.past_length, columns, present, row);
-    }
-    CopyRows(current, b, h, p.key_length, columns, present,
-             row + p.past_length);
-  });
+absl::Status Run(const AttentionPlan& plan, const AttentionOutputs& outputs,
+                 Executor& executor, const std::atomic<bool>* cancelled) {
+  absl::Status result;
+  Computation<T> job(plan.problem, plan.flops, outputs, executor.threads() + 1,
+                     AllStages(),
+                     [&](absl::Status status) { result = std::move(status); });
+  return RunBlocking(plan.flops, executor, cancelled, job, result);
 }
 
 template <typename T>
@@ -236,58 +413,107 @@ const PartBuffers<double>& BuffersOf(const AttentionPart::Impl& part) {
 }
 
 template <typename T>
-PartBuffers<T> RunPart(const AttentionPlan& plan, int64_t begin, int64_t end,
-                       ThreadPool& pool, const std::atomic<bool>* cancelled) {
+absl::Status RunPart(const AttentionPlan& plan, int64_t begin, int64_t end,
+                     Executor& executor, const std::atomic<bool>* cancelled,
+                     PartBuffers<T>* buffers) {
   // A power of two above any number of blocks: as few subtrees as there can be.
-  PartBuffers<T> buffers =
-      CutBlocks<T>(*plan.problem, begin, end, int64_t{1} << 54,
-                   Blocks(LongestKeys(*plan.problem)));
-  ComputeParts(plan, CutRows(*plan.problem, pool.threads()), buffers, pool,
-               cancelled);
-  return buffers;
+  *buffers = CutBlocks<T>(*plan.problem, begin, end, int64_t{1} << 54,
+                          Blocks(LongestKeys(*plan.problem)));
+  absl::Status result;
+  Computation<T> job(plan.problem, plan.flops, {}, executor.threads() + 1,
+                     {Stage::kParts},
+                     [&](absl::Status status) { result = std::move(status); });
+  std::vector<SubtreePartial<T>> parts;
+  for (const PartBuffer<T>& buffer : *buffers) parts.push_back(buffer.part());
+  job.SetParts(std::move(parts));
+  return RunBlocking(plan.flops, executor, cancelled, job, result);
 }
 
 template <typename T>
-void RunMerge(const AttentionPlan& plan, absl::Span<const AttentionPart> parts,
-              const AttentionOutputs& outputs, ThreadPool& pool,
-              const std::atomic<bool>* cancelled) {
+absl::Status RunMerge(const AttentionPlan& plan,
+                      absl::Span<const AttentionPart> parts,
+                      const AttentionOutputs& outputs, Executor& executor,
+                      const std::atomic<bool>* cancelled) {
   std::vector<SubtreePartial<T>> subtrees;
   for (const AttentionPart& part : parts) {
     for (const PartBuffer<T>& buffer : BuffersOf<T>(part.impl())) {
       subtrees.push_back(buffer.part());
     }
   }
-  MergeAll<T>(plan, CutRows(*plan.problem, pool.threads()), subtrees, outputs,
-              pool, cancelled);
+  absl::Status result;
+  Computation<T> job(
+      plan.problem, plan.flops, outputs, executor.threads() + 1,
+      {Stage::kPresentKey, Stage::kPresentValue, Stage::kMerge},
+      [&](absl::Status status) { result = std::move(status); });
+  job.SetParts(std::move(subtrees));
+  return RunBlocking(plan.flops, executor, cancelled, job, result);
 }
 
-void WritePresents(const AttentionPlan& plan, const AttentionOutputs& outputs,
-                   ThreadPool& pool, const std::atomic<bool>* cancelled) {
+// a + count * size, at most the largest int64_t.
+int64_t SaturatingAdd(int64_t a, int64_t count, int64_t size) {
+  int64_t product, sum;
+  return __builtin_mul_overflow(count, size, &product) ||
+                 __builtin_add_overflow(a, product, &sum)
+             ? std::numeric_limits<int64_t>::max()
+             : sum;
+}
+
+template <typename T>
+int64_t WorkingBytesAs(const AttentionPlan& plan, int threads) {
   const Problem& p = *plan.problem;
-  if (!p.return_present) return;
-  WritePresent(p, p.past_key, p.key, p.head_size, outputs.present_key, pool,
-               cancelled);
-  WritePresent(p, p.past_value, p.value, p.value_head_size,
-               outputs.present_value, pool, cancelled);
+  const int64_t rows = NumRows(p);
+  if (rows == 0) return 0;
+  const int64_t task_rows = MostTaskRows(p);
+  const int64_t tasks = MostTasks(p);
+  const int64_t blocks = Blocks(LongestKeys(p));
+  // Each thread's scratch, or that of the task that it left.
+  int64_t bytes = SaturatingAdd(
+      0, threads, FunctionsFor<T>(p).scratch_bytes(p, task_rows));
+  bytes = SaturatingAdd(bytes, tasks, kBytesPerTask);
+  // Parts, if the keys may be cut too (BlocksPerPart).
+  const bool few = rows <= kTasksPerThread * threads * kTaskRows;
+  if (few && threads > 1 && blocks > 1 && plan.flops > kInlineFlops) {
+    const int64_t parts =
+        std::min<int64_t>(blocks, 2 * (kTasksPerThread * threads + 1));
+    bytes = SaturatingAdd(
+        bytes, parts * rows,
+        (2 + p.value_head_size) * static_cast<int64_t>(sizeof(T)));
+  }
+  return bytes;
 }
 
 }  // namespace
 
+int64_t WorkingBytes(const AttentionPlan& plan, int threads) {
+  return plan.problem->double_precision
+             ? WorkingBytesAs<double>(plan, threads)
+             : WorkingBytesAs<float>(plan, threads);
+}
+
 absl::Status RunAttention(const AttentionPlan& plan,
-                          const AttentionOutputs& outputs, ThreadPool& pool,
+                          const AttentionOutputs& outputs, Executor& executor,
                           const std::atomic<bool>* cancelled) {
-  WritePresents(plan, outputs, pool, cancelled);
+  return plan.problem->double_precision
+             ? Run<double>(plan, outputs, executor, cancelled)
+             : Run<float>(plan, outputs, executor, cancelled);
+}
+
+std::unique_ptr<Executor::Job> MakeAttentionJob(
+    const AttentionPlan& plan, const AttentionOutputs& outputs, int threads,
+    absl::AnyInvocable<void(absl::Status)> done) {
   if (plan.problem->double_precision) {
-    Run<double>(plan, outputs, pool, cancelled);
-  } else {
-    Run<float>(plan, outputs, pool, cancelled);
+    return std::make_unique<Computation<double>>(
+        plan.problem, plan.flops, outputs, threads, AllStages(),
+        std::move(done));
   }
-  return Check(cancelled);
+  return std::make_unique<Computation<float>>(plan.problem, plan.flops,
+                                              outputs, threads, AllStages(),
+                                              std::move(done));
 }
 
 absl::StatusOr<AttentionPart> RunAttentionPart(
     const AttentionPlan& plan, int64_t key_begin, int64_t key_end,
-    ThreadPool& pool, const std::atomic<bool>* cancelled) {
+    Executor& executor, const std::atomic<bool>* cancelled) {
   const Problem& p = *plan.problem;
   const int64_t keys = LongestKeys(p);
   if (key_begin < 0 || key_begin > key_end || key_end > keys ||
@@ -302,21 +528,20 @@ absl::StatusOr<AttentionPart> RunAttentionPart(
   impl->value_head_size = p.value_head_size;
   impl->block_begin = key_begin / kKeyBlock;
   impl->block_end = Blocks(key_end);
-  if (p.double_precision) {
-    impl->doubles = RunPart<double>(plan, impl->block_begin, impl->block_end,
-                                    pool, cancelled);
-  } else {
-    impl->floats = RunPart<float>(plan, impl->block_begin, impl->block_end,
-                                  pool, cancelled);
-  }
-  if (absl::Status status = Check(cancelled); !status.ok()) return status;
+  absl::Status status =
+      p.double_precision
+          ? RunPart<double>(plan, impl->block_begin, impl->block_end, executor,
+                            cancelled, &impl->doubles)
+          : RunPart<float>(plan, impl->block_begin, impl->block_end, executor,
+                           cancelled, &impl->floats);
+  if (!status.ok()) return status;
   return AttentionPart(std::move(impl));
 }
 
 absl::Status MergeAttentionParts(const AttentionPlan& plan,
                                  absl::Span<const AttentionPart> parts,
                                  const AttentionOutputs& outputs,
-                                 ThreadPool& pool,
+                                 Executor& executor,
                                  const std::atomic<bool>* cancelled) {
   const Problem& p = *plan.problem;
   int64_t next = 0;
@@ -337,13 +562,9 @@ absl::Status MergeAttentionParts(const AttentionPlan& plan,
     return absl::InvalidArgumentError(absl::StrCat(
         "parts: got keys up to block ", next, ", wanted ", blocks));
   }
-  WritePresents(plan, outputs, pool, cancelled);
-  if (p.double_precision) {
-    RunMerge<double>(plan, parts, outputs, pool, cancelled);
-  } else {
-    RunMerge<float>(plan, parts, outputs, pool, cancelled);
-  }
-  return Check(cancelled);
+  return p.double_precision
+             ? RunMerge<double>(plan, parts, outputs, executor, cancelled)
+             : RunMerge<float>(plan, parts, outputs, executor, cancelled);
 }
 
 }  // namespace attention

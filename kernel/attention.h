@@ -16,7 +16,9 @@
 //       attention::PlanAttention(inputs, options);
 //   if (!plan.ok()) return plan.status();
 //   std::vector<float> output(plan->output.num_elements());
-// X
+//   attention::Executor executor(3);  // and the calling thread
+//   absl::Status status = attention::RunAttention(
+//       *plan, {.output = output.data()}, executor);
 //
 // A call that fails: a key of head size 32 against a query of 64 gives
 // InvalidArgumentError("key.shape: got (2, 8, 16, 32), wanted ..."), and
@@ -38,12 +40,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "base/executor.h"
 #include "kernel/tensor_view.h"
-#include "kernel/thread_pool.h"
 
 namespace attention {
 
@@ -137,6 +140,11 @@ struct AttentionPlan {
   // Multiply-adds times two, unmasked (query, key) pairs only as far as causal
   // mask, window and valid lengths tell: 2 * pairs * (D + Dv).
   double flops = 0;
+  // What computing costs, in multiply-adds of the precision computed in: those
+  // above, and what a softmax weight and reading a key and a value cost beside
+  // them. In proportion to the time it takes, but for the CPU's speed, within
+  // about a factor of 2.
+  double work = 0;
   // Shared so that a plan can be copied.
   std::shared_ptr<const Problem> problem;
 };
@@ -150,15 +158,28 @@ struct AttentionPlan {
 absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
                                             const AttentionOptions& options);
 
-// Computes what `plan` describes. Blocks until done; uses `pool`'s threads and
-// the calling one. Thread-safe: any number of calls may share a plan or a pool.
+// The most memory that computing takes beside inputs and outputs, in bytes, if
+// `threads` threads compute. Saturates at the largest int64_t.
+int64_t WorkingBytes(const AttentionPlan& plan, int threads);
+
+// Computes what `plan` describes. Blocks until done; uses `executor`'s threads
+// and the calling one. Thread-safe: any number of calls may share a plan or an
+// executor.
 //
 // `cancelled`, if given, is read between blocks of work; once it is true the
-// call returns Cancelled soon and the outputs are unspecified. Nothing else
-// fails.
+// call returns Cancelled soon and the outputs are unspecified.
+//
+// Errors: Cancelled; ResourceExhausted if memory could not be allocated.
 absl::Status RunAttention(const AttentionPlan& plan,
-                          const AttentionOutputs& outputs, ThreadPool& pool,
+                          const AttentionOutputs& outputs, Executor& executor,
                           const std::atomic<bool>* cancelled = nullptr);
+
+// The same as a job for Executor::Submit(), which `threads` threads may work
+// on. `done` is called once, at its end, with what RunAttention returns, or
+// DeadlineExceeded; it may destroy the job.
+std::unique_ptr<Executor::Job> MakeAttentionJob(
+    const AttentionPlan& plan, const AttentionOutputs& outputs, int threads,
+    absl::AnyInvocable<void(absl::Status)> done);
 
 // Results over a block-aligned part of the keys, to be merged with those over
 // the other parts: what threads, streams and shards exchange. Immutable, copied
@@ -180,7 +201,7 @@ class AttentionPart {
 // InvalidArgument otherwise. See RunAttention for the rest.
 absl::StatusOr<AttentionPart> RunAttentionPart(
     const AttentionPlan& plan, int64_t key_begin, int64_t key_end,
-    ThreadPool& pool, const std::atomic<bool>* cancelled = nullptr);
+    Executor& executor, const std::atomic<bool>* cancelled = nullptr);
 
 // Merges parts, computed by this plan or by equal ones, to the bits
 // RunAttention would give. `parts` must cover all keys, in ascending order,
@@ -188,7 +209,7 @@ absl::StatusOr<AttentionPart> RunAttentionPart(
 absl::Status MergeAttentionParts(const AttentionPlan& plan,
                                  absl::Span<const AttentionPart> parts,
                                  const AttentionOutputs& outputs,
-                                 ThreadPool& pool,
+                                 Executor& executor,
                                  const std::atomic<bool>* cancelled = nullptr);
 
 // The path of the field an InvalidArgument error of PlanAttention is about, as

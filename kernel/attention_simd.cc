@@ -2,9 +2,9 @@
 // choice among targets.
 #include "kernel/attention_simd.h"
 
-#include <atomic>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -30,37 +30,74 @@ HWY_BEFORE_NAMESPACE();
 namespace attention {
 namespace HWY_NAMESPACE {
 
-template <class Math, typename T = typename Math::T>
-void ComputeRows(const Problem& problem, const RowTask& task,
+// Calls work(rows), which returns whether it is done, and keeps its state if
+// not.
+template <class Math, class Work>
+bool WithRows(const Problem& problem, const RowTask& task, TaskState* state,
+              const Work& work) {
+  const bool resumed = state->memory.data != nullptr;
+  if (resumed) PutScratch(std::move(state->memory));
+  {
+    Rows<Math> rows(problem, task, *state, resumed);
+    if (!work(rows, resumed)) {
+      rows.Leave(state);
+      return false;
+    }
+  }
+  TrimScratch();
+  return true;
+}
+
+template <class Math>
+bool ComputeRows(const Problem& problem, const RowTask& task,
                  const RowStretch& then, const AttentionOutputs& outputs,
-                 const std::atomic<bool>* cancelled) {
-  Rows<Math> rows(problem, task);
-  rows.Attend(0, std::numeric_limits<int64_t>::max(), then, cancelled);
-  rows.Finish(outputs, cancelled);
+                 TaskState* state, const Turn& turn) {
+  return WithRows<Math>(
+      problem, task, state, [&](Rows<Math>& rows, bool /*resumed*/) {
+        return rows.Attend(0, std::numeric_limits<int64_t>::max(), then,
+                           turn) &&
+               rows.Finish(outputs, turn);
+      });
 }
 
 template <class Math, typename T = typename Math::T>
-void ComputePart(const Problem& problem, const RowTask& task,
+bool ComputePart(const Problem& problem, const RowTask& task,
                  const RowStretch& then, const SubtreePartial<T>& part,
-                 const std::atomic<bool>* cancelled) {
-  Rows<Math> rows(problem, task);
-  rows.Attend(part.block_begin, part.block_end, then, cancelled);
-  rows.StorePart(part);
+                 TaskState* state, const Turn& turn) {
+  return WithRows<Math>(
+      problem, task, state, [&](Rows<Math>& rows, bool /*resumed*/) {
+        if (!rows.Attend(part.block_begin, part.block_end, then, turn)) {
+          return false;
+        }
+        rows.StorePart(part);
+        return true;
+      });
 }
 
 template <class Math, typename T = typename Math::T>
-void MergeParts(const Problem& problem, const RowTask& task,
+bool MergeParts(const Problem& problem, const RowTask& task,
                 absl::Span<const SubtreePartial<T>> parts,
-                const AttentionOutputs& outputs,
-                const std::atomic<bool>* cancelled) {
-  Rows<Math> rows(problem, task);
-  for (const SubtreePartial<T>& part : parts) rows.Add(part);
-  rows.Finish(outputs, cancelled);
+                const AttentionOutputs& outputs, TaskState* state,
+                const Turn& turn) {
+  return WithRows<Math>(
+      problem, task, state, [&](Rows<Math>& rows, bool resumed) {
+        if (!resumed) {
+          for (const SubtreePartial<T>& part : parts) rows.Add(part);
+        }
+        return rows.Finish(outputs, turn);
+      });
+}
+
+template <class Math>
+int64_t ScratchBytes(const Problem& problem, int64_t rows) {
+  using T = typename Math::T;
+  return Scratch<T>::Bytes(problem, rows, Math::kTileRows, kLanes<T>);
 }
 
 template <class Math>
 constexpr RowFunctions<typename Math::T> kFunctions = {
-    ComputeRows<Math>, ComputePart<Math>, MergeParts<Math>};
+    ComputeRows<Math>, ComputePart<Math>, MergeParts<Math>,
+    ScratchBytes<Math>};
 
 // What HWY_EXPORT takes: no templates.
 RowFunctions<float> FloatFunctions([[maybe_unused]] bool fast) {

@@ -3,37 +3,42 @@
 #ifndef ATTENTION_KERNEL_ATTENTION_SIMD_H_
 #define ATTENTION_KERNEL_ATTENTION_SIMD_H_
 
-#include <atomic>
+#include <cstdint>
 
 #include "absl/types/span.h"
+#include "base/executor.h"
 #include "kernel/attention.h"
 #include "kernel/problem.h"
 #include "kernel/scratch.h"
 
 namespace attention {
 
-// T is the precision of the computation, float or double. Each returns early,
-// its results unspecified, once `cancelled` (may be null) is true. Thread-safe
-// for different tasks. `then` is what the thread will probably read next: it is
-// asked for while the last block of keys is computed.
+// T is the precision of the computation, float or double. Each goes on from
+// `state` until the task is done (true) or the turn is over (false: `state`
+// holds what the next call needs). Thread-safe for different tasks. `then` is
+// what the thread will probably read next: it is prefetched while the last
+// block of keys is computed. All throw std::bad_alloc.
 template <typename T>
 struct RowFunctions {
   // Attention of the task's rows over all keys, into `outputs`.
-  void (*compute_rows)(const Problem& problem, const RowTask& task,
+  bool (*compute_rows)(const Problem& problem, const RowTask& task,
                        const RowStretch& then, const AttentionOutputs& outputs,
-                       const std::atomic<bool>* cancelled);
+                       TaskState* state, const Turn& turn);
 
   // The task's rows of `part`, over the keys of that part.
-  void (*compute_part)(const Problem& problem, const RowTask& task,
+  bool (*compute_part)(const Problem& problem, const RowTask& task,
                        const RowStretch& then, const SubtreePartial<T>& part,
-                       const std::atomic<bool>* cancelled);
+                       TaskState* state, const Turn& turn);
 
   // Attention of the task's rows, merged from parts that together are all
   // blocks of keys, in ascending order.
-  void (*merge_parts)(const Problem& problem, const RowTask& task,
+  bool (*merge_parts)(const Problem& problem, const RowTask& task,
                       absl::Span<const SubtreePartial<T>> parts,
-                      const AttentionOutputs& outputs,
-                      const std::atomic<bool>* cancelled);
+                      const AttentionOutputs& outputs, TaskState* state,
+                      const Turn& turn);
+
+  // Bytes of memory that a task of `rows` rows works in.
+  int64_t (*scratch_bytes)(const Problem& problem, int64_t rows);
 };
 
 // Those for this CPU and the problem, whose precision is T.

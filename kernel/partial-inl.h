@@ -16,6 +16,7 @@
 #define ATTENTION_KERNEL_PARTIAL_INL_H_
 #endif
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <limits>
@@ -81,43 +82,52 @@ template <typename T>
 class PartialStack {
  public:
   // `levels` partials of `rows` rows of `stride` elements, memory included.
-  PartialStack(const Partial<T>* levels, int64_t rows, int64_t stride)
-      : levels_(levels), rows_(rows), stride_(stride) {}
+  // They hold the open nodes that `nodes` tells of.
+  PartialStack(const Partial<T>* levels, int64_t rows, int64_t stride,
+               const OpenNodes& nodes)
+      : levels_(levels), rows_(rows), stride_(stride) {
+    nodes_.depth = nodes.depth;
+    std::copy_n(nodes.last_block, nodes.depth, nodes_.last_block);
+  }
+
+  const OpenNodes& nodes() const { return nodes_; }
 
   // Room for the partial of block (or of a subtree whose last block is)
   // `block`, to be filled before the next call.
   const Partial<T>& Push(int64_t block) {
-    while (depth_ >= 2 && JoinLevel(depth_ - 2, last_block_[depth_ - 1]) <
-                              JoinLevel(depth_ - 1, block)) {
+    int& depth = nodes_.depth;
+    while (depth >= 2 && JoinLevel(depth - 2, nodes_.last_block[depth - 1]) <
+                             JoinLevel(depth - 1, block)) {
       MergeTop();
     }
-    last_block_[depth_] = block;
-    return levels_[depth_++];
+    nodes_.last_block[depth] = block;
+    return levels_[depth++];
   }
 
   // Merges what is open; null if nothing was pushed.
   const Partial<T>* Fold() {
-    while (depth_ >= 2) MergeTop();
-    return depth_ == 0 ? nullptr : &levels_[0];
+    while (nodes_.depth >= 2) MergeTop();
+    return nodes_.depth == 0 ? nullptr : &levels_[0];
   }
 
  private:
   // Level of the tree at which node `index` of the stack meets `block`.
   int JoinLevel(int index, int64_t block) const {
-    return std::bit_width(static_cast<uint64_t>(last_block_[index] ^ block));
+    return std::bit_width(
+        static_cast<uint64_t>(nodes_.last_block[index] ^ block));
   }
 
   void MergeTop() {
-    Merge(levels_[depth_ - 2], levels_[depth_ - 1], rows_, stride_);
-    last_block_[depth_ - 2] = last_block_[depth_ - 1];
-    --depth_;
+    int& depth = nodes_.depth;
+    Merge(levels_[depth - 2], levels_[depth - 1], rows_, stride_);
+    nodes_.last_block[depth - 2] = nodes_.last_block[depth - 1];
+    --depth;
   }
 
   const Partial<T>* const levels_;
   const int64_t rows_;
   const int64_t stride_;
-  int depth_ = 0;
-  int64_t last_block_[64];
+  OpenNodes nodes_;
 };
 
 }  // namespace HWY_NAMESPACE

@@ -9,10 +9,10 @@
 #endif
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <limits>
 
+#include "base/executor.h"
 #include "hwy/highway.h"
 #include "kernel/attention.h"
 #include "kernel/convert-inl.h"
@@ -38,47 +38,53 @@ class Rows {
   using T = typename Math::T;
   using FewRows = typename Math::FewRows;
 
-  Rows(const Problem& problem, const RowTask& task)
+  // Goes on from `state`. If the task was left before, `resumed`, its memory
+  // must be this thread's scratch again.
+  Rows(const Problem& problem, const RowTask& task, const TaskState& state,
+       bool resumed)
       : p_(problem),
         task_(problem, task),
         rows_(task_.count()),
         tiles_((rows_ + Math::kTileRows - 1) / Math::kTileRows),
         steps_(problem.head_size / Math::kElements),
         scratch_(problem, rows_, Math::kTileRows, kLanes<T>),
-        stack_(scratch_.levels.data(), rows_, scratch_.value_stride),
+        stack_(scratch_.levels.data(), rows_, scratch_.value_stride,
+               state.nodes),
+        next_block_(state.next_block),
+        next_score_(state.next_score),
         scale_(static_cast<T>(problem.scale)),
         softcap_(problem.softcap > 0
                      ? std::max(static_cast<T>(problem.softcap),
                                 std::numeric_limits<T>::denorm_min())
                      : T{0}) {
-    Math::template WithKeysOf<true>(p_.query.type, [&](auto step) HWY_ATTR {
-      using From = decltype(step);
-      for (int64_t r = 0; r < rows_; ++r) {
-        LoadRow<T, From>(static_cast<const From*>(task_.QueryRow(r)), steps_,
-                         scratch_.query + r * steps_);
-      }
-    });
-    if (FewRows::kSplitsQueries && rows_ <= kFewRows) {
-      few_query_ += rows_ * steps_;
-      for (int64_t r = 0; r < rows_; ++r) {
-        LoadElements(task_.QueryRow(r), p_.query.type, p_.head_size,
-                     few_query_ + r * p_.head_size);
-      }
-    }
+    const bool split_too = FewRows::kSplitsQueries && rows_ <= kFewRows;
+    if (split_too) few_query_ += rows_ * steps_;
+    if (!resumed) LoadQueries(split_too);
   }
 
-  // Pushes the partials of the blocks in [begin, end) that any row sees. For
-  // `then` see RowFunctions.
-  void Attend(int64_t begin, int64_t end, const RowStretch& then,
-              const std::atomic<bool>* cancelled) {
-    begin = std::max(begin, task_.seen().begin / kKeyBlock);
+  // Where the task stands, for the next one who takes it up. The thread's
+  // scratch goes with it: nothing of this may be used afterwards.
+  void Leave(TaskState* state) const {
+    state->nodes = stack_.nodes();
+    state->next_block = next_block_;
+    state->next_score = next_score_;
+    state->memory = TakeScratch();
+  }
+
+  // Pushes the partials of the blocks in [begin, end) that any row sees. False
+  // if the turn was over before. For `then` see RowFunctions.
+  bool Attend(int64_t begin, int64_t end, const RowStretch& then,
+              const Turn& turn) {
+    begin = std::max({begin, task_.seen().begin / kKeyBlock, next_block_});
     end = std::min(end, (task_.seen().end + kKeyBlock - 1) / kKeyBlock);
     for (int64_t block = begin; block < end; ++block) {
-      if (cancelled && cancelled->load(std::memory_order_relaxed)) return;
       const Ahead ahead =
           block + 1 < end ? BlockAhead(block + 1) : Ahead{then, {}};
       AttendBlock(block, ahead, stack_.Push(block));
+      next_block_ = block + 1;
+      if (next_block_ < end && turn.Over()) return false;
     }
+    return true;
   }
 
   // Takes the task's rows of a part.
@@ -108,10 +114,34 @@ class Rows {
     }
   }
 
-  // Merges what was pushed and writes the outputs.
-  void Finish(const AttentionOutputs& outputs,
-              const std::atomic<bool>* cancelled) {
+  // Merges what was pushed and writes the outputs. False if the turn was over
+  // before; the next call goes on.
+  bool Finish(const AttentionOutputs& outputs, const Turn& turn) {
     const Partial<T>& result = Folded();
+    if (next_score_ < 0) {
+      WriteOutputs(result, outputs);
+      next_score_ = 0;
+    }
+    return p_.scores == Scores::kNone || ReturnScores(result, outputs, turn);
+  }
+
+ private:
+  void LoadQueries(bool split_too) {
+    Math::template WithKeysOf<true>(p_.query.type, [&](auto step) HWY_ATTR {
+      using From = decltype(step);
+      for (int64_t r = 0; r < rows_; ++r) {
+        LoadRow<T, From>(static_cast<const From*>(task_.QueryRow(r)), steps_,
+                         scratch_.query + r * steps_);
+      }
+    });
+    if (!split_too) return;
+    for (int64_t r = 0; r < rows_; ++r) {
+      LoadElements(task_.QueryRow(r), p_.query.type, p_.head_size,
+                   few_query_ + r * p_.head_size);
+    }
+  }
+
+  void WriteOutputs(const Partial<T>& result, const AttentionOutputs& outputs) {
     if (!p_.sinks.empty()) AddSinks(result);
     for (int64_t r = 0; r < rows_; ++r) {
       Normalize(result, r);
@@ -124,10 +154,8 @@ class Rows {
             Canonical(lse);
       }
     }
-    if (p_.scores != Scores::kNone) ReturnScores(result, outputs, cancelled);
   }
 
- private:
   // What is asked for while a block is computed, to be read after it.
   struct Ahead {
     RowStretch keys;
@@ -447,11 +475,12 @@ class Rows {
     }
   }
 
-  // Computes every score of the rows again, up to the stage asked for.
-  void ReturnScores(const Partial<T>& result, const AttentionOutputs& outputs,
-                    const std::atomic<bool>* cancelled) {
-    for (int64_t first = 0; first < p_.total_keys(); first += kKeyBlock) {
-      if (cancelled && cancelled->load(std::memory_order_relaxed)) return;
+  // Computes every score of the rows again, up to the stage asked for. False if
+  // the turn was over before.
+  bool ReturnScores(const Partial<T>& result, const AttentionOutputs& outputs,
+                    const Turn& turn) {
+    while (next_score_ < p_.total_keys()) {
+      const int64_t first = next_score_;
       const KeyRange keys = {0, std::min(kKeyBlock, p_.total_keys() - first)};
       PackKeys(first, keys);
       Prefetcher no_prefetch({}, 0);
@@ -466,7 +495,10 @@ class Rows {
                    task_.LogSumExpIndex(r) * p_.total_keys() + first);
         }
       });
+      next_score_ += kKeyBlock;
+      if (next_score_ < p_.total_keys() && turn.Over()) return false;
     }
+    return true;
   }
 
   void ToStage(int64_t first, int64_t row, T* scores, const KeyRange& lanes,
@@ -503,6 +535,8 @@ class Rows {
   Scratch<T> scratch_;
   T* few_query_ = scratch_.query;  // as FewRows reads it
   PartialStack<T> stack_;
+  int64_t next_block_;
+  int64_t next_score_;  // as in TaskState
   const T scale_;
   const T softcap_;
   Math math_;

@@ -1,40 +1,38 @@
 #include "kernel/scratch.h"
 
 #include <cstdint>
+#include <new>
+#include <utility>
 
 #include "hwy/aligned_allocator.h"
 
 namespace attention {
 namespace {
 
-// Memory above this is given back after a task that needed it.
-constexpr int64_t kKeptBytes = int64_t{32} << 20;
-
-struct ThreadMemory {
-  hwy::AlignedFreeUniquePtr<char[]> memory;
-  int64_t bytes = 0;
-};
-
-char* ReserveBytes(int64_t bytes) {
-  thread_local ThreadMemory kept;
-  if (bytes > kept.bytes || kept.bytes > kKeptBytes) {
-    kept.memory.reset();
-    kept.memory = hwy::AllocateAligned<char>(static_cast<size_t>(bytes));
-    kept.bytes = bytes;
-  }
-  return kept.memory.get();
+ScratchMemory& Kept() {
+  thread_local ScratchMemory kept;
+  return kept;
 }
 
 }  // namespace
 
-template <>
-float* Scratch<float>::Reserve(int64_t size) {
-  return reinterpret_cast<float*>(ReserveBytes(size * sizeof(float)));
+char* ReserveScratch(int64_t bytes) {
+  ScratchMemory& kept = Kept();
+  if (bytes > kept.bytes) {
+    kept = {};
+    kept.data = hwy::AllocateAligned<char>(static_cast<size_t>(bytes));
+    if (kept.data == nullptr) throw std::bad_alloc();
+    kept.bytes = bytes;
+  }
+  return kept.data.get();
 }
 
-template <>
-double* Scratch<double>::Reserve(int64_t size) {
-  return reinterpret_cast<double*>(ReserveBytes(size * sizeof(double)));
+ScratchMemory TakeScratch() { return std::exchange(Kept(), {}); }
+
+void PutScratch(ScratchMemory memory) { Kept() = std::move(memory); }
+
+void TrimScratch() {
+  if (Kept().bytes > kKeptScratchBytes) Kept() = {};
 }
 
 }  // namespace attention

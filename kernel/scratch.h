@@ -55,6 +55,42 @@ struct RowStretch {
   }
 };
 
+// Memory that a thread works in, aligned to vectors.
+struct ScratchMemory {
+  hwy::AlignedFreeUniquePtr<char[]> data;
+  int64_t bytes = 0;
+};
+
+// Each thread keeps the memory of its last task for the next one, as far as it
+// has no more than this.
+inline constexpr int64_t kKeptScratchBytes = int64_t{4} << 20;
+
+// This thread's memory for at least `bytes`, valid until the thread's next
+// call. Throws std::bad_alloc.
+char* ReserveScratch(int64_t bytes);
+// Takes this thread's memory away, or gives it some in place of its own.
+ScratchMemory TakeScratch();
+void PutScratch(ScratchMemory memory);
+// Frees this thread's memory if it is more than is kept.
+void TrimScratch();
+
+// The open nodes of a PartialStack (partial-inl.h).
+struct OpenNodes {
+  static constexpr int kMaxDepth = 64;
+  int depth = 0;
+  int64_t last_block[kMaxDepth];
+};
+
+// Where a task stands that was left before it was done. The memory holds its
+// queries and partials; null in a task that was not left.
+struct TaskState {
+  ScratchMemory memory;
+  OpenNodes nodes;
+  int64_t next_block = 0;
+  // First key whose scores are still to be returned; -1: not there yet.
+  int64_t next_score = -1;
+};
+
 // Rows of one key/value head that are computed together: row r stands for query
 // r / group of the sequence and query head kv_head * group + r % group.
 struct RowTask {
@@ -64,43 +100,43 @@ struct RowTask {
   int64_t row_end = 0;  // at most row_begin + kTaskRows
 };
 
-// A task's working memory, which its thread keeps for the next. In elements of
-// T, with R rows rounded up to a multiple of 16 and Dv' = Dv rounded up to the
+// A task's working memory. In elements of T, with R rows rounded up to a multiple of 16 and Dv' = Dv rounded up to the
 // lanes of a vector, at most
 //   (R + 256) D + 16 + 256 (Dv' + L + 1) + (2 + log2(1 + T / 256)) R (Dv' + 2)
 // where L is the number of rows in a tile, 14, or 32 with BF16Tiles.
 template <typename T>
 class Scratch {
  public:
-  // `lanes` is the number of T in a vector.
+  // `lanes` is the number of T in a vector. Lays the members out in this
+  // thread's memory: in the same way for the same arguments.
   Scratch(const Problem& problem, int64_t rows, int64_t tile_rows,
           int64_t lanes)
       : value_stride(RoundUp(problem.value_head_size, lanes)) {
-    const int64_t padded_rows = RoundUp(rows, 16);
-    const int64_t blocks = problem.total_keys() / kKeyBlock + 1;
-    const int depth = std::bit_width(static_cast<uint64_t>(blocks)) + 1;
-    const int64_t level_size = 2 * padded_rows + rows * value_stride;
-    // The last row is filled up to a whole vector; few rows may stand there in
-    // two forms (rows-inl.h).
-    const int64_t query_size =
-        RoundUp(padded_rows * problem.head_size + 15, 16);
-    T* next = Reserve(query_size + kKeyBlock * problem.head_size +
-                      kKeyBlock * value_stride + (tile_rows + 1) * kKeyBlock +
-                      depth * RoundUp(level_size, 16));
+    const Sizes sizes(problem, rows, tile_rows, lanes);
+    T* next = reinterpret_cast<T*>(
+        ReserveScratch(sizes.all * static_cast<int64_t>(sizeof(T))));
     const auto take = [&next](int64_t count) {
       T* taken = next;
       next += RoundUp(count, 16);
       return taken;
     };
-    query = take(query_size);
+    query = take(sizes.query);
     keys_packed = take(kKeyBlock * problem.head_size);
     values = take(kKeyBlock * value_stride);
     scores = take(tile_rows * kKeyBlock);
     bias = take(kKeyBlock);
-    for (int level = 0; level < depth; ++level) {
-      T* memory = take(level_size);
-      levels[level] = {memory, memory + padded_rows, memory + 2 * padded_rows};
+    for (int level = 0; level < sizes.depth; ++level) {
+      T* memory = take(sizes.level);
+      levels[level] = {memory, memory + sizes.padded_rows,
+                       memory + 2 * sizes.padded_rows};
     }
+  }
+
+  // What the constructor takes for these arguments, in bytes.
+  static int64_t Bytes(const Problem& problem, int64_t rows, int64_t tile_rows,
+                       int64_t lanes) {
+    return Sizes(problem, rows, tile_rows, lanes).all *
+           static_cast<int64_t>(sizeof(T));
   }
 
   // Distance between rows of values and of output.
@@ -113,9 +149,27 @@ class Scratch {
   std::array<Partial<T>, 64> levels;  // open nodes of the tree of blocks
 
  private:
-  // Memory of this thread for `size` elements, aligned to vectors; valid until
-  // the thread's next call.
-  static T* Reserve(int64_t size);
+  // In elements.
+  struct Sizes {
+    Sizes(const Problem& problem, int64_t rows, int64_t tile_rows,
+          int64_t lanes)
+        : padded_rows(RoundUp(rows, 16)),
+          // The last row is filled up to a whole vector; few rows may stand
+          // there in two forms (rows-inl.h).
+          query(RoundUp(padded_rows * problem.head_size + 15, 16)) {
+      const int64_t value_stride = RoundUp(problem.value_head_size, lanes);
+      const int64_t blocks = problem.total_keys() / kKeyBlock + 1;
+      depth = std::bit_width(static_cast<uint64_t>(blocks)) + 1;
+      level = 2 * padded_rows + rows * value_stride;
+      all = query + kKeyBlock * problem.head_size + kKeyBlock * value_stride +
+            (tile_rows + 1) * kKeyBlock + depth * RoundUp(level, 16);
+    }
+    int64_t padded_rows;
+    int64_t query;
+    int depth;
+    int64_t level;
+    int64_t all;
+  };
 };
 
 }  // namespace attention

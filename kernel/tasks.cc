@@ -11,6 +11,9 @@ namespace {
 // Elements of a task's output: together with a block of keys and values and
 // its partials it should stay in a core's cache.
 constexpr int64_t kTaskOutput = 448 * 128;
+// Multiply-adds of a task's rows with a block of keys, at the most: a few
+// milliseconds, after which the thread may be wanted elsewhere.
+constexpr int64_t kBlockWork = int64_t{1} << 28;
 // Multiply-adds below which a piece is not cut further: packing its keys, which
 // every piece does for itself, would show.
 constexpr double kLeastWork = 4e6;
@@ -38,12 +41,20 @@ void Cut(const RowTask& task, int64_t pieces, std::vector<RowTask>* to) {
   }
 }
 
+int64_t InWholeTiles(int64_t rows) { return rows / kMaxTileRows * kMaxTileRows; }
+
+// Most rows that a task may have.
+int64_t RowLimit(const Problem& p) {
+  const int64_t for_cache = std::clamp(
+      InWholeTiles(kTaskOutput / p.value_head_size), kTaskRows / 4, kTaskRows);
+  const int64_t for_time =
+      InWholeTiles(kBlockWork / kKeyBlock / (p.head_size + p.value_head_size));
+  return std::clamp<int64_t>(for_time, kMaxTileRows, for_cache);
+}
+
 // The largest tasks, those of a key/value head side by side.
 std::vector<RowTask> LargestTasks(const Problem& p) {
-  const int64_t most =
-      std::clamp(kTaskOutput / std::max<int64_t>(1, p.value_head_size) /
-                     kMaxTileRows * kMaxTileRows,
-                 kTaskRows / 4, kTaskRows);
+  const int64_t most = RowLimit(p);
   std::vector<RowTask> tasks;
   for (int64_t b = 0; b < p.batch; ++b) {
     const int64_t rows = p.GetSequence(b).query_length * p.group();
@@ -59,6 +70,23 @@ std::vector<RowTask> LargestTasks(const Problem& p) {
 
 int64_t NumRows(const Problem& p) {
   return (p.ragged ? p.query_length : p.batch * p.query_length) * p.query_heads;
+}
+
+int64_t MostTaskRows(const Problem& p) {
+  int64_t longest = 0;
+  if (NumRows(p) > 0) {
+    for (int64_t b = 0; b < p.batch; ++b) {
+      longest = std::max(longest, p.GetSequence(b).query_length);
+    }
+  }
+  // Overflows only where there is no memory for the query.
+  return std::min(RowLimit(p), longest * p.group());
+}
+
+int64_t MostTasks(const Problem& p) {
+  const int64_t rows = NumRows(p);
+  if (rows == 0) return 0;
+  return std::min(rows, rows / kMaxTileRows + p.batch * p.kv_heads);
 }
 
 std::vector<RowTask> CutRows(const Problem& p, int threads) {

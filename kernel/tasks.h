@@ -14,10 +14,17 @@ namespace attention {
 int64_t NumRows(const Problem& problem);
 
 // All rows of the problem, each in one task, for threads that draw tasks in
-// this order. Large tasks cost least in all, as each packs its keys; the
-// dearest come first and none has more than its share of half the work still
-// left, so that all threads end at about the same time.
+// this order: largest first, each at most remaining work / (2 * threads), as in
+// guided self-scheduling, so that all threads end at about the same time. Large
+// tasks cost least in all, for each packs its keys.
 std::vector<RowTask> CutRows(const Problem& problem, int threads);
+
+// Most rows in one of these tasks, and an upper bound of their number.
+int64_t MostTaskRows(const Problem& problem);
+int64_t MostTasks(const Problem& problem);
+
+// Memory that CutRows takes for each task.
+inline constexpr int64_t kBytesPerTask = 3 * sizeof(RowTask);
 
 }  // namespace attention
 

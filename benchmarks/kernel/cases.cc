@@ -178,8 +178,8 @@ ConstTensorView Workload::Fill(DataType type, const Shape& shape,
   return {.type = type, .shape = shape, .strides = {}, .data = bytes.data()};
 }
 
-void Workload::Run(ThreadPool& pool) {
-  MustBeOk(RunAttention(*plan_, {.output = output_.data()}, pool));
+void Workload::Run(Executor& executor) {
+  MustBeOk(RunAttention(*plan_, {.output = output_.data()}, executor));
 }
 
 void Workload::Save(const std::string& directory) const {

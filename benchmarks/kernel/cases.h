@@ -50,7 +50,7 @@ class Workload {
   Workload& operator=(const Workload&) = delete;
 
   const AttentionPlan& plan() const { return *plan_; }
-  void Run(ThreadPool& pool);
+  void Run(Executor& executor);
   // Bytes of keys and values.
   double key_value_bytes() const { return key_value_bytes_; }
   // Writes the elements of each tensor, and of the last run's output, to

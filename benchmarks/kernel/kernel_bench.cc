@@ -33,14 +33,14 @@ namespace attention::benchmarks {
 namespace {
 
 struct Machine {
-  std::unique_ptr<ThreadPool> pool;
+  std::unique_ptr<Executor> executor;
   std::map<Limit, double> limits;
 };
 
 void Measure(benchmark::State& state, const Case& shape, Machine& machine) {
   Workload workload(shape);
-  workload.Run(*machine.pool);
-  for (auto _ : state) workload.Run(*machine.pool);
+  workload.Run(*machine.executor);
+  for (auto _ : state) workload.Run(*machine.executor);
   using benchmark::Counter;
   const double rate = static_cast<double>(state.iterations());
   const double flops = 1e-9 * workload.plan().flops * rate;
@@ -67,10 +67,10 @@ void MeasureTile(benchmark::State& state, int64_t head_size, double limit) {
 }
 
 Machine MakeMachine(int threads) {
-  Machine machine{std::make_unique<ThreadPool>(threads), {}};
+  Machine machine{std::make_unique<Executor>(threads - 1), {}};
   for (Limit limit :
        {Limit::kFloat, Limit::kDouble, Limit::kBFloat16, Limit::kRead}) {
-    machine.limits[limit] = MeasureLimit(limit, *machine.pool);
+    machine.limits[limit] = MeasureLimit(limit, *machine.executor);
   }
   benchmark::AddCustomContext(
       absl::StrCat("limits_", threads, "_threads"),
@@ -122,7 +122,7 @@ int main(int argc, char** argv) {
   for (const Case& shape : AllCases()) {
     for (Machine& machine : machines) {
       benchmark::RegisterBenchmark(
-          absl::StrCat(shape.name, "/threads:", machine.pool->threads())
+          absl::StrCat(shape.name, "/threads:", machine.executor->threads() + 1)
               .c_str(),
           [shape, &machine](benchmark::State& state) {
             Measure(state, shape, machine);

@@ -149,13 +149,13 @@ double BestRate(const F& amount) {
 
 }  // namespace
 
-double MeasureLimit(Limit limit, ThreadPool& pool) {
+double MeasureLimit(Limit limit, Executor& executor) {
   constexpr int64_t kRounds = 3'000'000;
-  const int threads = pool.threads();
+  const int threads = executor.threads() + 1;
   std::vector<double> done(threads);
   const auto best_rate = [&](auto work) {
     return 1e-9 * BestRate([&] {
-             pool.ParallelFor(threads, [&](int64_t t) { done[t] = work(t); });
+             ParallelFor(executor, threads, [&](int64_t t) { done[t] = work(t); });
              return std::accumulate(done.begin(), done.end(), 0.0);
            });
   };

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernel/thread_pool.h"
+#include "base/executor.h"
 
 namespace attention::benchmarks {
 
@@ -20,9 +20,9 @@ enum class Limit : uint8_t {
   kRead,
 };
 
-// Best of several tries with every thread of `pool` at once; takes about a
+// Best of several tries with every thread of `executor` at once; takes about a
 // tenth of a second.
-double MeasureLimit(Limit limit, ThreadPool& pool);
+double MeasureLimit(Limit limit, Executor& executor);
 
 }  // namespace attention::benchmarks
 

@@ -119,14 +119,14 @@ std::string List() {
                  Field("compiler", Quoted(kCompiler))});
 }
 
-std::string Run(Workload& workload, ThreadPool& pool, double seconds) {
+std::string Run(Workload& workload, Executor& executor, double seconds) {
   using Clock = std::chrono::steady_clock;
-  workload.Run(pool);
+  workload.Run(executor);
   const auto start = Clock::now();
   std::chrono::duration<double> taken{};
   int64_t runs = 0;
   do {
-    workload.Run(pool);
+    workload.Run(executor);
     ++runs;
     taken = Clock::now() - start;
   } while (taken.count() < seconds);
@@ -174,13 +174,13 @@ class Server {
                    Field("key_value_bytes", workload_->key_value_bytes())});
   }
 
-  ThreadPool& Pool(int threads) {
-    auto& pool = pools_[threads];
-    if (!pool) pool = std::make_unique<ThreadPool>(threads);
-    return *pool;
+  Executor& Pool(int threads) {
+    auto& executor = pools_[threads];
+    if (!executor) executor = std::make_unique<Executor>(threads - 1);
+    return *executor;
   }
 
-  std::map<int, std::unique_ptr<ThreadPool>> pools_;
+  std::map<int, std::unique_ptr<Executor>> pools_;
   std::optional<Workload> workload_;
 };
 

@@ -14,7 +14,7 @@
 
 #include "kernel/attention.h"
 #include "kernel/simd_targets.h"
-#include "kernel/thread_pool.h"
+#include "base/executor.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/reference.h"
 #include "tests/support/tensor.h"
@@ -253,7 +253,7 @@ struct Buffers {
 void Run(const uint8_t* data, size_t size) {
   static const auto* const targets =
       new std::vector<std::string>(SimdTargets());
-  static auto* const pool = new ThreadPool(1);
+  static auto* const executor = new Executor(0);
   Source source(data, size);
   const Request drawn = Draw(source);
   const AttentionCase& request = drawn.tensors;
@@ -273,7 +273,7 @@ void Run(const uint8_t* data, size_t size) {
   for (size_t t = 0; t < targets->size(); ++t) {
     Check(SetSimdTargetForTest((*targets)[t]), "no target", request);
     Buffers buffers(*plan);
-    Check(RunAttention(*plan, buffers.outputs(), *pool).ok(), "failed",
+    Check(RunAttention(*plan, buffers.outputs(), *executor).ok(), "failed",
           request);
     if (t == 0) first = buffers;
     Check(buffers == first, "other bits", request);

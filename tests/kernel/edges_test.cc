@@ -390,12 +390,12 @@ TEST(EdgesTest, CancelledStops) {
   AttentionOutputs outputs;
   outputs.output = output.data();
   for (int threads : {1, 2}) {
-    ThreadPool pool(threads);
+    Executor executor(threads - 1);
     std::atomic<bool> cancelled{true};
-    EXPECT_EQ(RunAttention(plan, outputs, pool, &cancelled).code(),
+    EXPECT_EQ(RunAttention(plan, outputs, executor, &cancelled).code(),
               absl::StatusCode::kCancelled);
     cancelled = false;
-    EXPECT_TRUE(RunAttention(plan, outputs, pool, &cancelled).ok());
+    EXPECT_TRUE(RunAttention(plan, outputs, executor, &cancelled).ok());
   }
 }
 
@@ -405,8 +405,8 @@ TEST(EdgesTest, NullOutputsWhereThereIsNothing) {
   request.key = request.value = Tensor(DataType::kFloat32, {3, 4});
   const AttentionPlan plan =
       PlanAttention(request.inputs(), request.options).value();
-  ThreadPool pool(2);
-  EXPECT_TRUE(RunAttention(plan, {}, pool).ok());
+  Executor executor(1);
+  EXPECT_TRUE(RunAttention(plan, {}, executor).ok());
 }
 
 TEST(EdgesTest, ManyCallsShareAPool) {
@@ -415,7 +415,7 @@ TEST(EdgesTest, ManyCallsShareAPool) {
   const KernelResult expected = RunKernel(request);
   const AttentionPlan plan =
       PlanAttention(request.inputs(), request.options).value();
-  ThreadPool pool(2);
+  Executor executor(1);
   constexpr int kCallers = 4;
   std::vector<Tensor> outputs(kCallers,
                               Tensor(plan.output.type, plan.output.shape));
@@ -425,7 +425,7 @@ TEST(EdgesTest, ManyCallsShareAPool) {
       for (int round = 0; round < 5; ++round) {
         AttentionOutputs to;
         to.output = output.data();
-        EXPECT_TRUE(RunAttention(plan, to, pool).ok());
+        EXPECT_TRUE(RunAttention(plan, to, executor).ok());
       }
     });
   }

@@ -61,7 +61,8 @@ HWY_AFTER_NAMESPACE();
 
 #include "absl/base/casts.h"
 #include "absl/functional/function_ref.h"
-#include "kernel/thread_pool.h"
+#include "base/executor.h"
+#include "base/parallel_for.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/run_kernel.h"
 
@@ -127,10 +128,10 @@ struct Worst {
 template <typename T, typename Wide>
 Worst<T> WorstOf(const Function<T, Wide>& function, int64_t chunks,
                  absl::FunctionRef<void(int64_t chunk, T* inputs)> fill) {
-  ThreadPool pool(static_cast<int>(std::thread::hardware_concurrency()));
+  Executor executor(static_cast<int>(std::thread::hardware_concurrency()) - 1);
   std::mutex mutex;
   Worst<T> worst;
-  pool.ParallelFor(chunks, [&](int64_t chunk) {
+  ParallelFor(executor, chunks, [&](int64_t chunk) {
     HWY_ALIGN_MAX T inputs[kChunk];
     HWY_ALIGN_MAX T outputs[kChunk];
     fill(chunk, inputs);

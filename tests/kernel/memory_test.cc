@@ -16,7 +16,8 @@
 #include "kernel/attention.h"
 #include "kernel/problem.h"
 #include "kernel/tasks.h"
-#include "kernel/thread_pool.h"
+#include "base/executor.h"
+#include "base/parallel_for.h"
 #include "tests/support/attention_case.h"
 
 namespace {
@@ -79,10 +80,10 @@ class Computation {
     output_ = Tensor(plan_.output.type, plan_.output.shape);
   }
 
-  void Run(ThreadPool& pool) {
+  void Run(Executor& executor) {
     AttentionOutputs outputs;
     outputs.output = output_.data();
-    ASSERT_TRUE(RunAttention(plan_, outputs, pool).ok());
+    ASSERT_TRUE(RunAttention(plan_, outputs, executor).ok());
   }
 
   double tasks(int threads) const {
@@ -120,8 +121,8 @@ size_t BytesTaken(const Sizes& sizes, const Kind& kind) {
   Computation computation(sizes, kind);
   largest_allocation = 0;
   std::thread([&] {
-    ThreadPool pool(1);
-    computation.Run(pool);
+    Executor executor(0);
+    computation.Run(executor);
   }).join();
   return largest_allocation;
 }
@@ -158,36 +159,36 @@ double AllocationsOfTheLists(const Computation& computation, int threads) {
 TEST(MemoryTest, OneThreadAllocatesForNoTask) {
   for (const Kind& kind : kKinds) {
     Computation computation({16, 32, 32, 120, 20, 16, 16}, kind);
-    ThreadPool pool(1);
-    computation.Run(pool);
+    Executor executor(0);
+    computation.Run(executor);
     const int64_t before = allocations;
-    computation.Run(pool);
+    computation.Run(executor);
     const int64_t during = allocations - before;
     EXPECT_LE(during, AllocationsOfTheLists(computation, 1));
   }
 }
 
-// oneTBB, too, reuses what it took for earlier loops.
+// Starting a job takes a few pieces of memory, however many tasks it has.
 TEST(MemoryTest, ThreadsAllocateForNoTask) {
   constexpr int kThreads = 2;
   // Spare for what depends on which thread comes first.
-  constexpr double kTbb = 16;
+  constexpr double kJob = 16;
   Computation first({16, 32, 32, 120, 20, 16, 16});
   Computation second({16, 32, 32, 120, 20, 16, 16});
   Computation* const own[kThreads] = {&first, &second};
-  ThreadPool pool(kThreads);
+  Executor executor(kThreads - 1);
   // Every thread takes its memory.
   std::barrier meeting(kThreads);
-  pool.ParallelFor(kThreads, [&](int64_t i) {
-    ThreadPool alone(1);
+  ParallelFor(executor, kThreads, [&](int64_t i) {
+    Executor alone(0);
     own[i]->Run(alone);
     meeting.arrive_and_wait();
   });
   for (int round = 0; round < 20; ++round) {
     const int64_t before = allocations;
-    first.Run(pool);
+    first.Run(executor);
     const int64_t during = allocations - before;
-    EXPECT_LE(during, AllocationsOfTheLists(first, kThreads) + kTbb);
+    EXPECT_LE(during, AllocationsOfTheLists(first, kThreads) + kJob);
   }
 }
 

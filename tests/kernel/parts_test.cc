@@ -44,7 +44,7 @@ AttentionCase OnlyKeys(const AttentionCase& request, int64_t begin,
 }
 
 KernelResult Merged(const AttentionCase& request,
-                    const std::vector<AttentionPart>& parts, ThreadPool& pool) {
+                    const std::vector<AttentionPart>& parts, Executor& executor) {
   const AttentionPlan plan =
       PlanAttention(request.inputs(), request.options).value();
   KernelResult result;
@@ -61,7 +61,7 @@ KernelResult Merged(const AttentionCase& request,
   make(plan.scores, &result.scores, &outputs.scores);
   make(plan.present_key, &result.present_key, &outputs.present_key);
   make(plan.present_value, &result.present_value, &outputs.present_value);
-  const absl::Status status = MergeAttentionParts(plan, parts, outputs, pool);
+  const absl::Status status = MergeAttentionParts(plan, parts, outputs, executor);
   EXPECT_TRUE(status.ok()) << status;
   return result;
 }
@@ -84,15 +84,15 @@ void ExpectPartsMerge(Random& random, const AttentionCase& request,
         own = OnlyKeys(request, cuts[i], cuts[i + 1]);
       }
       const ScopedSimdTarget target(random.Pick(targets));
-      ThreadPool pool(random.Pick<int>({1, 2, 8}));
+      Executor executor(random.Pick<int>({0, 1, 7}));
       const absl::StatusOr<AttentionPart> part =
           RunAttentionPart(PlanAttention(own.inputs(), own.options).value(),
-                           cuts[i], cuts[i + 1], pool);
+                           cuts[i], cuts[i + 1], executor);
       ASSERT_TRUE(part.ok()) << part.status();
       parts.push_back(*part);
     }
-    ThreadPool pool(2);
-    ASSERT_TRUE(SameBits(Merged(request, parts, pool), expected))
+    Executor executor(1);
+    ASSERT_TRUE(SameBits(Merged(request, parts, executor), expected))
         << parts.size() << " parts of " << request.ToString();
   }
 }
@@ -134,17 +134,17 @@ TEST(PartsTest, EveryCut) {
     const KernelResult expected = RunKernel(request);
     const AttentionPlan plan =
         PlanAttention(request.inputs(), request.options).value();
-    ThreadPool pool(1);
+    Executor executor(0);
     for (uint32_t cuts = 0; cuts < 32; ++cuts) {
       std::vector<AttentionPart> parts;
       int64_t begin = 0;
       for (int64_t block = 1; block <= 6; ++block) {
         if (block < 6 && (cuts >> (block - 1) & 1) == 0) continue;
         const int64_t end = std::min(kKeys, block * kKeyBlock);
-        parts.push_back(RunAttentionPart(plan, begin, end, pool).value());
+        parts.push_back(RunAttentionPart(plan, begin, end, executor).value());
         begin = end;
       }
-      ASSERT_TRUE(SameBits(Merged(request, parts, pool), expected)) << cuts;
+      ASSERT_TRUE(SameBits(Merged(request, parts, executor), expected)) << cuts;
     }
   }
 }
@@ -160,13 +160,13 @@ TEST(PartsTest, WithScoresPastAndPresent) {
     const KernelResult expected = RunKernel(request);
     const AttentionPlan plan =
         PlanAttention(request.inputs(), request.options).value();
-    ThreadPool pool(2);
+    Executor executor(1);
     std::vector<AttentionPart> parts;
     for (const auto& [begin, end] :
          {std::pair(0, 256), std::pair(256, 768), std::pair(768, 1200)}) {
-      parts.push_back(RunAttentionPart(plan, begin, end, pool).value());
+      parts.push_back(RunAttentionPart(plan, begin, end, executor).value());
     }
-    EXPECT_TRUE(SameBits(Merged(request, parts, pool), expected));
+    EXPECT_TRUE(SameBits(Merged(request, parts, executor), expected));
   }
 }
 
@@ -187,8 +187,8 @@ TEST(PartsTest, Ragged) {
 TEST(PartsTest, NoKeysNeedNoParts) {
   Random random(102);
   AttentionCase request = NormalCase(random, {1, 2, 1, 3, 0, 8, 8});
-  ThreadPool pool(1);
-  EXPECT_TRUE(SameBits(Merged(request, {}, pool), RunKernel(request)));
+  Executor executor(0);
+  EXPECT_TRUE(SameBits(Merged(request, {}, executor), RunKernel(request)));
 }
 
 class PartsErrorTest : public ::testing::Test {
@@ -198,20 +198,20 @@ class PartsErrorTest : public ::testing::Test {
         plan_(PlanAttention(request_.inputs(), request_.options).value()) {}
 
   absl::StatusOr<AttentionPart> Run(int64_t begin, int64_t end) {
-    return RunAttentionPart(plan_, begin, end, pool_);
+    return RunAttentionPart(plan_, begin, end, executor_);
   }
 
   absl::Status Merge(const std::vector<AttentionPart>& parts) {
     std::vector<float> output(plan_.output.num_elements());
     AttentionOutputs outputs;
     outputs.output = output.data();
-    return MergeAttentionParts(plan_, parts, outputs, pool_);
+    return MergeAttentionParts(plan_, parts, outputs, executor_);
   }
 
   Random random_{103};
   AttentionCase request_;
   AttentionPlan plan_;
-  ThreadPool pool_{2};
+  Executor executor_{1};
 };
 
 TEST_F(PartsErrorTest, PartsBeginAndEndAtBlocks) {
@@ -256,7 +256,7 @@ TEST_F(PartsErrorTest, PartsAreOfEqualPlans) {
     const AttentionPart part =
         RunAttentionPart(
             PlanAttention(request.inputs(), request.options).value(), 0, 600,
-            pool_)
+            executor_)
             .value();
     EXPECT_EQ(Merge({part}).code(), absl::StatusCode::kInvalidArgument);
   }
@@ -264,21 +264,21 @@ TEST_F(PartsErrorTest, PartsAreOfEqualPlans) {
   doubles.options.softmax_precision = DataType::kFloat64;
   const AttentionPart part =
       RunAttentionPart(PlanAttention(doubles.inputs(), doubles.options).value(),
-                       0, 600, pool_)
+                       0, 600, executor_)
           .value();
   EXPECT_EQ(Merge({part}).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(PartsErrorTest, Cancelled) {
   std::atomic<bool> cancelled{true};
-  EXPECT_EQ(RunAttentionPart(plan_, 0, 600, pool_, &cancelled).status().code(),
+  EXPECT_EQ(RunAttentionPart(plan_, 0, 600, executor_, &cancelled).status().code(),
             absl::StatusCode::kCancelled);
   const AttentionPart part = Run(0, 600).value();
   std::vector<float> output(plan_.output.num_elements());
   AttentionOutputs outputs;
   outputs.output = output.data();
   EXPECT_EQ(
-      MergeAttentionParts(plan_, {&part, 1}, outputs, pool_, &cancelled).code(),
+      MergeAttentionParts(plan_, {&part, 1}, outputs, executor_, &cancelled).code(),
       absl::StatusCode::kCancelled);
 }
 

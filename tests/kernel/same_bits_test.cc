@@ -87,11 +87,11 @@ TEST(SameBitsTest, AnySimdTarget) {
 TEST(SameBitsTest, RunAgain) {
   Random random(1);
   const AttentionCase request = LargeCase(random, {DataType::kFloat32});
-  ThreadPool pool(3);
-  const KernelResult first = RunKernel(request.inputs(), request.options, pool);
+  Executor executor(2);
+  const KernelResult first = RunKernel(request.inputs(), request.options, executor);
   for (int round = 0; round < 20; ++round) {
     ASSERT_TRUE(
-        SameBits(RunKernel(request.inputs(), request.options, pool), first));
+        SameBits(RunKernel(request.inputs(), request.options, executor), first));
   }
 }
 
@@ -149,12 +149,12 @@ AttentionCase RowsBeforeValid(const AttentionCase& whole, int64_t begin,
 }
 
 TEST(SameBitsTest, AnySplitOfQueryRows) {
-  ThreadPool pool(2);
+  Executor executor(1);
   for (uint64_t seed = 200; seed < 250; ++seed) {
     Random random(seed);
     const AttentionCase whole = LargeCase(random, kKinds[seed % 5]);
     const KernelResult expected =
-        RunKernel(whole.inputs(), whole.options, pool);
+        RunKernel(whole.inputs(), whole.options, executor);
     const int64_t rows = whole.query.shape()[2];
     const bool one_by_one = seed % 3 == 0;
     for (int64_t begin = 0, end; begin < rows; begin = end) {
@@ -162,12 +162,12 @@ TEST(SameBitsTest, AnySplitOfQueryRows) {
       const KernelResult rows_expected = SliceResult(expected, 2, begin, end);
       const AttentionCase after_past = RowsAfterPast(whole, begin, end);
       ASSERT_TRUE(
-          SameBits(RunKernel(after_past.inputs(), after_past.options, pool),
+          SameBits(RunKernel(after_past.inputs(), after_past.options, executor),
                    rows_expected))
           << "rows " << begin << " to " << end << " of " << whole.ToString();
       if (whole.options.causal == Causal::kNone) continue;
       const AttentionCase valid = RowsBeforeValid(whole, begin, end);
-      ASSERT_TRUE(SameBits(RunKernel(valid.inputs(), valid.options, pool),
+      ASSERT_TRUE(SameBits(RunKernel(valid.inputs(), valid.options, executor),
                            rows_expected))
           << "rows " << begin << " to " << end << " of " << whole.ToString();
     }
@@ -469,8 +469,8 @@ TEST(SameBitsTest, StrideZero) {
     view->shape[1] = 4;
     view->strides = {300 * 16, 0, 16, 1};
   }
-  ThreadPool pool(1);
-  EXPECT_TRUE(SameBits(RunKernel(repeated, one.options, pool), RunKernel(one)));
+  Executor executor(0);
+  EXPECT_TRUE(SameBits(RunKernel(repeated, one.options, executor), RunKernel(one)));
 }
 
 // Whatever else is asked for.

@@ -10,7 +10,8 @@
 #include <vector>
 
 #include "attention/v1/attention.grpc.pb.h"
-#include "kernel/thread_pool.h"
+#include "base/executor.h"
+#include "base/parallel_for.h"
 
 namespace {
 
@@ -73,9 +74,9 @@ void RaceInHandlers() {
 }
 
 void RaceInTasks() {
-  attention::ThreadPool pool(kRacers);
+  attention::Executor executor(kRacers - 1);
   Race race;
-  pool.ParallelFor(kRacers, [&race](int64_t) { race.Run(); });
+  ParallelFor(executor, kRacers, [&race](int64_t) { race.Run(); });
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "attention/details/v1/details.pb.h"
 #include "kernel/attention.h"
-#include "kernel/thread_pool.h"
+#include "base/executor.h"
 
 namespace attention::testing {
 namespace {
@@ -207,8 +207,8 @@ v1::ComputeAttentionResponse KernelAnswer(
     outputs.present_value =
         Prepare(*plan->present_value, answer.mutable_present_value());
   }
-  ThreadPool pool(1);
-  EXPECT_TRUE(RunAttention(*plan, outputs, pool).ok());
+  Executor executor(0);
+  EXPECT_TRUE(RunAttention(*plan, outputs, executor).ok());
   return answer;
 }
 

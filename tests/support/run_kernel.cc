@@ -62,7 +62,7 @@ AssertionResult Optional(const char* name, const std::optional<A>& a,
 }  // namespace
 
 KernelResult RunKernel(const AttentionInputs& inputs,
-                       const AttentionOptions& options, ThreadPool& pool) {
+                       const AttentionOptions& options, Executor& executor) {
   KernelResult result;
   const absl::StatusOr<AttentionPlan> plan = PlanAttention(inputs, options);
   if (!plan.ok()) {
@@ -80,7 +80,7 @@ KernelResult RunKernel(const AttentionInputs& inputs,
   outputs.scores = Data(result.scores);
   outputs.present_key = Data(result.present_key);
   outputs.present_value = Data(result.present_value);
-  const absl::Status status = RunAttention(*plan, outputs, pool);
+  const absl::Status status = RunAttention(*plan, outputs, executor);
   EXPECT_TRUE(status.ok()) << status;
   EXPECT_TRUE(result.output.GuardsIntact())
       << "bytes beside output were written";
@@ -92,8 +92,8 @@ KernelResult RunKernel(const AttentionInputs& inputs,
 }
 
 KernelResult RunKernel(const AttentionCase& request, int threads) {
-  ThreadPool pool(threads);
-  return RunKernel(request.inputs(), request.options, pool);
+  Executor executor(threads - 1);
+  return RunKernel(request.inputs(), request.options, executor);
 }
 
 ReferenceResult Reference(const AttentionCase& request) {
@@ -190,7 +190,7 @@ std::vector<std::string> AllSimdTargets() {
 AssertionResult IsRightOnAllTargets(const AttentionCase& request) {
   static const auto* const targets =
       new std::vector<std::string>(AllSimdTargets());
-  static auto* const pool = new ThreadPool(1);
+  static auto* const executor = new Executor(0);
   const ReferenceResult expected = Reference(request);
   const AttentionInputs inputs = request.inputs();
   const bool paired = ReferenceRequest(inputs, request.options).paired();
@@ -198,7 +198,7 @@ AssertionResult IsRightOnAllTargets(const AttentionCase& request) {
   for (const std::string& target : *targets) {
     const ScopedSimdTarget scope(target);
     const KernelResult actual =
-        RunKernel(request.inputs(), request.options, *pool);
+        RunKernel(request.inputs(), request.options, *executor);
     AssertionResult result = Matches(actual, expected);
     if (result && first && !paired) result = SameBits(actual, *first);
     if (!result) {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kernel/attention.h"
-#include "kernel/thread_pool.h"
+#include "base/executor.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/reference.h"
 #include "tests/support/tensor.h"
@@ -26,7 +26,7 @@ struct KernelResult {
 // PlanAttention and RunAttention. Fails the test if either fails, or if a byte
 // beside an output is written.
 KernelResult RunKernel(const AttentionInputs& inputs,
-                       const AttentionOptions& options, ThreadPool& pool);
+                       const AttentionOptions& options, Executor& executor);
 KernelResult RunKernel(const AttentionCase& request, int threads = 1);
 
 // What the answer should be.

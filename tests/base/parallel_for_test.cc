@@ -1,4 +1,4 @@
-#include "kernel/thread_pool.h"
+#include "base/parallel_for.h"
 
 #include <gtest/gtest.h>
 
@@ -11,29 +11,28 @@
 namespace attention {
 namespace {
 
-class ThreadPoolTest : public ::testing::TestWithParam<int> {};
+class ParallelForTest : public ::testing::TestWithParam<int> {};
 
-TEST_P(ThreadPoolTest, CallsEveryIndexOnce) {
-  ThreadPool pool(GetParam());
-  EXPECT_EQ(pool.threads(), GetParam());
+TEST_P(ParallelForTest, CallsEveryIndexOnce) {
+  Executor executor(GetParam() - 1);
   for (int64_t count : {0, 1, 2, 3, 7, 64, 1000}) {
     std::vector<std::atomic<int>> calls(count);
-    pool.ParallelFor(count, [&](int64_t i) { ++calls.at(i); });
+    ParallelFor(executor, count, [&](int64_t i) { ++calls.at(i); });
     for (int64_t i = 0; i < count; ++i) EXPECT_EQ(calls[i], 1) << i;
   }
 }
 
-TEST_P(ThreadPoolTest, ServesConcurrentCallers) {
+TEST_P(ParallelForTest, ServesConcurrentCallers) {
   constexpr int kCallers = 4;
   constexpr int64_t kCount = 500;
-  ThreadPool pool(GetParam());
+  Executor executor(GetParam() - 1);
   std::barrier start(kCallers);
   std::vector<std::atomic<int64_t>> sums(kCallers);
   std::vector<std::thread> callers;
   for (int c = 0; c < kCallers; ++c) {
     callers.emplace_back([&, c] {
       start.arrive_and_wait();
-      pool.ParallelFor(kCount, [&](int64_t i) { sums[c] += i; });
+      ParallelFor(executor, kCount, [&](int64_t i) { sums[c] += i; });
     });
   }
   for (std::thread& caller : callers) caller.join();
@@ -44,12 +43,12 @@ TEST_P(ThreadPoolTest, ServesConcurrentCallers) {
 
 // Whatever the threads do, an index starts only after those before it: when
 // task i starts, at most threads - 1 of the earlier ones have yet to.
-TEST_P(ThreadPoolTest, StartsEarlierIndicesFirst) {
-  ThreadPool pool(GetParam());
+TEST_P(ParallelForTest, StartsEarlierIndicesFirst) {
+  Executor executor(GetParam() - 1);
   constexpr int64_t kCount = 2000;
   std::atomic<int64_t> started{0};
   std::atomic<int64_t> worst{0};
-  pool.ParallelFor(kCount, [&](int64_t i) {
+  ParallelFor(executor, kCount, [&](int64_t i) {
     const int64_t before = started++;
     int64_t behind = i - before;
     int64_t seen = worst;
@@ -59,23 +58,23 @@ TEST_P(ThreadPoolTest, StartsEarlierIndicesFirst) {
   EXPECT_LT(worst, GetParam());
 }
 
-TEST_P(ThreadPoolTest, ServesCallsOneAfterAnother) {
-  ThreadPool pool(GetParam());
+TEST_P(ParallelForTest, ServesCallsOneAfterAnother) {
+  Executor executor(GetParam() - 1);
   std::atomic<int64_t> calls{0};
   for (int round = 0; round < 200; ++round) {
-    pool.ParallelFor(5, [&](int64_t) { ++calls; });
+    ParallelFor(executor, 5, [&](int64_t) { ++calls; });
   }
   EXPECT_EQ(calls, 1000);
 }
 
-INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest,
+INSTANTIATE_TEST_SUITE_P(Threads, ParallelForTest,
                          ::testing::Values(1, 2, 3, 8));
 
-TEST(ThreadPoolTest, OneThreadRunsOnTheCallerInOrder) {
-  ThreadPool pool(1);
+TEST(ParallelForTest, OneThreadRunsOnTheCallerInOrder) {
+  Executor executor(0);
   std::vector<int64_t> order;
   std::set<std::thread::id> threads;
-  pool.ParallelFor(10, [&](int64_t i) {
+  ParallelFor(executor, 10, [&](int64_t i) {
     order.push_back(i);
     threads.insert(std::this_thread::get_id());
   });
@@ -84,34 +83,29 @@ TEST(ThreadPoolTest, OneThreadRunsOnTheCallerInOrder) {
 }
 
 // Tasks that wait for each other end only if as many threads run them.
-TEST(ThreadPoolTest, RunsTasksAtTheSameTime) {
+TEST(ParallelForTest, RunsTasksAtTheSameTime) {
   constexpr int kThreads = 3;
-  ThreadPool pool(kThreads);
+  Executor executor(kThreads - 1);
   std::barrier meeting(kThreads);
   std::atomic<int> met{0};
-  pool.ParallelFor(kThreads, [&](int64_t) {
+  ParallelFor(executor, kThreads, [&](int64_t) {
     meeting.arrive_and_wait();
     ++met;
   });
   EXPECT_EQ(met, kThreads);
 }
 
-// The smaller pool does not hold the larger one back.
-TEST(ThreadPoolTest, PoolsAreIndependent) {
-  const ThreadPool small(2);
-  ThreadPool pool(4);
+// The smaller one does not hold the larger one back.
+TEST(ParallelForTest, ExecutorsAreIndependent) {
+  const Executor small(1);
+  Executor executor(3);
   std::barrier meeting(4);
   std::atomic<int> met{0};
-  pool.ParallelFor(4, [&](int64_t) {
+  ParallelFor(executor, 4, [&](int64_t) {
     meeting.arrive_and_wait();
     ++met;
   });
   EXPECT_EQ(met, 4);
-}
-
-TEST(ThreadPoolTest, FewerThanOneThreadIsOne) {
-  EXPECT_EQ(ThreadPool(0).threads(), 1);
-  EXPECT_EQ(ThreadPool(-5).threads(), 1);
 }
 
 }  // namespace
