@@ -15,7 +15,11 @@ namespace attention::server {
 namespace {
 
 constexpr char kBadRequestUrl[] = "type.googleapis.com/google.rpc.BadRequest";
+constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
 constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
+constexpr char kErrorDomain[] = "attention";
+// Of our own statuses: the number of a Reason.
+constexpr char kReasonUrl[] = "attention/reason";
 
 std::string Capped(absl::string_view text) {
   constexpr absl::string_view kCut = "...";
@@ -45,6 +49,15 @@ void AddBadRequest(const absl::Status& status, details::v1::Status* target) {
   AddDetail(kBadRequestUrl, bad_request.SerializeAsString(), target);
 }
 
+void AddErrorInfo(const absl::Status& status, details::v1::Status* target) {
+  const absl::string_view reason = ReasonName(ReasonOf(status));
+  if (reason.empty()) return;
+  details::v1::ErrorInfo info;
+  info.set_reason(std::string(reason));
+  info.set_domain(kErrorDomain);
+  AddDetail(kErrorInfoUrl, info.SerializeAsString(), target);
+}
+
 void AddRetryInfo(const absl::Status& status, details::v1::Status* target) {
   const auto payload = status.GetPayload(kRetryInfoUrl);
   if (!payload) return;
@@ -57,7 +70,48 @@ static_assert(static_cast<int>(absl::StatusCode::kUnauthenticated) ==
 
 }  // namespace
 
-absl::Status RetryLater(absl::string_view message, absl::Duration delay) {
+absl::string_view ReasonName(Reason reason) {
+  switch (reason) {
+    case Reason::kNone:
+      return "";
+    case Reason::kRequestTooLarge:
+      return "REQUEST_TOO_LARGE";
+    case Reason::kAnswerTooLarge:
+      return "ANSWER_TOO_LARGE";
+    case Reason::kMemoryBusy:
+      return "MEMORY_BUSY";
+    case Reason::kMemoryTooLarge:
+      return "MEMORY_TOO_LARGE";
+    case Reason::kQueueFull:
+      return "QUEUE_FULL";
+    case Reason::kDeadlineTooClose:
+      return "DEADLINE_TOO_CLOSE";
+    case Reason::kOutOfMemory:
+      return "OUT_OF_MEMORY";
+    case Reason::kSlowUpload:
+      return "SLOW_UPLOAD";
+    case Reason::kSlowReader:
+      return "SLOW_READER";
+    case Reason::kDraining:
+      return "DRAINING";
+  }
+  return "";
+}
+
+absl::Status WithReason(Reason reason, absl::Status status) {
+  const char number = static_cast<char>(reason);
+  status.SetPayload(kReasonUrl, absl::Cord(absl::string_view(&number, 1)));
+  return status;
+}
+
+Reason ReasonOf(const absl::Status& status) {
+  const auto payload = status.GetPayload(kReasonUrl);
+  if (!payload || payload->empty()) return Reason::kNone;
+  return static_cast<Reason>((*payload)[0]);
+}
+
+absl::Status RetryLater(Reason reason, absl::string_view message,
+                        absl::Duration delay) {
   details::v1::RetryInfo info;
   const int64_t nanoseconds = absl::ToInt64Nanoseconds(delay);
   info.mutable_retry_delay()->set_seconds(nanoseconds / 1000000000);
@@ -68,7 +122,17 @@ absl::Status RetryLater(absl::string_view message, absl::Duration delay) {
   // the GCC that built Debian's Abseil.
   const std::string bytes = info.SerializeAsString();
   status.SetPayload(kRetryInfoUrl, absl::Cord(absl::string_view(bytes)));
-  return status;
+  return WithReason(reason, std::move(status));
+}
+
+std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
+  const auto payload = status.GetPayload(kRetryInfoUrl);
+  details::v1::RetryInfo info;
+  if (!payload || !info.ParseFromString(std::string(*payload))) {
+    return std::nullopt;
+  }
+  return absl::Seconds(info.retry_delay().seconds()) +
+         absl::Nanoseconds(info.retry_delay().nanos());
 }
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
@@ -76,6 +140,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   const std::string message = Capped(status.message());
   details::v1::Status details;
   AddBadRequest(status, &details);
+  AddErrorInfo(status, &details);
   AddRetryInfo(status, &details);
   std::string bytes;
   if (details.details_size() > 0) {

@@ -3,6 +3,8 @@
 #define ATTENTION_SERVER_STATUS_H_
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -15,11 +17,39 @@ namespace attention::server {
 // KiB.
 inline constexpr size_t kMaxStatusMessageBytes = 1024;
 
+// Why a call failed, where several reasons share a code: what stands in
+// google.rpc.ErrorInfo, whose domain is "attention", and in the metrics.
+enum class Reason : uint8_t {
+  kNone,
+  kRequestTooLarge,   // above max_request_bytes
+  kAnswerTooLarge,    // above max_response_bytes
+  kMemoryBusy,        // above max_inflight_bytes together with other calls
+  kMemoryTooLarge,    // above max_inflight_bytes alone
+  kQueueFull,         // it would wait longer than max_queue
+  kDeadlineTooClose,  // it would not end before its deadline
+  kOutOfMemory,       // an allocation failed
+  kSlowUpload,        // the request came more slowly than min_upload_rate
+  kSlowReader,        // the answer was taken more slowly than min_answer_rate
+  kDraining,
+};
+inline constexpr int kReasons = static_cast<int>(Reason::kDraining) + 1;
+
+// "QUEUE_FULL"; empty for kNone.
+absl::string_view ReasonName(Reason reason);
+
+// `status` with a reason, and the reason of a status.
+absl::Status WithReason(Reason reason, absl::Status status);
+Reason ReasonOf(const absl::Status& status);
+
 // A ResourceExhausted error that says when to try again.
-absl::Status RetryLater(absl::string_view message, absl::Duration delay);
+absl::Status RetryLater(Reason reason, absl::string_view message,
+                        absl::Duration delay);
+// What RetryLater() was given; nothing for other statuses.
+std::optional<absl::Duration> RetryDelay(const absl::Status& status);
 
 // The same code and text, with google.rpc details: BadRequest where
-// ErrorField() names a field, RetryInfo where RetryLater() made the status.
+// ErrorField() names a field, ErrorInfo where there is a reason, RetryInfo
+// where RetryLater() made the status.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // "INVALID_ARGUMENT": a code's name as in gRPC's documentation.

@@ -1,52 +1,198 @@
-// Which calls are let in: within a budget of bytes, and until draining begins.
+// Which calls come in, and when: within a budget of bytes, within a queue that
+// is bounded in time, and until draining begins.
+//
+// A call's life here:
+//   Enter()    its headers have come. Refused at once if it would wait too
+//              long; else it waits, unread, until there is memory for it.
+//   Admitted() its body may be read: the Ticket holds the memory for it.
+//   Ticket     follows what the call holds and does, and gives everything back
+//              when it is destroyed.
+//
+// Who bounds what. Every byte that a call makes the server hold is charged to
+// its ticket before it is allocated, all tickets stay within `max_bytes`. What
+// gRPC buffers of a message can not be seen beforehand, as its size is not
+// known before it is whole: a read is charged for a small message at first and,
+// when it takes longer and its connection goes on receiving, for the largest
+// one (Tick()). Who then is one too many is sent away.
 #ifndef ATTENTION_SERVER_ADMISSION_ADMISSION_H_
 #define ATTENTION_SERVER_ADMISSION_ADMISSION_H_
 
+#include <array>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
+#include <list>
 #include <mutex>
+#include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/admission/cost_model.h"
 
 namespace attention::server {
 
-// Thread-safe; no member blocks but WaitUntilIdle().
+// What a call's bytes are.
+enum class MemoryKind : uint8_t {
+  kRequest,  // the message as gRPC received it
+  kTensors,  // its tensors, copied out of it
+  kAnswer,
+  kScratch,  // what computing takes beside
+};
+inline constexpr size_t kMemoryKinds = 4;
+
 class Admission {
  public:
-  explicit Admission(int64_t max_bytes) : max_bytes_(max_bytes) {}
+  struct Settings {
+    // All as in Options.
+    int64_t max_bytes = 0;
+    int64_t max_request_bytes = 0;
+    absl::Duration max_queue = absl::InfiniteDuration();
+    int64_t threads = 1;
+    double min_upload_rate = 0;  // bytes per second
+    double min_answer_rate = 0;
+    absl::Duration stall_grace = absl::Seconds(10);
+    // Bytes received so far on the connection of a peer; nothing if that can
+    // not be told. Called with a lock held: must not call back.
+    std::function<std::optional<int64_t>(const std::string& peer)>
+        received_bytes;
+  };
+
+  // A call that comes in. Its functions are called on any thread and, but for
+  // Hold(), without any lock; they must not block.
+  class Entrant;
+  class Ticket;
+
+  struct Request {
+    // The size of the message, if the caller has announced it.
+    std::optional<int64_t> bytes;
+    absl::Time deadline = absl::InfiniteFuture();
+    std::string peer;
+  };
+
+  Admission(const Settings& settings, CostModel& costs);
+  ~Admission();
   Admission(const Admission&) = delete;
   Admission& operator=(const Admission&) = delete;
 
-  // Lets a call of `bytes` in, or refuses it at once: Unavailable while
-  // draining, ResourceExhausted with a delay to retry after when busy. A call
-  // let in MUST Leave() with all its bytes.
-  absl::Status Enter(int64_t bytes);
-  // More bytes for a call that is in; not refused for draining.
-  absl::Status Grow(int64_t bytes);
-  void Leave(int64_t bytes);
+  // Calls Admitted() or Refused() of `entrant`, once, now or later.
+  void Enter(Entrant* entrant, const Request& request);
+  // Takes back a call that waits. False if it does not: then one of the two
+  // functions was called or is about to be.
+  bool Withdraw(Entrant* entrant);
 
-  // From here on Enter() refuses.
+  // Looks after time: reads that take long, answers that are not taken,
+  // deadlines. `transport_bytes` is what the network layer holds, measured; 0
+  // if that can not be told. Returns how long until it wants to be called
+  // again. Not thread-safe with itself.
+  absl::Duration Tick(absl::Time now, int64_t transport_bytes);
+
+  // From here on calls are refused, those that wait too.
   void Drain();
   // Waits until draining and no call is in, or the deadline: that of the latest
   // SetDeadline(), also while waiting. False at the deadline.
   bool WaitUntilIdle();
   void SetDeadline(absl::Time deadline);
 
-  // Calls that are in.
+  struct Snapshot {
+    std::array<int64_t, kMemoryKinds> bytes{};
+    int64_t waiting_calls = 0;
+    int64_t calls = 0;  // with a ticket
+    double queued_seconds = 0;
+    bool draining = false;
+  };
+  Snapshot snapshot() const;
+  // Calls that are in or wait.
   int64_t calls() const;
 
- private:
-  absl::Status Charge(int64_t bytes);
+  // All bytes that calls transferred, for CostModel::RecordTotals().
+  int64_t transferred_bytes() const;
 
-  const int64_t max_bytes_;
+ private:
+  struct Entry;
+  using Entries = std::list<Entry>;
+  using Lock = std::unique_lock<std::mutex>;
+
+  // All with the mutex held.
+  absl::Status Check(const Entry& entry) const;
+  double SecondsAhead(double seconds) const;
+  bool MayRead(const Entry& entry) const;
+  int64_t ReadReserve(const Entry& entry) const;
+  void StartRead(Entries::iterator entry);
+  void SetBytes(Entry& entry, MemoryKind kind, int64_t bytes);
+  absl::Status Grow(Entry& entry, MemoryKind kind, int64_t bytes);
+  void SetSeconds(Entry& entry, double seconds);
+  void EndRead(Entry& entry);
+  void LookAtRead(Entry& entry, absl::Time now);
+  // Why the call has to go now; OK: it need not.
+  absl::Status Overdue(const Entry& entry, absl::Time now) const;
+  Entries::iterator OneTooMany(absl::Time now, int64_t transport_bytes);
+  // Gives the lock up while it calls.
+  void AdmitWaiting(Lock& lock);
+  void Refuse(Entries::iterator entry, absl::Status status, Lock& lock);
+  void Expel(Entry& entry, absl::Status status, Lock& lock);
+  void Release(Entries::iterator entry);
+
+  const Settings settings_;
+  CostModel& costs_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   // All guarded by mutex_.
-  int64_t bytes_ = 0;
-  int64_t calls_ = 0;
+  Entries waiting_;  // not read yet, in the order they came
+  Entries inside_;   // with a ticket
+  std::array<int64_t, kMemoryKinds> bytes_{};
+  int64_t total_bytes_ = 0;
+  int64_t excess_bytes_ = 0;  // of the network layer, above what is charged
+  int64_t young_reads_ = 0;
+  std::array<double, 48> seconds_by_rank_{};
+  int64_t transferred_bytes_ = 0;
+  absl::Time next_waiting_look_;
   bool draining_ = false;
   absl::Time deadline_ = absl::InfiniteFuture();
+};
+
+// A call's place inside. Movable; a moved-from or default one is empty. The
+// functions of an empty ticket do nothing. Thread-compatible.
+class Admission::Ticket {
+ public:
+  Ticket() = default;
+  Ticket(Ticket&& other) noexcept { *this = std::move(other); }
+  Ticket& operator=(Ticket&& other) noexcept;
+  ~Ticket() { Release(); }
+
+  // The message came, of so many bytes. May refuse to let it stay.
+  absl::Status ReadDone(int64_t bytes);
+  // Holds so many bytes of a kind from here on. More than before may be
+  // refused, and then nothing changes.
+  absl::Status Hold(MemoryKind kind, int64_t bytes);
+  // What the call will take in all, in thread-seconds, now that that is known.
+  // Refused if it can not end before its deadline or would wait too long.
+  absl::Status Expect(double seconds);
+  // The answer, of so many bytes, is on its way.
+  void Sending(int64_t bytes);
+  void Release();
+
+ private:
+  friend class Admission;
+  Admission* admission_ = nullptr;
+  Entries::iterator entry_;
+};
+
+class Admission::Entrant {
+ public:
+  virtual void Admitted(Ticket ticket) = 0;
+  virtual void Refused(absl::Status status) = 0;
+  // The call has to go: it came or is taken too slowly, or memory is needed.
+  // May come after the call has ended, but not after it let go of its ticket,
+  // but for one that is under way: so it is called between Hold() and Drop().
+  virtual void Expel(absl::Status status) = 0;
+  // Between the two the entrant must not be destroyed. Hold() is called with a
+  // lock held.
+  virtual void Hold() = 0;
+  virtual void Drop() = 0;
+
+ protected:
+  ~Entrant() = default;
 };
 
 }  // namespace attention::server
