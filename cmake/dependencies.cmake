@@ -21,6 +21,10 @@ if(ATTENTION_BUILD_SERVICE)
   find_package(spdlog CONFIG REQUIRED)
   find_package(nlohmann_json CONFIG REQUIRED)
   find_package(CLI11 CONFIG REQUIRED)
+  # prometheus-cpp's CMake package wants what its other parts need as well.
+  find_package(PkgConfig REQUIRED)
+  pkg_check_modules(libmicrohttpd REQUIRED IMPORTED_TARGET libmicrohttpd)
+  pkg_check_modules(prometheus_cpp REQUIRED IMPORTED_TARGET prometheus-cpp-core)
 endif()
 
 if(ATTENTION_BUILD_TESTS)

@@ -81,6 +81,29 @@ void AddFlags(CLI::App& app, Options& options) {
                  "failed one), warning, error or off. Default: info");
 }
 
+void AddHttpFlags(CLI::App& app, Options& options) {
+  app.add_option("--http-listen", options.http_listen,
+                 "Address of an HTTP listener with /metrics, /livez and "
+                 "/readyz: host:port (port 0: any) or [ip6]:port. Default: "
+                 "none");
+  AddParsed(
+      app, "--http-max-connections", &options.http_max_connections,
+      [](const std::string& text, int64_t* target) {
+        return absl::SimpleAtoi(text, target);
+      },
+      "a number",
+      "HTTP connections at once; one more closes the one that has gone longest "
+      "without finishing a request. Default: 64");
+  AddParsed(
+      app, "--http-timeout", &options.http_timeout,
+      [](const std::string& text, absl::Duration* target) {
+        return absl::ParseDuration(text, target);
+      },
+      "a duration such as 500ms, 30s or 5m",
+      "How long an HTTP client may take for a request and its answer, and stay "
+      "idle. Default: 10s");
+}
+
 // CLI11's own texts may have several lines.
 std::string OneLine(std::string text) {
   absl::StripAsciiWhitespace(&text);
@@ -96,6 +119,7 @@ Invocation ParseFlags(int argc, const char* const* argv) {
   CLI::App app("Serves attention over gRPC.", kProgram);
   app.set_version_flag("--version", absl::StrCat(kProgram, " ", kVersion));
   AddFlags(app, options);
+  AddHttpFlags(app, options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

@@ -56,6 +56,9 @@ int Serve(const Options& options) {
   for (const std::string& address : running.addresses()) {
     std::printf("listening on %s\n", address.c_str());
   }
+  if (!running.http_address().empty()) {
+    std::printf("listening on http://%s\n", running.http_address().c_str());
+  }
   std::fflush(stdout);
   std::atomic<bool> stopped{false};
   std::thread signal_thread([&] {

@@ -21,6 +21,9 @@ constexpr int64_t kMinMessage = 1024;
 constexpr int64_t kMaxMessage = (int64_t{1} << 31) - 1 - (int64_t{1} << 20);
 constexpr int64_t kMaxMemory = int64_t{1} << 50;
 constexpr absl::Duration kMaxGrace = absl::Hours(1);
+constexpr int64_t kMaxHttpConnections = 10'000;
+constexpr absl::Duration kMinHttpTimeout = absl::Milliseconds(100);
+constexpr absl::Duration kMaxHttpTimeout = absl::Hours(1);
 
 class Validator {
  public:
@@ -87,6 +90,30 @@ void CheckListen(const Options& options, Validator& validator) {
   }
 }
 
+void CheckHttp(const Options& options, Validator& validator) {
+  const std::string& address = options.http_listen;
+  const bool good =
+      address.empty() || (!absl::StartsWith(address, "unix:") &&
+                          !absl::StartsWith(address, "unix-abstract:") &&
+                          AddressError(address).empty());
+  if (!good) {
+    validator.Add("http-listen",
+                  absl::StrCat("got \"", address,
+                               "\", wanted host:port with a port of 0 to "
+                               "65535; an IPv6 address in brackets"));
+  }
+  validator.CheckRange("http-max-connections", options.http_max_connections, 1,
+                       kMaxHttpConnections);
+  if (options.http_timeout < kMinHttpTimeout ||
+      options.http_timeout > kMaxHttpTimeout) {
+    validator.Add(
+        "http-timeout",
+        absl::StrCat("got ", absl::FormatDuration(options.http_timeout),
+                     ", wanted ", absl::FormatDuration(kMinHttpTimeout), " to ",
+                     absl::FormatDuration(kMaxHttpTimeout)));
+  }
+}
+
 void CheckMemory(const Options& options, Validator& validator) {
   const bool request_good = validator.CheckRange(
       "max-request-bytes", options.max_request_bytes, kMinMessage, kMaxMessage);
@@ -118,6 +145,7 @@ int64_t Options::DefaultThreads() {
 std::vector<std::string> Validate(const Options& options) {
   Validator validator;
   CheckListen(options, validator);
+  CheckHttp(options, validator);
   validator.CheckRange("threads", options.threads, 1, kMaxThreads);
   CheckMemory(options, validator);
   validator.CheckRange("max-pooled-bytes", options.max_pooled_bytes, 0,

@@ -19,6 +19,12 @@ struct Options {
   // of loopback only, because there is neither encryption nor authentication.
   std::vector<std::string> listen = {"127.0.0.1:50051"};
 
+  // Address of the HTTP listener with /metrics, /livez and /readyz: "host:port"
+  // (port 0 takes a free one) or "[ip6]:port". Default, empty: none. It has
+  // neither encryption nor authentication and tells how busy the server is, so
+  // name one that only those who watch the server can reach.
+  std::string http_listen;
+
   // What it may use.
 
   // Threads that compute, [1, 1024]; default: the machine's cores. Fewer leave
@@ -38,6 +44,16 @@ struct Options {
   // of fresh pages, which is above that of copying into them; costs this much
   // resident memory while idle.
   int64_t max_pooled_bytes = int64_t{512} << 20;
+
+  // HTTP connections at once, [1, 10000]. When one more comes, the one that has
+  // gone longest without finishing a request is closed. Raise it for many
+  // scrapers and probes; each costs a descriptor and at most some 50 KiB.
+  int64_t http_max_connections = 64;
+  // How long an HTTP client may take from connecting, or from its answer
+  // before, to the end of its answer, [100 ms, 1 h]. Raise it to keep
+  // connections open between rare scrapes; slow clients then hold theirs as
+  // long.
+  absl::Duration http_timeout = absl::Seconds(10);
 
   // How it behaves.
 

@@ -17,10 +17,13 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
+#include "kernel/attention.h"
+#include "server/version.h"
 
 namespace attention::server {
 namespace {
@@ -97,12 +100,18 @@ void Configure(grpc::ServerBuilder& builder) {
 Server::Server(const Options& options)
     : options_(options),
       log_(MakeLogger(options.log_level)),
+      metrics_({.version = kVersion,
+                .simd_target = std::string(SimdTarget()),
+                .grpc_version = grpc::Version(),
+                .threads = options.threads}),
       admission_(options.max_inflight_bytes),
       buffers_(BufferPool::Create(options.max_pooled_bytes)),
       compute_(static_cast<int>(options.threads)),
       workers_(WorkerCount(options.threads)),
       service_(CallEnvironment{options_, admission_, *buffers_, compute_,
-                               workers_, *log_}) {}
+                               workers_, *log_, metrics_}) {
+  metrics_.SetSnapshotSource([this] { return TakeSnapshot(); });
+}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
   const std::vector<std::string> errors = Validate(options);
@@ -110,8 +119,47 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
     return absl::InvalidArgumentError(absl::StrJoin(errors, "\n"));
   }
   std::unique_ptr<Server> server(new Server(options));
+  if (absl::Status status = server->ListenHttp(); !status.ok()) return status;
   if (absl::Status status = server->Listen(); !status.ok()) return status;
+  server->ready_ = true;
   return server;
+}
+
+Snapshot Server::TakeSnapshot() const {
+  return {.budget_bytes = options_.max_inflight_bytes,
+          .pooled_bytes = static_cast<int64_t>(buffers_->retained()),
+          .running_calls = admission_.calls(),
+          .draining = draining_};
+}
+
+absl::Status Server::ListenHttp() {
+  if (options_.http_listen.empty()) return absl::OkStatus();
+  const auto livez = [](const HttpRequest&) {
+    return HttpResponse{.body = "ok\n"};
+  };
+  const auto readyz = [this](const HttpRequest&) {
+    if (ready_) return HttpResponse{.body = "ok\n"};
+    return HttpResponse{.status = 503, .body = "not serving\n"};
+  };
+  const auto metrics = [this](const HttpRequest&) {
+    return HttpResponse{
+        .body = metrics_.Text(),
+        .content_type = "text/plain; version=0.0.4; charset=utf-8"};
+  };
+  auto http =
+      HttpServer::Start({.address = options_.http_listen,
+                         .max_connections = options_.http_max_connections,
+                         .timeout = options_.http_timeout},
+                        {{"GET", "/livez", livez},
+                         {"GET", "/readyz", readyz},
+                         {"GET", "/metrics", metrics}});
+  if (!http.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("--http-listen: ", http.status().message()));
+  }
+  http_server_ = *std::move(http);
+  http_address_ = http_server_->address();
+  return absl::OkStatus();
 }
 
 absl::Status Server::Listen() {
@@ -155,6 +203,8 @@ std::shared_ptr<grpc::Channel> Server::InProcessChannel(
 }
 
 void Server::Shutdown(absl::Time deadline) {
+  ready_ = false;
+  draining_ = true;
   grpc_server_->GetHealthCheckService()->SetServingStatus(false);
   admission_.SetDeadline(deadline);
   admission_.Drain();
@@ -166,6 +216,7 @@ void Server::Wait() {
   // Cancels calls past the deadline, health watches and reflection streams.
   grpc_server_->Shutdown(std::chrono::system_clock::now());
   grpc_server_->Wait();
+  http_server_.reset();
 }
 
 }  // namespace attention::server

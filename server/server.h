@@ -7,6 +7,7 @@
 #ifndef ATTENTION_SERVER_SERVER_H_
 #define ATTENTION_SERVER_SERVER_H_
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -20,6 +21,8 @@
 #include "grpcpp/support/channel_arguments.h"
 #include "kernel/thread_pool.h"
 #include "server/admission/admission.h"
+#include "server/http/http_server.h"
+#include "server/metrics/metrics.h"
 #include "server/rpc/attention_service.h"
 #include "base/buffer_pool.h"
 #include "server/rpc/compute_call.h"
@@ -37,7 +40,7 @@ class Server {
   // is in use. On failure nothing is left behind.
   //
   // Errors: InvalidArgument, one line for each bad option; Unavailable naming
-  // the address that could not be listened on.
+  // the flag and the address that could not be listened on.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options);
 
   // Cancels what still runs, and waits.
@@ -47,6 +50,11 @@ class Server {
 
   // Where it listens, in the order of Options::listen, with real ports.
   const std::vector<std::string>& addresses() const { return addresses_; }
+
+  // Where it serves HTTP, "host:port" with the real port; empty if it does not.
+  // /livez says 200, /readyz 200 until Shutdown() and 503 from then on,
+  // /metrics what metrics() counts.
+  const std::string& http_address() const { return http_address_; }
 
   // A channel inside the process. MUST be destroyed before the server.
   std::shared_ptr<grpc::Channel> InProcessChannel(
@@ -59,30 +67,41 @@ class Server {
   void Shutdown(absl::Time deadline);
 
   // Blocks until Shutdown() was called and every call has ended, then closes
-  // all listeners and connections. May be called from several threads.
+  // all listeners and connections, those of HTTP last. May be called from
+  // several threads.
   void Wait();
 
   // ComputeAttention calls being worked on.
   int64_t running_calls() const { return admission_.calls(); }
 
+  Metrics& metrics() { return metrics_; }
   spdlog::logger& log() { return *log_; }
 
  private:
   explicit Server(const Options& options);
   absl::Status Listen();
+  absl::Status ListenHttp();
+  Snapshot TakeSnapshot() const;
 
-  // gRPC's server comes last, so that it dies first; the workers die next, for
-  // their jobs end calls.
+  // The HTTP listener and gRPC's server come last, so that they die first; the
+  // workers die next, for their jobs end calls.
   const Options options_;
   const std::shared_ptr<spdlog::logger> log_;
+  Metrics metrics_;
   Admission admission_;
   const std::shared_ptr<BufferPool> buffers_;
   ThreadPool compute_;
   WorkerThreads workers_;
   AttentionService service_;
   std::vector<std::string> addresses_;
+  std::string http_address_;
+  // From when every listener serves until Shutdown().
+  std::atomic<bool> ready_{false};
+  std::atomic<bool> draining_{false};
   std::mutex stop_mutex_;
   std::unique_ptr<grpc::Server> grpc_server_;
+  // Guarded by stop_mutex_ once Start() has returned.
+  std::unique_ptr<HttpServer> http_server_;
 };
 
 }  // namespace attention::server

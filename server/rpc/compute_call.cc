@@ -159,8 +159,23 @@ class ComputeCall final : public grpc::ServerUnaryReactor {
   void End(const absl::Status& status) {
     const grpc::Status result = ToGrpcStatus(status);
     Log(result);
+    Count(result);
     ended_.store(true, std::memory_order_release);
     Finish(result);
+  }
+
+  void Count(const grpc::Status& status) const {
+    env_.metrics.CallEnded(
+        {.method = "ComputeAttention",
+         .code = status.error_code(),
+         .request_bytes = request_bytes_,
+         .response_bytes =
+             status.ok() ? static_cast<int64_t>(response_->Length()) : 0,
+         .decode = decoded_,
+         .queue = queued_,
+         .compute = computed_,
+         .encode = encoded_,
+         .total = absl::Now() - arrival_});
   }
 
   void Log(const grpc::Status& status) const {

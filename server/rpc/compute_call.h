@@ -10,6 +10,7 @@
 #include "kernel/thread_pool.h"
 #include "server/admission/admission.h"
 #include "base/buffer_pool.h"
+#include "server/metrics/metrics.h"
 #include "server/options.h"
 #include "server/worker_threads.h"
 
@@ -23,6 +24,7 @@ struct CallEnvironment {
   ThreadPool& compute;
   WorkerThreads& workers;
   spdlog::logger& log;
+  Metrics& metrics;
 };
 
 // Begins a call and returns the reactor that gRPC wants for it; it deletes

@@ -1,0 +1,114 @@
+// An HTTP/1.1 listener for a few paths, bounded in all that a client can make
+// it spend.
+//
+//   auto server = HttpServer::Start({.address = "127.0.0.1:0"},
+//                                   {{"GET", "/livez", [](const HttpRequest&) {
+//                                      return HttpResponse{.body = "ok\n"};
+//                                    }}});
+//   if (!server.ok()) ...
+//   ... (*server)->address() ...
+#ifndef ATTENTION_SERVER_HTTP_HTTP_SERVER_H_
+#define ATTENTION_SERVER_HTTP_HTTP_SERVER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace attention::server {
+
+// Valid during the handler's call only.
+struct HttpRequest {
+  // As it was sent: "GET", "HEAD", "POST".
+  absl::string_view method;
+  // Without the query, percent-decoded.
+  absl::string_view path;
+  // Whole, at most HttpServerOptions::max_body_bytes.
+  absl::string_view body;
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string body = {};
+  std::string content_type = "text/plain; charset=utf-8";
+  // More headers: names and values.
+  std::vector<std::pair<std::string, std::string>> headers = {};
+};
+
+// Runs on the listener's only thread, so it must be short and must not block.
+// May throw std::bad_alloc alone: that request's connection is closed.
+using HttpHandler = std::function<HttpResponse(const HttpRequest&)>;
+
+struct HttpRoute {
+  // One that answers GET answers HEAD too; the body is left out.
+  std::string method;
+  // Compared whole.
+  std::string path;
+  HttpHandler handler;
+};
+
+struct HttpServerOptions {
+  // "host:port" or "[ip6]:port"; port 0 takes a free one.
+  std::string address;
+  // Connections at once, at least 1. When one more comes, the connection that
+  // has gone longest without finishing a request makes room for it, so that
+  // idle and slow clients cannot keep out others. Costs a descriptor each, and
+  // max_header_bytes, max_body_bytes and an answer at most.
+  int64_t max_connections = 64;
+  // A connection is closed when it has not finished a request within this time
+  // of being accepted, or of finishing the request before. To finish means that
+  // all of the answer was taken. Greater than 0.
+  absl::Duration timeout = absl::Seconds(10);
+  // A request's line and headers, with what is made of them when parsed: some
+  // 100 bytes per header. Beyond it: 431 or 414.
+  int64_t max_header_bytes = int64_t{16} << 10;
+  // Beyond it: 413, or the connection is closed where a body does not tell its
+  // length beforehand.
+  int64_t max_body_bytes = 0;
+};
+
+// Has one thread of its own, which all handlers run on. Memory is bounded as
+// the options say; a request whose memory cannot be had loses its connection.
+// When descriptors run out, new connections wait in the kernel until there are
+// some again. Thread-safe.
+//
+// A path without a route gives 404, a method without one 405.
+class HttpServer {
+ public:
+  // Serves as soon as it returns.
+  //
+  // Errors: Unavailable with the address and the reason.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(
+      const HttpServerOptions& options, std::vector<HttpRoute> routes);
+
+  // Closes every connection at once; waits for no client, only for a handler
+  // that runs.
+  ~HttpServer();
+  HttpServer(const HttpServer&) = delete;
+  HttpServer& operator=(const HttpServer&) = delete;
+
+  // "host:port" with the host as it was given and the real port.
+  const std::string& address() const;
+
+  // Connections that are open.
+  int64_t connections() const;
+
+ private:
+  class Loop;
+
+  explicit HttpServer(std::unique_ptr<Loop> loop);
+
+  const std::unique_ptr<Loop> loop_;
+  std::thread thread_;
+};
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_HTTP_HTTP_SERVER_H_
