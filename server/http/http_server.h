@@ -55,8 +55,9 @@ struct HttpRoute {
 };
 
 struct HttpServerOptions {
-  // "host:port" or "[ip6]:port"; port 0 takes a free one.
-  std::string address;
+  // "host:port" or "[ip6]:port"; port 0 takes a free one. Default: a free one
+  // of loopback.
+  std::string address = "127.0.0.1:0";
   // Connections at once, at least 1. When one more comes, the connection that
   // has gone longest without finishing a request makes room for it, so that
   // idle and slow clients cannot keep out others. Costs a descriptor each, and
