@@ -12,6 +12,7 @@
 #include "attention/v1/attention.grpc.pb.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "tests/support/http_client.h"
 #include "tests/support/long_call.h"
 #include "tests/support/messages.h"
 #include "tests/support/raw_call.h"
@@ -71,6 +72,17 @@ TEST(BinaryTest, TellsEveryAddressAndStopsOnSigterm) {
   const Subprocess::Result result = server.Wait();
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_EQ(result.standard_output, "");
+}
+
+TEST(BinaryTest, TellsItsHttpAddressLast) {
+  Subprocess server =
+      StartServer({"--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0"});
+  AddressIn(server.ReadLine());
+  const std::string address = AddressIn(server.ReadLine());
+  EXPECT_THAT(address, MatchesRegex("http://127\\.0\\.0\\.1:[1-9][0-9]*"));
+  EXPECT_EQ(HttpClient(address.substr(7)).Get("/readyz").body, "ok\n");
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait().exit_code, 0);
 }
 
 TEST(BinaryTest, StopsOnSigint) {

@@ -25,11 +25,13 @@ TEST(FlagsTest, NoneGivesTheDefaults) {
 }
 
 TEST(FlagsTest, EveryFlagSetsItsOption) {
-  const Invocation invocation = Parse(
-      {"--listen=127.0.0.1:0,[::1]:0", "--listen=unix:/tmp/x", "--threads=3",
-       "--max-request-bytes=64MiB", "--max-response-bytes=2048",
-       "--max-inflight-bytes=1GiB", "--max-pooled-bytes=1KiB",
-       "--shutdown-grace=1m30s", "--log-level=debug"});
+  const Invocation invocation =
+      Parse({"--listen=127.0.0.1:0,[::1]:0", "--listen=unix:/tmp/x",
+             "--threads=3", "--max-request-bytes=64MiB",
+             "--max-response-bytes=2048", "--max-inflight-bytes=1GiB",
+             "--max-pooled-bytes=1KiB", "--shutdown-grace=1m30s",
+             "--log-level=debug", "--http-listen=[::1]:9464",
+             "--http-max-connections=5", "--http-timeout=3s"});
   ASSERT_TRUE(invocation.options.has_value()) << invocation.standard_error;
   const Options& options = *invocation.options;
   EXPECT_THAT(options.listen,
@@ -41,6 +43,9 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.max_pooled_bytes, 1024);
   EXPECT_EQ(options.shutdown_grace, absl::Seconds(90));
   EXPECT_EQ(options.log_level, "debug");
+  EXPECT_EQ(options.http_listen, "[::1]:9464");
+  EXPECT_EQ(options.http_max_connections, 5);
+  EXPECT_EQ(options.http_timeout, absl::Seconds(3));
 }
 
 TEST(FlagsTest, VersionAndHelpExitWithZero) {
@@ -89,6 +94,11 @@ INSTANTIATE_TEST_SUITE_P(
         BadFlag{"NoDuration", "--shutdown-grace=5",
                 "--shutdown-grace: got \"5\", wanted a duration such as 500ms, "
                 "30s or 5m"},
+        BadFlag{"NoHttpTimeout", "--http-timeout=5",
+                "--http-timeout: got \"5\", wanted a duration such as 500ms, "
+                "30s or 5m"},
+        BadFlag{"NoHttpConnections", "--http-max-connections=x",
+                "--http-max-connections: got \"x\", wanted a number"},
         BadFlag{"Unknown", "--bogus",
                 "The following argument was not expected: --bogus"},
         BadFlag{"Positional", "bogus",

@@ -36,6 +36,13 @@ std::function<void(Options&)> Listen(std::vector<std::string> addresses) {
   return [=](Options& options) { options.listen = addresses; };
 }
 
+std::function<void(Options&)> HttpListen(std::string address) {
+  return [=](Options& options) { options.http_listen = address; };
+}
+
+constexpr char kHttpAddressForms[] =
+    "wanted host:port with a port of 0 to 65535; an IPv6 address in brackets";
+
 constexpr char kAddressForms[] =
     "wanted host:port with a port of 0 to 65535, unix:path or "
     "unix-abstract:name";
@@ -61,6 +68,21 @@ INSTANTIATE_TEST_SUITE_P(
                       "\", wanted a path of at most 107 bytes"},
         BadOption{"Twice", Listen({"a:1", "b:1", "a:1"}),
                   "--listen: got \"a:1\" twice"},
+        BadOption{"NoHttpPort", HttpListen("localhost"),
+                  std::string("--http-listen: got \"localhost\", ") +
+                      kHttpAddressForms},
+        BadOption{"HttpOnAPath", HttpListen("unix:/a:1"),
+                  std::string("--http-listen: got \"unix:/a:1\", ") +
+                      kHttpAddressForms},
+        BadOption{
+            "HttpBareIPv6", HttpListen("::1:80"),
+            std::string("--http-listen: got \"::1:80\", ") + kHttpAddressForms},
+        BadOption{"NoHttpConnections",
+                  [](Options& o) { o.http_max_connections = 0; },
+                  "--http-max-connections: got 0, wanted 1 to 10000"},
+        BadOption{"ShortHttpTimeout",
+                  [](Options& o) { o.http_timeout = absl::Milliseconds(99); },
+                  "--http-timeout: got 99ms, wanted 100ms to 1h"},
         BadOption{"NoThreads", [](Options& o) { o.threads = 0; },
                   "--threads: got 0, wanted 1 to 1024"},
         BadOption{"ManyThreads", [](Options& o) { o.threads = 1025; },

@@ -199,13 +199,16 @@ TEST(HttpServerTest, WhatIsNotHttpIsRefused) {
 
 // One that sends a byte now and then is never idle.
 TEST(HttpServerTest, ASlowClientIsCut) {
-  const auto server = StartServer({.timeout = absl::Milliseconds(100)});
+  // More than it sends in its time.
+  const auto server = StartServer(
+      {.timeout = absl::Milliseconds(100), .max_header_bytes = 16 << 20});
   HttpClient slow(server->address());
   slow.Send("GET /ok HTTP/1.1\r\nX: ");
   EXPECT_TRUE(WaitUntil([&] {
     slow.Send("x");
     return slow.IsClosed();
   }));
+  EXPECT_EQ(slow.ReadToEnd(), 0);
   EXPECT_TRUE(WaitUntil([&] { return server->connections() == 0; }));
 }
 
