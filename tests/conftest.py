@@ -20,15 +20,21 @@ GREETING = "listening on "
 
 
 @pytest.fixture(scope="session")
-def server_address():
-    """Address of a running attention_server. Fails where none is built."""
+def server_binary():
+    """The program attention_server. Fails where none is built."""
     if not BINARY.is_file():
         pytest.fail(
             f"no server at {BINARY}: build it (./dev build) or name another "
             "with ATTENTION_SERVER_BIN"
         )
+    return BINARY
+
+
+@pytest.fixture(scope="session")
+def server_address(server_binary):
+    """Address of a running attention_server."""
     with subprocess.Popen(
-        [BINARY, "--listen=127.0.0.1:0"], stdout=subprocess.PIPE, text=True
+        [server_binary, "--listen=127.0.0.1:0"], stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             line = process.stdout.readline()
