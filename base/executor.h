@@ -106,6 +106,9 @@ class Executor {
     // called. May delete the job.
     virtual void Done(JobEnd end) = 0;
 
+    // Time that threads spent in RunTask(), all together; in Done() and after.
+    double used_seconds() const { return used_seconds_; }
+
    private:
     friend class Executor;
     enum class State : uint8_t { kNew, kActive, kEnded };

@@ -145,6 +145,9 @@ struct AttentionPlan {
   // them. In proportion to the time it takes, but for the CPU's speed, within
   // about a factor of 2.
   double work = 0;
+  // What it is computed in.
+  bool double_precision = false;
+  bool fast_math = false;
   // Shared so that a plan can be copied.
   std::shared_ptr<const Problem> problem;
 };

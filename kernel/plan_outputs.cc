@@ -146,6 +146,8 @@ absl::Status PlanOutputs(const AttentionInputs& inputs,
                     problem.value_head_size},
                    &plan->present_value.emplace(), "options.return_present"));
   }
+  plan->double_precision = problem.double_precision;
+  plan->fast_math = problem.fast_math;
   const double pairs = VisiblePairs(inputs, problem);
   const auto sizes =
       static_cast<double>(problem.head_size + problem.value_head_size);

@@ -4,6 +4,7 @@
 #ifndef ATTENTION_SERVER_CONVERT_H_
 #define ATTENTION_SERVER_CONVERT_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -11,8 +12,18 @@
 #include "kernel/attention.h"
 #include "base/buffer_pool.h"
 #include "server/wire/request_decoder.h"
+#include "server/wire/slice_reader.h"
 
 namespace attention::server {
+
+// A piece of a payload, of some MiB at the most, to be copied out of the message.
+struct PayloadCopy {
+  wire::SliceReader from;
+  std::byte* to = nullptr;
+  size_t bytes = 0;
+
+  void Run() { from.ReadBytes(to, bytes); }
+};
 
 // Inputs and options of one call with the memory they refer to. Movable, not
 // copyable.
@@ -23,13 +34,19 @@ struct KernelRequest {
   bool float_values = false;
 
   std::vector<Buffer> payloads;
+  // Memory of all of them and of the numbers below, in bytes.
+  int64_t bytes = 0;
+  // What must be run, in any order and on any threads, before the tensors hold
+  // their elements. Needs the slices.
+  std::vector<PayloadCopy> copies;
   std::vector<int64_t> valid_lengths;
   std::vector<int64_t> query_starts;
   std::vector<int64_t> key_starts;
 };
 
-// Copies each payload, once, into memory of `pool`; the slices that `fields`
-// refers to are not needed afterwards.
+// Takes memory of `pool` for each payload and lists the copies into it; the
+// slices that `fields` refers to are needed until these have been run. Throws
+// std::bad_alloc.
 //
 // Errors: InvalidArgument with ErrorField(); found before anything is copied of
 // the tensor in question.

@@ -65,17 +65,32 @@ void AddFlags(CLI::App& app, Options& options) {
   add_bytes("--max-response-bytes", &options.max_response_bytes,
             "Largest response message. Default: 320MiB");
   add_bytes("--max-inflight-bytes", &options.max_inflight_bytes,
-            "Requests and answers worked on at once; beyond it calls are "
-            "refused. Default: 2GiB");
+            "Memory for all calls at once, requests, answers and what computing "
+            "takes; beyond it calls wait or are refused. Default: 2GiB");
   add_bytes("--max-pooled-bytes", &options.max_pooled_bytes,
             "Unused memory kept for the next requests. Default: 512MiB");
-  AddParsed(
-      app, "--shutdown-grace", &options.shutdown_grace,
-      [](const std::string& text, absl::Duration* target) {
-        return absl::ParseDuration(text, target);
-      },
-      "a duration such as 500ms, 30s or 5m",
-      "How long running calls may go on after SIGTERM. Default: 30s");
+  const auto add_duration = [&app](const char* flag, absl::Duration* target,
+                                   const char* help) {
+    AddParsed(
+        app, flag, target,
+        [](const std::string& text, absl::Duration* target) {
+          return absl::ParseDuration(text, target);
+        },
+        "a duration such as 500ms, 30s or 5m", help);
+  };
+  add_duration("--max-queue", &options.max_queue,
+               "Longest wait before a call is refused instead. Default: 2s");
+  add_duration("--default-deadline", &options.default_deadline,
+               "Deadline of calls that come without one. Default: 10m");
+  add_bytes("--min-upload-rate", &options.min_upload_rate,
+            "Slowest upload that is borne, per second. Default: 64KiB");
+  add_bytes("--min-answer-rate", &options.min_answer_rate,
+            "Slowest taking of an answer that is borne, per second. Default: "
+            "64KiB");
+  add_duration("--stall-grace", &options.stall_grace,
+               "How long an upload or an answer may stand still. Default: 10s");
+  add_duration("--shutdown-grace", &options.shutdown_grace,
+               "How long running calls may go on after SIGTERM. Default: 30s");
   app.add_option("--log-level", options.log_level,
                  "trace, debug (a line for each request), info (for each "
                  "failed one), warning, error or off. Default: info");

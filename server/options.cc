@@ -21,6 +21,8 @@ constexpr int64_t kMinMessage = 1024;
 constexpr int64_t kMaxMessage = (int64_t{1} << 31) - 1 - (int64_t{1} << 20);
 constexpr int64_t kMaxMemory = int64_t{1} << 50;
 constexpr absl::Duration kMaxGrace = absl::Hours(1);
+constexpr absl::Duration kDay = absl::Hours(24);
+constexpr int64_t kMaxRate = int64_t{1} << 40;
 constexpr int64_t kMaxHttpConnections = 10'000;
 constexpr absl::Duration kMinHttpTimeout = absl::Milliseconds(100);
 constexpr absl::Duration kMaxHttpTimeout = absl::Hours(1);
@@ -33,6 +35,14 @@ class Validator {
     if (got >= least && got <= most) return true;
     Add(flag, absl::StrCat("got ", got, ", wanted ", least, " to ", most));
     return false;
+  }
+
+  void CheckDuration(absl::string_view flag, absl::Duration got,
+                     absl::Duration least, absl::Duration most) {
+    if (got >= least && got <= most) return;
+    Add(flag, absl::StrCat("got ", absl::FormatDuration(got), ", wanted ",
+                           absl::FormatDuration(least), " to ",
+                           absl::FormatDuration(most)));
   }
 
   void Add(absl::string_view flag, absl::string_view text) {
@@ -122,7 +132,7 @@ void CheckMemory(const Options& options, Validator& validator) {
                            kMinMessage, kMaxMessage);
   if (!request_good || !response_good) return;
   const int64_t one_call =
-      options.max_request_bytes + options.max_response_bytes;
+      2 * options.max_request_bytes + options.max_response_bytes;
   if (options.max_inflight_bytes >= one_call &&
       options.max_inflight_bytes <= kMaxMemory) {
     return;
@@ -130,7 +140,7 @@ void CheckMemory(const Options& options, Validator& validator) {
   validator.Add(
       "max-inflight-bytes",
       absl::StrCat("got ", options.max_inflight_bytes, ", wanted ", one_call,
-                   " (max-request-bytes and max-response-bytes "
+                   " (twice max-request-bytes and max-response-bytes "
                    "together) to ",
                    kMaxMemory));
 }
@@ -150,13 +160,16 @@ std::vector<std::string> Validate(const Options& options) {
   CheckMemory(options, validator);
   validator.CheckRange("max-pooled-bytes", options.max_pooled_bytes, 0,
                        kMaxMemory);
-  if (options.shutdown_grace < absl::ZeroDuration() ||
-      options.shutdown_grace > kMaxGrace) {
-    validator.Add(
-        "shutdown-grace",
-        absl::StrCat("got ", absl::FormatDuration(options.shutdown_grace),
-                     ", wanted 0 to ", absl::FormatDuration(kMaxGrace)));
-  }
+  validator.CheckDuration("max-queue", options.max_queue, absl::ZeroDuration(),
+                          kDay);
+  validator.CheckDuration("default-deadline", options.default_deadline,
+                          absl::Seconds(1), kDay);
+  validator.CheckRange("min-upload-rate", options.min_upload_rate, 1, kMaxRate);
+  validator.CheckRange("min-answer-rate", options.min_answer_rate, 1, kMaxRate);
+  validator.CheckDuration("stall-grace", options.stall_grace,
+                          absl::Milliseconds(100), absl::Hours(1));
+  validator.CheckDuration("shutdown-grace", options.shutdown_grace,
+                          absl::ZeroDuration(), kMaxGrace);
   constexpr absl::string_view kLevels[] = {"trace",   "debug", "info",
                                            "warning", "error", "off"};
   if (std::find(std::begin(kLevels), std::end(kLevels), options.log_level) ==

@@ -35,10 +35,12 @@ struct Options {
   // of 32768 tokens, 8 heads of 128 in float32 (256 MiB) with their query.
   int64_t max_request_bytes = int64_t{320} << 20;
   int64_t max_response_bytes = int64_t{320} << 20;
-  // Bytes of all requests and answers being worked on; at least one of each at
-  // its largest, at most 2^50. What would exceed it is refused at once
-  // (RESOURCE_EXHAUSTED, RetryInfo), so that a burst of load cannot exhaust
-  // memory. Raise it on a machine with much memory and many clients.
+  // Bytes that all calls together make the server hold: requests as they were
+  // received and as tensors, answers, and what computing takes beside. At least
+  // two largest requests and one answer, at most 2^50. Calls wait, unread, for
+  // memory to become free, or are refused (RESOURCE_EXHAUSTED, RetryInfo), so
+  // that no load can exhaust memory. Raise it on a machine with much memory and
+  // many clients.
   int64_t max_inflight_bytes = int64_t{2} << 30;
   // Unused memory kept for the next requests, bytes, [0, 2^50]. Saves the cost
   // of fresh pages, which is above that of copying into them; costs this much
@@ -54,6 +56,24 @@ struct Options {
   // connections open between rare scrapes; slow clients then hold theirs as
   // long.
   absl::Duration http_timeout = absl::Seconds(10);
+
+  // What callers may take.
+
+  // How much work may stand before a call, as time, [0 s, 24 h]. A call that
+  // would wait longer, or would miss its deadline, is refused at once
+  // (RESOURCE_EXHAUSTED, RetryInfo): an answer that comes too late has cost as
+  // much as one in time. Lower it where callers have other servers to go to.
+  absl::Duration max_queue = absl::Seconds(2);
+  // The deadline of calls that come without one, [1 s, 24 h]. Bounds how long a
+  // caller that has vanished can hold memory.
+  absl::Duration default_deadline = absl::Minutes(10);
+  // Slowest upload and slowest taking of an answer that are borne, bytes per
+  // second, [1, 2^40]: whoever is slower, over stall_grace, loses the call.
+  // Lower them for callers behind thin lines.
+  int64_t min_upload_rate = int64_t{64} << 10;
+  int64_t min_answer_rate = int64_t{64} << 10;
+  // How long an upload or an answer may stand still, [100 ms, 1 h].
+  absl::Duration stall_grace = absl::Seconds(10);
 
   // How it behaves.
 

@@ -32,6 +32,7 @@ namespace {
 constexpr int kMaxStreams = 1024;
 // Threads of reflection, gRPC's only service here that blocks one a stream.
 constexpr int kMaxSyncThreads = 16;
+constexpr int kLookaheadBytes = 65535;
 // A peer that vanished holds its calls' memory no longer than this.
 constexpr int kKeepaliveMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
@@ -62,9 +63,16 @@ std::string WithPort(const std::string& address, int port) {
   return absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
 }
 
-// As many as compute, but enough that one long call does not stop all others.
-int WorkerCount(int64_t threads) {
-  return static_cast<int>(std::max<int64_t>(4, threads));
+Admission::Settings AdmissionSettings(const Options& options) {
+  Admission::Settings settings;
+  settings.max_bytes = options.max_inflight_bytes;
+  settings.max_request_bytes = options.max_request_bytes;
+  settings.max_queue = options.max_queue;
+  settings.threads = std::min(options.threads, Options::DefaultThreads());
+  settings.min_upload_rate = static_cast<double>(options.min_upload_rate);
+  settings.min_answer_rate = static_cast<double>(options.min_answer_rate);
+  settings.stall_grace = options.stall_grace;
+  return settings;
 }
 
 void Configure(grpc::ServerBuilder& builder) {
@@ -88,8 +96,11 @@ void Configure(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
                              kKeepaliveTimeoutMs);
-  builder.SetResourceQuota(
-      grpc::ResourceQuota("server").SetMaxThreads(kMaxSyncThreads));
+  // A stream that has not been read yet may send so much and no more: what is
+  // not let in waits in the client. A read then grants what its message needs.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES,
+                             kLookaheadBytes);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
@@ -104,12 +115,15 @@ Server::Server(const Options& options)
                 .simd_target = std::string(SimdTarget()),
                 .grpc_version = grpc::Version(),
                 .threads = options.threads}),
-      admission_(options.max_inflight_bytes),
-      buffers_(BufferPool::Create(options.max_pooled_bytes)),
-      compute_(static_cast<int>(options.threads)),
-      workers_(WorkerCount(options.threads)),
-      service_(CallEnvironment{options_, admission_, *buffers_, compute_,
-                               workers_, *log_, metrics_}) {
+      admission_(AdmissionSettings(options), costs_),
+      buffers_(BufferPool::Create(options.max_pooled_bytes,
+                                  options.max_inflight_bytes)),
+      executor_(static_cast<int>(options.threads)),
+      service_(options_),
+      streamed_service_(CallEnvironment{options_, admission_, costs_, *buffers_,
+                                        executor_, *log_, metrics_}),
+      quota_("server") {
+  quota_.SetMaxThreads(kMaxSyncThreads);
   metrics_.SetSnapshotSource([this] { return TakeSnapshot(); });
 }
 
@@ -126,9 +140,21 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
 }
 
 Snapshot Server::TakeSnapshot() const {
+  const Admission::Snapshot held = admission_.snapshot();
+  const auto bytes = [&](MemoryKind kind) {
+    return held.bytes[static_cast<size_t>(kind)];
+  };
   return {.budget_bytes = options_.max_inflight_bytes,
+          .reading_bytes = bytes(MemoryKind::kRequest),
+          .tensor_bytes = bytes(MemoryKind::kTensors),
+          .answer_bytes = bytes(MemoryKind::kAnswer),
+          .scratch_bytes = bytes(MemoryKind::kScratch),
           .pooled_bytes = static_cast<int64_t>(buffers_->retained()),
-          .running_calls = admission_.calls(),
+          .waiting_calls = held.waiting_calls,
+          .running_calls = held.calls,
+          .queued_seconds = held.queued_seconds,
+          .multiply_adds_per_second = costs_.multiply_adds_per_second(),
+          .bytes_per_second = costs_.bytes_per_second(),
           .draining = draining_};
 }
 
@@ -165,6 +191,7 @@ absl::Status Server::ListenHttp() {
 absl::Status Server::Listen() {
   grpc::ServerBuilder builder;
   Configure(builder);
+  builder.SetResourceQuota(quota_);
   std::vector<int> ports(options_.listen.size(), 0);
   for (size_t i = 0; i < ports.size(); ++i) {
     absl::string_view path = options_.listen[i];
@@ -178,6 +205,7 @@ absl::Status Server::Listen() {
                              grpc::InsecureServerCredentials(), &ports[i]);
   }
   builder.RegisterService(&service_);
+  builder.RegisterCallbackGenericService(&streamed_service_);
   grpc_server_ = builder.BuildAndStart();
   for (size_t i = 0; i < ports.size(); ++i) {
     if (ports[i] <= 0) return CannotListen(options_.listen[i]);
@@ -188,6 +216,8 @@ absl::Status Server::Listen() {
   }
   grpc_server_->GetHealthCheckService()->SetServingStatus(
       v1::AttentionService::service_full_name(), true);
+  housekeeping_.emplace(admission_, costs_, quota_,
+                        options_.max_inflight_bytes);
   return absl::OkStatus();
 }
 

@@ -10,25 +10,29 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/executor.h"
 #include "grpcpp/channel.h"
+#include "grpcpp/resource_quota.h"
 #include "grpcpp/server.h"
 #include "grpcpp/support/channel_arguments.h"
-#include "kernel/thread_pool.h"
 #include "server/admission/admission.h"
+#include "server/admission/cost_model.h"
 #include "server/http/http_server.h"
 #include "server/metrics/metrics.h"
 #include "server/rpc/attention_service.h"
 #include "base/buffer_pool.h"
 #include "server/rpc/compute_call.h"
+#include "server/rpc/streamed_service.h"
+#include "server/housekeeping.h"
 #include "server/logging.h"
 #include "server/options.h"
-#include "server/worker_threads.h"
 
 namespace attention::server {
 
@@ -83,21 +87,24 @@ class Server {
   absl::Status ListenHttp();
   Snapshot TakeSnapshot() const;
 
-  // The HTTP listener and gRPC's server come last, so that they die first; the
-  // workers die next, for their jobs end calls.
+  // The HTTP listener and gRPC's server come last, so that they die first; then
+  // those who look after calls.
   const Options options_;
   const std::shared_ptr<spdlog::logger> log_;
   Metrics metrics_;
+  CostModel costs_;
   Admission admission_;
   const std::shared_ptr<BufferPool> buffers_;
-  ThreadPool compute_;
-  WorkerThreads workers_;
+  Executor executor_;
   AttentionService service_;
+  StreamedService streamed_service_;
+  grpc::ResourceQuota quota_;
   std::vector<std::string> addresses_;
   std::string http_address_;
   // From when every listener serves until Shutdown().
   std::atomic<bool> ready_{false};
   std::atomic<bool> draining_{false};
+  std::optional<Housekeeping> housekeeping_;
   std::mutex stop_mutex_;
   std::unique_ptr<grpc::Server> grpc_server_;
   // Guarded by stop_mutex_ once Start() has returned.

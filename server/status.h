@@ -32,7 +32,6 @@ enum class Reason : uint8_t {
   kSlowReader,        // the answer was taken more slowly than min_answer_rate
   kDraining,
 };
-inline constexpr int kReasons = static_cast<int>(Reason::kDraining) + 1;
 
 // "QUEUE_FULL"; empty for kNone.
 absl::string_view ReasonName(Reason reason);

@@ -216,9 +216,14 @@ bool Admission::MayRead(const Entry& entry) const {
 void Admission::StartRead(Entries::iterator position) {
   Entry& entry = *position;
   inside_.splice(inside_.end(), waiting_, position);
+  ++arrivals_;
   entry.phase = Entry::Phase::kReading;
   entry.since = entry.progress = entry.window = absl::Now();
   if (!entry.Announced()) ++young_reads_;
+  if (ticker_idle_ && !tick_wanted_) {
+    tick_wanted_ = true;
+    tick_.notify_one();
+  }
   if (settings_.received_bytes) {
     entry.received_first = settings_.received_bytes(entry.request.peer);
     entry.received_last = entry.received_first.value_or(0);
@@ -356,11 +361,12 @@ absl::Status Admission::Overdue(const Entry& entry, absl::Time now) const {
 // A read that has to go because memory is short; end() if none has to.
 Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
                                                    int64_t transport_bytes) {
-  auto youngest = inside_.end(), stalled = inside_.end();
+  auto youngest = inside_.end(), last = inside_.end(), stalled = inside_.end();
   int64_t fast = 0;
   for (auto it = inside_.begin(); it != inside_.end(); ++it) {
     if (it->phase != Entry::Phase::kReading || it->expelled) continue;
     if (it->Announced()) continue;
+    last = it;
     if (it->pace == Entry::Pace::kFast) {
       ++fast;
       youngest = it;
@@ -377,13 +383,17 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
   const bool wanted = !waiting_.empty() && now - waiting_.front().since >
                                                absl::Milliseconds(100);
   if ((over || wanted) && stalled != inside_.end()) return stalled;
-  if (!over || fast == 0) return inside_.end();
-  // One alone may be charged for more than it will be, as long as what is
-  // really held stays within the budget.
-  const int64_t held =
+  if (!over) return inside_.end();
+  if (fast > 1) return youngest;
+  // What reads are charged for may exceed the budget, what they hold may not.
+  int64_t held =
       total_bytes_ - bytes_[static_cast<size_t>(MemoryKind::kRequest)];
-  if (fast > 1 || held + transport_bytes > settings_.max_bytes) return youngest;
-  return inside_.end();
+  for (const Entry& entry : inside_) {
+    if (entry.phase == Entry::Phase::kReading) {
+      held -= entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
+    }
+  }
+  return held + transport_bytes > settings_.max_bytes ? last : inside_.end();
 }
 
 absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
@@ -436,7 +446,36 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
            lock);
   }
   AdmitWaiting(lock);
-  return reading || !waiting_.empty() ? kLook : kIdleTick;
+  // A call that came and went in between counts too: others may follow.
+  const bool busy = reading || !waiting_.empty() || arrivals_ != last_arrivals_;
+  last_arrivals_ = arrivals_;
+  return busy ? kLook : kIdleTick;
+}
+
+bool Admission::WantsTransportBytes() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return excess_bytes_ > 0 || total_bytes_ > settings_.max_bytes / 4 ||
+         bytes_[static_cast<size_t>(MemoryKind::kRequest)] > kYoungBytes;
+}
+
+bool Admission::WaitForTick(absl::Duration pause) {
+  Lock lock(mutex_);
+  ticker_idle_ = pause > kLook;
+  tick_.wait_for(lock, absl::ToChronoNanoseconds(pause),
+                 [&] { return stop_ticking_ || tick_wanted_; });
+  // The read that began is looked at when it is no longer young.
+  if (tick_wanted_ && !stop_ticking_) {
+    tick_.wait_for(lock, absl::ToChronoNanoseconds(kLook),
+                   [&] { return stop_ticking_; });
+  }
+  tick_wanted_ = ticker_idle_ = false;
+  return !stop_ticking_;
+}
+
+void Admission::StopTicking() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  stop_ticking_ = true;
+  tick_.notify_all();
 }
 
 void Admission::Refuse(Entries::iterator entry, absl::Status status,
@@ -518,6 +557,12 @@ Admission::Snapshot Admission::snapshot() const {
   std::lock_guard<std::mutex> lock(mutex_);
   Snapshot result;
   result.bytes = bytes_;
+  for (const Entry& entry : inside_) {
+    if (entry.phase == Entry::Phase::kReading) {
+      result.reading_bytes +=
+          entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
+    }
+  }
   result.waiting_calls = static_cast<int64_t>(waiting_.size());
   result.calls = static_cast<int64_t>(inside_.size());
   for (double seconds : seconds_by_rank_) result.queued_seconds += seconds;

@@ -87,6 +87,13 @@ class Admission {
   // again. Not thread-safe with itself.
   absl::Duration Tick(absl::Time now, int64_t transport_bytes);
 
+  // Whether Tick() would use `transport_bytes`.
+  bool WantsTransportBytes() const;
+  // Waits until the next Tick() is due: for `pause`, or less if reads begin
+  // after none were under way. False once StopTicking() was called.
+  bool WaitForTick(absl::Duration pause);
+  void StopTicking();
+
   // From here on calls are refused, those that wait too.
   void Drain();
   // Waits until draining and no call is in, or the deadline: that of the latest
@@ -96,6 +103,8 @@ class Admission {
 
   struct Snapshot {
     std::array<int64_t, kMemoryKinds> bytes{};
+    // Of kTensors, what is charged for messages that are still being read.
+    int64_t reading_bytes = 0;
     int64_t waiting_calls = 0;
     int64_t calls = 0;  // with a ticket
     double queued_seconds = 0;
@@ -137,6 +146,7 @@ class Admission {
   CostModel& costs_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  std::condition_variable tick_;
   // All guarded by mutex_.
   Entries waiting_;  // not read yet, in the order they came
   Entries inside_;   // with a ticket
@@ -147,6 +157,11 @@ class Admission {
   std::array<double, 48> seconds_by_rank_{};
   int64_t transferred_bytes_ = 0;
   absl::Time next_waiting_look_;
+  bool ticker_idle_ = false;
+  bool tick_wanted_ = false;
+  bool stop_ticking_ = false;
+  int64_t arrivals_ = 0;
+  int64_t last_arrivals_ = 0;  // at the last tick
   bool draining_ = false;
   absl::Time deadline_ = absl::InfiniteFuture();
 };

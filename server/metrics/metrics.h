@@ -20,9 +20,8 @@ struct CallSummary {
   // A method's name without its service: "ComputeAttention".
   absl::string_view method;
   grpc::StatusCode code = grpc::StatusCode::OK;
-  // Why the server refused to do the work; empty if it did not refuse.
-  // "QUEUE_FULL", "DEADLINE", "MEMORY", "TOO_LARGE", "DRAINING", "SLOW_UPLOAD",
-  // "SLOW_READER".
+  // Why the server refused to do the work, by ReasonName() of status.h; empty
+  // if it did not refuse.
   absl::string_view reason = {};
   int64_t request_bytes = 0;
   int64_t response_bytes = 0;

@@ -27,15 +27,8 @@ v1::GetCapabilitiesResponse Capabilities(const Options& options) {
 
 }  // namespace
 
-AttentionService::AttentionService(const CallEnvironment& environment)
-    : environment_(environment),
-      capabilities_(Capabilities(environment.options)) {}
-
-grpc::ServerUnaryReactor* AttentionService::ComputeAttention(
-    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
-    grpc::ByteBuffer* response) {
-  return StartComputeCall(environment_, context, request, response);
-}
+AttentionService::AttentionService(const Options& options)
+    : capabilities_(Capabilities(options)) {}
 
 grpc::ServerUnaryReactor* AttentionService::GetCapabilities(
     grpc::CallbackServerContext* context, const v1::GetCapabilitiesRequest*,

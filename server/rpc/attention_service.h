@@ -4,24 +4,21 @@
 
 #include "attention/v1/attention.grpc.pb.h"
 #include "attention/v1/attention.pb.h"
-#include "server/rpc/compute_call.h"
+#include "server/options.h"
 
 namespace attention::server {
 
-// ComputeAttention is handled raw: its tensors bypass protobuf's strings.
+// ComputeAttention is StreamedService's: marked so here that it is listed by
+// reflection.
 using AttentionServiceBase =
-    v1::AttentionService::WithRawCallbackMethod_ComputeAttention<
+    v1::AttentionService::WithGenericMethod_ComputeAttention<
         v1::AttentionService::WithCallbackMethod_GetCapabilities<
             v1::AttentionService::Service>>;
 
 // Thread-safe, as gRPC demands.
 class AttentionService final : public AttentionServiceBase {
  public:
-  explicit AttentionService(const CallEnvironment& environment);
-
-  grpc::ServerUnaryReactor* ComputeAttention(
-      grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
-      grpc::ByteBuffer* response) override;
+  explicit AttentionService(const Options& options);
 
   grpc::ServerUnaryReactor* GetCapabilities(
       grpc::CallbackServerContext* context,
@@ -29,7 +26,6 @@ class AttentionService final : public AttentionServiceBase {
       v1::GetCapabilitiesResponse* response) override;
 
  private:
-  const CallEnvironment environment_;
   const v1::GetCapabilitiesResponse capabilities_;
 };
 

@@ -2,18 +2,23 @@
 
 #include <atomic>
 #include <chrono>
+#include <memory>
+#include <mutex>
+#include <new>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernel/attention.h"
 #include "server/convert.h"
 #include "server/logging.h"
+#include "server/rpc/call_record.h"
 #include "server/status.h"
 #include "server/wire/request_decoder.h"
 #include "server/wire/response_encoder.h"
@@ -21,133 +26,342 @@
 namespace attention::server {
 namespace {
 
+constexpr char kMethod[] = "ComputeAttention";
+
 // Calls with no more bytes and work than this take well under a millisecond and
 // are answered on gRPC's thread: handing them over would cost more.
 constexpr int64_t kInlineBytes = int64_t{64} << 10;
 constexpr double kInlineFlops = 4e6;
 
-class ComputeCall final : public grpc::ServerUnaryReactor {
+// A call may be touched by gRPC, by the thread that works on it and by
+// Admission at the same time. So it counts who may still touch it and deletes
+// itself when nobody does, and only the first End() counts.
+class ComputeCall final : public grpc::ServerGenericBidiReactor,
+                          public Admission::Entrant {
  public:
   ComputeCall(const CallEnvironment& environment,
-              grpc::CallbackServerContext* context,
-              const grpc::ByteBuffer* request, grpc::ByteBuffer* response)
-      : env_(environment),
-        context_(context),
-        request_bytes_(static_cast<int64_t>(request->Length())),
-        // gRPC's own object, not const: emptied as soon as it is read, so that
-        // tensors and message need not stay in memory together.
-        request_(const_cast<grpc::ByteBuffer*>(request)),
-        response_(response) {}
+              grpc::GenericCallbackServerContext* context)
+      : env_(environment), context_(context) {}
 
   void Start() {
-    if (absl::Status status = Admit(); !status.ok()) return End(status);
-    if (request_bytes_ <= kInlineBytes) return Prepare(/*on_worker=*/false);
-    env_.workers.Submit([this] { Prepare(/*on_worker=*/true); });
+    Hold();  // Until Admitted() or Refused().
+    Guarded([&] {
+      try {
+        env_.admission.Enter(this, {.bytes = AnnouncedBytes(),
+                                    .deadline = Deadline(),
+                                    .peer = context_->peer()});
+      } catch (const std::bad_alloc&) {
+        Drop();  // Neither will come.
+        throw;
+      }
+    });
+  }
+
+  // Admission's side.
+
+  void Admitted(Admission::Ticket ticket) override {
+    ticket_ = std::move(ticket);
+    record_.wait = absl::Now() - record_.arrival;
+    StartRead(&request_);
+    Drop();
+  }
+  void Refused(absl::Status status) override {
+    record_.wait = absl::Now() - record_.arrival;
+    End(status);
+    Drop();
+  }
+  void Expel(absl::Status status) override {
+    if (ended_.exchange(true)) return context_->TryCancel();
+    // Not record_, which another thread may be writing to.
+    CallRecord record(kMethod);
+    record.wait = absl::Now() - record_.arrival;
+    FinishWith(status, record);
+  }
+  void Hold() override { holders_.fetch_add(1, std::memory_order_relaxed); }
+  void Drop() override {
+    if (holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
 
  private:
+  // A stage of the work as a job of the executor: first the message is decoded,
+  // then what it asks for is computed. Copying payloads comes in pieces, so
+  // that a large message holds up nobody.
+  class DecodeJob final : public Executor::Job {
+   public:
+    explicit DecodeJob(ComputeCall& call) : call_(call) {}
+    int64_t NextStage() override { return call_.NextDecodeStage(); }
+    bool RunTask(int64_t task, const Turn& /*turn*/) override {
+      call_.kernel_request_.copies[task].Run();
+      return true;
+    }
+    void Done(JobEnd end) override { call_.Decoded(end); }
+
+   private:
+    ComputeCall& call_;
+  };
+
+  // gRPC's side.
+
+  void OnReadDone(bool ok) override {
+    if (ended_) return;
+    Guarded([&] {
+      if (!ok) {
+        return (void)End(cancelled_ ? Abandoned()
+                                    : absl::InvalidArgumentError(
+                                          "got no message, wanted one"));
+      }
+      Received();
+    });
+  }
+
   void OnCancel() override {
     cancelled_.store(true, std::memory_order_relaxed);
+    if (env_.admission.Withdraw(this)) {
+      End(Abandoned());
+      Drop();
+    }
+    std::lock_guard<std::mutex> lock(job_mutex_);
+    if (job_) env_.executor.Cancel(job_.get());
   }
 
   void OnDone() override {
-    ended_.load(std::memory_order_acquire);
-    if (admitted_bytes_) env_.admission.Leave(*admitted_bytes_);
-    delete this;
+    // The answer has been sent, or nobody wants it any more.
+    ticket_.Release();
+    Drop();
   }
 
-  absl::Status Admit() {
-    if (request_bytes_ > env_.options.max_request_bytes) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("the request has ", request_bytes_,
-                       " bytes, more than the ", env_.options.max_request_bytes,
-                       " that this server takes (max_request_bytes)"));
+  // The call's own side.
+
+  std::optional<int64_t> AnnouncedBytes() const {
+    const auto& headers = context_->client_metadata();
+    const auto found = headers.find(kRequestBytesHeader);
+    int64_t bytes;
+    if (found == headers.end() ||
+        !absl::SimpleAtoi(
+            absl::string_view(found->second.data(), found->second.size()),
+            &bytes) ||
+        bytes < 0) {
+      return std::nullopt;
     }
-    absl::Status status = env_.admission.Enter(request_bytes_);
-    if (status.ok()) admitted_bytes_ = request_bytes_;
-    return status;
+    return bytes;
   }
 
-  void Prepare(bool on_worker) {
+  // The client's deadline, or the server's own for those who have none.
+  absl::Time Deadline() const {
+    const auto deadline = context_->deadline();
+    const absl::Time none = record_.arrival + absl::Hours(24 * 365);
+    const absl::Time given = absl::FromChrono(deadline);
+    return given < none ? given
+                        : record_.arrival + env_.options.default_deadline;
+  }
+
+  void Received() {
+    const absl::Time now = absl::Now();
+    record_.receive = now - record_.arrival - record_.wait;
+    received_ = now;
+    record_.request_bytes = static_cast<int64_t>(request_.Length());
+    if (record_.request_bytes > env_.options.max_request_bytes) {
+      End(WithReason(Reason::kRequestTooLarge,
+                     absl::ResourceExhaustedError(absl::StrCat(
+                         "the request has ", record_.request_bytes,
+                         " bytes, more than the ",
+                         env_.options.max_request_bytes,
+                         " that this server takes (max_request_bytes)"))));
+      return;
+    }
+    absl::Status status = ticket_.ReadDone(record_.request_bytes);
+    if (!status.ok()) return (void)End(status);
+    if (record_.request_bytes <= kInlineBytes) {
+      while (const int64_t tasks = NextDecodeStage()) {
+        for (int64_t i = 0; i < tasks; ++i) kernel_request_.copies[i].Run();
+      }
+      return Planned(/*inline_allowed=*/true);
+    }
+    Submit(std::make_unique<DecodeJob>(*this),
+           env_.costs.TransferSeconds(record_.request_bytes));
+  }
+
+  // Hands the call to the executor, whose Done() lets go of it.
+  void Submit(std::unique_ptr<Executor::Job> job, double seconds) {
+    Hold();
+    std::lock_guard<std::mutex> lock(job_mutex_);
+    job_ = std::move(job);
+    try {
+      env_.executor.Submit(job_.get(),
+                           {.seconds = seconds, .deadline = Deadline(),
+                            .cancelled = &cancelled_});
+    } catch (...) {
+      job_.reset();
+      holders_.fetch_sub(1, std::memory_order_relaxed);
+      throw;
+    }
+  }
+
+  // The job of which Done() is running; it is destroyed with the result.
+  std::unique_ptr<Executor::Job> TakeJob() {
+    std::lock_guard<std::mutex> lock(job_mutex_);
+    return std::move(job_);
+  }
+
+  // Finds the tensors in the message, then plans. Returns how many pieces there
+  // are to copy in between.
+  int64_t NextDecodeStage() {
     const absl::Time start = absl::Now();
-    queued_ = start - arrival_;
-    absl::Status status = Plan();
-    const absl::Time end = absl::Now();
-    decoded_ = end - start;
-    if (!status.ok()) return End(status);
-    const bool small =
-        plan_->flops <= kInlineFlops && encoder_->bytes() <= kInlineBytes;
-    if (on_worker || small) return Compute();
-    env_.workers.Submit([this, end] {
-      queued_ += absl::Now() - end;
-      Compute();
-    });
+    try {
+      if (decode_stage_++ == 0) {
+        record_.queue = start - received_;
+        status_ = FindTensors();
+        if (status_.ok() && !kernel_request_.copies.empty()) {
+          record_.decode += absl::Now() - start;
+          return static_cast<int64_t>(kernel_request_.copies.size());
+        }
+      }
+      if (status_.ok() && !plan_) status_ = Plan();
+    } catch (const std::bad_alloc&) {
+      status_ = OutOfMemory();
+    }
+    decoded_ = absl::Now();
+    record_.decode = decoded_ - received_ - record_.queue;
+    return 0;
+  }
+
+  absl::Status FindTensors() {
+    if (cancelled_) return Abandoned();
+    if (!request_.Dump(&slices_).ok()) {
+      return absl::InternalError("the request's bytes are not there");
+    }
+    auto fields = wire::DecodeRequest(slices_, env_.buffers);
+    if (!fields.ok()) return fields.status();
+    auto kernel_request = ToKernel(*std::move(fields), env_.buffers);
+    if (!kernel_request.ok()) return kernel_request.status();
+    kernel_request_ = *std::move(kernel_request);
+    return absl::OkStatus();
   }
 
   // Everything that can be wrong with a request is found here, before memory
   // for the answer is taken.
   absl::Status Plan() {
-    if (cancelled_) return Abandoned();
-    std::vector<grpc::Slice> slices;
-    if (!request_->Dump(&slices).ok()) {
-      return absl::InternalError("the request's bytes are not there");
-    }
-    auto fields = wire::DecodeRequest(slices, env_.buffers);
-    if (!fields.ok()) return fields.status();
-    auto kernel_request = ToKernel(*std::move(fields), env_.buffers);
-    if (!kernel_request.ok()) return kernel_request.status();
-    kernel_request_ = *std::move(kernel_request);
-    request_->Clear();
+    kernel_request_.copies.clear();
+    slices_ = {};
+    request_.Clear();
     auto plan = PlanAttention(kernel_request_.inputs, kernel_request_.options);
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
     encoder_.emplace(*plan_, kernel_request_.float_values);
-    return AdmitAnswer();
+    DescribeShapes();
+    absl::Status status = HoldMemory();
+    if (!status.ok()) return status;
+    record_.predicted_seconds =
+        env_.costs.ComputeSeconds(WorkClassOf(), plan_->work);
+    return ticket_.Expect(
+        record_.predicted_seconds +
+        env_.costs.TransferSeconds(record_.request_bytes + encoder_->bytes()));
   }
 
-  absl::Status AdmitAnswer() {
+  void DescribeShapes() {
+    if (!env_.log.should_log(spdlog::level::info)) return;
+    const AttentionInputs& inputs = kernel_request_.inputs;
+    record_.details = absl::StrCat(
+        " query=", Quoted(ToString(inputs.query.shape)),
+        " key=", Quoted(ToString(inputs.key.shape)),
+        " value=", Quoted(ToString(inputs.value.shape)));
+  }
+
+  WorkClass WorkClassOf() const {
+    if (plan_->double_precision) return WorkClass::kDouble;
+    return plan_->fast_math ? WorkClass::kFast : WorkClass::kFloat;
+  }
+
+  absl::Status HoldMemory() {
     const int64_t bytes = encoder_->bytes();
     if (bytes > env_.options.max_response_bytes) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "the answer would have ", bytes, " bytes, more than the ",
-          env_.options.max_response_bytes,
-          " that this server sends (max_response_bytes)"));
+      return WithReason(
+          Reason::kAnswerTooLarge,
+          absl::ResourceExhaustedError(absl::StrCat(
+              "the answer would have ", bytes, " bytes, more than the ",
+              env_.options.max_response_bytes,
+              " that this server sends (max_response_bytes)")));
     }
-    absl::Status status = env_.admission.Grow(bytes);
-    if (status.ok()) *admitted_bytes_ += bytes;
+    absl::Status status = ticket_.Hold(MemoryKind::kRequest, 0);
+    if (status.ok()) {
+      status = ticket_.Hold(MemoryKind::kTensors, kernel_request_.bytes);
+    }
+    if (status.ok()) {
+      status = ticket_.Hold(MemoryKind::kAnswer, encoder_->held_bytes());
+    }
+    if (status.ok()) {
+      status = ticket_.Hold(
+          MemoryKind::kScratch,
+          WorkingBytes(*plan_, env_.executor.threads()));
+    }
     return status;
   }
 
-  void Compute() {
-    if (cancelled_) return End(Abandoned());
-    const absl::Time start = absl::Now();
+  void Decoded(JobEnd end) {
+    const std::unique_ptr<Executor::Job> job = TakeJob();
+    Guarded([&] {
+      if (end != JobEnd::kDone) return (void)End(Abandoned());
+      Planned(/*inline_allowed=*/false);
+    });
+    Drop();
+  }
+
+  void Planned(bool inline_allowed) {
+    if (!status_.ok()) return (void)End(status_);
+    if (cancelled_) return (void)End(Abandoned());
     const AttentionOutputs outputs = encoder_->Allocate(env_.buffers);
     const absl::Time allocated = absl::Now();
-    absl::Status status =
-        RunAttention(*plan_, outputs, env_.compute, &cancelled_);
-    const absl::Time computed = absl::Now();
-    computed_ = computed - allocated;
-    if (absl::IsCancelled(status)) status = Abandoned();
-    if (!status.ok()) return End(status);
-    // For the next request, while this one's answer is being sent.
+    record_.encode = allocated - decoded_;
+    decoded_ = allocated;
+    const bool small =
+        plan_->flops <= kInlineFlops && encoder_->bytes() <= kInlineBytes;
+    if (small && inline_allowed) {
+      const auto job = MakeAttentionJob(
+          *plan_, outputs, 1, [this](absl::Status status) {
+            record_.compute = absl::Now() - decoded_;
+            Computed(std::move(status));
+          });
+      return Executor::RunHere(job.get(), &cancelled_);
+    }
+    Submit(MakeAttentionJob(*plan_, outputs, env_.executor.threads(),
+                            [this](absl::Status status) {
+                              const auto job = TakeJob();
+                              FinishJob(*job);
+                              Guarded([&] { Computed(std::move(status)); });
+                              Drop();
+                            }),
+           record_.predicted_seconds);
+  }
+
+  // What the executor knows of the computation that has ended.
+  void FinishJob(const Executor::Job& job) {
+    record_.used_seconds = job.used_seconds();
+    record_.compute = absl::Now() - decoded_;
+    env_.costs.RecordCompute(WorkClassOf(), plan_->work,
+                             record_.used_seconds);
+  }
+
+  void Computed(absl::Status status) {
+    if (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) {
+      status = Abandoned();
+    } else if (absl::IsResourceExhausted(status)) {
+      status = OutOfMemory();
+    }
+    if (!status.ok()) return (void)End(status);
+    const absl::Time start = absl::Now();
     plan_->problem.reset();
+    // For the next request, while this one's answer is being sent.
     kernel_request_.payloads.clear();
-    encoded_ = (allocated - start) + (absl::Now() - computed);
-    *response_ = encoder_->Finish(Timing());
+    record_.encode += absl::Now() - start;
+    response_ = encoder_->Finish(record_.Timing());
+    record_.response_bytes = static_cast<int64_t>(response_.Length());
+    static_cast<void>(ticket_.Hold(MemoryKind::kTensors, 0));
+    static_cast<void>(ticket_.Hold(MemoryKind::kScratch, 0));
     End(absl::OkStatus());
   }
 
-  v1::Timing Timing() const {
-    v1::Timing timing;
-    timing.set_queue_us(absl::ToInt64Microseconds(queued_));
-    timing.set_decode_us(absl::ToInt64Microseconds(decoded_));
-    timing.set_compute_us(absl::ToInt64Microseconds(computed_));
-    timing.set_encode_us(absl::ToInt64Microseconds(encoded_));
-    return timing;
-  }
-
   absl::Status Abandoned() const {
-    if (std::chrono::system_clock::now() >= context_->deadline()) {
+    if (absl::Now() >= Deadline()) {
       return absl::DeadlineExceededError(
           "the deadline passed; the work was abandoned");
     }
@@ -155,80 +369,93 @@ class ComputeCall final : public grpc::ServerUnaryReactor {
         "the call was cancelled; the work was abandoned");
   }
 
-  // Nothing of this may be touched afterwards: gRPC may have deleted it.
-  void End(const absl::Status& status) {
-    const grpc::Status result = ToGrpcStatus(status);
-    Log(result);
-    Count(result);
-    ended_.store(true, std::memory_order_release);
-    Finish(result);
+  static absl::Status OutOfMemory() {
+    return RetryLater(Reason::kOutOfMemory,
+                      "the server could not allocate memory for the call",
+                      absl::Seconds(1));
   }
 
-  void Count(const grpc::Status& status) const {
-    env_.metrics.CallEnded(
-        {.method = "ComputeAttention",
-         .code = status.error_code(),
-         .request_bytes = request_bytes_,
-         .response_bytes =
-             status.ok() ? static_cast<int64_t>(response_->Length()) : 0,
-         .decode = decoded_,
-         .queue = queued_,
-         .compute = computed_,
-         .encode = encoded_,
-         .total = absl::Now() - arrival_});
+  // What fails for want of memory ends the call, and nothing else.
+  template <typename Step>
+  void Guarded(const Step& step) {
+    try {
+      step();
+    } catch (const std::bad_alloc&) {
+      try {
+        End(OutOfMemory());
+      } catch (const std::bad_alloc&) {
+        if (!ended_.exchange(true)) {
+          Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, ""));
+        }
+      }
+    }
   }
 
-  void Log(const grpc::Status& status) const {
-    const auto level = status.ok() ? spdlog::level::debug
-                       : status.error_code() == grpc::StatusCode::INTERNAL
-                           ? spdlog::level::err
-                           : spdlog::level::info;
-    if (!env_.log.should_log(level)) return;
-    std::string line = absl::StrCat(
-        "event=call rpc=ComputeAttention code=", CodeName(status.error_code()),
-        " request_bytes=", request_bytes_, " response_bytes=",
-        status.ok() ? static_cast<int64_t>(response_->Length()) : 0);
-    if (encoder_) {
-      const AttentionInputs& inputs = kernel_request_.inputs;
-      absl::StrAppend(&line, " query=", Quoted(ToString(inputs.query.shape)),
-                      " key=", Quoted(ToString(inputs.key.shape)),
-                      " value=", Quoted(ToString(inputs.value.shape)));
+  // False if the call has been ended before. gRPC may delete the call from here
+  // on, but for those who hold it.
+  bool End(const absl::Status& status) {
+    if (ended_.exchange(true)) return false;
+    if (status.ok()) {
+      env_.costs.RecordCall(
+          record_.predicted_seconds +
+          env_.costs.TransferSeconds(record_.request_bytes +
+                                     record_.response_bytes));
+      ticket_.Sending(record_.response_bytes);
     }
-    absl::StrAppend(&line, " queue_us=", absl::ToInt64Microseconds(queued_),
-                    " decode_us=", absl::ToInt64Microseconds(decoded_),
-                    " compute_us=", absl::ToInt64Microseconds(computed_),
-                    " encode_us=", absl::ToInt64Microseconds(encoded_));
-    if (!status.ok()) {
-      absl::StrAppend(&line, " error=", Quoted(status.error_message()));
+    FinishWith(status, record_);
+    return true;
+  }
+
+  void FinishWith(const absl::Status& status, const CallRecord& record) {
+    grpc::Status result;
+    try {
+      result = ToGrpcStatus(status);
+      // gRPC's clients heed this before they try again, not RetryInfo.
+      if (const auto delay = RetryDelay(status)) {
+        context_->AddTrailingMetadata(
+            "grpc-retry-pushback-ms",
+            absl::StrCat(absl::ToInt64Milliseconds(*delay)));
+      }
+      record.End(status, env_.log, env_.metrics);
+    } catch (const std::bad_alloc&) {
+      if (!status.ok()) {
+        result = grpc::Status(static_cast<grpc::StatusCode>(status.code()), "");
+      }
     }
-    env_.log.log(level, line);
+    if (!status.ok()) return Finish(result);
+    StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
   }
 
   const CallEnvironment& env_;
-  grpc::CallbackServerContext* const context_;
-  const absl::Time arrival_ = absl::Now();
-  const int64_t request_bytes_;
-  grpc::ByteBuffer* const request_;
-  grpc::ByteBuffer* const response_;
+  grpc::GenericCallbackServerContext* const context_;
+  CallRecord record_{kMethod};
+  grpc::ByteBuffer request_;
+  grpc::ByteBuffer response_;
 
-  std::atomic<bool> cancelled_{false};
-  // Orders what the thread that ended the call wrote before OnDone().
+  // gRPC, until OnDone(); then each job and each function of Admission.
+  std::atomic<int> holders_{1};
   std::atomic<bool> ended_{false};
-  // What Leave() must give back; nothing if the call was refused.
-  std::optional<int64_t> admitted_bytes_;
+  std::atomic<bool> cancelled_{false};
+  Admission::Ticket ticket_;
+
+  absl::Time received_, decoded_;
+  int decode_stage_ = 0;
+  absl::Status status_;
+  std::vector<grpc::Slice> slices_;
   KernelRequest kernel_request_;
   std::optional<AttentionPlan> plan_;
   std::optional<wire::ResponseEncoder> encoder_;
-  absl::Duration queued_, decoded_, computed_, encoded_;
+
+  std::mutex job_mutex_;
+  std::unique_ptr<Executor::Job> job_;  // guarded by job_mutex_
 };
 
 }  // namespace
 
-grpc::ServerUnaryReactor* StartComputeCall(const CallEnvironment& environment,
-                                           grpc::CallbackServerContext* context,
-                                           const grpc::ByteBuffer* request,
-                                           grpc::ByteBuffer* response) {
-  auto* call = new ComputeCall(environment, context, request, response);
+grpc::ServerGenericBidiReactor* StartComputeCall(
+    const CallEnvironment& environment,
+    grpc::GenericCallbackServerContext* context) {
+  auto* call = new ComputeCall(environment, context);
   call->Start();
   return call;
 }

@@ -1,18 +1,16 @@
-// One ComputeAttention call, from its bytes to its answer.
+// One ComputeAttention call, from its headers to its answer.
 #ifndef ATTENTION_SERVER_RPC_COMPUTE_CALL_H_
 #define ATTENTION_SERVER_RPC_COMPUTE_CALL_H_
 
 #include <spdlog/logger.h>
 
-#include "grpcpp/server_context.h"
-#include "grpcpp/support/byte_buffer.h"
-#include "grpcpp/support/server_callback.h"
-#include "kernel/thread_pool.h"
-#include "server/admission/admission.h"
 #include "base/buffer_pool.h"
+#include "base/executor.h"
+#include "grpcpp/generic/async_generic_service.h"
+#include "server/admission/admission.h"
+#include "server/admission/cost_model.h"
 #include "server/metrics/metrics.h"
 #include "server/options.h"
-#include "server/worker_threads.h"
 
 namespace attention::server {
 
@@ -20,20 +18,24 @@ namespace attention::server {
 struct CallEnvironment {
   const Options& options;
   Admission& admission;
+  CostModel& costs;
   BufferPool& buffers;
-  ThreadPool& compute;
-  WorkerThreads& workers;
+  Executor& executor;
   spdlog::logger& log;
   Metrics& metrics;
 };
 
-// Begins a call and returns the reactor that gRPC wants for it; it deletes
-// itself. Answers small requests before it returns; leaves long work to the
-// workers.
-grpc::ServerUnaryReactor* StartComputeCall(const CallEnvironment& environment,
-                                           grpc::CallbackServerContext* context,
-                                           const grpc::ByteBuffer* request,
-                                           grpc::ByteBuffer* response);
+// The header in which a client may tell the size of its message in bytes, so
+// that exactly this much memory is kept for it before it is read.
+inline constexpr char kRequestBytesHeader[] = "attention-request-bytes";
+
+// Begins a call, whose message has not been read yet, and returns the reactor
+// that gRPC wants for it; it deletes itself. On the wire the method is unary;
+// for gRPC it is a stream here, so that the call can be let in, made to wait or
+// refused before its message is read.
+grpc::ServerGenericBidiReactor* StartComputeCall(
+    const CallEnvironment& environment,
+    grpc::GenericCallbackServerContext* context);
 
 }  // namespace attention::server
 

@@ -61,6 +61,11 @@ void ResponseEncoder::Add(int field, const TensorSpec& spec,
   parts_.push_back({field, spec, target, Buffer(), Buffer()});
   bytes_ = SaturatingAdd(bytes_, PayloadBytes(parts_.back()));
   bytes_ = SaturatingAdd(bytes_, kHeaderRoom + kTimingRoom);
+  held_bytes_ = SaturatingAdd(held_bytes_, PayloadBytes(parts_.back()));
+  held_bytes_ = SaturatingAdd(held_bytes_, kHeaderRoom + kTimingRoom);
+  if (Converts(parts_.back())) {
+    held_bytes_ = SaturatingAdd(held_bytes_, spec.num_bytes());
+  }
 }
 
 bool ResponseEncoder::Converts(const Part& part) const {

@@ -28,7 +28,11 @@ class ResponseEncoder {
   // the payloads; saturates at the largest int64_t.
   int64_t bytes() const { return bytes_; }
 
-  // Memory for what the kernel writes, good until Finish().
+  // The memory that Allocate() will take; saturates likewise.
+  int64_t held_bytes() const { return held_bytes_; }
+
+  // Memory for what the kernel writes, good until Finish(). Throws
+  // std::bad_alloc.
   AttentionOutputs Allocate(BufferPool& pool);
 
   // The message. Copies no payload.
@@ -55,6 +59,7 @@ class ResponseEncoder {
 
   const bool float_values_;
   int64_t bytes_ = 0;
+  int64_t held_bytes_ = 0;
   absl::InlinedVector<Part, 2> parts_;
 };
 

@@ -28,7 +28,33 @@ absl::StatusOr<KernelRequest> Convert(
   }
   auto fields = wire::DecodeRequest(slices, *pool);
   if (!fields.ok()) return fields.status();
-  return ToKernel(*std::move(fields), *pool);
+  auto converted = ToKernel(*std::move(fields), *pool);
+  if (!converted.ok()) return converted.status();
+  for (PayloadCopy& copy : converted->copies) copy.Run();
+  return converted;
+}
+
+TEST(ConvertTest, LargePayloadsAreCopiedInPieces) {
+  v1::ComputeAttentionRequest request = SmallRequest();
+  *request.mutable_key() =
+      RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 1, (9 << 20) / 16, 4}, 1);
+  const auto pool = BufferPool::Create(0);
+  const std::string bytes = request.SerializeAsString();
+  std::vector<grpc::Slice> slices;
+  for (size_t begin = 0; begin < bytes.size(); begin += 100000) {
+    slices.emplace_back(bytes.substr(begin, 100000));
+  }
+  auto converted =
+      ToKernel(wire::DecodeRequest(slices, *pool).value(), *pool).value();
+  // One for query and value, three for the key.
+  ASSERT_EQ(converted.copies.size(), 5u);
+  // In any order.
+  for (size_t i = converted.copies.size(); i-- > 0;) converted.copies[i].Run();
+  EXPECT_EQ(std::memcmp(converted.inputs.key.data, request.key().data().data(),
+                        request.key().data().size()),
+            0);
+  EXPECT_GE(converted.bytes,
+            static_cast<int64_t>(request.key().data().size()));
 }
 
 TEST(ConvertTest, PayloadsAreCopiedAligned) {

@@ -29,7 +29,10 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
       Parse({"--listen=127.0.0.1:0,[::1]:0", "--listen=unix:/tmp/x",
              "--threads=3", "--max-request-bytes=64MiB",
              "--max-response-bytes=2048", "--max-inflight-bytes=1GiB",
-             "--max-pooled-bytes=1KiB", "--shutdown-grace=1m30s",
+             "--max-pooled-bytes=1KiB", "--max-queue=700ms",
+             "--default-deadline=5m", "--min-upload-rate=1MiB",
+             "--min-answer-rate=2MiB", "--stall-grace=3s",
+             "--shutdown-grace=1m30s",
              "--log-level=debug", "--http-listen=[::1]:9464",
              "--http-max-connections=5", "--http-timeout=3s"});
   ASSERT_TRUE(invocation.options.has_value()) << invocation.standard_error;
@@ -41,6 +44,11 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.max_response_bytes, 2048);
   EXPECT_EQ(options.max_inflight_bytes, 1 << 30);
   EXPECT_EQ(options.max_pooled_bytes, 1024);
+  EXPECT_EQ(options.max_queue, absl::Milliseconds(700));
+  EXPECT_EQ(options.default_deadline, absl::Minutes(5));
+  EXPECT_EQ(options.min_upload_rate, 1 << 20);
+  EXPECT_EQ(options.min_answer_rate, 2 << 20);
+  EXPECT_EQ(options.stall_grace, absl::Seconds(3));
   EXPECT_EQ(options.shutdown_grace, absl::Seconds(90));
   EXPECT_EQ(options.log_level, "debug");
   EXPECT_EQ(options.http_listen, "[::1]:9464");

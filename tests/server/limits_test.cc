@@ -4,6 +4,7 @@
 #include <chrono>
 #include <future>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,9 @@ namespace {
 
 using v1::ComputeAttentionRequest;
 using v1::ComputeAttentionResponse;
+
+constexpr char kComputeAttention[] =
+    "/attention.v1.AttentionService/ComputeAttention";
 
 grpc::Status Compute(const std::shared_ptr<grpc::Channel>& channel,
                      const ComputeAttentionRequest& request,
@@ -102,12 +106,48 @@ TEST_P(LimitsTest, CancelledCallsEnd) {
   EXPECT_TRUE(WaitUntil([&] { return server.server().running_calls() == 0; }));
 }
 
+// Only foretold to end in time, as nothing is known of a call whose message is
+// still to come.
 TEST_P(LimitsTest, CallsPastTheirDeadlineEnd) {
   TestServer server;
-  LongCall call(server.Channel(GetParam()),
-                std::chrono::system_clock::now() + std::chrono::seconds(1));
-  EXPECT_EQ(call.Wait().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  RawStream silent(server.Channel(GetParam()), kComputeAttention,
+                   std::chrono::system_clock::now() +
+                       std::chrono::milliseconds(300));
+  EXPECT_EQ(silent.Finish().error_code(),
+            grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(WaitUntil([&] { return server.server().running_calls() == 0; }));
+}
+
+// The server's own deadline, for those who bring none.
+TEST_P(LimitsTest, TheDefaultDeadlineEndsCalls) {
+  server::Options options = TestServer::DefaultOptions();
+  options.default_deadline = absl::Seconds(1);
+  TestServer server(options);
+  RawStream silent(server.Channel(GetParam()), kComputeAttention);
+  EXPECT_EQ(silent.Finish().error_code(),
+            grpc::StatusCode::DEADLINE_EXCEEDED);
+}
+
+TEST_P(LimitsTest, UploadsThatStandStillEnd) {
+  server::Options options = TestServer::DefaultOptions();
+  options.stall_grace = absl::Milliseconds(200);
+  options.min_upload_rate = int64_t{1} << 30;
+  TestServer server(options);
+  RawStream silent(server.Channel(GetParam()), kComputeAttention);
+  const grpc::Status status = silent.Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(DetailsOf(status).reason, "SLOW_UPLOAD");
+}
+
+// Of many that stand still none keeps a small call from being answered.
+TEST_P(LimitsTest, UnfinishedUploadsHoldUpNobody) {
+  TestServer server;
+  std::vector<std::unique_ptr<RawStream>> silent;
+  const auto channel = server.Channel(GetParam());
+  for (int i = 0; i < 300; ++i) {
+    silent.push_back(std::make_unique<RawStream>(channel, kComputeAttention));
+  }
+  EXPECT_TRUE(Compute(server.Channel(GetParam()), SmallRequest()).ok());
 }
 
 TEST_P(LimitsTest, LongCallsDoNotHoldUpShortOnes) {
@@ -122,31 +162,75 @@ TEST_P(LimitsTest, LongCallsDoNotHoldUpShortOnes) {
   for (const auto& call : calls) EXPECT_FALSE(call->ended());
 }
 
-TEST_P(LimitsTest, OverTheBudgetCallsAreRefusedAtOnce) {
+TEST_P(LimitsTest, ACallWaitsForMemoryAndIsAnsweredWhenThereIsSome) {
   server::Options options = TestServer::DefaultOptions();
   const auto long_bytes =
       static_cast<int64_t>(LongCall::Request().ByteSizeLong());
   options.max_request_bytes = long_bytes;
-  options.max_response_bytes = long_bytes / 3 + 4096;
-  options.max_inflight_bytes =
-      options.max_request_bytes + options.max_response_bytes;
+  options.max_response_bytes = long_bytes;
+  options.max_inflight_bytes = 3 * long_bytes;
+  options.max_queue = absl::Hours(1);
   TestServer server(options);
   const auto channel = server.Channel(GetParam());
-  {
-    LongCall call(channel);
-    ASSERT_TRUE(
-        WaitUntil([&] { return server.server().running_calls() == 1; }));
-    // Larger than what is left, whether or not the call has yet been charged
-    // for its answer.
-    const ComputeAttentionRequest large =
-        LongRequest(options.max_response_bytes / 12 + 1);
-    const grpc::Status status = Compute(channel, large);
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-    EXPECT_EQ(DetailsOf(status).retry_delay, absl::Milliseconds(100));
-  }
-  // Once the long call is gone there is room again.
+  auto first = std::make_unique<LongCall>(channel);
+  ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 1; }));
+  auto second = std::make_unique<LongCall>(channel);
+  ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 2; }));
+  EXPECT_FALSE(second->ended());
+  // A small one is answered meanwhile, and the memory that the long ones held
+  // is free when they are gone.
+  EXPECT_TRUE(Compute(channel, SmallRequest()).ok());
+  first.reset();
+  second.reset();
   ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 0; }));
   EXPECT_TRUE(Compute(channel, LongRequest(1000)).ok());
+}
+
+TEST_P(LimitsTest, WhatNeedsMoreThanTheBudgetAloneIsRefused) {
+  server::Options options = TestServer::DefaultOptions();
+  options.max_request_bytes = 1 << 20;
+  options.max_response_bytes = 1 << 20;
+  options.max_inflight_bytes = 3 << 20;
+  TestServer server(options);
+  // Little to send, much to compute in: one key and value of 200,000 columns.
+  ComputeAttentionRequest request;
+  for (v1::Tensor* tensor : {request.mutable_query(), request.mutable_key()}) {
+    *tensor = RandomTensor(v1::DATA_TYPE_FLOAT16, {1, 20000}, 1);
+  }
+  *request.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT16, {1, 1}, 1);
+  const grpc::Status status = Compute(server.Channel(GetParam()), request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailsOf(status).reason, "MEMORY_TOO_LARGE");
+  EXPECT_FALSE(DetailsOf(status).retry_delay.has_value());
+}
+
+TEST_P(LimitsTest, WhatWouldMissItsDeadlineIsRefusedAtOnce) {
+  TestServer server;
+  LongCall call(server.Channel(GetParam()),
+                std::chrono::system_clock::now() + std::chrono::minutes(1));
+  const grpc::Status status = call.Wait();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailsOf(status).reason, "DEADLINE_TOO_CLOSE");
+  EXPECT_TRUE(DetailsOf(status).retry_delay.has_value());
+}
+
+TEST_P(LimitsTest, CallsThatWouldQueueTooLongAreRefusedUnread) {
+  server::Options options = TestServer::DefaultOptions();
+  options.max_queue = absl::ZeroDuration();
+  TestServer server(options);
+  const auto channel = server.Channel(GetParam());
+  LongCall first(channel);
+  ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 1; }));
+  // As large as the first, so that it would have to wait; until the first has
+  // been read nobody knows how long.
+  std::optional<grpc::Status> status;
+  ASSERT_TRUE(WaitUntil([&] {
+    LongCall next(channel, LongRequest(200000));
+    next.Cancel();
+    status = next.Wait();
+    return status->error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED;
+  }));
+  EXPECT_EQ(DetailsOf(*status).reason, "QUEUE_FULL");
 }
 
 // Over the network only: inside a process nothing is compressed.

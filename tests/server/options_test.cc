@@ -97,13 +97,27 @@ INSTANTIATE_TEST_SUITE_P(
                   [](Options& o) {
                     o.max_request_bytes = 2000;
                     o.max_response_bytes = 3000;
-                    o.max_inflight_bytes = 4999;
+                    o.max_inflight_bytes = 6999;
                   },
-                  "--max-inflight-bytes: got 4999, wanted 5000 "
-                  "(max-request-bytes and max-response-bytes together) to "
+                  "--max-inflight-bytes: got 6999, wanted 7000 "
+                  "(twice max-request-bytes and max-response-bytes together) "
+                  "to "
                   "1125899906842624"},
         BadOption{"NegativePool", [](Options& o) { o.max_pooled_bytes = -1; },
                   "--max-pooled-bytes: got -1, wanted 0 to 1125899906842624"},
+        BadOption{"LongQueue",
+                  [](Options& o) { o.max_queue = absl::Hours(25); },
+                  "--max-queue: got 25h, wanted 0 to 24h"},
+        BadOption{"NoDeadline",
+                  [](Options& o) { o.default_deadline = absl::ZeroDuration(); },
+                  "--default-deadline: got 0, wanted 1s to 24h"},
+        BadOption{"NoUploadRate", [](Options& o) { o.min_upload_rate = 0; },
+                  "--min-upload-rate: got 0, wanted 1 to 1099511627776"},
+        BadOption{"NoAnswerRate", [](Options& o) { o.min_answer_rate = -1; },
+                  "--min-answer-rate: got -1, wanted 1 to 1099511627776"},
+        BadOption{"NoStall",
+                  [](Options& o) { o.stall_grace = absl::Milliseconds(99); },
+                  "--stall-grace: got 99ms, wanted 100ms to 1h"},
         BadOption{"LongGrace",
                   [](Options& o) { o.shutdown_grace = absl::Minutes(61); },
                   "--shutdown-grace: got 1h1m, wanted 0 to 1h"},

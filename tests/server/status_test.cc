@@ -47,11 +47,23 @@ TEST(StatusTest, FieldErrorsGetABadRequest) {
 }
 
 TEST(StatusTest, RetryLaterGetsARetryInfo) {
-  const grpc::Status status =
-      ToGrpcStatus(RetryLater("busy", absl::Milliseconds(1250)));
+  const absl::Status busy =
+      RetryLater(Reason::kQueueFull, "busy", absl::Milliseconds(1250));
+  EXPECT_EQ(RetryDelay(busy), absl::Milliseconds(1250));
+  EXPECT_EQ(ReasonOf(busy), Reason::kQueueFull);
+  const grpc::Status status = ToGrpcStatus(busy);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(status.error_message(), "busy");
   EXPECT_EQ(DetailsOf(status).retry_delay, absl::Milliseconds(1250));
+  EXPECT_EQ(DetailsOf(status).reason, "QUEUE_FULL");
+}
+
+TEST(StatusTest, ReasonsGetAnErrorInfo) {
+  const absl::Status error = WithReason(Reason::kAnswerTooLarge,
+                                        absl::ResourceExhaustedError("large"));
+  EXPECT_EQ(DetailsOf(ToGrpcStatus(error)).reason, "ANSWER_TOO_LARGE");
+  EXPECT_EQ(RetryDelay(error), std::nullopt);
+  EXPECT_EQ(ReasonOf(absl::InternalError("plain")), Reason::kNone);
 }
 
 TEST(StatusTest, LongTextsAreCut) {

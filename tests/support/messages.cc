@@ -233,6 +233,12 @@ Details DetailsOf(const grpc::Status& status) {
       EXPECT_TRUE(info.ParseFromString(detail.value()));
       result.retry_delay = absl::Seconds(info.retry_delay().seconds()) +
                            absl::Nanoseconds(info.retry_delay().nanos());
+    } else if (detail.type_url() ==
+               "type.googleapis.com/google.rpc.ErrorInfo") {
+      details::v1::ErrorInfo info;
+      EXPECT_TRUE(info.ParseFromString(detail.value()));
+      EXPECT_EQ(info.domain(), "attention");
+      result.reason = info.reason();
     } else {
       ADD_FAILURE() << "unknown detail " << detail.type_url();
     }

@@ -47,6 +47,8 @@ struct Details {
   std::string description;
   // Of google.rpc.RetryInfo.
   std::optional<absl::Duration> retry_delay;
+  // Of google.rpc.ErrorInfo.
+  std::string reason;
 };
 
 // Fails the test if the details are malformed or disagree with the status.

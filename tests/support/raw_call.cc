@@ -52,8 +52,11 @@ RawAnswer RawUnaryCall(const std::shared_ptr<grpc::Channel>& channel,
 }
 
 RawStream::RawStream(const std::shared_ptr<grpc::Channel>& channel,
-                     const std::string& method)
-    : stub_(channel), stream_(stub_.PrepareCall(&context_, method, &queue_)) {
+                     const std::string& method,
+                     std::chrono::system_clock::time_point deadline)
+    : stub_(channel) {
+  context_.set_deadline(deadline);
+  stream_ = stub_.PrepareCall(&context_, method, &queue_);
   stream_->StartCall(Tag());
   Wait();
 }

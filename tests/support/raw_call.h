@@ -3,6 +3,7 @@
 #ifndef ATTENTION_TESTS_SUPPORT_RAW_CALL_H_
 #define ATTENTION_TESTS_SUPPORT_RAW_CALL_H_
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,7 +30,9 @@ RawAnswer RawUnaryCall(const std::shared_ptr<grpc::Channel>& channel,
 class RawStream {
  public:
   RawStream(const std::shared_ptr<grpc::Channel>& channel,
-            const std::string& method);
+            const std::string& method,
+            std::chrono::system_clock::time_point deadline =
+                std::chrono::system_clock::time_point::max());
   ~RawStream();
 
   bool Write(const std::string& message, bool last = false);

@@ -2,8 +2,17 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
+#include "absl/time/clock.h"
+#include "server/admission/cost_model.h"
 #include "server/status.h"
 #include "tests/support/messages.h"
 
@@ -12,63 +21,410 @@ namespace {
 
 using attention::testing::DetailsOf;
 
-TEST(AdmissionTest, RefusesWhatExceedsTheBudget) {
-  Admission admission(100);
-  EXPECT_TRUE(admission.Enter(60).ok());
-  const absl::Status refused = admission.Enter(41);
-  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(refused.message(),
-            "the server is busy: 41 bytes more would exceed the 100 it works "
-            "on at once (max_inflight_bytes)");
-  EXPECT_GT(DetailsOf(ToGrpcStatus(refused)).retry_delay, absl::ZeroDuration());
-  EXPECT_EQ(admission.calls(), 1);
-  EXPECT_TRUE(admission.Enter(40).ok());
-  EXPECT_FALSE(admission.Grow(1).ok());
-  admission.Leave(40);
-  EXPECT_TRUE(admission.Grow(40).ok());
-  admission.Leave(100);
-  EXPECT_EQ(admission.calls(), 0);
-  EXPECT_TRUE(admission.Enter(100).ok());
+constexpr int64_t kMega = int64_t{1} << 20;
+
+// A call that keeps what admission says of it.
+class Call final : public Admission::Entrant {
+ public:
+  void Admitted(Admission::Ticket given) override {
+    ticket = std::move(given);
+    admitted = true;
+  }
+  void Refused(absl::Status given) override { refused = std::move(given); }
+  void Expel(absl::Status given) override { expelled = std::move(given); }
+  void Hold() override { ++holds; }
+  void Drop() override { --holds; }
+
+  Admission::Ticket ticket;
+  bool admitted = false;
+  std::optional<absl::Status> refused, expelled;
+  int holds = 0;
+};
+
+class AdmissionTest : public ::testing::Test {
+ protected:
+  Admission::Settings settings_ = [this] {
+    Admission::Settings settings;
+    settings.max_bytes = 100 * kMega;
+    settings.max_request_bytes = 20 * kMega;
+    settings.threads = 2;
+    settings.min_upload_rate = 1000;
+    settings.min_answer_rate = 1000;
+    settings.received_bytes =
+        [this](const std::string& peer) -> std::optional<int64_t> {
+      const auto found = received_.find(peer);
+      if (found == received_.end()) return std::nullopt;
+      return found->second;
+    };
+    return settings;
+  }();
+
+  Admission& admission() {
+    if (!admission_) admission_.emplace(settings_, costs_);
+    return *admission_;
+  }
+
+  // Lets `call` in, or tries to.
+  void Enter(Call& call, std::optional<int64_t> bytes,
+             absl::Time deadline = absl::InfiniteFuture(),
+             const std::string& peer = "") {
+    admission().Enter(&call, {.bytes = bytes, .deadline = deadline,
+                              .peer = peer});
+  }
+
+  int64_t Held() {
+    int64_t all = 0;
+    for (int64_t bytes : admission().snapshot().bytes) all += bytes;
+    return all;
+  }
+
+  std::map<std::string, int64_t> received_;
+  CostModel costs_;
+  std::optional<Admission> admission_;
+};
+
+TEST_F(AdmissionTest, AnAnnouncedMessageHoldsItsBytesTwice) {
+  Call call;
+  Enter(call, 3 * kMega);
+  ASSERT_TRUE(call.admitted);
+  EXPECT_EQ(Held(), 6 * kMega);
+  EXPECT_TRUE(call.ticket.ReadDone(3 * kMega).ok());
+  EXPECT_TRUE(call.ticket.Hold(MemoryKind::kRequest, 0).ok());
+  EXPECT_TRUE(call.ticket.Hold(MemoryKind::kAnswer, kMega).ok());
+  EXPECT_EQ(Held(), 4 * kMega);
+  EXPECT_EQ(admission().calls(), 1);
+  call.ticket.Release();
+  EXPECT_EQ(Held(), 0);
+  EXPECT_EQ(admission().calls(), 0);
 }
 
-TEST(AdmissionTest, HugeSizesDoNotOverflow) {
-  Admission admission(100);
-  EXPECT_TRUE(admission.Enter(60).ok());
-  EXPECT_FALSE(admission.Grow(std::numeric_limits<int64_t>::max()).ok());
+TEST_F(AdmissionTest, CallsWaitForMemoryInTheOrderTheyCame) {
+  std::vector<std::unique_ptr<Call>> calls;
+  for (int i = 0; i < 5; ++i) {
+    calls.push_back(std::make_unique<Call>());
+    Enter(*calls.back(), 20 * kMega);
+  }
+  // Two of them are 80 MiB.
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(calls[i]->admitted, i < 2) << i;
+  EXPECT_LE(Held(), settings_.max_bytes);
+  EXPECT_EQ(admission().snapshot().waiting_calls, 3);
+  calls[1]->ticket.Release();
+  EXPECT_TRUE(calls[2]->admitted);
+  EXPECT_FALSE(calls[3]->admitted);
+  // What is given back in part is used too.
+  EXPECT_TRUE(calls[0]->ticket.ReadDone(20 * kMega).ok());
+  EXPECT_TRUE(calls[0]->ticket.Hold(MemoryKind::kRequest, 0).ok());
+  EXPECT_FALSE(calls[3]->admitted);
+  EXPECT_TRUE(calls[0]->ticket.Hold(MemoryKind::kTensors, 0).ok());
+  EXPECT_TRUE(calls[3]->admitted);
 }
 
-TEST(AdmissionTest, DrainingRefusesNewCallsOnly) {
-  Admission admission(100);
-  EXPECT_TRUE(admission.Enter(10).ok());
-  admission.Drain();
-  EXPECT_EQ(admission.Enter(10),
-            absl::UnavailableError("the server is shutting down"));
-  EXPECT_TRUE(admission.Grow(10).ok());
-  admission.Leave(20);
-  EXPECT_TRUE(admission.WaitUntilIdle());
+TEST_F(AdmissionTest, WithdrawnCallsAreNotHeardOfAgain) {
+  Call first, second, third;
+  Enter(first, 20 * kMega);
+  Enter(second, 20 * kMega);
+  Enter(third, 20 * kMega);
+  EXPECT_TRUE(admission().Withdraw(&third));
+  EXPECT_FALSE(admission().Withdraw(&third));
+  EXPECT_FALSE(admission().Withdraw(&first));
+  first.ticket.Release();
+  second.ticket.Release();
+  EXPECT_FALSE(third.admitted);
+  EXPECT_FALSE(third.refused);
+  EXPECT_EQ(admission().calls(), 0);
+  EXPECT_EQ(Held(), 0);
 }
 
-TEST(AdmissionTest, WaitsForTheLastCall) {
-  Admission admission(100);
-  EXPECT_TRUE(admission.Enter(10).ok());
-  bool left = false;
-  std::thread call([&] {
-    admission.Drain();
-    left = true;
-    admission.Leave(10);
-  });
-  EXPECT_TRUE(admission.WaitUntilIdle());
-  EXPECT_TRUE(left);
-  call.join();
+TEST_F(AdmissionTest, AnnouncedMessagesAboveTheLimitAreRefused) {
+  Call call;
+  Enter(call, 20 * kMega + 1);
+  ASSERT_TRUE(call.refused);
+  EXPECT_EQ(ReasonOf(*call.refused), Reason::kRequestTooLarge);
+  EXPECT_EQ(admission().calls(), 0);
 }
 
-TEST(AdmissionTest, AnEarlierDeadlineEndsTheWait) {
-  Admission admission(100);
-  EXPECT_TRUE(admission.Enter(10).ok());
-  admission.Drain();
-  std::thread impatient([&] { admission.SetDeadline(absl::InfinitePast()); });
-  EXPECT_FALSE(admission.WaitUntilIdle());
-  impatient.join();
+TEST_F(AdmissionTest, GrowthIsRefusedWhereTheBudgetEnds) {
+  Call call, other;
+  Enter(call, kMega);
+  Enter(other, kMega);
+  ASSERT_TRUE(call.admitted && other.admitted);
+  EXPECT_TRUE(call.ticket.Hold(MemoryKind::kScratch, 96 * kMega).ok());
+  const absl::Status busy =
+      call.ticket.Hold(MemoryKind::kAnswer, kMega);
+  EXPECT_EQ(ReasonOf(busy), Reason::kMemoryBusy);
+  EXPECT_TRUE(RetryDelay(busy).has_value());
+  const absl::Status never =
+      call.ticket.Hold(MemoryKind::kScratch,
+                       std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(ReasonOf(never), Reason::kMemoryTooLarge);
+  EXPECT_FALSE(RetryDelay(never).has_value());
+  // Nothing changed.
+  EXPECT_EQ(Held(), 100 * kMega);
+  other.ticket.Release();
+  EXPECT_TRUE(call.ticket.Hold(MemoryKind::kAnswer, kMega).ok());
+}
+
+TEST_F(AdmissionTest, ATicketLeaksNothingWhereverItDies) {
+  {
+    Call call;
+    Enter(call, kMega);
+    Admission::Ticket moved = std::move(call.ticket);
+    EXPECT_TRUE(moved.Hold(MemoryKind::kScratch, 7).ok());
+    EXPECT_TRUE(moved.Expect(3).ok());
+    EXPECT_TRUE(call.ticket.Hold(MemoryKind::kScratch, 7).ok());  // Empty.
+  }
+  EXPECT_EQ(Held(), 0);
+  EXPECT_NEAR(admission().snapshot().queued_seconds, 0, 1e-9);
+}
+
+// A message of unknown size is charged for a small one at first.
+TEST_F(AdmissionTest, UnknownReadsAreFewWhileTheyAreYoung) {
+  settings_.max_bytes = 1000 * kMega;
+  std::vector<std::unique_ptr<Call>> calls;
+  for (int i = 0; i < 40; ++i) {
+    calls.push_back(std::make_unique<Call>());
+    Enter(*calls.back(), std::nullopt);
+  }
+  const auto admitted = [&] {
+    int count = 0;
+    for (const auto& call : calls) count += call->admitted;
+    return count;
+  };
+  EXPECT_EQ(admitted(), 16);
+  EXPECT_LE(Held(), 16 * 2 * kMega + 24 * kMega / 8);
+  // The next follow as messages come.
+  EXPECT_TRUE(calls[0]->ticket.ReadDone(100).ok());
+  EXPECT_EQ(admitted(), 17);
+}
+
+// One that takes long, while its connection goes on receiving, may be as large
+// as any.
+TEST_F(AdmissionTest, FastReadsAreChargedForTheLargestMessage) {
+  received_["peer"] = 0;
+  Call call;
+  Enter(call, std::nullopt, absl::InfiniteFuture(), "peer");
+  EXPECT_LT(Held(), 3 * kMega);
+  received_["peer"] = 5 * kMega;
+  admission().Tick(absl::Now() + absl::Milliseconds(20), 0);
+  EXPECT_EQ(Held(), 40 * kMega);
+  // One that stands still is charged for what has come.
+  admission().Tick(absl::Now() + absl::Milliseconds(40), 0);
+  EXPECT_LT(Held(), 13 * kMega);
+  EXPECT_FALSE(call.expelled);
+}
+
+TEST_F(AdmissionTest, TheYoungestOfTooManyFastReadsHasToGo) {
+  std::vector<std::unique_ptr<Call>> calls;
+  for (int i = 0; i < 4; ++i) {
+    received_[std::to_string(i)] = 0;
+    calls.push_back(std::make_unique<Call>());
+    Enter(*calls.back(), std::nullopt, absl::InfiniteFuture(),
+          std::to_string(i));
+  }
+  for (auto& [peer, bytes] : received_) bytes = 5 * kMega;
+  admission().Tick(absl::Now() + absl::Milliseconds(20), 20 * kMega);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(calls[i]->expelled.has_value(), i >= 2) << i;
+    EXPECT_EQ(calls[i]->holds, 0);
+  }
+  EXPECT_EQ(ReasonOf(*calls[3]->expelled), Reason::kMemoryBusy);
+  EXPECT_LE(Held(), settings_.max_bytes);
+}
+
+// Slow ones may be many, until what they hold is too much.
+TEST_F(AdmissionTest, StalledReadsMakeRoomForThoseWhoWait) {
+  std::vector<std::unique_ptr<Call>> stalled;
+  absl::Time now = absl::Now();
+  for (int i = 0; i < 16; ++i) {
+    received_[std::to_string(i)] = 0;
+    stalled.push_back(std::make_unique<Call>());
+    Enter(*stalled.back(), std::nullopt, absl::InfiniteFuture(),
+          std::to_string(i));
+  }
+  int64_t transport = 0;
+  for (int step = 0; step < 25; ++step) {
+    now += absl::Milliseconds(101);
+    admission().Tick(now, transport);
+    for (auto& [peer, bytes] : received_) bytes += 200 << 10;
+    transport += 16 * (200 << 10);
+  }
+  for (const auto& call : stalled) EXPECT_FALSE(call->expelled);
+  Call small;
+  Enter(small, 2 * kMega);
+  ASSERT_TRUE(small.refused || !small.admitted);
+  Call waits;
+  admission().Tick(now + absl::Seconds(2), transport);
+  int gone = 0;
+  for (const auto& call : stalled) gone += call->expelled.has_value();
+  EXPECT_GT(gone, 0);
+  EXPECT_LT(gone, 16);
+  Enter(waits, 2 * kMega);
+  EXPECT_TRUE(waits.admitted);
+}
+
+TEST_F(AdmissionTest, SlowReadsHaveToGoWhenTheyHoldTooMuch) {
+  received_["a"] = received_["b"] = 0;
+  Call first, second;
+  Enter(first, std::nullopt, absl::InfiniteFuture(), "a");
+  Enter(second, std::nullopt, absl::InfiniteFuture(), "b");
+  const absl::Time now = absl::Now();
+  admission().Tick(now + absl::Milliseconds(20), 99 * kMega);
+  EXPECT_FALSE(first.expelled || second.expelled);
+  admission().Tick(now + absl::Milliseconds(140), 101 * kMega);
+  EXPECT_TRUE(second.expelled);
+}
+
+TEST_F(AdmissionTest, SlowUploadsAndSlowReadersHaveToGo) {
+  received_["slow"] = received_["steady"] = 0;
+  const absl::Time now = absl::Now();
+  Call slow, steady, unread;
+  Enter(slow, kMega, absl::InfiniteFuture(), "slow");
+  Enter(steady, kMega, absl::InfiniteFuture(), "steady");
+  Enter(unread, kMega);
+  ASSERT_TRUE(unread.ticket.ReadDone(kMega).ok());
+  unread.ticket.Sending(1000);
+  for (int second = 1; second <= 30; ++second) {
+    received_["slow"] += 900;
+    received_["steady"] += 1100;
+    admission().Tick(now + absl::Seconds(second), 0);
+  }
+  ASSERT_TRUE(slow.expelled);
+  EXPECT_EQ(ReasonOf(*slow.expelled), Reason::kSlowUpload);
+  EXPECT_FALSE(steady.expelled);
+  ASSERT_TRUE(unread.expelled);
+  EXPECT_EQ(ReasonOf(*unread.expelled), Reason::kSlowReader);
+}
+
+TEST_F(AdmissionTest, WhatComesOnTheSameConnectionIsNotProgress) {
+  received_["shared"] = 0;
+  const absl::Time now = absl::Now();
+  Call stalled;
+  Enter(stalled, std::nullopt, absl::InfiniteFuture(), "shared");
+  for (int i = 1; i < 5; ++i) {
+    Call other;
+    Enter(other, kMega, absl::InfiniteFuture(), "shared");
+    ASSERT_TRUE(other.admitted);
+    received_["shared"] += kMega;
+    ASSERT_TRUE(other.ticket.ReadDone(kMega).ok());
+  }
+  admission().Tick(now + absl::Milliseconds(20), 0);
+  admission().Tick(now + absl::Milliseconds(140), 0);
+  EXPECT_LT(Held(), 3 * kMega);
+}
+
+TEST_F(AdmissionTest, DeadlinesEndWaitingAndReading) {
+  const absl::Time now = absl::Now();
+  Call reading, other, waiting;
+  Enter(reading, 20 * kMega, now + absl::Seconds(20));
+  Enter(other, 20 * kMega);
+  Enter(waiting, 20 * kMega, now + absl::Seconds(20));
+  EXPECT_FALSE(waiting.admitted);
+  admission().Tick(now + absl::Seconds(21), 0);
+  ASSERT_TRUE(reading.expelled);
+  EXPECT_EQ(reading.expelled->code(), absl::StatusCode::kDeadlineExceeded);
+  ASSERT_TRUE(waiting.refused);
+  EXPECT_EQ(waiting.refused->code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(AdmissionTest, AFullQueueRefusesUnread) {
+  settings_.max_queue = absl::Seconds(2);
+  std::vector<std::unique_ptr<Call>> calls;
+  // Calls of a second each, on two threads.
+  for (int i = 0; i < 5; ++i) {
+    calls.push_back(std::make_unique<Call>());
+    Enter(*calls.back(), 100);
+    ASSERT_TRUE(calls.back()->admitted) << i;
+    ASSERT_TRUE(calls.back()->ticket.Expect(1).ok());
+    costs_.RecordCall(1);
+  }
+  for (int i = 0; i < 200; ++i) costs_.RecordCall(1);
+  Call late;
+  Enter(late, std::nullopt);
+  ASSERT_TRUE(late.refused);
+  EXPECT_EQ(ReasonOf(*late.refused), Reason::kQueueFull);
+  EXPECT_GE(*RetryDelay(*late.refused), absl::Seconds(1));
+  // When they are done there is room.
+  calls.clear();
+  Call next;
+  Enter(next, std::nullopt);
+  EXPECT_TRUE(next.admitted);
+}
+
+// A small call passes large ones, so that they do not count as its queue.
+TEST_F(AdmissionTest, LargeCallsAreNoQueueForSmallOnes) {
+  settings_.max_queue = absl::Seconds(2);
+  Call large, small;
+  Enter(large, 100);
+  ASSERT_TRUE(large.ticket.Expect(1000).ok());
+  Enter(small, std::nullopt);
+  EXPECT_TRUE(small.admitted);
+}
+
+TEST_F(AdmissionTest, WhatCannotMeetItsDeadlineIsRefused) {
+  Call call;
+  Enter(call, 100, absl::Now() + absl::Seconds(10));
+  EXPECT_TRUE(call.ticket.Expect(10).ok());
+  const absl::Status refused = call.ticket.Expect(1000);
+  EXPECT_EQ(ReasonOf(refused), Reason::kDeadlineTooClose);
+}
+
+TEST_F(AdmissionTest, DrainingRefusesWhatIsNotIn) {
+  Call inside, other, waiting, late;
+  Enter(inside, 20 * kMega);
+  Enter(other, 20 * kMega);
+  Enter(waiting, 20 * kMega);
+  admission().Drain();
+  ASSERT_TRUE(waiting.refused);
+  EXPECT_EQ(waiting.refused->code(), absl::StatusCode::kUnavailable);
+  Enter(late, 1);
+  ASSERT_TRUE(late.refused);
+  EXPECT_EQ(ReasonOf(*late.refused), Reason::kDraining);
+  EXPECT_TRUE(inside.ticket.Hold(MemoryKind::kScratch, 10).ok());
+}
+
+TEST_F(AdmissionTest, WaitsUntilTheLastCallHasLeft) {
+  auto call = std::make_unique<Call>();
+  Enter(*call, 1);
+  admission().Drain();
+  std::thread waiter([&] { EXPECT_TRUE(admission().WaitUntilIdle()); });
+  call.reset();
+  waiter.join();
+}
+
+TEST_F(AdmissionTest, ADeadlineEndsTheWait) {
+  Call call;
+  Enter(call, 1);
+  admission().Drain();
+  std::thread waiter([&] { EXPECT_FALSE(admission().WaitUntilIdle()); });
+  admission().SetDeadline(absl::InfinitePast());
+  waiter.join();
+}
+
+TEST(CostModelTest, LearnsFromWhatWasMeasured) {
+  CostModel costs;
+  for (int i = 0; i < 100; ++i) {
+    costs.RecordCompute(WorkClass::kFloat, 1e9, 0.5);
+    costs.RecordCall(0.5);
+  }
+  EXPECT_NEAR(costs.ComputeSeconds(WorkClass::kFloat, 2e9), 1, 0.05);
+  EXPECT_NEAR(costs.TypicalSeconds(), 0.5, 0.05);
+  // Other classes keep theirs.
+  EXPECT_LT(costs.ComputeSeconds(WorkClass::kDouble, 2e9), 0.2);
+  double cpu = 0;
+  int64_t bytes = 0;
+  for (int i = 0; i < 100; ++i) {
+    cpu += 0.1;
+    bytes += 100 * kMega;
+    costs.RecordTotals(cpu, 0, bytes);
+  }
+  EXPECT_NEAR(costs.TransferSeconds(1000 * kMega), 1, 0.1);
+}
+
+TEST(CostModelTest, AHugeCallDoesNotMakeTheOthersHuge) {
+  CostModel costs;
+  for (int i = 0; i < 200; ++i) costs.RecordCall(0.001);
+  costs.RecordCall(1000);
+  EXPECT_LT(costs.TypicalSeconds(), 0.002);
 }
 
 }  // namespace

@@ -119,7 +119,7 @@ TEST(MetricsTest, CountsRefusalsAndErrors) {
                      .used_seconds = 3});
   const std::string text = metrics.Text();
   EXPECT_EQ(Value(text, "attention_refusals_total{reason=\"QUEUE_FULL\"}"), 1);
-  EXPECT_EQ(Value(text, "attention_refusals_total{reason=\"MEMORY\"}"), 0);
+  EXPECT_EQ(Value(text, "attention_refusals_total{reason=\"MEMORY_BUSY\"}"), 0);
   EXPECT_EQ(Value(text, "attention_used_work_seconds_total{result=\"error\"}"),
             3);
   for (const char* result : {"refused", "error"}) {

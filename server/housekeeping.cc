@@ -1,0 +1,113 @@
+#include "server/housekeeping.h"
+
+#include <malloc.h>
+#include <time.h>
+
+#include <algorithm>
+#include <new>
+
+#include "absl/time/clock.h"
+
+namespace attention::server {
+namespace {
+
+constexpr absl::Duration kTotalsInterval = absl::Milliseconds(100);
+// Giving freed memory back takes the allocator's locks for a while.
+constexpr absl::Duration kTrimInterval = absl::Seconds(1);
+// gRPC's quota never falls below this: small calls, headers, windows.
+constexpr int64_t kLeastQuota = int64_t{32} << 20;
+// Smaller changes of the quota are not worth a lock.
+constexpr int64_t kQuotaStep = int64_t{4} << 20;
+
+// Bytes that the C library's allocator has given out. The large buffers of
+// BufferPool are not among them, gRPC's are; other allocators say 0.
+int64_t AllocatedBytes() {
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+  const struct mallinfo2 info = mallinfo2();
+  return static_cast<int64_t>(info.uordblks + info.hblkhd);
+#else
+  return 0;
+#endif
+}
+
+void GiveFreedMemoryBack() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
+double CpuSeconds() {
+  timespec time;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) +
+         1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+}  // namespace
+
+Housekeeping::Housekeeping(Admission& admission, CostModel& costs,
+                           grpc::ResourceQuota& quota, int64_t max_bytes)
+    : admission_(admission),
+      costs_(costs),
+      quota_(quota),
+      max_bytes_(max_bytes),
+      baseline_bytes_(AllocatedBytes()),
+      thread_([this] { Run(); }) {}
+
+Housekeeping::~Housekeeping() {
+  admission_.StopTicking();
+  thread_.join();
+}
+
+void Housekeeping::Run() {
+  absl::Duration pause = absl::ZeroDuration();
+  while (admission_.WaitForTick(pause)) {
+    const absl::Time now = absl::Now();
+    try {
+      int64_t transport = 0;
+      if (admission_.WantsTransportBytes()) {
+        const Admission::Snapshot held = admission_.snapshot();
+        transport = std::max<int64_t>(
+            0, AllocatedBytes() - baseline_bytes_ -
+                   held.bytes[static_cast<size_t>(MemoryKind::kScratch)]);
+      }
+      pause = admission_.Tick(now, transport);
+      LookAtMemory(now);
+    } catch (const std::bad_alloc&) {
+      // Again at the next tick.
+    }
+  }
+}
+
+void Housekeeping::LookAtMemory(absl::Time now) {
+  SetQuota();
+  if (now >= next_totals_) {
+    next_totals_ = now + kTotalsInterval;
+    costs_.RecordTotals(CpuSeconds(), costs_.compute_seconds(),
+                        admission_.transferred_bytes());
+  }
+  if (now >= next_trim_) {
+    next_trim_ = now + kTrimInterval;
+    const int64_t transferred = admission_.transferred_bytes();
+    if (transferred != trimmed_at_) GiveFreedMemoryBack();
+    trimmed_at_ = transferred;
+  }
+}
+
+// What the budget leaves to gRPC's own buffers.
+void Housekeeping::SetQuota() {
+  const Admission::Snapshot held = admission_.snapshot();
+  int64_t left = max_bytes_;
+  for (MemoryKind kind :
+       {MemoryKind::kAnswer, MemoryKind::kScratch, MemoryKind::kTensors}) {
+    left -= held.bytes[static_cast<size_t>(kind)];
+  }
+  // Tensors are charged while their message is still being read.
+  left += held.reading_bytes;
+  left = std::max(left, kLeastQuota);
+  if (std::abs(left - quota_bytes_) < kQuotaStep) return;
+  quota_bytes_ = left;
+  quota_.Resize(static_cast<size_t>(left));
+}
+
+}  // namespace attention::server

@@ -1,0 +1,46 @@
+// What has to be looked after while calls come and go: time limits, the rates
+// that admission counts with, and memory that has been freed.
+#ifndef ATTENTION_SERVER_HOUSEKEEPING_H_
+#define ATTENTION_SERVER_HOUSEKEEPING_H_
+
+#include <cstdint>
+#include <thread>
+
+#include "absl/time/time.h"
+#include "grpcpp/resource_quota.h"
+#include "server/admission/admission.h"
+#include "server/admission/cost_model.h"
+
+namespace attention::server {
+
+// One thread; it runs from construction to destruction and holds nothing that
+// calls wait for but for Admission's lock.
+class Housekeeping {
+ public:
+  // `quota` is gRPC's, over all of its buffers: the net below admission, for
+  // callers who are so fast or so many that nobody could look in time.
+  Housekeeping(Admission& admission, CostModel& costs,
+               grpc::ResourceQuota& quota, int64_t max_bytes);
+  ~Housekeeping();
+  Housekeeping(const Housekeeping&) = delete;
+  Housekeeping& operator=(const Housekeeping&) = delete;
+
+ private:
+  void Run();
+  void LookAtMemory(absl::Time now);
+  void SetQuota();
+
+  Admission& admission_;
+  CostModel& costs_;
+  grpc::ResourceQuota& quota_;
+  const int64_t max_bytes_;
+  const int64_t baseline_bytes_;  // allocated before the first call
+  int64_t quota_bytes_ = 0;
+  int64_t trimmed_at_ = 0;  // Admission::transferred_bytes() then
+  absl::Time next_totals_, next_trim_;
+  std::thread thread_;
+};
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_HOUSEKEEPING_H_

@@ -1,0 +1,65 @@
+#include "server/rpc/call_record.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/logging.h"
+#include "server/status.h"
+
+namespace attention::server {
+
+v1::Timing CallRecord::Timing() const {
+  v1::Timing timing;
+  timing.set_queue_us(absl::ToInt64Microseconds(wait + receive + queue));
+  timing.set_decode_us(absl::ToInt64Microseconds(decode));
+  timing.set_compute_us(absl::ToInt64Microseconds(compute));
+  timing.set_encode_us(absl::ToInt64Microseconds(encode));
+  return timing;
+}
+
+void CallRecord::End(const absl::Status& status, spdlog::logger& log,
+                     Metrics& metrics) const {
+  Log(status, log);
+  metrics.CallEnded(
+      {.method = method,
+       .code = static_cast<grpc::StatusCode>(status.code()),
+       .reason = ReasonName(ReasonOf(status)),
+       .request_bytes = request_bytes,
+       .response_bytes = status.ok() ? response_bytes : 0,
+       .wait = wait,
+       .receive = receive,
+       .decode = decode,
+       .queue = queue,
+       .compute = compute,
+       .encode = encode,
+       .total = absl::Now() - arrival,
+       .predicted_seconds = predicted_seconds,
+       .used_seconds = used_seconds});
+}
+
+void CallRecord::Log(const absl::Status& status, spdlog::logger& log) const {
+  const auto level = status.ok() ? spdlog::level::debug
+                     : status.code() == absl::StatusCode::kInternal
+                         ? spdlog::level::err
+                         : spdlog::level::info;
+  if (!log.should_log(level)) return;
+  const auto microseconds = [](absl::Duration duration) {
+    return absl::ToInt64Microseconds(duration);
+  };
+  std::string line = absl::StrCat(
+      "event=call rpc=", method,
+      " code=", CodeName(static_cast<grpc::StatusCode>(status.code())),
+      " request_bytes=", request_bytes,
+      " response_bytes=", status.ok() ? response_bytes : 0, details,
+      " wait_us=", microseconds(wait), " receive_us=", microseconds(receive),
+      " decode_us=", microseconds(decode), " queue_us=", microseconds(queue));
+  absl::StrAppend(&line, " compute_us=", microseconds(compute),
+                  " encode_us=", microseconds(encode));
+  if (!status.ok()) {
+    const absl::string_view reason = ReasonName(ReasonOf(status));
+    if (!reason.empty()) absl::StrAppend(&line, " reason=", reason);
+    absl::StrAppend(&line, " error=", Quoted(status.message()));
+  }
+  log.log(level, line);
+}
+
+}  // namespace attention::server

@@ -1,0 +1,48 @@
+// What is told about a call when it has ended: a log line and metrics, the same
+// for every kind of call.
+#ifndef ATTENTION_SERVER_RPC_CALL_RECORD_H_
+#define ATTENTION_SERVER_RPC_CALL_RECORD_H_
+
+#include <spdlog/logger.h>
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "attention/v1/attention.pb.h"
+#include "server/metrics/metrics.h"
+
+namespace attention::server {
+
+// Filled in while the call runs, by one thread at a time.
+struct CallRecord {
+  explicit CallRecord(absl::string_view method) : method(method) {}
+
+  const absl::string_view method;  // without its service
+  const absl::Time arrival = absl::Now();
+  int64_t request_bytes = 0;
+  int64_t response_bytes = 0;
+  // Phases, in their order: until it was let in; reading the message; decoding
+  // it; until its first task began; computing; writing the answer.
+  absl::Duration wait, receive, decode, queue, compute, encode;
+  // Thread-seconds of computing, as foretold and as they were.
+  double predicted_seconds = 0;
+  double used_seconds = 0;
+  // "query=... key=...": more for the log line, may be empty.
+  std::string details;
+
+  v1::Timing Timing() const;
+
+  // Logs and counts the end of the call.
+  void End(const absl::Status& status, spdlog::logger& log,
+           Metrics& metrics) const;
+
+ private:
+  void Log(const absl::Status& status, spdlog::logger& log) const;
+};
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_RPC_CALL_RECORD_H_
