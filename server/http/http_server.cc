@@ -310,11 +310,10 @@ MHD_Result HttpServer::Loop::OnRequest(void* loop, MHD_Connection* connection,
     if (request == nullptr) {
       *pending = new PendingRequest;
       if (!TellsALongerBody(connection, most)) return MHD_YES;
-      HttpResponse refusal = PlainText(
-          413, absl::StrCat("the body is longer than ", most, " bytes"));
-      // Else the body would be read as the next request.
-      refusal.headers.emplace_back("Connection", "close");
-      return Send(connection, std::move(refusal));
+      // An answer before the body makes libmicrohttpd close the connection.
+      return Send(connection,
+                  PlainText(413, absl::StrCat("the body is longer than ", most,
+                                              " bytes")));
     }
     if (*data_bytes > 0) {
       if (request->body.size() + *data_bytes > most) return MHD_NO;

@@ -16,8 +16,9 @@
 namespace attention::server {
 namespace {
 
-// Connections that wait in the kernel to be accepted.
-constexpr int kBacklog = 128;
+// Connections that wait in the kernel to be accepted: a client beyond it tries
+// again after a second.
+constexpr int kBacklog = 1024;
 
 absl::Status CannotListen(const std::string& address, const char* reason) {
   return absl::UnavailableError(

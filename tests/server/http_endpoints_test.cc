@@ -20,6 +20,8 @@ using ::testing::HasSubstr;
 server::Options WithHttp() {
   server::Options options = TestServer::DefaultOptions();
   options.http_listen = "127.0.0.1:0";
+  // No test waits for it.
+  options.http_timeout = absl::Hours(1);
   return options;
 }
 

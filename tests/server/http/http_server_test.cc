@@ -130,17 +130,20 @@ TEST(HttpServerTest, HandsOverABodyUpToTheLimit) {
 
 TEST(HttpServerTest, RefusesALongerBodyBeforeItComes) {
   const auto server = StartServer({.timeout = kLong, .max_body_bytes = 10});
-  for (const char* length : {"11", "9223372036854775807"}) {
-    HttpClient client(server->address());
-    client.Send(absl::StrCat(
-        "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: ", length,
-        "\r\n\r\n"));
-    const HttpClient::Response response = client.Read();
-    EXPECT_EQ(response.status, 413);
-    EXPECT_EQ(response.body, "the body is longer than 10 bytes\n");
-    // What follows is a body, not a request.
-    client.Send(kGet);
-    EXPECT_EQ(client.ReadToEnd(), 0);
+  for (const char* target : {"GET /ok", "POST /echo"}) {
+    for (const char* length : {"11", "9223372036854775807"}) {
+      HttpClient client(server->address());
+      client.Send(absl::StrCat(
+          target, " HTTP/1.1\r\nHost: test\r\nContent-Length: ", length,
+          "\r\n\r\n"));
+      const HttpClient::Response response = client.Read();
+      EXPECT_EQ(response.status, 413);
+      EXPECT_EQ(response.body, "the body is longer than 10 bytes\n");
+      EXPECT_THAT(response.headers, HasSubstr("Connection: close"));
+      // What follows is a body, not a request.
+      client.Send(kGet);
+      EXPECT_EQ(client.ReadToEnd(), 0);
+    }
   }
 }
 
