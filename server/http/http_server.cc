@@ -6,7 +6,7 @@
 
 #include <microhttpd.h>
 #include <poll.h>
-#include <signal.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <list>
 #include <new>
 #include <system_error>
