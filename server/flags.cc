@@ -94,6 +94,13 @@ void AddFlags(CLI::App& app, Options& options) {
   app.add_option("--log-level", options.log_level,
                  "trace, debug (a line for each request), info (for each "
                  "failed one), warning, error or off. Default: info");
+  add_bytes("--log-buffer-bytes", &options.log_buffer_bytes,
+            "Log lines that may wait for the reader of standard error; beyond "
+            "it they are dropped and counted. Default: 1MiB");
+  AddParsed(app, "--log-lines-per-second", &options.log_lines_per_second,
+            integer, "a number",
+            "Lines per second for each kind of failed request; 0: all. "
+            "Default: 10");
 }
 
 void AddHttpFlags(CLI::App& app, Options& options) {

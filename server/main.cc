@@ -1,5 +1,7 @@
 // attention_server: flags, server, wait for a signal, shut down.
+#include <fcntl.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <csignal>
@@ -9,14 +11,28 @@
 #include <string>
 #include <thread>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/flags.h"
+#include "server/last_words.h"
+#include "server/line_writer.h"
+#include "server/process_limits.h"
 #include "server/server.h"
 #include "server/version.h"
 
 namespace attention::server {
 namespace {
+
+// A descriptor of a standard stream that is closed would go to the first file
+// or connection opened, which would then get our lines.
+void OpenStandardStreams() {
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    // The lowest free one, so `fd`.
+    if (fcntl(fd, F_GETFD) < 0) open("/dev/null", O_RDWR);
+  }
+}
 
 // Blocked in every thread, so that only sigwait() gets them. Must run before
 // the first thread starts.
@@ -29,52 +45,90 @@ sigset_t BlockStopSignals() {
   return signals;
 }
 
-// The first signal drains within the grace, any later one at once.
-void ShutdownOnSignals(const sigset_t& signals, absl::Duration grace,
-                       const std::atomic<bool>& stopped, Server& server) {
-  for (bool first = true;; first = false) {
-    int signal;
-    sigwait(&signals, &signal);
-    if (stopped) return;
-    server.log().info("event=shutdown signal={} running_calls={}", signal,
-                      server.running_calls());
-    server.Shutdown(first ? absl::Now() + grace : absl::InfinitePast());
+// A thread that takes the signals to stop: the first drains within the grace,
+// any later one at once. One that comes while the server still starts ends the
+// process, because a start may hang.
+class StopSignals {
+ public:
+  StopSignals(const sigset_t& signals, absl::Duration grace)
+      : signals_(signals), grace_(grace), thread_([this] { Run(); }) {}
+
+  ~StopSignals() {
+    ended_ = true;
+    // The thread waits for it with sigwait(): it ends nothing.
+    // NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
+    pthread_kill(thread_.native_handle(), SIGTERM);
+    thread_.join();
   }
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+  // `server` has started, and outlives this.
+  void SetServer(Server* server) { server_ = server; }
+
+ private:
+  void Run() {
+    for (bool first = true;; first = false) {
+      int signal;
+      sigwait(&signals_, &signal);
+      if (ended_) return;
+      Server* const server = server_;
+      if (server == nullptr) {
+        TellOnStderr("told to stop while starting");
+        _exit(0);
+      }
+      server->log().info("event=shutdown signal={} running_calls={}", signal,
+                         server->running_calls());
+      server->Shutdown(first ? absl::Now() + grace_ : absl::InfinitePast());
+    }
+  }
+
+  const sigset_t signals_;
+  const absl::Duration grace_;
+  std::atomic<Server*> server_{nullptr};
+  std::atomic<bool> ended_{false};
+  std::thread thread_;
+};
+
+absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options) {
+  absl::Status status = CheckProcessLimits(options);
+  if (!status.ok()) return status;
+  return Server::Start(options);
 }
 
 int Serve(const Options& options) {
   const sigset_t signals = BlockStopSignals();
-  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
+  // Destroyed after `stop`, which uses it.
+  absl::StatusOr<std::unique_ptr<Server>> server;
+  StopSignals stop(signals, options.shutdown_grace);
+  server = Start(options);
   if (!server.ok()) {
-    std::fprintf(stderr, "attention_server: %s\n",
-                 std::string(server.status().message()).c_str());
+    TellOnStderr(server.status().message());
     return 1;
   }
   Server& running = **server;
+  // Nobody may read standard output either.
+  LineWriter output({.fd = STDOUT_FILENO});
+  StartSucceeded();
   running.log().info("event=start version={} threads={}", kVersion,
                      options.threads);
+  stop.SetServer(&running);
   for (const std::string& address : running.addresses()) {
-    std::printf("listening on %s\n", address.c_str());
+    output.Write(absl::StrCat("listening on ", address));
   }
   if (!running.http_address().empty()) {
-    std::printf("listening on http://%s\n", running.http_address().c_str());
+    output.Write(absl::StrCat("listening on http://", running.http_address()));
   }
-  std::fflush(stdout);
-  std::atomic<bool> stopped{false};
-  std::thread signal_thread([&] {
-    ShutdownOnSignals(signals, options.shutdown_grace, stopped, running);
-  });
   running.Wait();
-  stopped = true;
-  // The thread waits for it with sigwait(): it ends nothing.
-  // NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
-  pthread_kill(signal_thread.native_handle(), SIGTERM);
-  signal_thread.join();
   running.log().info("event=stop");
   return 0;
 }
 
 int Main(int argc, const char* const* argv) {
+  OpenStandardStreams();
+  InstallLastWords();
+  // Whoever reads the log may go away.
+  std::signal(SIGPIPE, SIG_IGN);
   // gRPC's own log repeats, less clearly, what is said here.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   const Invocation invocation = ParseFlags(argc, argv);
@@ -87,4 +141,11 @@ int Main(int argc, const char* const* argv) {
 }  // namespace
 }  // namespace attention::server
 
-int main(int argc, char** argv) { return attention::server::Main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return attention::server::Main(argc, argv);
+  } catch (...) {
+    attention::server::TellOfException();
+    return 1;
+  }
+}

@@ -20,6 +20,9 @@ constexpr int64_t kMinMessage = 1024;
 // Messages are below 2^31 bytes, with a margin for what stands around tensors.
 constexpr int64_t kMaxMessage = (int64_t{1} << 31) - 1 - (int64_t{1} << 20);
 constexpr int64_t kMaxMemory = int64_t{1} << 50;
+constexpr int64_t kMinLogBuffer = int64_t{64} << 10;
+constexpr int64_t kMaxLogBuffer = int64_t{1} << 30;
+constexpr int64_t kMaxLogLines = 1'000'000;
 constexpr absl::Duration kMaxGrace = absl::Hours(1);
 constexpr absl::Duration kDay = absl::Hours(24);
 constexpr int64_t kMaxRate = int64_t{1} << 40;
@@ -179,6 +182,10 @@ std::vector<std::string> Validate(const Options& options) {
                                "\", wanted trace, debug, info, warning, error "
                                "or off"));
   }
+  validator.CheckRange("log-buffer-bytes", options.log_buffer_bytes,
+                       kMinLogBuffer, kMaxLogBuffer);
+  validator.CheckRange("log-lines-per-second", options.log_lines_per_second, 0,
+                       kMaxLogLines);
   return std::move(validator).errors();
 }
 

@@ -82,6 +82,16 @@ struct Options {
   // Least severity logged: "trace", "debug", "info", "warning", "error", "off".
   // A line for each failed request is info, for each good one debug.
   std::string log_level = "info";
+  // Log lines that may wait for whoever reads standard error, bytes, [64 KiB,
+  // 1 GiB]; what comes when they are full is dropped and counted. The default
+  // holds about 4000 lines, which bridges a pause of the reader. Raise it where
+  // it pauses for longer; costs this much memory once the reader has paused.
+  int64_t log_buffer_bytes = int64_t{1} << 20;
+  // Lines logged per second for each kind of failed request, [0, 10^6]; how many
+  // more there were is told. 0 logs them all. The default shows each kind while
+  // one client that fails in a loop cannot bury the others. Raise it to look
+  // into single calls; costs time of the log's reader and place on its disk.
+  int64_t log_lines_per_second = 10;
 
   static int64_t DefaultThreads();
 };

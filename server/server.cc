@@ -110,7 +110,8 @@ void Configure(grpc::ServerBuilder& builder) {
 
 Server::Server(const Options& options)
     : options_(options),
-      log_(MakeLogger(options.log_level)),
+      log_(MakeLogger({.level = options.log_level,
+                       .buffer_bytes = options.log_buffer_bytes})),
       metrics_({.version = kVersion,
                 .simd_target = std::string(SimdTarget()),
                 .grpc_version = grpc::Version(),
