@@ -78,7 +78,7 @@ void TellOfException() noexcept {
   } catch (const std::bad_alloc&) {
     TellParts({kProgram, "out of memory", kAdvice});
   } catch (const std::system_error& error) {
-    TellParts({kProgram, error.what(), kAdvice});
+    TellParts({kProgram, "the system refused: ", error.what(), kAdvice});
   } catch (const std::exception& error) {
     TellParts({kProgram, error.what()});
   } catch (...) {

@@ -2,8 +2,8 @@
 //
 //   LogLimiter limiter(log, /*lines_per_second=*/10);
 //   ...
-//   if (limiter.Allow({"call", "ComputeAttention", "INVALID_ARGUMENT"},
-//                     spdlog::level::info)) {
+//   if (limiter.Allow({.event = "call", .rpc = "ComputeAttention",
+//                      .code = "INVALID_ARGUMENT"}, spdlog::level::info)) {
 //     log.info("event=call rpc=ComputeAttention code=INVALID_ARGUMENT ...");
 //   }
 #ifndef ATTENTION_SERVER_LOG_LIMITER_H_

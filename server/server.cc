@@ -112,6 +112,7 @@ Server::Server(const Options& options)
     : options_(options),
       log_(MakeLogger({.level = options.log_level,
                        .buffer_bytes = options.log_buffer_bytes})),
+      log_limiter_(*log_, options.log_lines_per_second),
       metrics_({.version = kVersion,
                 .simd_target = std::string(SimdTarget()),
                 .grpc_version = grpc::Version(),
@@ -122,7 +123,8 @@ Server::Server(const Options& options)
       executor_(static_cast<int>(options.threads)),
       service_(options_),
       streamed_service_(CallEnvironment{options_, admission_, costs_, *buffers_,
-                                        executor_, *log_, metrics_}),
+                                        executor_, *log_, log_limiter_,
+                                        metrics_}),
       quota_("server") {
   quota_.SetMaxThreads(kMaxSyncThreads);
   metrics_.SetSnapshotSource([this] { return TakeSnapshot(); });

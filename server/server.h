@@ -31,6 +31,7 @@
 #include "server/rpc/compute_call.h"
 #include "server/rpc/streamed_service.h"
 #include "server/housekeeping.h"
+#include "server/log_limiter.h"
 #include "server/logging.h"
 #include "server/options.h"
 
@@ -91,8 +92,8 @@ class Server {
   // those who look after calls.
   const Options options_;
   const std::shared_ptr<spdlog::logger> log_;
-  Metrics metrics_;
-  CostModel costs_;
+#include "server/housekeeping.h"
+#include "server/log_limiter.h"
   Admission admission_;
   const std::shared_ptr<BufferPool> buffers_;
   Executor executor_;

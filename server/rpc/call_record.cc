@@ -17,8 +17,8 @@ v1::Timing CallRecord::Timing() const {
 }
 
 void CallRecord::End(const absl::Status& status, spdlog::logger& log,
-                     Metrics& metrics) const {
-  Log(status, log);
+                     LogLimiter& limiter, Metrics& metrics) const {
+  Log(status, log, limiter);
   metrics.CallEnded(
       {.method = method,
        .code = static_cast<grpc::StatusCode>(status.code()),
@@ -36,18 +36,29 @@ void CallRecord::End(const absl::Status& status, spdlog::logger& log,
        .used_seconds = used_seconds});
 }
 
-void CallRecord::Log(const absl::Status& status, spdlog::logger& log) const {
+void CallRecord::Log(const absl::Status& status, spdlog::logger& log,
+                     LogLimiter& limiter) const {
   const auto level = status.ok() ? spdlog::level::debug
                      : status.code() == absl::StatusCode::kInternal
                          ? spdlog::level::err
                          : spdlog::level::info;
   if (!log.should_log(level)) return;
+  const auto code = static_cast<grpc::StatusCode>(status.code());
+  const absl::string_view reason = ReasonName(ReasonOf(status));
+  // Good calls are logged for those who ask for each (debug).
+  if (!status.ok() && !limiter.Allow({.event = "call",
+                                      .rpc = method,
+                                      .code = CodeName(code),
+                                      .reason = reason},
+                                     level)) {
+    return;
+  }
   const auto microseconds = [](absl::Duration duration) {
     return absl::ToInt64Microseconds(duration);
   };
   std::string line = absl::StrCat(
       "event=call rpc=", method,
-      " code=", CodeName(static_cast<grpc::StatusCode>(status.code())),
+      " code=", CodeName(code),
       " request_bytes=", request_bytes,
       " response_bytes=", status.ok() ? response_bytes : 0, details,
       " wait_us=", microseconds(wait), " receive_us=", microseconds(receive),
@@ -55,7 +66,6 @@ void CallRecord::Log(const absl::Status& status, spdlog::logger& log) const {
   absl::StrAppend(&line, " compute_us=", microseconds(compute),
                   " encode_us=", microseconds(encode));
   if (!status.ok()) {
-    const absl::string_view reason = ReasonName(ReasonOf(status));
     if (!reason.empty()) absl::StrAppend(&line, " reason=", reason);
     absl::StrAppend(&line, " error=", Quoted(status.message()));
   }

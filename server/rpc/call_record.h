@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "attention/v1/attention.pb.h"
+#include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
 
 namespace attention::server {
@@ -36,11 +37,12 @@ struct CallRecord {
   v1::Timing Timing() const;
 
   // Logs and counts the end of the call.
-  void End(const absl::Status& status, spdlog::logger& log,
+  void End(const absl::Status& status, spdlog::logger& log, LogLimiter& limiter,
            Metrics& metrics) const;
 
  private:
-  void Log(const absl::Status& status, spdlog::logger& log) const;
+  void Log(const absl::Status& status, spdlog::logger& log,
+           LogLimiter& limiter) const;
 };
 
 }  // namespace attention::server

@@ -416,7 +416,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
             "grpc-retry-pushback-ms",
             absl::StrCat(absl::ToInt64Milliseconds(*delay)));
       }
-      record.End(status, env_.log, env_.metrics);
+      record.End(status, env_.log, env_.log_limiter, env_.metrics);
     } catch (const std::bad_alloc&) {
       if (!status.ok()) {
         result = grpc::Status(static_cast<grpc::StatusCode>(status.code()), "");

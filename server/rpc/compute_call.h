@@ -9,6 +9,7 @@
 #include "grpcpp/generic/async_generic_service.h"
 #include "server/admission/admission.h"
 #include "server/admission/cost_model.h"
+#include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
 #include "server/options.h"
 
@@ -22,6 +23,7 @@ struct CallEnvironment {
   BufferPool& buffers;
   Executor& executor;
   spdlog::logger& log;
+  LogLimiter& log_limiter;
   Metrics& metrics;
 };
 

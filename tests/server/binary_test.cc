@@ -5,16 +5,24 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 #include "attention/v1/attention.grpc.pb.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "tests/support/http_client.h"
 #include "tests/support/long_call.h"
 #include "tests/support/messages.h"
+#include "tests/support/pipe.h"
 #include "tests/support/raw_call.h"
 #include "tests/support/subprocess.h"
 #include "tests/support/test_server.h"
@@ -53,9 +61,13 @@ grpc::Status Compute(const std::shared_ptr<grpc::Channel>& channel,
       &context, request, &response);
 }
 
+std::string UnixAddress(const std::string& name) {
+  return "unix:" + ::testing::TempDir() + "attention_" + name + "_" +
+         std::to_string(getpid());
+}
+
 TEST(BinaryTest, TellsEveryAddressAndStopsOnSigterm) {
-  const std::string path = "unix:" + ::testing::TempDir() +
-                           "attention_binary_" + std::to_string(getpid());
+  const std::string path = UnixAddress("binary");
   Subprocess server = StartServer(
       {"--listen=127.0.0.1:0," + path, "--listen=127.0.0.1:0", "--threads=2"});
   for (int i = 0; i < 3; ++i) {
@@ -179,6 +191,139 @@ TEST(BinaryTest, LogsALineForEachCallWithoutPayloads) {
                              "code=INVALID_ARGUMENT "));
   EXPECT_THAT(log, HasSubstr("error=\"key: missing\""));
 }
+
+// A bound on what takes milliseconds, for a busy machine; what hangs does so
+// for ever.
+constexpr std::chrono::seconds kSoon{60};
+
+// Sends `count` requests of two bytes that are none. False if one is not
+// answered in time.
+bool SendBadRequests(const std::shared_ptr<grpc::Channel>& channel, int count) {
+  for (int i = 0; i < count; ++i) {
+    const RawAnswer answer =
+        RawUnaryCall(channel, "/attention.v1.AttentionService/ComputeAttention",
+                     "\xff\xff", std::chrono::system_clock::now() + kSoon);
+    if (answer.status.error_code() != grpc::StatusCode::INVALID_ARGUMENT) {
+      return false;
+    }
+  }
+  return true;
+}
+
+TEST(BinaryTest, ServesAndStopsWhenNobodyReadsItsOutput) {
+  Pipe output, error;
+  output.Fill();
+  error.Fill();
+  // A line for each bad request, so that the log's buffer fills as well.
+  const std::string address = UnixAddress("unread");
+  Subprocess server({ATTENTION_SERVER_PATH, "--listen=" + address,
+                     "--log-lines-per-second=0", "--log-buffer-bytes=64KiB"},
+                    {output.writer(), error.writer()});
+  const auto channel = Connect(address);
+  ASSERT_TRUE(
+      channel->WaitForConnected(std::chrono::system_clock::now() + kSoon));
+  ASSERT_TRUE(SendBadRequests(channel, 2000));
+  EXPECT_TRUE(Compute(channel, SmallRequest()).ok());
+  EXPECT_EQ(HealthOf(channel, ""), "SERVING");
+  server.Signal(SIGTERM);
+  ASSERT_TRUE(server.EndsWithin(kSoon));
+  EXPECT_EQ(server.Wait().exit_code, 0);
+}
+
+TEST(BinaryTest, TellsHowManyLinesItDropped) {
+  Pipe error;
+  const size_t filler = error.Fill();
+  Subprocess server({ATTENTION_SERVER_PATH, "--listen=127.0.0.1:0",
+                     "--log-lines-per-second=0", "--log-buffer-bytes=64KiB"},
+                    {.standard_error = error.writer()});
+  const auto channel = Connect(AddressIn(server.ReadLine()));
+  ASSERT_TRUE(SendBadRequests(channel, 2000));
+  error.ReadAll(filler);
+  EXPECT_THAT(error.ReadUntil("event=log_dropped count="),
+              HasSubstr("event=start "));
+  server.Signal(SIGTERM);
+  EXPECT_THAT(error.ReadUntil("event=stop"), HasSubstr("event=shutdown "));
+  EXPECT_EQ(server.Wait().exit_code, 0);
+}
+
+TEST(BinaryTest, LivesOnWhenTheReaderOfItsOutputGoesAway) {
+  Pipe error;
+  Subprocess server({ATTENTION_SERVER_PATH, "--listen=127.0.0.1:0"},
+                    {.standard_error = error.writer()});
+  const auto channel = Connect(AddressIn(server.ReadLine()));
+  error.ReadUntil("event=start");
+  error.CloseReader();
+  ASSERT_TRUE(SendBadRequests(channel, 100));
+  EXPECT_TRUE(Compute(channel, SmallRequest()).ok());
+  server.Signal(SIGTERM);
+  ASSERT_TRUE(server.EndsWithin(kSoon));
+  EXPECT_EQ(server.Wait().exit_code, 0);
+}
+
+TEST(BinaryTest, LogsFewOfManyBadRequestsAndTellsOfTheOthers) {
+  Subprocess server = StartServer({"--listen=127.0.0.1:0"});
+  const auto channel = Connect(AddressIn(server.ReadLine()));
+  const absl::Time start = absl::Now();
+  ASSERT_TRUE(SendBadRequests(channel, 500));
+  const int64_t seconds = absl::ToInt64Seconds(absl::Now() - start) + 1;
+  server.Signal(SIGTERM);
+  const std::string log = server.Wait().standard_error;
+  int64_t lines = 0, suppressed = 0;
+  for (absl::string_view line : absl::StrSplit(log, '\n')) {
+    lines += absl::StrContains(line, "event=call ");
+    const std::vector<absl::string_view> parts = absl::StrSplit(
+        line, "kind=call/ComputeAttention/INVALID_ARGUMENT count=");
+    int64_t count;
+    if (parts.size() == 2 && absl::SimpleAtoi(parts[1], &count)) {
+      suppressed += count;
+    }
+  }
+  EXPECT_GE(lines, 10);
+  EXPECT_LE(lines, 10 * seconds);
+  EXPECT_EQ(lines + suppressed, 500);
+}
+
+// A start that must fail, run by `sh` under a limit.
+struct FailingStart {
+  const char* name;
+  const char* limit;
+  const char* flag;
+  const char* error;
+};
+
+class FailingStartTest : public ::testing::TestWithParam<FailingStart> {};
+
+TEST_P(FailingStartTest, SaysWhyOnOneLine) {
+  const std::string command = absl::StrCat(
+      GetParam().limit, "; exec ", ATTENTION_SERVER_PATH, " ", GetParam().flag);
+  Subprocess server({"/bin/sh", "-c", command});
+  EXPECT_TRUE(server.EndsWithin(kSoon));
+  server.Signal(SIGKILL);
+  const Subprocess::Result result = server.Wait();
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_EQ(result.standard_output, "");
+  EXPECT_THAT(result.standard_error, StartsWith("attention_server: "));
+  EXPECT_THAT(result.standard_error, HasSubstr(GetParam().error));
+  EXPECT_EQ(std::count(result.standard_error.begin(),
+                       result.standard_error.end(), '\n'),
+            1);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Binary, FailingStartTest,
+    ::testing::Values(FailingStart{"NoMemory", "ulimit -v 150000",
+                                   "--threads=2", "too little address space: "},
+                      FailingStart{"NoMemoryForThreads", "ulimit -v 800000",
+                                   "--threads=64",
+                                   "or lower --threads, which is 64"},
+                      FailingStart{"NoMemoryForManyThreads",
+                                   "ulimit -v 8000000", "--threads=1024",
+                                   "or lower --threads, which is 1024"},
+                      FailingStart{"FewDescriptors", "ulimit -n 16", "",
+                                   "too few file descriptors: "},
+                      FailingStart{"NoDescriptors", "ulimit -n 4", "",
+                                   "too few file descriptors: "}),
+    [](const auto& info) { return std::string(info.param.name); });
 
 TEST(BinaryTest, RefusesAPortInUse) {
   Subprocess first = StartServer({"--listen=127.0.0.1:0"});

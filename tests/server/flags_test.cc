@@ -33,7 +33,8 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
              "--default-deadline=5m", "--min-upload-rate=1MiB",
              "--min-answer-rate=2MiB", "--stall-grace=3s",
              "--shutdown-grace=1m30s",
-             "--log-level=debug", "--http-listen=[::1]:9464",
+             "--log-level=debug", "--log-buffer-bytes=2MiB",
+             "--log-lines-per-second=7", "--http-listen=[::1]:9464",
              "--http-max-connections=5", "--http-timeout=3s"});
   ASSERT_TRUE(invocation.options.has_value()) << invocation.standard_error;
   const Options& options = *invocation.options;

@@ -123,7 +123,12 @@ INSTANTIATE_TEST_SUITE_P(
                   "--shutdown-grace: got 1h1m, wanted 0 to 1h"},
         BadOption{"LogLevel", [](Options& o) { o.log_level = "loud"; },
                   "--log-level: got \"loud\", wanted trace, debug, info, "
-                  "warning, error or off"}),
+                  "warning, error or off"},
+        BadOption{"SmallLogBuffer", [](Options& o) { o.log_buffer_bytes = 0; },
+                  "--log-buffer-bytes: got 0, wanted 65536 to 1073741824"},
+        BadOption{"NegativeLogLines",
+                  [](Options& o) { o.log_lines_per_second = -1; },
+                  "--log-lines-per-second: got -1, wanted 0 to 1000000"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(OptionsTest, EveryErrorIsTold) {

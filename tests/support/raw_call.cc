@@ -34,9 +34,11 @@ void* Tag() {
 }  // namespace
 
 RawAnswer RawUnaryCall(const std::shared_ptr<grpc::Channel>& channel,
-                       const std::string& method, const std::string& request) {
+                       const std::string& method, const std::string& request,
+                       std::chrono::system_clock::time_point deadline) {
   grpc::GenericStub stub(channel);
   grpc::ClientContext context;
+  context.set_deadline(deadline);
   grpc::CompletionQueue queue;
   const auto call =
       stub.PrepareUnaryCall(&context, method, ToBuffer(request), &queue);

@@ -23,7 +23,9 @@ struct RawAnswer {
 
 // Blocks until the call of `method` ("/package.Service/Method") has ended.
 RawAnswer RawUnaryCall(const std::shared_ptr<grpc::Channel>& channel,
-                       const std::string& method, const std::string& request);
+                       const std::string& method, const std::string& request,
+                       std::chrono::system_clock::time_point deadline =
+                           std::chrono::system_clock::time_point::max());
 
 // A bidirectional or server-streaming call, one blocking step at a time. Not
 // thread-safe.

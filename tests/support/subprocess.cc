@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,16 +26,30 @@ bool ReadSome(int fd, std::string* bytes) {
   return count > 0;
 }
 
+struct Stream {
+  // -1 if the caller reads.
+  int read;
+  int write;
+};
+
+// The caller's descriptor if there is one, else a pipe of our own.
+Stream OpenStream(int callers) {
+  if (callers >= 0) return {-1, callers};
+  int ends[2];
+  EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  return {ends[0], ends[1]};
+}
+
 }  // namespace
 
-Subprocess::Subprocess(const std::vector<std::string>& argv) {
-  int output[2], error[2];
-  EXPECT_EQ(pipe2(output, O_CLOEXEC), 0);
-  EXPECT_EQ(pipe2(error, O_CLOEXEC), 0);
+Subprocess::Subprocess(const std::vector<std::string>& argv,
+                       const Streams& streams) {
+  const Stream output = OpenStream(streams.standard_output);
+  const Stream error = OpenStream(streams.standard_error);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, output[1], STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, error[1], STDERR_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, output.write, STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, error.write, STDERR_FILENO);
   std::vector<char*> arguments;
   for (const std::string& argument : argv) {
     arguments.push_back(const_cast<char*>(argument.c_str()));
@@ -44,10 +59,10 @@ Subprocess::Subprocess(const std::vector<std::string>& argv) {
                         arguments.data(), environ),
             0);
   posix_spawn_file_actions_destroy(&actions);
-  close(output[1]);
-  close(error[1]);
-  output_ = output[0];
-  error_ = error[0];
+  if (output.read >= 0) close(output.write);
+  if (error.read >= 0) close(error.write);
+  output_ = output.read;
+  error_ = error.read;
 }
 
 Subprocess::~Subprocess() {
@@ -55,8 +70,8 @@ Subprocess::~Subprocess() {
     kill(pid_, SIGKILL);
     Wait();
   }
-  close(output_);
-  close(error_);
+  if (output_ >= 0) close(output_);
+  if (error_ >= 0) close(error_);
 }
 
 std::string Subprocess::ReadLine() {
@@ -93,6 +108,15 @@ Subprocess::Result Subprocess::Wait() {
   result.exit_code =
       WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result;
+}
+
+bool Subprocess::EndsWithin(std::chrono::milliseconds limit) {
+  const int process = static_cast<int>(syscall(SYS_pidfd_open, pid_, 0));
+  EXPECT_GE(process, 0);
+  pollfd entry = {process, POLLIN, 0};
+  const bool ended = poll(&entry, 1, static_cast<int>(limit.count())) > 0;
+  close(process);
+  return ended;
 }
 
 }  // namespace attention::testing

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,16 @@ namespace attention::testing {
 class Subprocess {
  public:
   // Starts argv[0], a path. Fails the test if that does not work.
-  explicit Subprocess(const std::vector<std::string>& argv);
+  explicit Subprocess(const std::vector<std::string>& argv)
+      : Subprocess(argv, Streams()) {}
+
+  // Where its output goes instead: descriptors that the caller keeps and reads,
+  // or does not. Then nothing of it comes from ReadLine() and Wait().
+  struct Streams {
+    int standard_output = -1;
+    int standard_error = -1;
+  };
+  Subprocess(const std::vector<std::string>& argv, const Streams& streams);
   ~Subprocess();
   Subprocess(const Subprocess&) = delete;
   Subprocess& operator=(const Subprocess&) = delete;
@@ -31,6 +41,8 @@ class Subprocess {
   };
   // Waits for its end.
   Result Wait();
+  // Whether it has ended by then. To be followed by Wait().
+  bool EndsWithin(std::chrono::milliseconds limit);
 
  private:
   pid_t pid_ = -1;
