@@ -20,7 +20,7 @@ namespace {
 
 constexpr absl::string_view kProgram = "attention_server: ";
 constexpr char kAdvice[] =
-    "; memory, threads or file descriptors are short: raise their limits "
+    "; if memory, threads or file descriptors are short, raise their limits "
     "(ulimit -v, -u, -n, or the container's) or lower --threads";
 
 // Read by a signal handler.

@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -351,6 +352,36 @@ class ComputeTest(ServedTest):
                     1,
                     text,
                 )
+
+    def test_a_reader_that_has_seen_enough(self):
+        # More than a pipe holds.
+        write_npy(self.folder / "x.npy", "float32", [40000, 1], [0.5] * 40000)
+        for ignored, code, error in (
+            # As `| head` gives it, and as some parents leave it behind.
+            (False, -signal.SIGPIPE, ""),
+            (True, 1, "attention_client: cannot write to standard output\n"),
+        ):
+            with self.subTest(ignored=ignored):
+                client = subprocess.Popen(
+                    [
+                        *(["env", "--ignore-signal=PIPE"] if ignored else []),
+                        CLIENT,
+                        "compute",
+                        f"--server={self.server.address}",
+                        "--query=x.npy",
+                        "--key=[[1]]",
+                        "--value=[[1]]",
+                    ],
+                    cwd=self.folder,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                self.assertEqual(client.stdout.read(1), "[")
+                client.stdout.close()
+                self.assertEqual(client.wait(timeout=60), code)
+                self.assertEqual(client.stderr.read(), error)
+                client.stderr.close()
 
     def test_what_cannot_be_written(self):
         self.assert_fails(

@@ -13,8 +13,8 @@ class ServerProcess:
     """
 
     def __init__(self, binary, *flags, listen="127.0.0.1:0"):
-        # A file, not a pipe: nobody reads along, and a full pipe would block.
-        # __exit__ closes it.
+        # A file, not a pipe: nobody reads along, and what a full pipe does not
+        # take is dropped. __exit__ closes it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [binary, f"--listen={listen}", *flags],

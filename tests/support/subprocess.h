@@ -31,6 +31,8 @@ class Subprocess {
   // The next line of standard output without its end; empty at the end of it.
   std::string ReadLine();
   void Signal(int signal);
+  // Until Wait().
+  pid_t pid() const { return pid_; }
 
   struct Result {
     // 128 plus the signal if one ended it.
