@@ -89,6 +89,18 @@ void AddFlags(CLI::App& app, Options& options) {
             "64KiB");
   add_duration("--stall-grace", &options.stall_grace,
                "How long an upload or an answer may stand still. Default: 10s");
+  AddParsed(app, "--max-connections", &options.max_connections, integer,
+            "a number",
+            "Connections open at once; more wait. Default: 10000, or what the "
+            "limit of descriptors (ulimit -n) leaves");
+  add_duration("--handshake-timeout", &options.handshake_timeout,
+               "How long a new connection may say nothing. Default: 10s");
+  add_duration("--max-connection-idle", &options.max_connection_idle,
+               "Closes a connection without calls after so long. Default: 10m");
+  add_duration("--max-connection-age", &options.max_connection_age,
+               "Tells a client to connect anew after so long. Default: inf");
+  add_duration("--max-connection-age-grace", &options.max_connection_age_grace,
+               "How long calls may go on after that. Default: 10m");
   add_duration("--shutdown-grace", &options.shutdown_grace,
                "How long running calls may go on after SIGTERM. Default: 30s");
   app.add_option("--log-level", options.log_level,

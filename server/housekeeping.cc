@@ -46,9 +46,11 @@ double CpuSeconds() {
 }  // namespace
 
 Housekeeping::Housekeeping(Admission& admission, CostModel& costs,
-                           grpc::ResourceQuota& quota, int64_t max_bytes)
+                           LogLimiter& log_limiter, grpc::ResourceQuota& quota,
+                           int64_t max_bytes)
     : admission_(admission),
       costs_(costs),
+      log_limiter_(log_limiter),
       quota_(quota),
       max_bytes_(max_bytes),
       baseline_bytes_(AllocatedBytes()),
@@ -88,6 +90,7 @@ void Housekeeping::LookAtMemory(absl::Time now) {
   }
   if (now >= next_trim_) {
     next_trim_ = now + kTrimInterval;
+    log_limiter_.Tell(now);
     const int64_t transferred = admission_.transferred_bytes();
     if (transferred != trimmed_at_) GiveFreedMemoryBack();
     trimmed_at_ = transferred;

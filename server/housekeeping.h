@@ -10,6 +10,7 @@
 #include "grpcpp/resource_quota.h"
 #include "server/admission/admission.h"
 #include "server/admission/cost_model.h"
+#include "server/log_limiter.h"
 
 namespace attention::server {
 
@@ -19,7 +20,7 @@ class Housekeeping {
  public:
   // `quota` is gRPC's, over all of its buffers: the net below admission, for
   // callers who are so fast or so many that nobody could look in time.
-  Housekeeping(Admission& admission, CostModel& costs,
+  Housekeeping(Admission& admission, CostModel& costs, LogLimiter& log_limiter,
                grpc::ResourceQuota& quota, int64_t max_bytes);
   ~Housekeeping();
   Housekeeping(const Housekeeping&) = delete;
@@ -32,6 +33,7 @@ class Housekeeping {
 
   Admission& admission_;
   CostModel& costs_;
+  LogLimiter& log_limiter_;
   grpc::ResourceQuota& quota_;
   const int64_t max_bytes_;
   const int64_t baseline_bytes_;  // allocated before the first call

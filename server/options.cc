@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "server/connections/limits.h"
 
 namespace attention::server {
 namespace {
@@ -29,6 +30,10 @@ constexpr int64_t kMaxRate = int64_t{1} << 40;
 constexpr int64_t kMaxHttpConnections = 10'000;
 constexpr absl::Duration kMinHttpTimeout = absl::Milliseconds(100);
 constexpr absl::Duration kMaxHttpTimeout = absl::Hours(1);
+constexpr int64_t kDefaultConnections = 10'000;
+constexpr absl::Duration kMaxHandshake = absl::Hours(1);
+// In milliseconds it is an int.
+constexpr absl::Duration kMaxConnectionTime = absl::Hours(24 * 24);
 
 class Validator {
  public:
@@ -148,7 +153,33 @@ void CheckMemory(const Options& options, Validator& validator) {
                    kMaxMemory));
 }
 
+void CheckConnections(const Options& options, Validator& validator) {
+  const int64_t most = MostConnections();
+  if (options.max_connections < 1 || options.max_connections > most) {
+    validator.Add(
+        "max-connections",
+        absl::StrCat("got ", options.max_connections, ", wanted 1 to ", most,
+                     " (of ", DescriptorLimit(),
+                     " descriptors, see ulimit -n)"));
+  }
+  constexpr absl::Duration kLeast = absl::Milliseconds(1);
+  validator.CheckDuration("handshake-timeout", options.handshake_timeout, kLeast,
+                       kMaxHandshake);
+  const std::pair<absl::string_view, absl::Duration> times[] = {
+      {"max-connection-idle", options.max_connection_idle},
+      {"max-connection-age", options.max_connection_age},
+      {"max-connection-age-grace", options.max_connection_age_grace}};
+  for (const auto& [flag, time] : times) {
+    if (time == absl::InfiniteDuration()) continue;
+    validator.CheckDuration(flag, time, kLeast, kMaxConnectionTime);
+  }
+}
+
 }  // namespace
+
+int64_t Options::DefaultConnections() {
+  return std::min(kDefaultConnections, MostConnections());
+}
 
 int64_t Options::DefaultThreads() {
   return std::clamp<int64_t>(std::thread::hardware_concurrency(), 1,
@@ -163,6 +194,7 @@ std::vector<std::string> Validate(const Options& options) {
   CheckMemory(options, validator);
   validator.CheckRange("max-pooled-bytes", options.max_pooled_bytes, 0,
                        kMaxMemory);
+  CheckConnections(options, validator);
   validator.CheckDuration("max-queue", options.max_queue, absl::ZeroDuration(),
                           kDay);
   validator.CheckDuration("default-deadline", options.default_deadline,

@@ -42,6 +42,13 @@ struct Options {
   // that no load can exhaust memory. Raise it on a machine with much memory and
   // many clients.
   int64_t max_inflight_bytes = int64_t{2} << 30;
+  // Connections open at once, from all listeners, [1, what MostConnections() in
+  // server/connections/limits.h says]. At the limit new ones wait in the
+  // system's queue until others close. The default leaves descriptors in
+  // reserve and is 10 000 at most. Raise it, with the limit of descriptors
+  // (`ulimit -n`, LimitNOFILE=), for more clients; an idle connection costs
+  // about @@ KiB.
+  int64_t max_connections = DefaultConnections();
   // Unused memory kept for the next requests, bytes, [0, 2^50]. Saves the cost
   // of fresh pages, which is above that of copying into them; costs this much
   // resident memory while idle.
@@ -75,6 +82,23 @@ struct Options {
   // How long an upload or an answer may stand still, [100 ms, 1 h].
   absl::Duration stall_grace = absl::Seconds(10);
 
+  // How long a new connection may take until HTTP/2's SETTINGS have come,
+  // [1 ms, 1 h]. Cuts peers that connect and say nothing. Raise it for clients
+  // behind very slow links; each silent peer then holds a connection for
+  // longer.
+  absl::Duration handshake_timeout = absl::Seconds(10);
+  // How long a connection may have no call, [1 ms, 24 d], or infinite. Those
+  // that are idle for longer take the place of others; a gRPC client connects
+  // again by itself with its next call, in about a millisecond.
+  absl::Duration max_connection_idle = absl::Minutes(10);
+  // How long a connection may be used, [1 ms, 24 d], or infinite; gRPC varies
+  // it by 10 %. Its client is then told to connect anew (GOAWAY), and what runs
+  // may go on for the grace, [1 ms, 24 d] or infinite, before it is cut. By
+  // default there is no end: set one, such as 30 min, where a balancer should
+  // spread clients over servers that were added later.
+  absl::Duration max_connection_age = absl::InfiniteDuration();
+  absl::Duration max_connection_age_grace = absl::Minutes(10);
+
   // How it behaves.
 
   // How long running calls may go on after a signal to stop, [0 s, 1 h].
@@ -94,6 +118,7 @@ struct Options {
   int64_t log_lines_per_second = 10;
 
   static int64_t DefaultThreads();
+  static int64_t DefaultConnections();
 };
 
 // One line for each setting that is out of its range, beginning with the flag's

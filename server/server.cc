@@ -1,20 +1,11 @@
 #include "server/server.h"
 
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <limits>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/string_view.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
@@ -35,35 +26,9 @@ constexpr int kMaxSyncThreads = 16;
 constexpr int kLookaheadBytes = 65535;
 // A peer that vanished holds its calls' memory no longer than this.
 constexpr int kKeepaliveMs = 60'000;
-constexpr int kKeepaliveTimeoutMs = 20'000;
 
-// Whether a server accepts connections at the Unix socket `path`; gRPC would
-// take its place without a word.
-bool IsServedUnixPath(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path, path.data(), path.size());
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return false;
-  const bool served = connect(fd, reinterpret_cast<const sockaddr*>(&address),
-                              sizeof(address)) == 0;
-  close(fd);
-  return served;
-}
-
-absl::Status CannotListen(absl::string_view address) {
-  return absl::UnavailableError(
-      absl::StrCat("--listen: cannot listen on \"", address,
-                   "\": in use, or not an address of this machine"));
-}
-
-// `address` with the port that it got.
-std::string WithPort(const std::string& address, int port) {
-  if (absl::StartsWith(address, "unix")) return address;
-  return absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
-}
-
-Admission::Settings AdmissionSettings(const Options& options) {
+Admission::Settings AdmissionSettings(const Options& options,
+                                      const ConnectionTable& connections) {
   Admission::Settings settings;
   settings.max_bytes = options.max_inflight_bytes;
   settings.max_request_bytes = options.max_request_bytes;
@@ -72,7 +37,24 @@ Admission::Settings AdmissionSettings(const Options& options) {
   settings.min_upload_rate = static_cast<double>(options.min_upload_rate);
   settings.min_answer_rate = static_cast<double>(options.min_answer_rate);
   settings.stall_grace = options.stall_grace;
+  settings.received_bytes = [&connections](const std::string& peer) {
+    return connections.BytesReceived(peer);
+  };
   return settings;
+}
+
+void LimitConnections(const Options& options, grpc::ServerBuilder& builder) {
+  const std::pair<const char*, absl::Duration> arguments[] = {
+      {GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, options.handshake_timeout},
+      {GRPC_ARG_MAX_CONNECTION_IDLE_MS, options.max_connection_idle},
+      {GRPC_ARG_MAX_CONNECTION_AGE_MS, options.max_connection_age},
+      {GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, options.max_connection_age_grace}};
+  for (const auto& [name, duration] : arguments) {
+    // Without an argument there is no end.
+    if (duration == absl::InfiniteDuration()) continue;
+    builder.AddChannelArgument(
+        name, static_cast<int>(absl::ToInt64Milliseconds(duration)));
+  }
 }
 
 void Configure(grpc::ServerBuilder& builder) {
@@ -90,12 +72,9 @@ void Configure(grpc::ServerBuilder& builder) {
   for (auto algorithm : {GRPC_COMPRESS_GZIP, GRPC_COMPRESS_DEFLATE}) {
     builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
   }
-  // Two servers on one port would each get some of the calls.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
-                             kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPeerTimeoutMs);
   // A stream that has not been read yet may send so much and no more: what is
   // not let in waits in the client. A read then grants what its message needs.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES,
@@ -117,7 +96,7 @@ Server::Server(const Options& options)
                 .simd_target = std::string(SimdTarget()),
                 .grpc_version = grpc::Version(),
                 .threads = options.threads}),
-      admission_(AdmissionSettings(options), costs_),
+      admission_(AdmissionSettings(options, connections_), costs_),
       buffers_(BufferPool::Create(options.max_pooled_bytes,
                                   options.max_inflight_bytes)),
       executor_(static_cast<int>(options.threads)),
@@ -158,6 +137,9 @@ Snapshot Server::TakeSnapshot() const {
           .queued_seconds = held.queued_seconds,
           .multiply_adds_per_second = costs_.multiply_adds_per_second(),
           .bytes_per_second = costs_.bytes_per_second(),
+          .connections = connections_.open(),
+          .max_connections = options_.max_connections,
+          .log_lines_dropped = LogLinesDropped(*log_),
           .draining = draining_};
 }
 
@@ -192,35 +174,33 @@ absl::Status Server::ListenHttp() {
 }
 
 absl::Status Server::Listen() {
+  std::vector<Listener> listeners;
+  for (const std::string& address : options_.listen) {
+    absl::StatusOr<Listener> listener = Listener::Open(address);
+    if (!listener.ok()) return listener.status();
+    addresses_.push_back(listener->address());
+    listeners.push_back(*std::move(listener));
+  }
   grpc::ServerBuilder builder;
   Configure(builder);
   builder.SetResourceQuota(quota_);
-  std::vector<int> ports(options_.listen.size(), 0);
-  for (size_t i = 0; i < ports.size(); ++i) {
-    absl::string_view path = options_.listen[i];
-    if (absl::ConsumePrefix(&path, "unix:")) {
-      absl::ConsumePrefix(&path, "//");  // "unix:///path" is "unix:/path".
-      if (IsServedUnixPath(std::string(path))) {
-        return CannotListen(options_.listen[i]);
-      }
-    }
-    builder.AddListeningPort(options_.listen[i],
-                             grpc::InsecureServerCredentials(), &ports[i]);
-  }
+  LimitConnections(options_, builder);
+  connection_sink_ = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
   builder.RegisterService(&service_);
   builder.RegisterCallbackGenericService(&streamed_service_);
   grpc_server_ = builder.BuildAndStart();
-  for (size_t i = 0; i < ports.size(); ++i) {
-    if (ports[i] <= 0) return CannotListen(options_.listen[i]);
-    addresses_.push_back(WithPort(options_.listen[i], ports[i]));
-  }
   if (grpc_server_ == nullptr) {
     return absl::UnavailableError("the server could not start");
   }
   grpc_server_->GetHealthCheckService()->SetServingStatus(
       v1::AttentionService::service_full_name(), true);
-  housekeeping_.emplace(admission_, costs_, quota_,
+  housekeeping_.emplace(admission_, costs_, log_limiter_, quota_,
                         options_.max_inflight_bytes);
+  acceptor_ =
+      std::make_unique<Acceptor>(std::move(listeners), options_.max_connections,
+                                 *connection_sink_, connections_, *log_);
   return absl::OkStatus();
 }
 
@@ -246,6 +226,7 @@ void Server::Shutdown(absl::Time deadline) {
 void Server::Wait() {
   admission_.WaitUntilIdle();
   std::lock_guard<std::mutex> lock(stop_mutex_);
+  acceptor_.reset();
   // Cancels calls past the deadline, health watches and reflection streams.
   grpc_server_->Shutdown(std::chrono::system_clock::now());
   grpc_server_->Wait();

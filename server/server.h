@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/buffer_pool.h"
 #include "base/executor.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/resource_quota.h"
@@ -24,16 +25,17 @@
 #include "grpcpp/support/channel_arguments.h"
 #include "server/admission/admission.h"
 #include "server/admission/cost_model.h"
-#include "server/http/http_server.h"
-#include "server/metrics/metrics.h"
-#include "server/rpc/attention_service.h"
-#include "base/buffer_pool.h"
-#include "server/rpc/compute_call.h"
-#include "server/rpc/streamed_service.h"
+#include "server/connections/acceptor.h"
+#include "server/connections/connection_table.h"
 #include "server/housekeeping.h"
+#include "server/http/http_server.h"
 #include "server/log_limiter.h"
 #include "server/logging.h"
+#include "server/metrics/metrics.h"
 #include "server/options.h"
+#include "server/rpc/attention_service.h"
+#include "server/rpc/compute_call.h"
+#include "server/rpc/streamed_service.h"
 
 namespace attention::server {
 
@@ -79,6 +81,8 @@ class Server {
   // ComputeAttention calls being worked on.
   int64_t running_calls() const { return admission_.calls(); }
 
+  // Its open connections.
+  const ConnectionTable& connections() const { return connections_; }
   Metrics& metrics() { return metrics_; }
   spdlog::logger& log() { return *log_; }
 
@@ -88,12 +92,14 @@ class Server {
   absl::Status ListenHttp();
   Snapshot TakeSnapshot() const;
 
-  // The HTTP listener and gRPC's server come last, so that they die first; then
-  // those who look after calls.
+  // The HTTP listener and the acceptor come last, so that they die first; then
+  // gRPC's server, to which connections are handed; then what its calls use.
   const Options options_;
   const std::shared_ptr<spdlog::logger> log_;
-#include "server/housekeeping.h"
-#include "server/log_limiter.h"
+  LogLimiter log_limiter_;
+  Metrics metrics_;
+  ConnectionTable connections_;
+  CostModel costs_;
   Admission admission_;
   const std::shared_ptr<BufferPool> buffers_;
   Executor executor_;
@@ -107,9 +113,11 @@ class Server {
   std::atomic<bool> draining_{false};
   std::optional<Housekeeping> housekeeping_;
   std::mutex stop_mutex_;
+  std::unique_ptr<Acceptor::Sink> connection_sink_;
   std::unique_ptr<grpc::Server> grpc_server_;
   // Guarded by stop_mutex_ once Start() has returned.
   std::unique_ptr<HttpServer> http_server_;
+  std::unique_ptr<Acceptor> acceptor_;
 };
 
 }  // namespace attention::server

@@ -421,6 +421,11 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
   }
   for (auto it = OneTooMany(now, transport_bytes); it != inside_.end();
        it = OneTooMany(now, transport_bytes)) {
+    // What gRPC holds of it will soon be free.
+    const auto request = static_cast<size_t>(MemoryKind::kRequest);
+    transport_bytes = std::max<int64_t>(0, transport_bytes - it->bytes[request]);
+    excess_bytes_ = std::max<int64_t>(
+        0, transport_bytes - bytes_[request] + it->bytes[request]);
     Expel(*it,
           RetryLater(Reason::kMemoryBusy,
                      absl::StrCat("the server is busy: it has no memory for "
@@ -494,7 +499,6 @@ void Admission::Expel(Entry& entry, absl::Status status, Lock& lock) {
   EndRead(entry);
   entry.expelled = true;
   if (entry.phase == Entry::Phase::kReading) {
-    // What gRPC holds of it will soon be free.
     SetBytes(entry, MemoryKind::kRequest, 0);
     SetBytes(entry, MemoryKind::kTensors, 0);
     entry.phase = Entry::Phase::kWorking;

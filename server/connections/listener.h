@@ -1,0 +1,65 @@
+// The listening sockets of one address of Options::listen.
+#ifndef ATTENTION_SERVER_CONNECTIONS_LISTENER_H_
+#define ATTENTION_SERVER_CONNECTIONS_LISTENER_H_
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/connections/descriptor.h"
+
+namespace attention::server {
+
+// How long sent bytes may stay unacknowledged before a connection is given up;
+// also how long the answer to a keepalive ping may take.
+inline constexpr int kPeerTimeoutMs = 20'000;
+
+// Not thread-safe. When it dies it removes the file of a Unix socket, if that
+// is still the one that it made, and closes its sockets.
+class Listener {
+ public:
+  // Listens; connections wait in the kernel's queue from then on.
+  //
+  // - A name listens on every address that it has, all with the same port. One
+  //   that the machine lacks (often ::1) is left out if another is there.
+  // - "[::]" and "0.0.0.0" both stand for every address of both families.
+  // - A port in use is never shared. A Unix socket that somebody serves stays
+  //   theirs; one that nobody serves is replaced. %XX in its path is decoded,
+  //   as gRPC's clients do.
+  //
+  // Errors: Unavailable, naming the address.
+  static absl::StatusOr<Listener> Open(const std::string& address);
+
+  // As given to Open(), with the port that it got.
+  const std::string& address() const { return address_; }
+  // Non-blocking; at least one.
+  const std::vector<Descriptor>& sockets() const { return sockets_; }
+
+ private:
+  // The file that a Unix socket made; removes it.
+  struct SocketFile {
+    ~SocketFile();
+
+    std::string path;
+    dev_t device = 0;
+    ino_t inode = 0;
+  };
+
+  Listener() = default;
+  // Whether they listen.
+  bool OpenTcp(const std::string& address);
+  bool OpenUnixPath(const std::string& path);
+  bool OpenUnixAbstract(const std::string& name);
+
+  std::string address_;
+  std::vector<Descriptor> sockets_;
+  // Removed before its socket is closed: until then nobody else takes the path.
+  std::unique_ptr<const SocketFile> file_;
+};
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_CONNECTIONS_LISTENER_H_

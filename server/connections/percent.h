@@ -1,0 +1,31 @@
+// Percent-encoding, as gRPC uses it in addresses.
+#ifndef ATTENTION_SERVER_CONNECTIONS_PERCENT_H_
+#define ATTENTION_SERVER_CONNECTIONS_PERCENT_H_
+
+#include <string>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/string_view.h"
+
+namespace attention::server {
+
+// "%5B" becomes "[". A % that no two hexadecimal digits follow stays.
+inline std::string PercentDecoded(absl::string_view text) {
+  std::string decoded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '%' && i + 2 < text.size() &&
+        absl::ascii_isxdigit(text[i + 1]) &&
+        absl::ascii_isxdigit(text[i + 2])) {
+      decoded += absl::HexStringToBytes(text.substr(i + 1, 2));
+      i += 2;
+    } else {
+      decoded += text[i];
+    }
+  }
+  return decoded;
+}
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_CONNECTIONS_PERCENT_H_
