@@ -46,11 +46,12 @@ class Validator {
   }
 
   void CheckDuration(absl::string_view flag, absl::Duration got,
-                     absl::Duration least, absl::Duration most) {
+                  absl::Duration least, absl::Duration most,
+                  absl::string_view or_else = "") {
     if (got >= least && got <= most) return;
     Add(flag, absl::StrCat("got ", absl::FormatDuration(got), ", wanted ",
                            absl::FormatDuration(least), " to ",
-                           absl::FormatDuration(most)));
+                           absl::FormatDuration(most), or_else));
   }
 
   void Add(absl::string_view flag, absl::string_view text) {
@@ -171,7 +172,7 @@ void CheckConnections(const Options& options, Validator& validator) {
       {"max-connection-age-grace", options.max_connection_age_grace}};
   for (const auto& [flag, time] : times) {
     if (time == absl::InfiniteDuration()) continue;
-    validator.CheckDuration(flag, time, kLeast, kMaxConnectionTime);
+    validator.CheckDuration(flag, time, kLeast, kMaxConnectionTime, " or inf");
   }
 }
 

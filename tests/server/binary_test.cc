@@ -3,6 +3,7 @@
 #include <grpc/grpc.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -25,6 +27,7 @@
 #include "tests/support/messages.h"
 #include "tests/support/pipe.h"
 #include "tests/support/raw_call.h"
+#include "tests/support/socket.h"
 #include "tests/support/subprocess.h"
 #include "tests/support/test_server.h"
 
@@ -356,6 +359,44 @@ INSTANTIATE_TEST_SUITE_P(
                       FailingStart{"NoDescriptors", "ulimit -n 4", "",
                                    "too few file descriptors: "}),
     [](const auto& info) { return std::string(info.param.name); });
+
+bool HasBytes(const server::Descriptor& socket) {
+  char byte;
+  return recv(socket.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
+}
+
+TEST(BinaryTest, ServesAgainAfterDescriptorsRanOut) {
+  Subprocess server({"/bin/sh", "-c",
+                     "ulimit -n 64 && exec \"$0\" --listen=127.0.0.1:0",
+                     ATTENTION_SERVER_PATH});
+  const std::string address = AddressIn(server.ReadLine());
+  std::vector<server::Descriptor> peers(100);
+  for (server::Descriptor& peer : peers) {
+    peer = ConnectTo(address);
+    Send(peer, Http2Start());
+  }
+  // The server speaks first to those that it took.
+  EXPECT_TRUE(WaitUntil([&] {
+    return std::count_if(peers.begin(), peers.end(), HasBytes) == 48;
+  }));
+  // Behind all of them in the queue: an answer means that each had its turn.
+  std::thread close_all([&] {
+    for (server::Descriptor& peer : peers) {
+      char byte;
+      EXPECT_EQ(recv(peer.get(), &byte, 1, 0), 1);
+      peer = server::Descriptor();
+    }
+  });
+  EXPECT_EQ(HealthOf(Connect(address), ""), "SERVING");
+  close_all.join();
+  server.Signal(SIGTERM);
+  const Subprocess::Result result = server.Wait();
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.standard_error,
+              HasSubstr("event=accept_stopped reason=\"max_connections\" "
+                        "open_connections=48 max_connections=48 "
+                        "descriptor_limit=64"));
+}
 
 TEST(BinaryTest, RefusesAPortInUse) {
   Subprocess first = StartServer({"--listen=127.0.0.1:0"});

@@ -32,7 +32,9 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
              "--max-pooled-bytes=1KiB", "--max-queue=700ms",
              "--default-deadline=5m", "--min-upload-rate=1MiB",
              "--min-answer-rate=2MiB", "--stall-grace=3s",
-             "--shutdown-grace=1m30s",
+             "--max-connections=7", "--handshake-timeout=5s",
+             "--max-connection-idle=1m", "--max-connection-age=inf",
+             "--max-connection-age-grace=2m", "--shutdown-grace=1m30s",
              "--log-level=debug", "--log-buffer-bytes=2MiB",
              "--log-lines-per-second=7", "--http-listen=[::1]:9464",
              "--http-max-connections=5", "--http-timeout=3s"});
@@ -50,6 +52,11 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.min_upload_rate, 1 << 20);
   EXPECT_EQ(options.min_answer_rate, 2 << 20);
   EXPECT_EQ(options.stall_grace, absl::Seconds(3));
+  EXPECT_EQ(options.max_connections, 7);
+  EXPECT_EQ(options.handshake_timeout, absl::Seconds(5));
+  EXPECT_EQ(options.max_connection_idle, absl::Minutes(1));
+  EXPECT_EQ(options.max_connection_age, absl::InfiniteDuration());
+  EXPECT_EQ(options.max_connection_age_grace, absl::Minutes(2));
   EXPECT_EQ(options.shutdown_grace, absl::Seconds(90));
   EXPECT_EQ(options.log_level, "debug");
   EXPECT_EQ(options.http_listen, "[::1]:9464");

@@ -6,6 +6,9 @@
 #include <functional>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "server/connections/limits.h"
+
 namespace attention::server {
 namespace {
 
@@ -46,6 +49,12 @@ constexpr char kHttpAddressForms[] =
 constexpr char kAddressForms[] =
     "wanted host:port with a port of 0 to 65535, unix:path or "
     "unix-abstract:name";
+
+std::string ConnectionsError(int64_t got) {
+  return absl::StrCat("--max-connections: got ", got, ", wanted 1 to ",
+                      MostConnections(), " (of ", DescriptorLimit(),
+                      " descriptors, see ulimit -n)");
+}
 
 INSTANTIATE_TEST_SUITE_P(
     Options, BadOptionTest,
@@ -118,6 +127,29 @@ INSTANTIATE_TEST_SUITE_P(
         BadOption{"NoStall",
                   [](Options& o) { o.stall_grace = absl::Milliseconds(99); },
                   "--stall-grace: got 99ms, wanted 100ms to 1h"},
+        BadOption{"NoConnections", [](Options& o) { o.max_connections = 0; },
+                  ConnectionsError(0)},
+        BadOption{"MoreConnectionsThanDescriptors",
+                  [](Options& o) { o.max_connections = MostConnections() + 1; },
+                  ConnectionsError(MostConnections() + 1)},
+        BadOption{"NoHandshake",
+                  [](Options& o) { o.handshake_timeout = absl::Seconds(0); },
+                  "--handshake-timeout: got 0, wanted 1ms to 1h"},
+        BadOption{
+            "EndlessHandshake",
+            [](Options& o) { o.handshake_timeout = absl::InfiniteDuration(); },
+            "--handshake-timeout: got inf, wanted 1ms to 1h"},
+        BadOption{"NoIdleTime",
+                  [](Options& o) { o.max_connection_idle = absl::Seconds(0); },
+                  "--max-connection-idle: got 0, wanted 1ms to 576h or inf"},
+        BadOption{"NegativeAge",
+                  [](Options& o) { o.max_connection_age = absl::Seconds(-1); },
+                  "--max-connection-age: got -1s, wanted 1ms to 576h or inf"},
+        BadOption{
+            "LongAgeGrace",
+            [](Options& o) { o.max_connection_age_grace = absl::Hours(577); },
+            "--max-connection-age-grace: got 577h, wanted 1ms to 576h or "
+            "inf"},
         BadOption{"LongGrace",
                   [](Options& o) { o.shutdown_grace = absl::Minutes(61); },
                   "--shutdown-grace: got 1h1m, wanted 0 to 1h"},
