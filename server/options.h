@@ -47,7 +47,7 @@ struct Options {
   // system's queue until others close. The default leaves descriptors in
   // reserve and is 10 000 at most. Raise it, with the limit of descriptors
   // (`ulimit -n`, LimitNOFILE=), for more clients; an idle connection costs
-  // about @@ KiB.
+  // about 18 KiB.
   int64_t max_connections = DefaultConnections();
   // Unused memory kept for the next requests, bytes, [0, 2^50]. Saves the cost
   // of fresh pages, which is above that of copying into them; costs this much
