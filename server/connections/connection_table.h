@@ -15,9 +15,9 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 
 namespace attention::server {
@@ -60,7 +60,7 @@ class ConnectionTable {
 
   mutable std::mutex mutex_;
   std::vector<Entry> entries_;  // By number of the descriptor.
-  absl::flat_hash_map<std::string, int> by_peer_;
+  std::unordered_map<std::string, int> by_peer_;
   std::atomic<int64_t> open_{0};
 };
 
