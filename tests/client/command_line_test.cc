@@ -142,8 +142,8 @@ TEST_F(CommandLine, LabelsSeveralTensors) {
 
 TEST_F(CommandLine, UsageErrorsAreOneLineAndOne) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
-      {{}, "got no command, wanted compute, health or info"},
-      {{"bench"}, "bench"},
+      {{}, "got no command, wanted compute, health, info or bench"},
+      {{"bend"}, "bend"},
       {{"compute"}, "--query is required"},
       {{"health", "--timeout=0"}, "--timeout: got '0', wanted a time above 0"},
       {{"health", "--timeout=soon"}, "--timeout: got 'soon'"},

@@ -440,6 +440,69 @@ class HealthAndInfoTest(ServedTest):
         self.assertGreater(int(lines["max request bytes"]), 0)
 
 
+class BenchTest(ServedTest):
+    def bench(self, *arguments):
+        """The JSON of a short measurement, which must work."""
+        run = self.call(
+            "bench",
+            "--warmup=100ms",
+            "--duration=500ms",
+            "--json=-",
+            *arguments,
+        )
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual(run.stderr, "")
+        return json.loads(run.stdout)
+
+    def test_closed_loop(self):
+        found = self.bench("--shape=S=16", "--clients=2", "--concurrency=2")
+        self.assertGreater(found["total"]["ok"], 0)
+        self.assertEqual(found["total"]["ok"], found["total"]["calls"])
+        self.assertEqual(
+            found["answers"], {"checked": True, "good": True, "wrong": []}
+        )
+
+    def test_open_loop_of_several_sizes(self):
+        found = self.bench(
+            "--mix=S=16,T=300,Hq=4,Hkv=2:3,S=1,T=500,D=128,Dv=32:1",
+            "--rate=100",
+            "--type=float16",
+            "--causal=bottom-right",
+            "--timeout=30s",
+        )
+        self.assertEqual(
+            [kind["name"] for kind in found["kinds"]],
+            ["S=16,T=300,Hq=4,Hkv=2,D=64", "S=1,T=500,H=1,D=128,Dv=32"],
+        )
+        self.assertEqual(found["total"]["ok"], found["lag"]["count"])
+        self.assertTrue(found["answers"]["good"])
+
+    def test_table_and_file(self):
+        run = self.call(
+            "bench", "--warmup=0", "--duration=200ms", "--shape=S=16",
+            "--json=load.json",
+        )  # fmt: skip
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("goodput", run.stdout)
+        self.assertNotIn("\r", run.stdout + run.stderr)
+        found = json.loads((self.folder / "load.json").read_text())
+        self.assertGreater(found["total"]["ok"], 0)
+
+    def test_health(self):
+        found = self.bench("--health", "--rate=100")
+        self.assertGreater(found["total"]["ok"], 0)
+
+    def test_what_the_server_refuses(self):
+        with ServerProcess(
+            SERVER, "--max-request-bytes=2000", "--max-response-bytes=2000"
+        ) as server:
+            self.assert_fails(
+                self.run_client("bench", f"--server={server.address}"),
+                2,
+                "RESOURCE_EXHAUSTED: ",
+            )
+
+
 class LifecycleTest(ProgramTest):
     def test_unreachable(self):
         server = f"--server=unix:{self.folder}/nobody"

@@ -1,8 +1,9 @@
 #include "client/cpp/cli/command_line.h"
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
-#include <map>
-#include <optional>
+#include <iostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,7 +15,9 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "attention/client.h"
+#include "client/cpp/cli/bench_command.h"
 #include "client/cpp/cli/compute_command.h"
+#include "client/cpp/cli/flag_types.h"
 #include "client/cpp/cli/report.h"
 
 namespace attention::cli {
@@ -36,64 +39,17 @@ constexpr char kComputeFooter[] =
     "Example:\n  attention_client compute --query=\"[[1,0],[0,1]]\" "
     "--key=\"[[1,0],[0,1]]\" \\\n    --value=\"[[1,0],[0,1]]\" --explain";
 
-// The names of an enum's values, lower case, without prefix.
-template <typename Enum>
-using Names = std::map<std::string, Enum>;
-
-const Names<v1::DataType> kTypes = {{"float32", v1::DATA_TYPE_FLOAT32},
-                                    {"float16", v1::DATA_TYPE_FLOAT16},
-                                    {"bfloat16", v1::DATA_TYPE_BFLOAT16},
-                                    {"float64", v1::DATA_TYPE_FLOAT64}};
 const Names<v1::Layout> kLayouts = {{"matrix", v1::LAYOUT_MATRIX},
                                     {"packed", v1::LAYOUT_PACKED},
                                     {"bhsd", v1::LAYOUT_BHSD},
                                     {"bshd", v1::LAYOUT_BSHD},
                                     {"ragged", v1::LAYOUT_RAGGED}};
-const Names<v1::Causal> kCausals = {{"top-left", v1::CAUSAL_TOP_LEFT},
-                                    {"bottom-right", v1::CAUSAL_BOTTOM_RIGHT}};
 const Names<v1::MathMode> kMathModes = {
     {"reproducible", v1::MATH_MODE_REPRODUCIBLE}, {"fast", v1::MATH_MODE_FAST}};
 const Names<v1::Scores> kScores = {{"raw", v1::SCORES_RAW},
                                    {"capped", v1::SCORES_CAPPED},
                                    {"biased", v1::SCORES_BIASED},
                                    {"weights", v1::SCORES_WEIGHTS}};
-
-// Hands a flag's text to `use`, which returns what is wrong with it, or
-// nothing.
-template <typename Use>
-CLI::Option* AddText(CLI::App& app, const std::string& name, Use use,
-                     const std::string& help, const std::string& type) {
-  return app
-      .add_option_function<std::string>(
-          name,
-          [name, use = std::move(use)](const std::string& text) {
-            const std::string wrong = use(text);
-            if (!wrong.empty()) {
-              throw CLI::ValidationError(
-                  name, absl::StrCat("got '", text, "', wanted ", wrong));
-            }
-          },
-          help)
-      ->type_name(type);
-}
-
-template <typename Enum, typename Set>
-CLI::Option* AddEnum(CLI::App& app, const std::string& name,
-                     const Names<Enum>& names, Set set,
-                     const std::string& help) {
-  std::vector<std::string> keys;
-  for (const auto& [key, value] : names) keys.push_back(key);
-  const std::string all = absl::StrJoin(keys, "|");
-  return AddText(
-      app, name,
-      [&names, set, all](const std::string& text) -> std::string {
-        const auto found = names.find(absl::AsciiStrToLower(text));
-        if (found == names.end()) return all;
-        set(found->second);
-        return "";
-      },
-      help, all);
-}
 
 template <typename T>
 bool Parse(absl::string_view text, T& number) {
@@ -122,36 +78,19 @@ CLI::Option* AddList(CLI::App& app, const std::string& name, Set set,
       help, "N,N,...");
 }
 
-// "2.5" (seconds), "500ms", "1m".
-std::string ParseTimeout(const std::string& text, absl::Duration& timeout) {
-  double seconds = 0;
-  absl::Duration parsed;
-  if (absl::SimpleAtod(text, &seconds)) {
-    parsed = absl::Seconds(seconds);
-  } else if (!absl::ParseDuration(text, &parsed)) {
-    parsed = absl::ZeroDuration();
-  }
-  if (parsed <= absl::ZeroDuration()) {
-    return "a time above 0 such as 10, 2.5s, 500ms or 1m";
-  }
-  timeout = parsed;
-  return "";
+void AddServer(CLI::App& app, std::string& server) {
+  app.add_option("--server", server, "host:port or unix:/path")
+      ->type_name("ADDRESS")
+      ->capture_default_str();
 }
 
 void AddConnection(CLI::App& app, std::string& server, absl::Duration& timeout,
                    const std::string& default_timeout) {
-  app.add_option("--server", server, "host:port or unix:/path")
-      ->type_name("ADDRESS")
-      ->capture_default_str();
-  AddText(
-      app, "--timeout",
-      [&timeout](const std::string& text) {
-        return ParseTimeout(text, timeout);
-      },
-      absl::StrCat("Longest wait for each answer, in seconds or as 500ms, 1m "
-                   "[",
-                   default_timeout, "]"),
-      "TIME");
+  AddServer(app, server);
+  AddDuration(app, "--timeout", timeout,
+              absl::StrCat("Longest wait for each answer, in seconds or as "
+                           "500ms, 1m [",
+                           default_timeout, "]"));
 }
 
 void AddTensors(CLI::App& app, ComputeFlags& flags) {
@@ -170,7 +109,7 @@ void AddTensors(CLI::App& app, ComputeFlags& flags) {
   add("--past-value", flags.past_value,
       "Values before --value: (B, Hkv, P, Dv)");
   AddEnum(
-      app, "--type", kTypes,
+      app, "--type", kFloatTypes,
       [&](v1::DataType type) { flags.literal_type = type; },
       "Element type of numbers in literals, the mask's excepted [float32]")
       ->group("Tensors");
@@ -243,7 +182,7 @@ void AddScoreOptions(CLI::App& app, ComputeFlags& flags) {
       [&](v1::MathMode mode) { options.set_math_mode(mode); },
       "Same bits everywhere, or what this CPU does fastest [reproducible]");
   AddEnum(
-      app, "--softmax-precision", kTypes,
+      app, "--softmax-precision", kFloatTypes,
       [&](v1::DataType type) { options.set_softmax_precision(type); },
       "Least precision of the arithmetic [float32; float64 for such inputs]");
 }
@@ -355,6 +294,11 @@ ExitCode RunInfo(const std::string& server, absl::Duration timeout,
   return kSuccess;
 }
 
+// Whether `err` is a terminal, on which a line can be written anew.
+bool ShowsProgress(const std::ostream& err) {
+  return &err == &std::cerr && isatty(STDERR_FILENO) == 1;
+}
+
 }  // namespace
 
 int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
@@ -395,6 +339,13 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
       *app.add_subcommand("info", "Show the server's limits, types and build");
   AddConnection(info, server, timeout, "5s");
   info.footer(kFooter);
+  BenchFlags load;
+  load.server = kDefaultServer;
+  load.progress = ShowsProgress(err);
+  CLI::App& bench = *app.add_subcommand(
+      "bench", "Send load and measure how the server fares");
+  AddServer(bench, load.server);
+  AddBenchFlags(bench, load);
 
   try {
     app.parse(argc, argv);
@@ -408,8 +359,9 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   if (compute.parsed()) return RunCompute(flags, out, err);
   if (health.parsed()) return RunHealth(server, service, timeout, out, err);
   if (info.parsed()) return RunInfo(server, timeout, out, err);
-  err << "attention_client: got no command, wanted compute, health or info "
-         "(see --help)\n";
+  if (bench.parsed()) return RunBench(load, out, err);
+  err << "attention_client: got no command, wanted compute, health, info or "
+         "bench (see --help)\n";
   return kBadInput;
 }
 

@@ -17,6 +17,8 @@ enum ExitCode {
   kRefused = 2,
   // No answer: the server is unreachable or draining, or the time was up.
   kNoAnswer = 3,
+  // bench: an answer was wrong.
+  kWrongAnswer = 4,
 };
 
 // The exit code for what a call met.
