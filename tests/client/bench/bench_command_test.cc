@@ -143,6 +143,7 @@ TEST(BenchCommand, AWrongFirstAnswerFails) {
   run = Bench(service, {"--shape=S=2", "--no-check"});
   EXPECT_EQ(run.code, kSuccess);
   EXPECT_EQ(run.json()["answers"]["checked"], false);
+  EXPECT_EQ(run.json()["answers"]["wrong"].size(), 0);
 }
 
 TEST(BenchCommand, AnAnswerWithOtherBitsFails) {
@@ -189,7 +190,7 @@ TEST(BenchCommand, LateAnswersAreNoGoodput) {
   FakeService service([](grpc::ServerContext& context, const auto&, auto&) {
     while (!context.IsCancelled()) {
     }
-    return grpc::Status(grpc::CANCELLED, "");
+    return grpc::Status(grpc::DEADLINE_EXCEEDED, "");
   });
   const Result run =
       Bench(service, {"--shape=S=2", "--rate=20", "--timeout=50ms"});
@@ -203,7 +204,7 @@ TEST(BenchCommand, OpenCallsAreBounded) {
   FakeService service([](grpc::ServerContext& context, const auto&, auto&) {
     while (!context.IsCancelled()) {
     }
-    return grpc::Status(grpc::CANCELLED, "");
+    return grpc::Status(grpc::DEADLINE_EXCEEDED, "");
   });
   const Result run = Bench(service, {"--shape=S=2", "--rate=100",
                                      "--timeout=100ms", "--max-open=2"});

@@ -153,7 +153,7 @@ absl::Status LoadGenerator::TryEachKind() {
       bool ok = false;
       queue.Next(&tag, &ok);
       if (call.status.ok()) {
-        if (options_.check) checks_[kind].SameAsFirst(call.answer);
+        checks_[kind].SameAsFirst(call.answer);
         break;
       }
       const absl::Status status = FromGrpcStatus(call.status);
