@@ -193,7 +193,8 @@ void AddBenchFlags(CLI::App& app, BenchFlags& flags) {
   app.add_option("--json", flags.json,
                  "Also write all figures to FILE; -: instead of the table")
       ->type_name("FILE");
-  app.add_flag("--no-check", flags.no_check, "Check no answers, and do not try each shape once before");
+  app.add_flag("--no-check", flags.no_check,
+               "Check no answers, and do not try each shape once before");
   app.footer(kFooter);
 }
 

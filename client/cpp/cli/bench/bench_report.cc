@@ -110,10 +110,10 @@ std::string LagText(const LoadOptions& options,
                     "the schedule.\n  A lower rate or another machine would "
                     "show the server's.\n");
   }
-  if (statistics.Total().unsent > 0) {
-    absl::StrAppend(&text,
-                    "  Calls had to wait because --max-open=", options.max_open,
-                    " were open.\n");
+  if (statistics.waited > 0) {
+    absl::StrAppend(&text, "  ", statistics.waited,
+                    " calls were sent late because --max-open=",
+                    options.max_open, " were open.\n");
   }
   return text;
 }
@@ -210,7 +210,7 @@ std::string CodeName(int code) {
 
 bool GeneratorIsTheLimit(const RunStatistics& statistics) {
   return statistics.lag.Percentile(99) > absl::Milliseconds(50) &&
-         statistics.Total().unsent == 0;
+         statistics.waited == 0;
 }
 
 std::string ProgressLine(absl::Duration since_start, absl::Duration measured,
@@ -284,6 +284,7 @@ std::string FormatJson(const LoadOptions& options, const Workload& workload,
       {"total", CallsJson(statistics.Total(), statistics.elapsed)},
       {"kinds", kinds},
       {"lag", open_loop ? TimesJson(statistics.lag) : Json(nullptr)},
+      {"waited", statistics.waited},
       {"generator_is_the_limit", GeneratorIsTheLimit(statistics)},
       {"client_cpu_s", absl::ToDoubleSeconds(statistics.cpu)},
       {"client_cpu_share", CpuShare(statistics)},

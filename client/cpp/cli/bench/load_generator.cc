@@ -264,10 +264,12 @@ void LoadGenerator::Finish(Call& call) {
   room_.notify_one();
 }
 
-bool LoadGenerator::WaitForRoom(Clock::time_point deadline) {
+bool LoadGenerator::WaitForRoom(Clock::time_point deadline, int64_t& waited) {
+  const auto room = [this] { return open_ < options_.max_open; };
   std::unique_lock<std::mutex> lock(mutex_);
-  return room_.wait_until(lock, deadline,
-                          [this] { return open_ < options_.max_open; });
+  if (room()) return true;
+  ++waited;
+  return room_.wait_until(lock, deadline, room);
 }
 
 void LoadGenerator::SendOnSchedule() {
@@ -280,11 +282,13 @@ void LoadGenerator::SendOnSchedule() {
     const Clock::time_point deadline =
         due + absl::ToChronoNanoseconds(options_.timeout);
     std::this_thread::sleep_until(due);
-    const bool room = WaitForRoom(deadline);
+    int64_t waited = 0;
+    const bool room = WaitForRoom(deadline, waited);
     const Clock::time_point now = Clock::now();
     if (counted) {
       const std::lock_guard<std::mutex> lock(mutex_);
       statistics_.lag.Add(absl::FromChrono(now - due));
+      statistics_.waited += waited;
       if (!room || now >= deadline) {
         CountUnsent(*at - options_.warmup, kind, statistics_);
       }

@@ -88,7 +88,9 @@ class LoadGenerator {
   void SendNext(size_t client);  // Closed loop.
   void Finish(Call& call);
   void SendOnSchedule();
-  bool WaitForRoom(Clock::time_point deadline);
+  // Blocks until fewer than max_open calls are open, or `deadline`, in which
+  // case it returns false. Counts in `waited` the calls that found no room.
+  bool WaitForRoom(Clock::time_point deadline, int64_t& waited);
   void WaitForAnswers();
   // Whether nothing is open and nothing more will be sent.
   bool AllDone();

@@ -51,8 +51,10 @@ struct RunStatistics {
   std::vector<CallStatistics> kinds;
   std::vector<Interval> timeline;
   absl::Duration interval;
-  // Open loop: how much later than due calls were sent.
+  // Open loop: how much later than due calls were sent, and how many of them
+  // waited because too many were open.
   LatencyRecorder lag;
+  int64_t waited = 0;
   // What rates refer to: the schedule's length, in a closed loop the time up to
   // the last answer.
   absl::Duration elapsed;
