@@ -15,6 +15,8 @@
 namespace attention::cli {
 namespace {
 
+constexpr int kSenders = 4;
+
 std::shared_ptr<grpc::Channel> Connection(const std::string& server) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
@@ -107,6 +109,7 @@ class LoadGenerator::Pause final : public Event {
 LoadGenerator::LoadGenerator(LoadOptions options, const Workload& workload)
     : options_(std::move(options)),
       workload_(workload),
+      arrivals_(options_.rate, options_.seed),
       choice_(Weights(workload), options_.seed + 1),
       checks_(workload.kinds.size()) {
   for (int i = 0; i < options_.clients; ++i) {
@@ -141,9 +144,9 @@ absl::Status LoadGenerator::TryEachKind() {
   constexpr int kTries = 5;
   for (size_t kind = 0; kind < workload_.kinds.size(); ++kind) {
     for (int i = 0; i < kTries; ++i) {
+      grpc::CompletionQueue queue;
       Call call(0, kind, Clock::now());
       call.context.set_deadline(DeadlineIn(options_.timeout));
-      grpc::CompletionQueue queue;
       call.reader = stubs_[0]->PrepareUnaryCall(
           &call.context, workload_.kinds[kind].method,
           workload_.kinds[kind].request, &queue);
@@ -175,11 +178,11 @@ void LoadGenerator::Run(
       start_ + absl::ToChronoNanoseconds(options_.warmup + options_.duration);
   last_answer_ = start_;
   const absl::Duration cpu = CpuTime();
-  std::thread sender;
-  if (options_.rate.empty()) {
-    all_sent_ = true;
-  } else {
-    sender = std::thread([this] { SendOnSchedule(); });
+  const int sender_count = options_.rate.empty() ? 0 : kSenders;
+  senders_ = sender_count;
+  std::vector<std::thread> senders;
+  for (int i = 0; i < sender_count; ++i) {
+    senders.emplace_back([this] { SendOnSchedule(); });
   }
   std::thread receiver([this] { WaitForAnswers(); });
   while (!AllDone()) {
@@ -191,7 +194,7 @@ void LoadGenerator::Run(
     }
     progress(SinceStart(Clock::now()), so_far);
   }
-  if (sender.joinable()) sender.join();
+  for (std::thread& sender : senders) sender.join();
   receiver.join();
   statistics_.wall = SinceStart(Clock::now());
   statistics_.cpu = CpuTime() - cpu;
@@ -207,14 +210,10 @@ void LoadGenerator::Run(
 bool LoadGenerator::AllDone() {
   const std::lock_guard<std::mutex> lock(mutex_);
   const bool over = !options_.rate.empty() || Clock::now() >= stop_;
-  return over && all_sent_ && open_ == 0;
+  return over && senders_ == 0 && open_ == 0;
 }
 
 void LoadGenerator::Send(size_t client, size_t kind, Clock::time_point due) {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    ++open_;
-  }
   auto* call = new Call(client, kind, due);
   const CallKind& sent = workload_.kinds[kind];
   call->context.set_deadline(
@@ -227,7 +226,17 @@ void LoadGenerator::Send(size_t client, size_t kind, Clock::time_point due) {
 
 void LoadGenerator::SendNext(size_t client) {
   const Clock::time_point now = Clock::now();
-  if (now < stop_) Send(client, choice_.Next(), now);
+  if (now >= stop_) return;
+  size_t kind = 0;
+  {
+    const std::lock_guard<std::mutex> lock(schedule_mutex_);
+    kind = choice_.Next();
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++open_;
+  }
+  Send(client, kind, now);
 }
 
 void LoadGenerator::Finish(Call& call) {
@@ -267,38 +276,48 @@ void LoadGenerator::Finish(Call& call) {
 bool LoadGenerator::WaitForRoom(Clock::time_point deadline, int64_t& waited) {
   const auto room = [this] { return open_ < options_.max_open; };
   std::unique_lock<std::mutex> lock(mutex_);
-  if (room()) return true;
-  ++waited;
-  return room_.wait_until(lock, deadline, room);
+  if (!room()) {
+    ++waited;
+    if (!room_.wait_until(lock, deadline, room)) return false;
+  }
+  ++open_;
+  return true;
+}
+
+std::optional<LoadGenerator::Due> LoadGenerator::TakeDue() {
+  const std::lock_guard<std::mutex> lock(schedule_mutex_);
+  const std::optional<absl::Duration> at = arrivals_.Next();
+  if (!at) return std::nullopt;
+  const size_t client = next_client_;
+  next_client_ = (next_client_ + 1) % stubs_.size();
+  return Due{*at, client, choice_.Next()};
 }
 
 void LoadGenerator::SendOnSchedule() {
-  PoissonArrivals arrivals(options_.rate, options_.seed);
-  size_t client = 0;
-  while (const std::optional<absl::Duration> at = arrivals.Next()) {
-    const Clock::time_point due = start_ + absl::ToChronoNanoseconds(*at);
-    const size_t kind = choice_.Next();
-    const bool counted = *at >= options_.warmup;
+  while (const std::optional<Due> due = TakeDue()) {
+    const Clock::time_point at = start_ + absl::ToChronoNanoseconds(due->at);
     const Clock::time_point deadline =
-        due + absl::ToChronoNanoseconds(options_.timeout);
-    std::this_thread::sleep_until(due);
+        at + absl::ToChronoNanoseconds(options_.timeout);
+    std::this_thread::sleep_until(at);
     int64_t waited = 0;
     const bool room = WaitForRoom(deadline, waited);
     const Clock::time_point now = Clock::now();
-    if (counted) {
+    const bool sends = room && now < deadline;
+    {
       const std::lock_guard<std::mutex> lock(mutex_);
-      statistics_.lag.Add(absl::FromChrono(now - due));
-      statistics_.waited += waited;
-      if (!room || now >= deadline) {
-        CountUnsent(*at - options_.warmup, kind, statistics_);
+      if (room && !sends) --open_;
+      if (due->at >= options_.warmup) {
+        statistics_.lag.Add(absl::FromChrono(now - at));
+        statistics_.waited += waited;
+        if (!sends) {
+          CountUnsent(due->at - options_.warmup, due->kind, statistics_);
+        }
       }
     }
-    if (!room || now >= deadline) continue;
-    Send(client, kind, due);
-    client = (client + 1) % stubs_.size();
+    if (sends) Send(due->client, due->kind, at);
   }
   const std::lock_guard<std::mutex> lock(mutex_);
-  all_sent_ = true;
+  --senders_;
 }
 
 void LoadGenerator::WaitForAnswers() {

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,8 +48,9 @@ struct LoadOptions {
   bool check = true;
 };
 
-// One measurement. Two threads of its own while Run() runs: one waits for
-// answers, in an open loop one sends on schedule. Everything it starts has
+// One measurement. Threads of its own while Run() runs: one waits for answers,
+// in an open loop four send on schedule, since gRPC may keep the one that
+// starts a call for a while, writing. Everything it starts has
 // ended when Run() returns, which is at most warm-up, rate steps and timeout
 // after the call (with a second for what gRPC is late).
 class LoadGenerator {
@@ -84,12 +86,21 @@ class LoadGenerator {
   absl::Duration SinceStart(Clock::time_point time) const {
     return absl::FromChrono(time - start_);
   }
+  // Starts a call that is counted in open_ already.
   void Send(size_t client, size_t kind, Clock::time_point due);
   void SendNext(size_t client);  // Closed loop.
   void Finish(Call& call);
+  // One call to be sent; nothing once the schedule is over.
+  struct Due {
+    absl::Duration at;  // Since the start of the warm-up.
+    size_t client;
+    size_t kind;
+  };
+  std::optional<Due> TakeDue();
   void SendOnSchedule();
-  // Blocks until fewer than max_open calls are open, or `deadline`, in which
-  // case it returns false. Counts in `waited` the calls that found no room.
+  // Blocks until fewer than max_open calls are open and counts one more, or
+  // until `deadline`, in which case it returns false. Adds to `waited` if there
+  // was no room at once.
   bool WaitForRoom(Clock::time_point deadline, int64_t& waited);
   void WaitForAnswers();
   // Whether nothing is open and nothing more will be sent.
@@ -103,9 +114,11 @@ class LoadGenerator {
   Clock::time_point start_;  // Of the warm-up.
   Clock::time_point stop_;   // Closed loop: nothing is sent after it.
 
-  // Used by the thread that sends alone, which in a closed loop is the one
-  // that waits for answers.
+  std::mutex schedule_mutex_;  // Guards the next three.
+  PoissonArrivals arrivals_;
   WeightedChoice choice_;
+  size_t next_client_ = 0;
+
   // Used by the thread that waits for answers alone.
   std::vector<AnswerCheck> checks_;
   Clock::time_point last_answer_;
@@ -113,8 +126,8 @@ class LoadGenerator {
   std::mutex mutex_;  // Guards what follows.
   std::condition_variable room_;
   RunStatistics statistics_;
-  int64_t open_ = 0;  // Calls and pauses that have not ended.
-  bool all_sent_ = false;
+  int64_t open_ = 0;     // Calls and pauses that have not ended.
+  int64_t senders_ = 0;  // Threads that send on schedule and have not ended.
 };
 
 }  // namespace attention::cli
