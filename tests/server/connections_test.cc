@@ -5,13 +5,21 @@
 
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "attention/v1/attention.grpc.pb.h"
 #include "grpcpp/create_channel.h"
+#include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/security/credentials.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server_builder.h"
+#include "server/connections/acceptor.h"
+#include "server/connections/connection_table.h"
+#include "server/connections/listener.h"
 #include "tests/support/long_call.h"
 #include "tests/support/messages.h"
 #include "tests/support/raw_call.h"
@@ -182,6 +190,61 @@ TEST_F(ConnectionsTest, BytesOfAConnectionAreKnown) {
     return server_->server().connections().BytesReceived(IPv4NameOf(socket)) ==
            start.size();
   }));
+}
+
+// Tells each call's peer, and ends the call.
+class PeerService : public grpc::CallbackGenericService {
+ public:
+  std::string peer() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return peer_;
+  }
+
+  grpc::ServerGenericBidiReactor* CreateReactor(
+      grpc::GenericCallbackServerContext* context) override {
+    class Reactor : public grpc::ServerGenericBidiReactor {
+      void OnDone() override { delete this; }
+    };
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      peer_ = context->peer();
+    }
+    auto* reactor = new Reactor;
+    reactor->Finish(grpc::Status(grpc::StatusCode::UNIMPLEMENTED, "peer"));
+    return reactor;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::string peer_;
+};
+
+TEST(ConnectionBytesTest, PeersHaveTheNamesThatGrpcGivesThem) {
+  PeerService service;
+  grpc::ServerBuilder builder;
+  builder.RegisterCallbackGenericService(&service);
+  const auto sink = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
+  const auto server = builder.BuildAndStart();
+  auto listener = server::Listener::Open("[::]:0");
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  const std::string port =
+      listener->address().substr(listener->address().rfind(':'));
+  std::vector<server::Listener> listeners;
+  listeners.push_back(*std::move(listener));
+  server::ConnectionTable connections;
+  spdlog::logger log("none");
+  const server::Acceptor acceptor(std::move(listeners), 10, *sink, connections,
+                                  log);
+  for (const std::string host : {"127.0.0.1", "[::1]"}) {
+    if (!ConnectTo(host + port).valid()) continue;  // No IPv6 here.
+    const auto channel =
+        grpc::CreateChannel(host + port, grpc::InsecureChannelCredentials());
+    EXPECT_EQ(RawUnaryCall(channel, "/a/b", "").status.error_message(), "peer");
+    EXPECT_GT(connections.BytesReceived(service.peer()).value_or(0), 0)
+        << service.peer();
+  }
 }
 
 TEST_F(ConnectionsTest, WaitClosesTheListeners) {
