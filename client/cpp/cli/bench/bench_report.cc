@@ -66,6 +66,7 @@ std::string LoadText(const LoadOptions& options) {
                         " open calls per client");
   }
   std::vector<std::string> steps;
+  steps.reserve(options.rate.size());
   for (const RateStep& step : options.rate) {
     steps.push_back(absl::StrCat(step.calls_per_second));
   }
@@ -75,6 +76,7 @@ std::string LoadText(const LoadOptions& options) {
 
 std::string Codes(const CallStatistics& counts) {
   std::vector<std::string> parts;
+  parts.reserve(counts.by_code.size() + 1);
   for (const auto& [code, count] : counts.by_code) {
     parts.push_back(absl::StrCat(CodeName(code), " ", count));
   }
