@@ -47,12 +47,13 @@ double CpuSeconds() {
 
 Housekeeping::Housekeeping(Admission& admission, CostModel& costs,
                            LogLimiter& log_limiter, grpc::ResourceQuota& quota,
-                           int64_t max_bytes)
+                           const Options& options)
     : admission_(admission),
       costs_(costs),
       log_limiter_(log_limiter),
       quota_(quota),
-      max_bytes_(max_bytes),
+      max_bytes_(options.max_inflight_bytes),
+      own_process_(options.own_process),
       baseline_bytes_(AllocatedBytes()),
       thread_([this] { Run(); }) {}
 
@@ -67,7 +68,7 @@ void Housekeeping::Run() {
     const absl::Time now = absl::Now();
     try {
       int64_t transport = 0;
-      if (admission_.WantsTransportBytes()) {
+      if (own_process_ && admission_.WantsTransportBytes()) {
         const Admission::Snapshot held = admission_.snapshot();
         transport = std::max<int64_t>(
             0, AllocatedBytes() - baseline_bytes_ -

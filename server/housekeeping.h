@@ -11,6 +11,7 @@
 #include "server/admission/admission.h"
 #include "server/admission/cost_model.h"
 #include "server/log_limiter.h"
+#include "server/options.h"
 
 namespace attention::server {
 
@@ -21,7 +22,7 @@ class Housekeeping {
   // `quota` is gRPC's, over all of its buffers: the net below admission, for
   // callers who are so fast or so many that nobody could look in time.
   Housekeeping(Admission& admission, CostModel& costs, LogLimiter& log_limiter,
-               grpc::ResourceQuota& quota, int64_t max_bytes);
+               grpc::ResourceQuota& quota, const Options& options);
   ~Housekeeping();
   Housekeeping(const Housekeeping&) = delete;
   Housekeeping& operator=(const Housekeeping&) = delete;
@@ -36,6 +37,7 @@ class Housekeeping {
   LogLimiter& log_limiter_;
   grpc::ResourceQuota& quota_;
   const int64_t max_bytes_;
+  const bool own_process_;
   const int64_t baseline_bytes_;  // allocated before the first call
   int64_t quota_bytes_ = 0;
   int64_t trimmed_at_ = 0;  // Admission::transferred_bytes() then

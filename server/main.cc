@@ -131,8 +131,11 @@ int Main(int argc, const char* const* argv) {
   std::signal(SIGPIPE, SIG_IGN);
   // gRPC's own log repeats, less clearly, what is said here.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
-  const Invocation invocation = ParseFlags(argc, argv);
-  if (invocation.options) return Serve(*invocation.options);
+  Invocation invocation = ParseFlags(argc, argv);
+  if (invocation.options) {
+    invocation.options->own_process = true;
+    return Serve(*invocation.options);
+  }
   std::fputs(invocation.standard_output.c_str(), stdout);
   std::fputs(invocation.standard_error.c_str(), stderr);
   return invocation.exit_code;

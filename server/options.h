@@ -117,6 +117,11 @@ struct Options {
   // into single calls; costs time of the log's reader and place on its disk.
   int64_t log_lines_per_second = 10;
 
+  // No flag: whether all memory of the process is the server's, as in the
+  // program. Then admission also counts what gRPC has really allocated, beyond
+  // what it was charged for.
+  bool own_process = false;
+
   static int64_t DefaultThreads();
   static int64_t DefaultConnections();
 };

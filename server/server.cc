@@ -196,8 +196,7 @@ absl::Status Server::Listen() {
   }
   grpc_server_->GetHealthCheckService()->SetServingStatus(
       v1::AttentionService::service_full_name(), true);
-  housekeeping_.emplace(admission_, costs_, log_limiter_, quota_,
-                        options_.max_inflight_bytes);
+  housekeeping_.emplace(admission_, costs_, log_limiter_, quota_, options_);
   acceptor_ =
       std::make_unique<Acceptor>(std::move(listeners), options_.max_connections,
                                  *connection_sink_, connections_, *log_);

@@ -19,6 +19,8 @@ constexpr int64_t kWaitingBytes = int64_t{128} << 10;
 // is, and how many such reads there are at once.
 constexpr int64_t kYoungBytes = int64_t{1} << 20;
 constexpr int64_t kMaxYoungReads = 16;
+// Calls among which a small one is looked for when the first does not fit.
+constexpr int kMostPassed = 64;
 // After so long a read is charged by how its connection behaves.
 constexpr absl::Duration kYoung = absl::Milliseconds(10);
 // Between two looks at a read.
@@ -233,9 +235,21 @@ void Admission::StartRead(Entries::iterator position) {
   SetBytes(entry, MemoryKind::kTensors, ReadReserve(entry));
 }
 
+// In the order they came; but where the first does not fit, small ones pass it.
+// They are few at a time and soon gone, so that it need not wait for long.
+Admission::Entries::iterator Admission::NextToRead() {
+  if (waiting_.empty() || MayRead(waiting_.front())) return waiting_.begin();
+  int looked_at = 0;
+  for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
+    if (++looked_at > kMostPassed) break;
+    if (ReadReserve(*it) <= kYoungBytes && MayRead(*it)) return it;
+  }
+  return waiting_.end();
+}
+
 void Admission::AdmitWaiting(Lock& lock) {
-  while (!waiting_.empty() && MayRead(waiting_.front())) {
-    const auto entry = waiting_.begin();
+  for (auto entry = NextToRead(); entry != waiting_.end();
+       entry = NextToRead()) {
     StartRead(entry);
     Ticket ticket;
     ticket.admission_ = this;

@@ -136,6 +136,7 @@ class Admission {
   // Why the call has to go now; OK: it need not.
   absl::Status Overdue(const Entry& entry, absl::Time now) const;
   Entries::iterator OneTooMany(absl::Time now, int64_t transport_bytes);
+  Entries::iterator NextToRead();
   // Gives the lock up while it calls.
   void AdmitWaiting(Lock& lock);
   void Refuse(Entries::iterator entry, absl::Status status, Lock& lock);

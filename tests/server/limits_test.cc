@@ -151,9 +151,11 @@ TEST_P(LimitsTest, UnfinishedUploadsHoldUpNobody) {
 }
 
 TEST_P(LimitsTest, LongCallsDoNotHoldUpShortOnes) {
-  TestServer server;
+  server::Options options = TestServer::DefaultOptions();
+  options.max_queue = options.default_deadline = absl::Hours(24);
+  TestServer server(options);
   std::vector<std::unique_ptr<LongCall>> calls;
-  // More than there are workers.
+  // More than there are threads.
   for (int i = 0; i < 12; ++i) {
     calls.push_back(std::make_unique<LongCall>(server.Channel(GetParam())));
   }
@@ -169,12 +171,13 @@ TEST_P(LimitsTest, ACallWaitsForMemoryAndIsAnsweredWhenThereIsSome) {
   options.max_request_bytes = long_bytes;
   options.max_response_bytes = long_bytes;
   options.max_inflight_bytes = 3 * long_bytes;
-  options.max_queue = absl::Hours(1);
+  options.max_queue = options.default_deadline = absl::Hours(24);
   TestServer server(options);
   const auto channel = server.Channel(GetParam());
-  auto first = std::make_unique<LongCall>(channel);
+  // Announced, so that it is not read before there is memory for it.
+  auto first = std::make_unique<LongCall>(channel, Announced{});
   ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 1; }));
-  auto second = std::make_unique<LongCall>(channel);
+  auto second = std::make_unique<LongCall>(channel, Announced{});
   ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 2; }));
   EXPECT_FALSE(second->ended());
   // A small one is answered meanwhile, and the memory that the long ones held

@@ -4,15 +4,20 @@
 
 #include <chrono>
 #include <memory>
+#include <string>
 
 #include "attention/v1/attention.grpc.pb.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/completion_queue.h"
 #include "grpcpp/support/async_unary_call.h"
+#include "server/rpc/compute_call.h"
 #include "tests/support/messages.h"
 
 namespace attention::testing {
+
+// Tells the server the size of the message beforehand.
+struct Announced {};
 
 // Started by the constructor, cancelled by the destructor. Not thread-safe.
 class LongCall {
@@ -36,6 +41,14 @@ class LongCall {
       : stub_(v1::AttentionService::NewStub(channel)) {
     context_.set_deadline(deadline);
     call_ = stub_->AsyncComputeAttention(&context_, request, &queue_);
+    call_->Finish(&response_, &status_, nullptr);
+  }
+
+  LongCall(const std::shared_ptr<grpc::Channel>& channel, Announced)
+      : stub_(v1::AttentionService::NewStub(channel)) {
+    context_.AddMetadata(server::kRequestBytesHeader,
+                         std::to_string(Request().ByteSizeLong()));
+    call_ = stub_->AsyncComputeAttention(&context_, Request(), &queue_);
     call_->Finish(&response_, &status_, nullptr);
   }
 

@@ -253,13 +253,31 @@ TEST_F(AdmissionTest, StalledReadsMakeRoomForThoseWhoWait) {
   Enter(small, 2 * kMega);
   ASSERT_TRUE(small.refused || !small.admitted);
   Call waits;
-  admission().Tick(now + absl::Seconds(2), transport);
+  admission().Tick(now + absl::Seconds(1), transport);
+  admission().Tick(now + absl::Seconds(3), transport);
   int gone = 0;
   for (const auto& call : stalled) gone += call->expelled.has_value();
   EXPECT_GT(gone, 0);
   EXPECT_LT(gone, 16);
+  // Whoever waits is made room for, one stalled read after the other.
   Enter(waits, 2 * kMega);
+  admission().Tick(absl::Now() + absl::Seconds(10), transport);
   EXPECT_TRUE(waits.admitted);
+}
+
+TEST_F(AdmissionTest, ASmallCallPassesALargeOneThatWaitsForMemory) {
+  std::vector<std::unique_ptr<Call>> large;
+  for (int i = 0; i < 3; ++i) {
+    large.push_back(std::make_unique<Call>());
+    Enter(*large.back(), 20 * kMega);
+  }
+  EXPECT_FALSE(large[2]->admitted);
+  Call small, unknown;
+  Enter(small, kMega / 2);
+  Enter(unknown, std::nullopt);
+  EXPECT_TRUE(small.admitted);
+  EXPECT_TRUE(unknown.admitted);
+  EXPECT_FALSE(large[2]->admitted);
 }
 
 TEST_F(AdmissionTest, SlowReadsHaveToGoWhenTheyHoldTooMuch) {
