@@ -120,14 +120,12 @@ void Executor::Run(Job* job, const JobOptions& options) {
     }
     const uint32_t seen = waiter.signals.load(std::memory_order_acquire);
     lock.unlock();
-    const bool signalled = SpinUntil([&] {
-      return waiter.signals.load(std::memory_order_acquire) != seen;
-    });
+    const bool signalled = SpinUntil(
+        [&] { return waiter.signals.load(std::memory_order_acquire) != seen; });
     lock.lock();
     if (signalled) continue;
-    waiter.changed.wait(lock, [&] {
-      return waiter.ended || waiter.signals.load() != seen;
-    });
+    waiter.changed.wait(
+        lock, [&] { return waiter.ended || waiter.signals.load() != seen; });
   }
 }
 
@@ -253,7 +251,8 @@ Executor::Claim Executor::Pick() {
   }
   Tenant* next = nullptr;
   for (auto& [id, tenant] : tenants_) {
-    if (tenant.waiting > 0 && (!next || tenant.time < next->time)) next = &tenant;
+    if (tenant.waiting > 0 && (!next || tenant.time < next->time))
+      next = &tenant;
   }
   if (!next) return {};
   return ClaimTask(PickJob(*next));

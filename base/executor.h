@@ -180,7 +180,7 @@ class Executor {
     Queue waiting;  // had none, in the order they came
   };
   struct Tenant {
-    double time = 0;  // thread-seconds over weight
+    double time = 0;      // thread-seconds over weight
     int64_t active = 0;   // jobs that have not ended
     int64_t waiting = 0;  // jobs in `ranks`: with a task that no thread has
     std::array<Rank, kRanks> ranks;
@@ -223,7 +223,7 @@ class Executor {
   uint64_t order_ = 0;  // of arrivals and turns
   uint64_t picks_ = 0;
   bool stopping_ = false;
-  std::atomic<int64_t> waiting_{0};    // jobs in the tenants' queues
+  std::atomic<int64_t> waiting_{0};   // jobs in the tenants' queues
   std::atomic<uint32_t> signals_{0};  // grows with each Wake()
   std::vector<std::thread> threads_;
 };

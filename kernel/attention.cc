@@ -131,14 +131,12 @@ class PresentCopy {
     const int64_t head = task / tasks_per_head_;
     const int64_t begin = task % tasks_per_head_ * rows_per_task_;
     const int64_t end = std::min(begin + rows_per_task_, p_.total_keys());
-    char* target =
-        present_ + (head * p_.total_keys() + begin) * row_bytes_;
+    char* target = present_ + (head * p_.total_keys() + begin) * row_bytes_;
     for (int64_t row = begin; row < end; ++row, target += row_bytes_) {
       const bool in_past = row < p_.past_length;
-      const void* source =
-          (in_past ? past_ : current_)
-              .Row(head / p_.kv_heads, head % p_.kv_heads,
-                   in_past ? row : row - p_.past_length);
+      const void* source = (in_past ? past_ : current_)
+                               .Row(head / p_.kv_heads, head % p_.kv_heads,
+                                    in_past ? row : row - p_.past_length);
       std::memcpy(target, source, row_bytes_);
     }
   }
@@ -295,8 +293,8 @@ class Computation final : public Executor::Job {
                                        parts_[task % parts], state, turn);
       }
       case Stage::kMerge:
-        return functions_.merge_parts(*problem_, tasks_[task], parts_,
-                                      outputs_, state, turn);
+        return functions_.merge_parts(*problem_, tasks_[task], parts_, outputs_,
+                                      state, turn);
     }
     return true;
   }
@@ -362,8 +360,8 @@ class Computation final : public Executor::Job {
 
 // Runs a job and blocks until it is done.
 absl::Status RunBlocking(double flops, Executor& executor,
-                         const std::atomic<bool>* cancelled,
-                         Executor::Job& job, const absl::Status& status) {
+                         const std::atomic<bool>* cancelled, Executor::Job& job,
+                         const absl::Status& status) {
   if (flops < kInlineFlops) {
     Executor::RunHere(&job, cancelled);
   } else {
@@ -441,10 +439,9 @@ absl::Status RunMerge(const AttentionPlan& plan,
     }
   }
   absl::Status result;
-  Computation<T> job(
-      plan.problem, plan.flops, outputs, executor.threads() + 1,
-      {Stage::kPresentKey, Stage::kPresentValue, Stage::kMerge},
-      [&](absl::Status status) { result = std::move(status); });
+  Computation<T> job(plan.problem, plan.flops, outputs, executor.threads() + 1,
+                     {Stage::kPresentKey, Stage::kPresentValue, Stage::kMerge},
+                     [&](absl::Status status) { result = std::move(status); });
   job.SetParts(std::move(subtrees));
   return RunBlocking(plan.flops, executor, cancelled, job, result);
 }
@@ -467,8 +464,8 @@ int64_t WorkingBytesAs(const AttentionPlan& plan, int threads) {
   const int64_t tasks = MostTasks(p);
   const int64_t blocks = Blocks(LongestKeys(p));
   // Each thread's scratch, or that of the task that it left.
-  int64_t bytes = SaturatingAdd(
-      0, threads, FunctionsFor<T>(p).scratch_bytes(p, task_rows));
+  int64_t bytes =
+      SaturatingAdd(0, threads, FunctionsFor<T>(p).scratch_bytes(p, task_rows));
   bytes = SaturatingAdd(bytes, tasks, kBytesPerTask);
   // Parts, if the keys may be cut too (BlocksPerPart).
   const bool few = rows <= kTasksPerThread * threads * kTaskRows;
@@ -485,9 +482,8 @@ int64_t WorkingBytesAs(const AttentionPlan& plan, int threads) {
 }  // namespace
 
 int64_t WorkingBytes(const AttentionPlan& plan, int threads) {
-  return plan.problem->double_precision
-             ? WorkingBytesAs<double>(plan, threads)
-             : WorkingBytesAs<float>(plan, threads);
+  return plan.problem->double_precision ? WorkingBytesAs<double>(plan, threads)
+                                        : WorkingBytesAs<float>(plan, threads);
 }
 
 absl::Status RunAttention(const AttentionPlan& plan,
@@ -502,13 +498,12 @@ std::unique_ptr<Executor::Job> MakeAttentionJob(
     const AttentionPlan& plan, const AttentionOutputs& outputs, int threads,
     absl::AnyInvocable<void(absl::Status)> done) {
   if (plan.problem->double_precision) {
-    return std::make_unique<Computation<double>>(
-        plan.problem, plan.flops, outputs, threads, AllStages(),
-        std::move(done));
+    return std::make_unique<Computation<double>>(plan.problem, plan.flops,
+                                                 outputs, threads, AllStages(),
+                                                 std::move(done));
   }
-  return std::make_unique<Computation<float>>(plan.problem, plan.flops,
-                                              outputs, threads, AllStages(),
-                                              std::move(done));
+  return std::make_unique<Computation<float>>(
+      plan.problem, plan.flops, outputs, threads, AllStages(), std::move(done));
 }
 
 absl::StatusOr<AttentionPart> RunAttentionPart(

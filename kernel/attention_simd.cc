@@ -79,13 +79,14 @@ bool MergeParts(const Problem& problem, const RowTask& task,
                 absl::Span<const SubtreePartial<T>> parts,
                 const AttentionOutputs& outputs, TaskState* state,
                 const Turn& turn) {
-  return WithRows<Math>(
-      problem, task, state, [&](Rows<Math>& rows, bool resumed) {
-        if (!resumed) {
-          for (const SubtreePartial<T>& part : parts) rows.Add(part);
-        }
-        return rows.Finish(outputs, turn);
-      });
+  return WithRows<Math>(problem, task, state,
+                        [&](Rows<Math>& rows, bool resumed) {
+                          if (!resumed) {
+                            for (const SubtreePartial<T>& part : parts)
+                              rows.Add(part);
+                          }
+                          return rows.Finish(outputs, turn);
+                        });
 }
 
 template <class Math>
@@ -96,8 +97,7 @@ int64_t ScratchBytes(const Problem& problem, int64_t rows) {
 
 template <class Math>
 constexpr RowFunctions<typename Math::T> kFunctions = {
-    ComputeRows<Math>, ComputePart<Math>, MergeParts<Math>,
-    ScratchBytes<Math>};
+    ComputeRows<Math>, ComputePart<Math>, MergeParts<Math>, ScratchBytes<Math>};
 
 // What HWY_EXPORT takes: no templates.
 RowFunctions<float> FloatFunctions([[maybe_unused]] bool fast) {

@@ -155,12 +155,13 @@ absl::Status PlanOutputs(const AttentionInputs& inputs,
   // A task has up to kTaskRows rows, each reads the keys that it sees.
   const double rows_per_read = std::min(
       static_cast<double>(kTaskRows),
-      std::max(1.0, static_cast<double>(problem.query_length) *
-                        static_cast<double>(problem.group()) /
-                        std::max(1.0, static_cast<double>(
-                                          problem.ragged ? problem.batch : 1))));
-  plan->work = pairs * (sizes + kWeightWork) +
-               pairs / rows_per_read * sizes * kReadWork;
+      std::max(1.0,
+               static_cast<double>(problem.query_length) *
+                   static_cast<double>(problem.group()) /
+                   std::max(1.0, static_cast<double>(
+                                     problem.ragged ? problem.batch : 1))));
+  plan->work =
+      pairs * (sizes + kWeightWork) + pairs / rows_per_read * sizes * kReadWork;
   // Returned scores are computed a second time, masked ones too.
   if (plan->scores) {
     plan->work += static_cast<double>(plan->scores->num_elements()) *

@@ -100,8 +100,8 @@ struct RowTask {
   int64_t row_end = 0;  // at most row_begin + kTaskRows
 };
 
-// A task's working memory. In elements of T, with R rows rounded up to a multiple of 16 and Dv' = Dv rounded up to the
-// lanes of a vector, at most
+// A task's working memory. In elements of T, with R rows rounded up to a
+// multiple of 16 and Dv' = Dv rounded up to the lanes of a vector, at most
 //   (R + 256) D + 16 + 256 (Dv' + L + 1) + (2 + log2(1 + T / 256)) R (Dv' + 2)
 // where L is the number of rows in a tile, 14, or 32 with BF16Tiles.
 template <typename T>

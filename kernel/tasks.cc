@@ -41,7 +41,9 @@ void Cut(const RowTask& task, int64_t pieces, std::vector<RowTask>* to) {
   }
 }
 
-int64_t InWholeTiles(int64_t rows) { return rows / kMaxTileRows * kMaxTileRows; }
+int64_t InWholeTiles(int64_t rows) {
+  return rows / kMaxTileRows * kMaxTileRows;
+}
 
 // Most rows that a task may have.
 int64_t RowLimit(const Problem& p) {

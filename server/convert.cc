@@ -151,8 +151,7 @@ class Converter {
       request_.payloads.push_back(pool_.Allocate(*bytes));
       AddCopies(tensor.data, request_.payloads.back().data(), *bytes);
     }
-    request_.bytes +=
-        static_cast<int64_t>(request_.payloads.back().capacity());
+    request_.bytes += static_cast<int64_t>(request_.payloads.back().capacity());
     view.data = request_.payloads.back().data();
     return view;
   }

@@ -9,14 +9,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernel/attention.h"
 #include "base/buffer_pool.h"
+#include "kernel/attention.h"
 #include "server/wire/request_decoder.h"
 #include "server/wire/slice_reader.h"
 
 namespace attention::server {
 
-// A piece of a payload, of some MiB at the most, to be copied out of the message.
+// A piece of a payload, of some MiB at the most, to be copied out of the
+// message.
 struct PayloadCopy {
   wire::SliceReader from;
   std::byte* to = nullptr;

@@ -64,9 +64,10 @@ void AddFlags(CLI::App& app, Options& options) {
             "Largest request message. Default: 320MiB");
   add_bytes("--max-response-bytes", &options.max_response_bytes,
             "Largest response message. Default: 320MiB");
-  add_bytes("--max-inflight-bytes", &options.max_inflight_bytes,
-            "Memory for all calls at once, requests, answers and what computing "
-            "takes; beyond it calls wait or are refused. Default: 2GiB");
+  add_bytes(
+      "--max-inflight-bytes", &options.max_inflight_bytes,
+      "Memory for all calls at once, requests, answers and what computing "
+      "takes; beyond it calls wait or are refused. Default: 2GiB");
   add_bytes("--max-pooled-bytes", &options.max_pooled_bytes,
             "Unused memory kept for the next requests. Default: 512MiB");
   const auto add_duration = [&app](const char* flag, absl::Duration* target,

@@ -46,8 +46,8 @@ class Validator {
   }
 
   void CheckDuration(absl::string_view flag, absl::Duration got,
-                  absl::Duration least, absl::Duration most,
-                  absl::string_view or_else = "") {
+                     absl::Duration least, absl::Duration most,
+                     absl::string_view or_else = "") {
     if (got >= least && got <= most) return;
     Add(flag, absl::StrCat("got ", absl::FormatDuration(got), ", wanted ",
                            absl::FormatDuration(least), " to ",
@@ -164,8 +164,8 @@ void CheckConnections(const Options& options, Validator& validator) {
                      " descriptors, see ulimit -n)"));
   }
   constexpr absl::Duration kLeast = absl::Milliseconds(1);
-  validator.CheckDuration("handshake-timeout", options.handshake_timeout, kLeast,
-                       kMaxHandshake);
+  validator.CheckDuration("handshake-timeout", options.handshake_timeout,
+                          kLeast, kMaxHandshake);
   const std::pair<absl::string_view, absl::Duration> times[] = {
       {"max-connection-idle", options.max_connection_idle},
       {"max-connection-age", options.max_connection_age},

@@ -111,10 +111,11 @@ struct Options {
   // holds about 4000 lines, which bridges a pause of the reader. Raise it where
   // it pauses for longer; costs this much memory once the reader has paused.
   int64_t log_buffer_bytes = int64_t{1} << 20;
-  // Lines logged per second for each kind of failed request, [0, 10^6]; how many
-  // more there were is told. 0 logs them all. The default shows each kind while
-  // one client that fails in a loop cannot bury the others. Raise it to look
-  // into single calls; costs time of the log's reader and place on its disk.
+  // Lines logged per second for each kind of failed request, [0, 10^6]; how
+  // many more there were is told. 0 logs them all. The default shows each kind
+  // while one client that fails in a loop cannot bury the others. Raise it to
+  // look into single calls; costs time of the log's reader and place on its
+  // disk.
   int64_t log_lines_per_second = 10;
 
   // No flag: whether all memory of the process is the server's, as in the

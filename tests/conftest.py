@@ -34,7 +34,9 @@ def server_binary():
 def server_address(server_binary):
     """Address of a running attention_server."""
     with subprocess.Popen(
-        [server_binary, "--listen=127.0.0.1:0"], stdout=subprocess.PIPE, text=True
+        [server_binary, "--listen=127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             line = process.stdout.readline()

@@ -155,7 +155,8 @@ double MeasureLimit(Limit limit, Executor& executor) {
   std::vector<double> done(threads);
   const auto best_rate = [&](auto work) {
     return 1e-9 * BestRate([&] {
-             ParallelFor(executor, threads, [&](int64_t t) { done[t] = work(t); });
+             ParallelFor(executor, threads,
+                         [&](int64_t t) { done[t] = work(t); });
              return std::accumulate(done.begin(), done.end(), 0.0);
            });
   };

@@ -244,7 +244,7 @@ def all_cases():
         ),
         Case(
             "one message of 600 MiB, limit 8 MiB",
-            Limits(message=8, inflight=16),
+            Limits(message=8, inflight=24),
             swarm(1, oversized),
             6,
         ),

@@ -21,6 +21,10 @@ constexpr int64_t kYoungBytes = int64_t{1} << 20;
 constexpr int64_t kMaxYoungReads = 16;
 // Calls among which a small one is looked for when the first does not fit.
 constexpr int kMostPassed = 64;
+// Of the budget so much, or a part of it, is for small reads alone: however
+// much others upload, a small call finds room.
+constexpr int64_t kSmallReserve = int64_t{64} << 20;
+constexpr int64_t kSmallPart = 8;
 // After so long a read is charged by how its connection behaves.
 constexpr absl::Duration kYoung = absl::Milliseconds(10);
 // Between two looks at a read.
@@ -126,12 +130,11 @@ void Admission::Enter(Entrant* entrant, const Request& request) {
 absl::Status Admission::Check(const Entry& entry) const {
   const Request& request = entry.request;
   if (request.bytes && *request.bytes > settings_.max_request_bytes) {
-    return WithReason(
-        Reason::kRequestTooLarge,
-        absl::ResourceExhaustedError(absl::StrCat(
-            "the request has ", *request.bytes, " bytes, more than the ",
-            settings_.max_request_bytes,
-            " that this server takes (max_request_bytes)")));
+    return WithReason(Reason::kRequestTooLarge,
+                      absl::ResourceExhaustedError(absl::StrCat(
+                          "the request has ", *request.bytes,
+                          " bytes, more than the ", settings_.max_request_bytes,
+                          " that this server takes (max_request_bytes)")));
   }
   if (total_bytes_ + excess_bytes_ + kWaitingBytes > settings_.max_bytes &&
       !inside_.empty()) {
@@ -149,25 +152,23 @@ absl::Status Admission::Check(const Entry& entry) const {
   if (ahead > settings_.max_queue) {
     return RetryLater(
         Reason::kQueueFull,
-        absl::StrCat("the server is busy: the call would wait for about ",
-                     absl::FormatDuration(absl::Trunc(
-                         ahead, absl::Milliseconds(1))),
-                     ", longer than the ",
-                     absl::FormatDuration(settings_.max_queue),
-                     " that it lets calls wait (max_queue)"),
+        absl::StrCat(
+            "the server is busy: the call would wait for about ",
+            absl::FormatDuration(absl::Trunc(ahead, absl::Milliseconds(1))),
+            ", longer than the ", absl::FormatDuration(settings_.max_queue),
+            " that it lets calls wait (max_queue)"),
         RetryDelayFor(ahead - settings_.max_queue / 2));
   }
   const absl::Duration left = request.deadline - absl::Now();
   if (kWaitMargin * ahead > left) {
     return RetryLater(
         Reason::kDeadlineTooClose,
-        absl::StrCat("the server is busy: the call would wait for about ",
-                     absl::FormatDuration(absl::Trunc(
-                         ahead, absl::Milliseconds(1))),
-                     " and has ",
-                     absl::FormatDuration(absl::Trunc(
-                         left, absl::Milliseconds(1))),
-                     " until its deadline"),
+        absl::StrCat(
+            "the server is busy: the call would wait for about ",
+            absl::FormatDuration(absl::Trunc(ahead, absl::Milliseconds(1))),
+            " and has ",
+            absl::FormatDuration(absl::Trunc(left, absl::Milliseconds(1))),
+            " until its deadline"),
         RetryDelayFor(ahead / 2));
   }
   return absl::OkStatus();
@@ -187,10 +188,9 @@ double Admission::SecondsAhead(double seconds) const {
 bool Admission::Withdraw(Entrant* entrant) {
   Entries withdrawn;
   Lock lock(mutex_);
-  const auto found =
-      std::find_if(waiting_.begin(), waiting_.end(), [&](const Entry& entry) {
-        return entry.entrant == entrant;
-      });
+  const auto found = std::find_if(
+      waiting_.begin(), waiting_.end(),
+      [&](const Entry& entry) { return entry.entrant == entrant; });
   if (found == waiting_.end()) return false;
   SetBytes(*found, MemoryKind::kRequest, 0);
   SetSeconds(*found, 0);
@@ -201,18 +201,25 @@ bool Admission::Withdraw(Entrant* entrant) {
 }
 
 int64_t Admission::ReadReserve(const Entry& entry) const {
-  return entry.Announced()
-             ? *entry.request.bytes
-             : std::min(kYoungBytes, settings_.max_request_bytes);
+  return entry.Announced() ? *entry.request.bytes
+                           : std::min(kYoungBytes, settings_.max_request_bytes);
+}
+
+int64_t Admission::LargeLimit() const {
+  // Alone any call may have all.
+  if (inside_.empty()) return settings_.max_bytes;
+  return settings_.max_bytes -
+         std::min(kSmallReserve, settings_.max_bytes / kSmallPart);
 }
 
 bool Admission::MayRead(const Entry& entry) const {
   if (!entry.Announced() && young_reads_ >= kMaxYoungReads) return false;
-  const int64_t held =
-      entry.bytes[static_cast<size_t>(MemoryKind::kRequest)];
+  const int64_t held = entry.bytes[static_cast<size_t>(MemoryKind::kRequest)];
   // The message, and its tensors copied out of it.
   const int64_t needed = 2 * ReadReserve(entry) - held;
-  return total_bytes_ + excess_bytes_ + needed <= settings_.max_bytes;
+  const int64_t limit =
+      ReadReserve(entry) <= kYoungBytes ? settings_.max_bytes : LargeLimit();
+  return total_bytes_ + excess_bytes_ + needed <= limit;
 }
 
 void Admission::StartRead(Entries::iterator position) {
@@ -322,8 +329,7 @@ void Admission::LookAtRead(Entry& entry, absl::Time now) {
     if (slow) entry.next_look = now + kSlowLook;
     int64_t most = settings_.max_request_bytes;
     if (slow) {
-      most = std::min(most,
-                      *received - *entry.received_first + 2 * kSlowBytes);
+      most = std::min(most, *received - *entry.received_first + 2 * kSlowBytes);
     }
     SetBytes(entry, MemoryKind::kRequest, most);
     SetBytes(entry, MemoryKind::kTensors, most);
@@ -338,12 +344,11 @@ absl::Status Admission::Overdue(const Entry& entry, absl::Time now) const {
         grace + absl::Seconds(static_cast<double>(entry.sending_bytes) /
                               settings_.min_answer_rate);
     if (now - entry.since <= most) return absl::OkStatus();
-    return WithReason(
-        Reason::kSlowReader,
-        absl::DeadlineExceededError(absl::StrCat(
-            "the answer of ", entry.sending_bytes,
-            " bytes was not taken within ", absl::FormatDuration(most),
-            " (min_answer_rate)")));
+    return WithReason(Reason::kSlowReader,
+                      absl::DeadlineExceededError(absl::StrCat(
+                          "the answer of ", entry.sending_bytes,
+                          " bytes was not taken within ",
+                          absl::FormatDuration(most), " (min_answer_rate)")));
   }
   if (entry.phase != Entry::Phase::kReading) return absl::OkStatus();
   if (now > entry.request.deadline) {
@@ -393,9 +398,9 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
       }
     }
   }
-  const bool over = total_bytes_ + excess_bytes_ > settings_.max_bytes;
-  const bool wanted = !waiting_.empty() && now - waiting_.front().since >
-                                               absl::Milliseconds(100);
+  const bool over = total_bytes_ + excess_bytes_ > LargeLimit();
+  const bool wanted = !waiting_.empty() &&
+                      now - waiting_.front().since > absl::Milliseconds(100);
   if ((over || wanted) && stalled != inside_.end()) return stalled;
   if (!over) return inside_.end();
   if (fast > 1) return youngest;
@@ -407,7 +412,7 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
       held -= entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
     }
   }
-  return held + transport_bytes > settings_.max_bytes ? last : inside_.end();
+  return held + transport_bytes > LargeLimit() ? last : inside_.end();
 }
 
 absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
@@ -437,7 +442,8 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
        it = OneTooMany(now, transport_bytes)) {
     // What gRPC holds of it will soon be free.
     const auto request = static_cast<size_t>(MemoryKind::kRequest);
-    transport_bytes = std::max<int64_t>(0, transport_bytes - it->bytes[request]);
+    transport_bytes =
+        std::max<int64_t>(0, transport_bytes - it->bytes[request]);
     excess_bytes_ = std::max<int64_t>(
         0, transport_bytes - bytes_[request] + it->bytes[request]);
     Expel(*it,
@@ -662,14 +668,13 @@ absl::Status Admission::Ticket::Expect(double seconds) {
   if (ahead + own <= left) return absl::OkStatus();
   return RetryLater(
       Reason::kDeadlineTooClose,
-      absl::StrCat("the call would take about ",
-                   absl::FormatDuration(absl::Trunc(
-                       ahead + absl::Seconds(seconds / threads),
-                       absl::Milliseconds(1))),
-                   ", longer than the ",
-                   absl::FormatDuration(
-                       absl::Trunc(left, absl::Milliseconds(1))),
-                   " left until its deadline"),
+      absl::StrCat(
+          "the call would take about ",
+          absl::FormatDuration(absl::Trunc(
+              ahead + absl::Seconds(seconds / threads), absl::Milliseconds(1))),
+          ", longer than the ",
+          absl::FormatDuration(absl::Trunc(left, absl::Milliseconds(1))),
+          " left until its deadline"),
       RetryDelayFor(ahead));
 }
 

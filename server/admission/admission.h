@@ -125,6 +125,7 @@ class Admission {
   // All with the mutex held.
   absl::Status Check(const Entry& entry) const;
   double SecondsAhead(double seconds) const;
+  int64_t LargeLimit() const;
   bool MayRead(const Entry& entry) const;
   int64_t ReadReserve(const Entry& entry) const;
   void StartRead(Entries::iterator entry);

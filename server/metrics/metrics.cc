@@ -28,11 +28,17 @@ using ::prometheus::MetricFamily;
 // The last of each list counts what is in none.
 constexpr absl::string_view kMethods[] = {"ComputeAttention", "GetCapabilities",
                                           "other"};
-constexpr absl::string_view kReasons[] = {
-    "QUEUE_FULL",       "DEADLINE_TOO_CLOSE", "MEMORY_BUSY",
-    "MEMORY_TOO_LARGE", "OUT_OF_MEMORY",      "REQUEST_TOO_LARGE",
-    "ANSWER_TOO_LARGE", "DRAINING",           "SLOW_UPLOAD",
-    "SLOW_READER",      "other"};
+constexpr absl::string_view kReasons[] = {"QUEUE_FULL",
+                                          "DEADLINE_TOO_CLOSE",
+                                          "MEMORY_BUSY",
+                                          "MEMORY_TOO_LARGE",
+                                          "OUT_OF_MEMORY",
+                                          "REQUEST_TOO_LARGE",
+                                          "ANSWER_TOO_LARGE",
+                                          "DRAINING",
+                                          "SLOW_UPLOAD",
+                                          "SLOW_READER",
+                                          "other"};
 // How a call ended: with an answer, refused by the server, or else.
 constexpr absl::string_view kResults[] = {"ok", "refused", "error"};
 // gRPC's codes are 0 to 16.

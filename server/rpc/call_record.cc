@@ -19,21 +19,20 @@ v1::Timing CallRecord::Timing() const {
 void CallRecord::End(const absl::Status& status, spdlog::logger& log,
                      LogLimiter& limiter, Metrics& metrics) const {
   Log(status, log, limiter);
-  metrics.CallEnded(
-      {.method = method,
-       .code = static_cast<grpc::StatusCode>(status.code()),
-       .reason = ReasonName(ReasonOf(status)),
-       .request_bytes = request_bytes,
-       .response_bytes = status.ok() ? response_bytes : 0,
-       .wait = wait,
-       .receive = receive,
-       .decode = decode,
-       .queue = queue,
-       .compute = compute,
-       .encode = encode,
-       .total = absl::Now() - arrival,
-       .predicted_seconds = predicted_seconds,
-       .used_seconds = used_seconds});
+  metrics.CallEnded({.method = method,
+                     .code = static_cast<grpc::StatusCode>(status.code()),
+                     .reason = ReasonName(ReasonOf(status)),
+                     .request_bytes = request_bytes,
+                     .response_bytes = status.ok() ? response_bytes : 0,
+                     .wait = wait,
+                     .receive = receive,
+                     .decode = decode,
+                     .queue = queue,
+                     .compute = compute,
+                     .encode = encode,
+                     .total = absl::Now() - arrival,
+                     .predicted_seconds = predicted_seconds,
+                     .used_seconds = used_seconds});
 }
 
 void CallRecord::Log(const absl::Status& status, spdlog::logger& log,
@@ -57,8 +56,7 @@ void CallRecord::Log(const absl::Status& status, spdlog::logger& log,
     return absl::ToInt64Microseconds(duration);
   };
   std::string line = absl::StrCat(
-      "event=call rpc=", method,
-      " code=", CodeName(code),
+      "event=call rpc=", method, " code=", CodeName(code),
       " request_bytes=", request_bytes,
       " response_bytes=", status.ok() ? response_bytes : 0, details,
       " wait_us=", microseconds(wait), " receive_us=", microseconds(receive),

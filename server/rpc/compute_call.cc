@@ -161,12 +161,12 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     received_ = now;
     record_.request_bytes = static_cast<int64_t>(request_.Length());
     if (record_.request_bytes > env_.options.max_request_bytes) {
-      End(WithReason(Reason::kRequestTooLarge,
-                     absl::ResourceExhaustedError(absl::StrCat(
-                         "the request has ", record_.request_bytes,
-                         " bytes, more than the ",
-                         env_.options.max_request_bytes,
-                         " that this server takes (max_request_bytes)"))));
+      End(WithReason(
+          Reason::kRequestTooLarge,
+          absl::ResourceExhaustedError(absl::StrCat(
+              "the request has ", record_.request_bytes,
+              " bytes, more than the ", env_.options.max_request_bytes,
+              " that this server takes (max_request_bytes)"))));
       return;
     }
     absl::Status status = ticket_.ReadDone(record_.request_bytes);
@@ -187,9 +187,9 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     std::lock_guard<std::mutex> lock(job_mutex_);
     job_ = std::move(job);
     try {
-      env_.executor.Submit(job_.get(),
-                           {.seconds = seconds, .deadline = Deadline(),
-                            .cancelled = &cancelled_});
+      env_.executor.Submit(job_.get(), {.seconds = seconds,
+                                        .deadline = Deadline(),
+                                        .cancelled = &cancelled_});
     } catch (...) {
       job_.reset();
       holders_.fetch_sub(1, std::memory_order_relaxed);
@@ -261,10 +261,10 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   void DescribeShapes() {
     if (!env_.log.should_log(spdlog::level::info)) return;
     const AttentionInputs& inputs = kernel_request_.inputs;
-    record_.details = absl::StrCat(
-        " query=", Quoted(ToString(inputs.query.shape)),
-        " key=", Quoted(ToString(inputs.key.shape)),
-        " value=", Quoted(ToString(inputs.value.shape)));
+    record_.details =
+        absl::StrCat(" query=", Quoted(ToString(inputs.query.shape)),
+                     " key=", Quoted(ToString(inputs.key.shape)),
+                     " value=", Quoted(ToString(inputs.value.shape)));
   }
 
   WorkClass WorkClassOf() const {
@@ -290,9 +290,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
       status = ticket_.Hold(MemoryKind::kAnswer, encoder_->held_bytes());
     }
     if (status.ok()) {
-      status = ticket_.Hold(
-          MemoryKind::kScratch,
-          WorkingBytes(*plan_, env_.executor.threads()));
+      status = ticket_.Hold(MemoryKind::kScratch,
+                            WorkingBytes(*plan_, env_.executor.threads()));
     }
     return status;
   }
@@ -316,8 +315,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     const bool small =
         plan_->flops <= kInlineFlops && encoder_->bytes() <= kInlineBytes;
     if (small && inline_allowed) {
-      const auto job = MakeAttentionJob(
-          *plan_, outputs, 1, [this](absl::Status status) {
+      const auto job =
+          MakeAttentionJob(*plan_, outputs, 1, [this](absl::Status status) {
             record_.compute = absl::Now() - decoded_;
             Computed(std::move(status));
           });
@@ -337,8 +336,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   void FinishJob(const Executor::Job& job) {
     record_.used_seconds = job.used_seconds();
     record_.compute = absl::Now() - decoded_;
-    env_.costs.RecordCompute(WorkClassOf(), plan_->work,
-                             record_.used_seconds);
+    env_.costs.RecordCompute(WorkClassOf(), plan_->work, record_.used_seconds);
   }
 
   void Computed(absl::Status status) {
@@ -396,10 +394,9 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   bool End(const absl::Status& status) {
     if (ended_.exchange(true)) return false;
     if (status.ok()) {
-      env_.costs.RecordCall(
-          record_.predicted_seconds +
-          env_.costs.TransferSeconds(record_.request_bytes +
-                                     record_.response_bytes));
+      env_.costs.RecordCall(record_.predicted_seconds +
+                            env_.costs.TransferSeconds(record_.request_bytes +
+                                                       record_.response_bytes));
       ticket_.Sending(record_.response_bytes);
     }
     FinishWith(status, record_);

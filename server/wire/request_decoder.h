@@ -10,9 +10,9 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "attention/v1/attention.pb.h"
+#include "base/buffer_pool.h"
 #include "grpcpp/support/slice.h"
 #include "kernel/tensor_view.h"
-#include "base/buffer_pool.h"
 #include "server/wire/slice_reader.h"
 
 namespace attention::server::wire {

@@ -8,9 +8,9 @@
 
 #include "absl/container/inlined_vector.h"
 #include "attention/v1/attention.pb.h"
+#include "base/buffer_pool.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "kernel/attention.h"
-#include "base/buffer_pool.h"
 
 namespace attention::server::wire {
 

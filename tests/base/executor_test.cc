@@ -133,7 +133,8 @@ TEST(ExecutorTest, StagesFollowEachOther) {
 TEST(ExecutorTest, ALeftTaskIsTakenUpAgain) {
   Executor executor(2);
   std::vector<std::atomic<int>> calls(20);
-  TestJob job(20, [&](int64_t task, const Turn&) { return ++calls[task] == 7; });
+  TestJob job(20,
+              [&](int64_t task, const Turn&) { return ++calls[task] == 7; });
   executor.Submit(&job, {});
   EXPECT_EQ(job.Wait(), JobEnd::kDone);
   for (const auto& count : calls) EXPECT_EQ(count, 7);
@@ -260,16 +261,16 @@ TEST(ExecutorTest, TenantsShareByWeight) {
     // The second tenant has many more jobs, which are smaller too.
     for (int i = 0; i < 10; ++i) {
       const int tenant = i == 0 ? 0 : 1;
-      jobs.push_back(std::make_unique<TestJob>(
-          1, [&, tenant](int64_t, const Turn& turn) {
-            const auto begin = Turn::Clock::now();
-            UseTurn(turn);
-            seconds[tenant] +=
-                std::chrono::duration<double>(Turn::Clock::now() - begin)
-                    .count();
-            if (seconds[0] + seconds[1] >= 1) stop = true;
-            return stop.load();
-          }));
+      jobs.push_back(std::make_unique<TestJob>(1, [&, tenant](
+                                                      int64_t,
+                                                      const Turn& turn) {
+        const auto begin = Turn::Clock::now();
+        UseTurn(turn);
+        seconds[tenant] +=
+            std::chrono::duration<double>(Turn::Clock::now() - begin).count();
+        if (seconds[0] + seconds[1] >= 1) stop = true;
+        return stop.load();
+      }));
       executor.Submit(jobs.back().get(), {.seconds = tenant == 0 ? 10. : 1.,
                                           .tenant = tenant,
                                           .weight = tenant == 0 ? 3. : 1.});
@@ -340,8 +341,7 @@ TEST(ExecutorTest, AJobEndsAtItsDeadline) {
     UseTurn(turn);
     return false;
   });
-  executor.Submit(&running,
-                  {.deadline = absl::Now() + absl::Milliseconds(20)});
+  executor.Submit(&running, {.deadline = absl::Now() + absl::Milliseconds(20)});
   EXPECT_EQ(running.Wait(), JobEnd::kDeadlineExceeded);
   TestJob late(1, [](int64_t, const Turn&) {
     ADD_FAILURE() << "a late job ran";

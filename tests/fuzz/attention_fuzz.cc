@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "base/executor.h"
 #include "kernel/attention.h"
 #include "kernel/simd_targets.h"
-#include "base/executor.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/reference.h"
 #include "tests/support/tensor.h"

@@ -13,11 +13,11 @@
 #include <tuple>
 #include <vector>
 
+#include "base/executor.h"
+#include "base/parallel_for.h"
 #include "kernel/attention.h"
 #include "kernel/problem.h"
 #include "kernel/tasks.h"
-#include "base/executor.h"
-#include "base/parallel_for.h"
 #include "tests/support/attention_case.h"
 
 namespace {

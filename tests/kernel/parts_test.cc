@@ -44,7 +44,8 @@ AttentionCase OnlyKeys(const AttentionCase& request, int64_t begin,
 }
 
 KernelResult Merged(const AttentionCase& request,
-                    const std::vector<AttentionPart>& parts, Executor& executor) {
+                    const std::vector<AttentionPart>& parts,
+                    Executor& executor) {
   const AttentionPlan plan =
       PlanAttention(request.inputs(), request.options).value();
   KernelResult result;
@@ -61,7 +62,8 @@ KernelResult Merged(const AttentionCase& request,
   make(plan.scores, &result.scores, &outputs.scores);
   make(plan.present_key, &result.present_key, &outputs.present_key);
   make(plan.present_value, &result.present_value, &outputs.present_value);
-  const absl::Status status = MergeAttentionParts(plan, parts, outputs, executor);
+  const absl::Status status =
+      MergeAttentionParts(plan, parts, outputs, executor);
   EXPECT_TRUE(status.ok()) << status;
   return result;
 }
@@ -271,14 +273,16 @@ TEST_F(PartsErrorTest, PartsAreOfEqualPlans) {
 
 TEST_F(PartsErrorTest, Cancelled) {
   std::atomic<bool> cancelled{true};
-  EXPECT_EQ(RunAttentionPart(plan_, 0, 600, executor_, &cancelled).status().code(),
-            absl::StatusCode::kCancelled);
+  EXPECT_EQ(
+      RunAttentionPart(plan_, 0, 600, executor_, &cancelled).status().code(),
+      absl::StatusCode::kCancelled);
   const AttentionPart part = Run(0, 600).value();
   std::vector<float> output(plan_.output.num_elements());
   AttentionOutputs outputs;
   outputs.output = output.data();
   EXPECT_EQ(
-      MergeAttentionParts(plan_, {&part, 1}, outputs, executor_, &cancelled).code(),
+      MergeAttentionParts(plan_, {&part, 1}, outputs, executor_, &cancelled)
+          .code(),
       absl::StatusCode::kCancelled);
 }
 

@@ -88,10 +88,11 @@ TEST(SameBitsTest, RunAgain) {
   Random random(1);
   const AttentionCase request = LargeCase(random, {DataType::kFloat32});
   Executor executor(2);
-  const KernelResult first = RunKernel(request.inputs(), request.options, executor);
+  const KernelResult first =
+      RunKernel(request.inputs(), request.options, executor);
   for (int round = 0; round < 20; ++round) {
-    ASSERT_TRUE(
-        SameBits(RunKernel(request.inputs(), request.options, executor), first));
+    ASSERT_TRUE(SameBits(RunKernel(request.inputs(), request.options, executor),
+                         first));
   }
 }
 
@@ -470,7 +471,8 @@ TEST(SameBitsTest, StrideZero) {
     view->strides = {300 * 16, 0, 16, 1};
   }
   Executor executor(0);
-  EXPECT_TRUE(SameBits(RunKernel(repeated, one.options, executor), RunKernel(one)));
+  EXPECT_TRUE(
+      SameBits(RunKernel(repeated, one.options, executor), RunKernel(one)));
 }
 
 // Whatever else is asked for.

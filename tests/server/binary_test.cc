@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -125,56 +126,54 @@ TEST(BinaryTest, FinishesARunningCallBeforeItStops) {
   EXPECT_EQ(server.Wait().exit_code, 0);
 }
 
-// A LongCall that the server, run with OneCallAtATime(), is working on.
-std::unique_ptr<LongCall> StartLongCall(
-    const std::shared_ptr<grpc::Channel>& channel) {
-  // Refused while a long call is in; little to compute if not.
-  v1::ComputeAttentionRequest probe;
-  *probe.mutable_query() = RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 5000}, 1);
-  *probe.mutable_key() = probe.query();
-  *probe.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 1}, 1);
-  std::unique_ptr<LongCall> call;
-  EXPECT_TRUE(WaitUntil([&] {
-    // A probe that came first may have kept the call out.
-    if (call == nullptr || call->ended()) {
-      call = std::make_unique<LongCall>(channel);
-    }
-    return Compute(channel, probe).error_code() ==
-           grpc::StatusCode::RESOURCE_EXHAUSTED;
-  }));
-  return call;
-}
+// A server that tells over HTTP how many calls it is working on.
+class WatchedServer {
+ public:
+  explicit WatchedServer(const std::string& grace)
+      : server_(
+            StartServer({"--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0",
+                         "--threads=2", "--shutdown-grace=" + grace})),
+        channel_(Connect(AddressIn(server_.ReadLine()))),
+        http_address_(AddressIn(server_.ReadLine()).substr(strlen("http://"))) {
+  }
 
-// Flags under which one LongCall fills the budget.
-std::vector<std::string> OneCallAtATime(const std::string& grace) {
-  const size_t bytes = LongCall::Request().ByteSizeLong();
-  return {"--listen=127.0.0.1:0",
-          "--threads=2",
-          "--max-request-bytes=" + std::to_string(bytes),
-          "--max-response-bytes=" + std::to_string(bytes / 3 + 4096),
-          "--max-inflight-bytes=" + std::to_string(bytes + bytes / 3 + 4096),
-          "--shutdown-grace=" + grace};
-}
+  // A LongCall that it is working on.
+  std::unique_ptr<LongCall> StartLongCall() {
+    auto call = std::make_unique<LongCall>(channel_);
+    EXPECT_TRUE(WaitUntil([&] {
+      const std::string metrics =
+          HttpClient(http_address_).Get("/metrics").body;
+      return absl::StrContains(metrics, "\nattention_running_calls 1\n");
+    }));
+    return call;
+  }
+
+  Subprocess& server() { return server_; }
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+
+ private:
+  Subprocess server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::string http_address_;
+};
 
 TEST(BinaryTest, ASecondSignalEndsRunningCalls) {
-  Subprocess server = StartServer(OneCallAtATime("1h"));
-  const auto channel = Connect(AddressIn(server.ReadLine()));
-  const auto running = StartLongCall(channel);
-  server.Signal(SIGTERM);
+  WatchedServer watched("1h");
+  const auto running = watched.StartLongCall();
+  watched.server().Signal(SIGTERM);
   // Until the first is taken, a second of the same kind would be lost in it.
-  EXPECT_TRUE(
-      WaitUntil([&] { return HealthOf(channel, "") == "NOT_SERVING"; }));
-  server.Signal(SIGTERM);
-  EXPECT_EQ(server.Wait().exit_code, 0);
+  EXPECT_TRUE(WaitUntil(
+      [&] { return HealthOf(watched.channel(), "") == "NOT_SERVING"; }));
+  watched.server().Signal(SIGTERM);
+  EXPECT_EQ(watched.server().Wait().exit_code, 0);
   EXPECT_FALSE(running->Wait().ok());
 }
 
 TEST(BinaryTest, TheGraceEndsRunningCalls) {
-  Subprocess server = StartServer(OneCallAtATime("50ms"));
-  const auto channel = Connect(AddressIn(server.ReadLine()));
-  const auto running = StartLongCall(channel);
-  server.Signal(SIGTERM);
-  EXPECT_EQ(server.Wait().exit_code, 0);
+  WatchedServer watched("50ms");
+  const auto running = watched.StartLongCall();
+  watched.server().Signal(SIGTERM);
+  EXPECT_EQ(watched.server().Wait().exit_code, 0);
   EXPECT_FALSE(running->Wait().ok());
 }
 
@@ -191,7 +190,7 @@ TEST(BinaryTest, LogsALineForEachCallWithoutPayloads) {
   EXPECT_THAT(log, HasSubstr("level=debug event=call rpc=ComputeAttention "
                              "code=OK request_bytes=252 "));
   EXPECT_THAT(log, HasSubstr("query=\"(1, 2, 3, 4)\" key=\"(1, 1, 5, 4)\" "
-                             "value=\"(1, 1, 5, 2)\" queue_us="));
+                             "value=\"(1, 1, 5, 2)\" wait_us="));
   EXPECT_THAT(log, HasSubstr("level=info event=call rpc=ComputeAttention "
                              "code=INVALID_ARGUMENT "));
   EXPECT_THAT(log, HasSubstr("error=\"key: missing\""));

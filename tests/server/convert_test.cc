@@ -53,8 +53,7 @@ TEST(ConvertTest, LargePayloadsAreCopiedInPieces) {
   EXPECT_EQ(std::memcmp(converted.inputs.key.data, request.key().data().data(),
                         request.key().data().size()),
             0);
-  EXPECT_GE(converted.bytes,
-            static_cast<int64_t>(request.key().data().size()));
+  EXPECT_GE(converted.bytes, static_cast<int64_t>(request.key().data().size()));
 }
 
 TEST(ConvertTest, PayloadsAreCopiedAligned) {

@@ -25,19 +25,30 @@ TEST(FlagsTest, NoneGivesTheDefaults) {
 }
 
 TEST(FlagsTest, EveryFlagSetsItsOption) {
-  const Invocation invocation =
-      Parse({"--listen=127.0.0.1:0,[::1]:0", "--listen=unix:/tmp/x",
-             "--threads=3", "--max-request-bytes=64MiB",
-             "--max-response-bytes=2048", "--max-inflight-bytes=1GiB",
-             "--max-pooled-bytes=1KiB", "--max-queue=700ms",
-             "--default-deadline=5m", "--min-upload-rate=1MiB",
-             "--min-answer-rate=2MiB", "--stall-grace=3s",
-             "--max-connections=7", "--handshake-timeout=5s",
-             "--max-connection-idle=1m", "--max-connection-age=inf",
-             "--max-connection-age-grace=2m", "--shutdown-grace=1m30s",
-             "--log-level=debug", "--log-buffer-bytes=2MiB",
-             "--log-lines-per-second=7", "--http-listen=[::1]:9464",
-             "--http-max-connections=5", "--http-timeout=3s"});
+  const Invocation invocation = Parse({"--listen=127.0.0.1:0,[::1]:0",
+                                       "--listen=unix:/tmp/x",
+                                       "--threads=3",
+                                       "--max-request-bytes=64MiB",
+                                       "--max-response-bytes=2048",
+                                       "--max-inflight-bytes=1GiB",
+                                       "--max-pooled-bytes=1KiB",
+                                       "--max-queue=700ms",
+                                       "--default-deadline=5m",
+                                       "--min-upload-rate=1MiB",
+                                       "--min-answer-rate=2MiB",
+                                       "--stall-grace=3s",
+                                       "--max-connections=7",
+                                       "--handshake-timeout=5s",
+                                       "--max-connection-idle=1m",
+                                       "--max-connection-age=inf",
+                                       "--max-connection-age-grace=2m",
+                                       "--shutdown-grace=1m30s",
+                                       "--log-level=debug",
+                                       "--log-buffer-bytes=2MiB",
+                                       "--log-lines-per-second=7",
+                                       "--http-listen=[::1]:9464",
+                                       "--http-max-connections=5",
+                                       "--http-timeout=3s"});
   ASSERT_TRUE(invocation.options.has_value()) << invocation.standard_error;
   const Options& options = *invocation.options;
   EXPECT_THAT(options.listen,

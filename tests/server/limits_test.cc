@@ -110,11 +110,10 @@ TEST_P(LimitsTest, CancelledCallsEnd) {
 // still to come.
 TEST_P(LimitsTest, CallsPastTheirDeadlineEnd) {
   TestServer server;
-  RawStream silent(server.Channel(GetParam()), kComputeAttention,
-                   std::chrono::system_clock::now() +
-                       std::chrono::milliseconds(300));
-  EXPECT_EQ(silent.Finish().error_code(),
-            grpc::StatusCode::DEADLINE_EXCEEDED);
+  RawStream silent(
+      server.Channel(GetParam()), kComputeAttention,
+      std::chrono::system_clock::now() + std::chrono::milliseconds(300));
+  EXPECT_EQ(silent.Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(WaitUntil([&] { return server.server().running_calls() == 0; }));
 }
 
@@ -124,8 +123,7 @@ TEST_P(LimitsTest, TheDefaultDeadlineEndsCalls) {
   options.default_deadline = absl::Seconds(1);
   TestServer server(options);
   RawStream silent(server.Channel(GetParam()), kComputeAttention);
-  EXPECT_EQ(silent.Finish().error_code(),
-            grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(silent.Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
 }
 
 TEST_P(LimitsTest, UploadsThatStandStillEnd) {

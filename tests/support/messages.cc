@@ -8,8 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/details/v1/details.pb.h"
-#include "kernel/attention.h"
 #include "base/executor.h"
+#include "kernel/attention.h"
 
 namespace attention::testing {
 namespace {

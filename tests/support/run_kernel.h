@@ -7,8 +7,8 @@
 #include <optional>
 #include <vector>
 
-#include "kernel/attention.h"
 #include "base/executor.h"
+#include "kernel/attention.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/reference.h"
 #include "tests/support/tensor.h"

@@ -8,8 +8,8 @@
 #include "client/cpp/cli/command_line.h"
 #include "client/cpp/cli/report.h"
 
-// SIGPIPE keeps its default: a reader that has seen enough, as head(1), ends the
-// program without a word, like any filter.
+// SIGPIPE keeps its default: a reader that has seen enough, as head(1), ends
+// the program without a word, like any filter.
 int main(int argc, char** argv) {
   // gRPC's own log would stand beside the one line that an error gives.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "attention/v1/attention.pb.h"
-#include "kernel/attention.h"
 #include "base/buffer_pool.h"
+#include "kernel/attention.h"
 #include "tests/support/messages.h"
 
 namespace attention::server::wire {
