@@ -15,6 +15,8 @@ namespace {
 // What a call that waits may have sent already: gRPC's flow control lets a
 // stream send 64 KiB before it is read (server.cc), and buffers have slack.
 constexpr int64_t kWaitingBytes = int64_t{128} << 10;
+// Calls that wait may hold such a part of the budget.
+constexpr int64_t kWaitingPart = 4;
 // What a read is charged for at first, if nobody has said how large the message
 // is, and how many such reads there are at once.
 constexpr int64_t kYoungBytes = int64_t{1} << 20;
@@ -136,12 +138,13 @@ absl::Status Admission::Check(const Entry& entry) const {
                           " bytes, more than the ", settings_.max_request_bytes,
                           " that this server takes (max_request_bytes)")));
   }
-  if (total_bytes_ + excess_bytes_ + kWaitingBytes > settings_.max_bytes &&
-      !inside_.empty()) {
+  // Those who wait hold memory too.
+  if (static_cast<int64_t>(waiting_.size()) * kWaitingBytes >
+      settings_.max_bytes / kWaitingPart) {
     return RetryLater(
         Reason::kMemoryBusy,
-        absl::StrCat("the server is busy: calls hold all of the ",
-                     settings_.max_bytes,
+        absl::StrCat("the server is busy: ", waiting_.size(),
+                     " calls wait for a part of the ", settings_.max_bytes,
                      " bytes that it works on at once (max_inflight_bytes)"),
         RetryDelayFor(absl::Milliseconds(100)));
   }
@@ -399,7 +402,7 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
     }
   }
   const bool over = total_bytes_ + excess_bytes_ > LargeLimit();
-  const bool wanted = !waiting_.empty() &&
+  const bool wanted = !waiting_.empty() && NextToRead() == waiting_.end() &&
                       now - waiting_.front().since > absl::Milliseconds(100);
   if ((over || wanted) && stalled != inside_.end()) return stalled;
   if (!over) return inside_.end();
