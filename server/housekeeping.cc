@@ -1,9 +1,10 @@
 #include "server/housekeeping.h"
 
 #include <malloc.h>
-#include <time.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <ctime>
 #include <new>
 
 #include "absl/time/clock.h"
@@ -11,6 +12,8 @@
 namespace attention::server {
 namespace {
 
+// What a tick could not do for want of memory the next one does.
+constexpr absl::Duration kAfterFailure = absl::Milliseconds(10);
 constexpr absl::Duration kTotalsInterval = absl::Milliseconds(100);
 // Giving freed memory back takes the allocator's locks for a while.
 constexpr absl::Duration kTrimInterval = absl::Seconds(1);
@@ -77,7 +80,7 @@ void Housekeeping::Run() {
       pause = admission_.Tick(now, transport);
       LookAtMemory(now);
     } catch (const std::bad_alloc&) {
-      // Again at the next tick.
+      pause = kAfterFailure;
     }
   }
 }
