@@ -128,7 +128,7 @@ class Admission {
   int64_t LargeLimit() const;
   bool MayRead(const Entry& entry) const;
   int64_t ReadReserve(const Entry& entry) const;
-  void StartRead(Entries::iterator entry);
+  void StartRead(Entries::iterator position);
   void SetBytes(Entry& entry, MemoryKind kind, int64_t bytes);
   absl::Status Grow(Entry& entry, MemoryKind kind, int64_t bytes);
   void SetSeconds(Entry& entry, double seconds);
@@ -142,7 +142,7 @@ class Admission {
   void AdmitWaiting(Lock& lock);
   void Refuse(Entries::iterator entry, absl::Status status, Lock& lock);
   void Expel(Entry& entry, absl::Status status, Lock& lock);
-  void Release(Entries::iterator entry);
+  void Release(Entries::iterator position);
 
   const Settings settings_;
   CostModel& costs_;
