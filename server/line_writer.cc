@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <csignal>
 #include <cstring>
 #include <mutex>
 #include <utility>
@@ -181,7 +181,8 @@ class LineWriter::Queue {
       std::memcpy(batch.text, line.data(), batch.size);
       batch.text[batch.size++] = '\n';
     } catch (...) {
-      // No memory: left empty, Settle() counts the lines as not told.
+      // No memory: Settle() counts the lines as not told.
+      batch.size = 0;
     }
   }
 
