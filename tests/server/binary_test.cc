@@ -355,7 +355,7 @@ INSTANTIATE_TEST_SUITE_P(
                                    "or lower --threads, which is 1024"},
                       FailingStart{"FewDescriptors", "ulimit -n 16", "",
                                    "too few file descriptors: "},
-                      FailingStart{"NoDescriptors", "ulimit -n 4", "",
+                      FailingStart{"NoDescriptors", "exec 3>&-; ulimit -n 4", "",
                                    "too few file descriptors: "}),
     [](const auto& info) { return std::string(info.param.name); });
 
