@@ -269,6 +269,7 @@ def honest_figures(found):
     return {
         "calls": total["calls"],
         "failed": total["calls"] - total["ok"],
+        "by_code": total["by_code"],
         "p50_ms": total["accepted"]["p50_ms"],
         "p99_ms": total["accepted"]["p99_ms"],
     }

@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "server/status.h"
+#include "server/admission/refusals.h"
 
 namespace attention::server {
 namespace {
@@ -15,30 +13,25 @@ namespace {
 // What a call that waits may have sent already: gRPC's flow control lets a
 // stream send 64 KiB before it is read (server.cc), and buffers have slack.
 constexpr int64_t kWaitingBytes = int64_t{128} << 10;
-// Calls that wait may hold such a part of the budget.
-constexpr int64_t kWaitingPart = 4;
-// What a read is charged for at first, if nobody has said how large the message
-// is, and how many such reads there are at once.
+// A message of no more has come before it is read: reading it takes nothing.
+constexpr int64_t kHereBytes = kWaitingBytes / 2;
+// A message of unknown size is charged for so much at first, or for a part of
+// the reserve; and there are so many such reads at once.
 constexpr int64_t kYoungBytes = int64_t{1} << 20;
+constexpr int64_t kYoungPart = 32;
 constexpr int64_t kMaxYoungReads = 16;
 // Calls among which a small one is looked for when the first does not fit.
 constexpr int kMostPassed = 64;
-// Of the budget so much, or a part of it, is for small reads alone: however
-// much others upload, a small call finds room.
-constexpr int64_t kSmallReserve = int64_t{64} << 20;
-constexpr int64_t kSmallPart = 8;
-// After so long a read is charged by how its connection behaves.
-constexpr absl::Duration kYoung = absl::Milliseconds(10);
-// Between two looks at a read.
+// So much of the budget, or a part of it, is a reserve that large calls may not
+// take: however much they upload, small ones find room.
+constexpr int64_t kReserve = int64_t{128} << 20;
+constexpr int64_t kReservePart = 8;
+// Between two looks at reads, and at calls that wait: there may be thousands.
 constexpr absl::Duration kLook = absl::Milliseconds(5);
-// The same for a slow one, and for calls that wait: there may be thousands.
-constexpr absl::Duration kSlowLook = absl::Milliseconds(100);
-// A connection that received less between two looks is slow: what it may still
-// send until the next look is small.
-constexpr int64_t kSlowBytes = int64_t{256} << 10;
-// A read without progress for so long has to go if others need its memory.
-constexpr absl::Duration kStalled = absl::Seconds(1);
+constexpr absl::Duration kWaitingLook = absl::Milliseconds(100);
 constexpr absl::Duration kIdleTick = absl::Milliseconds(100);
+// Who waits for so long may have the memory of a stalled upload.
+constexpr absl::Duration kPatience = absl::Milliseconds(100);
 
 // A call is let in if twice the time it will probably wait is left: what is
 // foretold may be wrong, and who ends just too late has cost time for nothing.
@@ -46,135 +39,134 @@ constexpr double kWaitMargin = 2;
 // Of its own time only this part is sure.
 constexpr double kSurePart = 0.5;
 
-constexpr absl::Duration kLeastDelay = absl::Milliseconds(50);
-constexpr absl::Duration kMostDelay = absl::Seconds(5);
-
-absl::Duration RetryDelayFor(absl::Duration delay) {
-  return std::clamp(delay, kLeastDelay, kMostDelay);
-}
-
 // Calls by the power of two of their seconds, from 1 us on.
 size_t RankOf(double seconds, size_t ranks) {
   if (!(seconds > 1e-6)) return 0;
   return std::min(ranks - 1, static_cast<size_t>(std::log2(seconds * 1e6)));
 }
 
-bool Draining(absl::Status* status) {
-  *status = WithReason(Reason::kDraining,
-                       absl::UnavailableError("the server is shutting down"));
-  return true;
+int64_t ReserveOf(int64_t max_bytes) {
+  return std::min(kReserve, max_bytes / kReservePart);
 }
 
 }  // namespace
 
+// The calls of one connection.
+struct Admission::Peer {
+  int64_t waiting = 0;
+  int64_t reading = 0;
+  int64_t inside = 0;         // those that are read, too
+  int64_t reading_bytes = 0;  // charged for the messages
+};
+
 struct Admission::Entry {
   enum class Phase : uint8_t { kWaiting, kReading, kWorking, kSending };
-  // How a read of unknown size is charged.
-  enum class Pace : uint8_t { kYoung, kFast, kSlow };
 
   Entrant* entrant = nullptr;
   Request request;
+  Peers::iterator peer;
   std::array<int64_t, kMemoryKinds> bytes{};
   double seconds = 0;
   Phase phase = Phase::kWaiting;
   absl::Time since;  // of this phase
   bool expelled = false;
+  Upload upload;              // while reading
+  int64_t sending_bytes = 0;  // while sending
 
-  // While reading. Bytes of the connection when the read began and at the last
-  // look, and when it last made progress.
-  Pace pace = Pace::kYoung;
-  std::optional<int64_t> received_first;
-  int64_t received_last = 0;
-  absl::Time progress;
-  absl::Time next_look;
-  // The pace of the whole upload is measured from here, over stall_grace.
-  absl::Time window;
-  int64_t window_received = 0;
-  // While sending.
-  int64_t sending_bytes = 0;
-
-  bool Announced() const { return request.bytes.has_value(); }
+  bool Reading() const { return phase == Phase::kReading && !expelled; }
+  // Its message has come before it is read.
+  bool Here() const { return request.bytes && *request.bytes <= kHereBytes; }
 };
 
 Admission::Admission(const Settings& settings, CostModel& costs)
-    : settings_(settings), costs_(costs) {}
+    : settings_(settings),
+      reserve_(ReserveOf(settings.max_bytes)),
+      uploads_{.max_bytes = settings.max_request_bytes,
+               .young_bytes = std::min(settings.max_request_bytes,
+                                       std::clamp(reserve_ / kYoungPart,
+                                                  kWaitingBytes, kYoungBytes)),
+               .min_rate = settings.min_upload_rate,
+               .grace = settings.stall_grace},
+      costs_(costs) {}
 
 Admission::~Admission() = default;
 
 void Admission::Enter(Entrant* entrant, const Request& request) {
   Entries entry(1);
-  entry.front().entrant = entrant;
-  entry.front().request = request;
-  entry.front().since = absl::Now();
+  Entry& added = entry.front();
+  added.entrant = entrant;
+  added.request = request;
+  added.since = absl::Now();
   absl::Status status;
   {
     Lock lock(mutex_);
-    if (draining_) {
-      Draining(&status);
-    } else {
-      status = Check(entry.front());
-    }
+    added.peer = peers_.try_emplace(request.peer).first;
+    ++added.peer->second.waiting;
+    status = Check(added, lock);
     if (status.ok()) {
-      Entry& added = entry.front();
       SetBytes(added, MemoryKind::kRequest,
                std::min(kWaitingBytes, settings_.max_request_bytes));
-      SetSeconds(added, added.Announced()
-                            ? costs_.TransferSeconds(*request.bytes)
-                            : costs_.TypicalSeconds());
-      waiting_.splice(waiting_.end(), entry);
+      SetSeconds(added, OwnSeconds(added));
+      waiting_.splice(added.Here() ? waiting_.begin() : waiting_.end(), entry);
       AdmitWaiting(lock);
       return;
     }
+    --added.peer->second.waiting;
+    Forget(added.peer);
   }
   entrant->Refused(std::move(status));
 }
 
-absl::Status Admission::Check(const Entry& entry) const {
+absl::Status Admission::Check(const Entry& entry, Lock& lock) {
+  if (draining_) return Draining();
   const Request& request = entry.request;
   if (request.bytes && *request.bytes > settings_.max_request_bytes) {
-    return WithReason(Reason::kRequestTooLarge,
-                      absl::ResourceExhaustedError(absl::StrCat(
-                          "the request has ", *request.bytes,
-                          " bytes, more than the ", settings_.max_request_bytes,
-                          " that this server takes (max_request_bytes)")));
+    return RequestTooLarge(*request.bytes, settings_.max_request_bytes);
   }
-  // Those who wait hold memory too.
-  if (static_cast<int64_t>(waiting_.size()) * kWaitingBytes >
-      settings_.max_bytes / kWaitingPart) {
-    return RetryLater(
-        Reason::kMemoryBusy,
-        absl::StrCat("the server is busy: ", waiting_.size(),
-                     " calls wait for a part of the ", settings_.max_bytes,
-                     " bytes that it works on at once (max_inflight_bytes)"),
-        RetryDelayFor(absl::Milliseconds(100)));
-  }
-  const double own = request.bytes ? costs_.TransferSeconds(*request.bytes)
-                                   : costs_.TypicalSeconds();
+  const double own = OwnSeconds(entry);
   const auto threads = static_cast<double>(settings_.threads);
   const absl::Duration ahead = absl::Seconds(SecondsAhead(own) / threads);
   if (ahead > settings_.max_queue) {
-    return RetryLater(
-        Reason::kQueueFull,
-        absl::StrCat(
-            "the server is busy: the call would wait for about ",
-            absl::FormatDuration(absl::Trunc(ahead, absl::Milliseconds(1))),
-            ", longer than the ", absl::FormatDuration(settings_.max_queue),
-            " that it lets calls wait (max_queue)"),
-        RetryDelayFor(ahead - settings_.max_queue / 2));
+    return WouldWaitTooLong(ahead, settings_.max_queue);
   }
   const absl::Duration left = request.deadline - absl::Now();
-  if (kWaitMargin * ahead > left) {
-    return RetryLater(
-        Reason::kDeadlineTooClose,
-        absl::StrCat(
-            "the server is busy: the call would wait for about ",
-            absl::FormatDuration(absl::Trunc(ahead, absl::Milliseconds(1))),
-            " and has ",
-            absl::FormatDuration(absl::Trunc(left, absl::Milliseconds(1))),
-            " until its deadline"),
-        RetryDelayFor(ahead / 2));
+  if (kWaitMargin * ahead > left) return WouldWaitUntilTooLate(ahead, left);
+  if (MayWait(entry)) return absl::OkStatus();
+  const auto displaced = OneTooManyWaiting(entry);
+  const auto waiting = static_cast<int64_t>(waiting_.size());
+  const absl::Status status = NoRoomToWait(waiting, settings_.max_bytes);
+  if (displaced == waiting_.end()) return status;
+  Refuse(displaced, status, lock);
+  return draining_ ? Draining() : absl::OkStatus();
+}
+
+double Admission::OwnSeconds(const Entry& entry) const {
+  return entry.request.bytes ? costs_.TransferSeconds(*entry.request.bytes)
+                             : costs_.TypicalSeconds();
+}
+
+// The reserve: half of it is for calls that wait, a quarter for messages of
+// unknown size while they are young, and the rest for calls that say that they
+// are small and for what small calls need in the end.
+bool Admission::MayWait(const Entry& entry) const {
+  if (entry.Here()) {
+    return total_bytes_ + kWaitingBytes <= settings_.max_bytes;
   }
-  return absl::OkStatus();
+  return (static_cast<int64_t>(waiting_.size()) + 1) * kWaitingBytes <=
+         std::max(kWaitingBytes, reserve_ / 2);
+}
+
+// Who waits on a connection with many calls makes way for another connection's
+// first ones.
+Admission::Entries::iterator Admission::OneTooManyWaiting(const Entry& entry) {
+  const int64_t own = entry.peer->second.waiting;
+  int looked_at = 0;
+  for (auto it = waiting_.end(); it != waiting_.begin();) {
+    if (++looked_at > kMostPassed) break;
+    --it;
+    if (!it->Here() && it->peer->second.waiting > own) return it;
+  }
+  return waiting_.end();
 }
 
 double Admission::SecondsAhead(double seconds) const {
@@ -195,34 +187,50 @@ bool Admission::Withdraw(Entrant* entrant) {
       waiting_.begin(), waiting_.end(),
       [&](const Entry& entry) { return entry.entrant == entrant; });
   if (found == waiting_.end()) return false;
-  SetBytes(*found, MemoryKind::kRequest, 0);
-  SetSeconds(*found, 0);
-  withdrawn.splice(withdrawn.end(), waiting_, found);
+  TakeOut(found, withdrawn);
   AdmitWaiting(lock);
-  changed_.notify_all();
   return true;
 }
 
-int64_t Admission::ReadReserve(const Entry& entry) const {
-  return entry.Announced() ? *entry.request.bytes
-                           : std::min(kYoungBytes, settings_.max_request_bytes);
+// Ends the waiting of a call, which goes to `out`.
+void Admission::TakeOut(Entries::iterator position, Entries& out) {
+  SetBytes(*position, MemoryKind::kRequest, 0);
+  SetSeconds(*position, 0);
+  --position->peer->second.waiting;
+  Forget(position->peer);
+  out.splice(out.end(), waiting_, position);
+  // Under the lock: the waiter may destroy this as soon as it can run.
+  changed_.notify_all();
+}
+
+void Admission::Forget(Peers::iterator peer) {
+  if (peer->second.waiting == 0 && peer->second.reading == 0 &&
+      peer->second.inside == 0) {
+    peers_.erase(peer);
+  }
 }
 
 int64_t Admission::LargeLimit() const {
   // Alone any call may have all.
-  if (inside_.empty()) return settings_.max_bytes;
-  return settings_.max_bytes -
-         std::min(kSmallReserve, settings_.max_bytes / kSmallPart);
+  return inside_.empty() ? settings_.max_bytes : settings_.max_bytes - reserve_;
 }
 
 bool Admission::MayRead(const Entry& entry) const {
-  if (!entry.Announced() && young_reads_ >= kMaxYoungReads) return false;
-  const int64_t held = entry.bytes[static_cast<size_t>(MemoryKind::kRequest)];
-  // The message, and its tensors copied out of it.
-  const int64_t needed = 2 * ReadReserve(entry) - held;
-  const int64_t limit =
-      ReadReserve(entry) <= kYoungBytes ? settings_.max_bytes : LargeLimit();
-  return total_bytes_ + excess_bytes_ + needed <= limit;
+  const bool announced = entry.request.bytes.has_value();
+  if (!announced && young_reads_ >= kMaxYoungReads) return false;
+  const int64_t bytes = entry.request.bytes.value_or(uploads_.young_bytes);
+  int64_t limit = LargeLimit();
+  if (entry.Here()) {
+    limit = settings_.max_bytes;
+  } else if (bytes <= uploads_.young_bytes) {
+    limit = std::max(limit, settings_.max_bytes - reserve_ * 3 / 4);
+  }
+  // The message, and its tensors copied out of it. Calls that wait have a part
+  // of the reserve of their own.
+  const auto waiting = static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
+  const int64_t more = 2 * bytes;
+  return more <= kWaitingBytes ||
+         total_bytes_ - waiting + excess_bytes_ + more <= limit;
 }
 
 void Admission::StartRead(Entries::iterator position) {
@@ -230,31 +238,54 @@ void Admission::StartRead(Entries::iterator position) {
   inside_.splice(inside_.end(), waiting_, position);
   ++arrivals_;
   entry.phase = Entry::Phase::kReading;
-  entry.since = entry.progress = entry.window = absl::Now();
-  if (!entry.Announced()) ++young_reads_;
+  entry.since = absl::Now();
+  Peer& peer = entry.peer->second;
+  --peer.waiting;
+  ++peer.reading;
+  ++peer.inside;
   if (ticker_idle_ && !tick_wanted_) {
     tick_wanted_ = true;
     tick_.notify_one();
   }
-  if (settings_.received_bytes) {
-    entry.received_first = settings_.received_bytes(entry.request.peer);
-    entry.received_last = entry.received_first.value_or(0);
-    entry.window_received = entry.received_last;
-  }
-  SetBytes(entry, MemoryKind::kRequest, ReadReserve(entry));
-  SetBytes(entry, MemoryKind::kTensors, ReadReserve(entry));
+  entry.upload = Upload(uploads_, entry.request.bytes,
+                        ReceivedOn(entry.request.peer), entry.since);
+  if (entry.upload.pace() == Upload::Pace::kYoung) ++young_reads_;
+  ChargeUpload(entry, entry.upload.bytes());
 }
 
-// In the order they came; but where the first does not fit, small ones pass it.
-// They are few at a time and soon gone, so that it need not wait for long.
+std::optional<int64_t> Admission::ReceivedOn(const std::string& peer) const {
+  return settings_.received_bytes ? settings_.received_bytes(peer)
+                                  : std::nullopt;
+}
+
+// For the message, and for its tensors copied out of it.
+void Admission::ChargeUpload(Entry& entry, int64_t bytes) {
+  const int64_t before = entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
+  entry.peer->second.reading_bytes += bytes - before;
+  SetBytes(entry, MemoryKind::kRequest, bytes);
+  SetBytes(entry, MemoryKind::kTensors, bytes);
+}
+
+// The first of those whose connections have the fewest messages under way; but
+// where that one does not fit, a small one passes it. Those are soon gone, so
+// that it need not wait for long.
 Admission::Entries::iterator Admission::NextToRead() {
-  if (waiting_.empty() || MayRead(waiting_.front())) return waiting_.begin();
+  auto first = waiting_.end(), passing = waiting_.end();
   int looked_at = 0;
+  const auto before = [&](Entries::iterator a, Entries::iterator b) {
+    return b == waiting_.end() ||
+           a->peer->second.reading < b->peer->second.reading;
+  };
   for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
+    if (it->Here() && MayRead(*it)) return it;
     if (++looked_at > kMostPassed) break;
-    if (ReadReserve(*it) <= kYoungBytes && MayRead(*it)) return it;
+    if (before(it, first)) first = it;
+    const int64_t bytes = it->request.bytes.value_or(uploads_.young_bytes);
+    if (bytes <= uploads_.young_bytes && before(it, passing)) passing = it;
   }
-  return waiting_.end();
+  if (first == waiting_.end() || MayRead(*first)) return first;
+  return passing != waiting_.end() && MayRead(*passing) ? passing
+                                                        : waiting_.end();
 }
 
 void Admission::AdmitWaiting(Lock& lock) {
@@ -283,21 +314,14 @@ absl::Status Admission::Grow(Entry& entry, MemoryKind kind, int64_t bytes) {
   int64_t own = -held;
   for (int64_t kind_bytes : entry.bytes) own += kind_bytes;
   if (bytes > settings_.max_bytes - own) {
-    return WithReason(
-        Reason::kMemoryTooLarge,
-        absl::ResourceExhaustedError(absl::StrCat(
-            "the call needs ", bytes, " bytes beside ", own,
-            ", together more than the ", settings_.max_bytes,
-            " that this server works on at once (max_inflight_bytes)")));
+    return NeverFits(bytes, own, settings_.max_bytes);
   }
-  if (bytes > held &&
-      bytes - held > settings_.max_bytes - total_bytes_ - excess_bytes_) {
-    return RetryLater(
-        Reason::kMemoryBusy,
-        absl::StrCat("the server is busy: ", bytes - held,
-                     " bytes more would exceed the ", settings_.max_bytes,
-                     " it works on at once (max_inflight_bytes)"),
-        RetryDelayFor(absl::Milliseconds(100)));
+  // What the network layer holds too much keeps large calls out, not small
+  // ones.
+  const int64_t more = bytes - held;
+  const int64_t excess = more > uploads_.young_bytes ? excess_bytes_ : 0;
+  if (more > 0 && more > settings_.max_bytes - total_bytes_ - excess) {
+    return DoesNotFitNow(more, settings_.max_bytes);
   }
   SetBytes(entry, kind, bytes);
   return absl::OkStatus();
@@ -310,112 +334,75 @@ void Admission::SetSeconds(Entry& entry, double seconds) {
   entry.seconds = seconds;
 }
 
+// What was charged stays, as that of any call that works.
 void Admission::EndRead(Entry& entry) {
   if (entry.phase != Entry::Phase::kReading) return;
-  if (!entry.Announced() && entry.pace == Entry::Pace::kYoung) --young_reads_;
+  entry.phase = Entry::Phase::kWorking;
+  entry.since = absl::Now();
+  if (entry.upload.pace() == Upload::Pace::kYoung) --young_reads_;
+  Peer& peer = entry.peer->second;
+  --peer.reading;
+  peer.reading_bytes -= entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
 }
 
-// Charges a read of unknown size by what its connection does.
 void Admission::LookAtRead(Entry& entry, absl::Time now) {
-  if (now < entry.next_look) return;
-  std::optional<int64_t> received;
-  if (settings_.received_bytes && entry.received_first) {
-    received = settings_.received_bytes(entry.request.peer);
-  }
-  const bool progressed =
-      received && *received - entry.received_last >= kSlowBytes;
-  if (received && *received > entry.received_last) entry.progress = now;
-  if (!entry.Announced() && now - entry.since >= kYoung) {
-    if (entry.pace == Entry::Pace::kYoung) --young_reads_;
-    const bool slow = received && !progressed;
-    entry.pace = slow ? Entry::Pace::kSlow : Entry::Pace::kFast;
-    if (slow) entry.next_look = now + kSlowLook;
-    int64_t most = settings_.max_request_bytes;
-    if (slow) {
-      most = std::min(most, *received - *entry.received_first + 2 * kSlowBytes);
-    }
-    SetBytes(entry, MemoryKind::kRequest, most);
-    SetBytes(entry, MemoryKind::kTensors, most);
-  }
-  if (received) entry.received_last = *received;
+  const Peer& peer = entry.peer->second;
+  const bool young = entry.upload.pace() == Upload::Pace::kYoung;
+  entry.upload.Look(uploads_, ReceivedOn(entry.request.peer),
+                    peer.reading_bytes + peer.waiting * kWaitingBytes, now);
+  if (young && entry.upload.pace() != Upload::Pace::kYoung) --young_reads_;
+  ChargeUpload(entry, entry.upload.bytes());
 }
 
 absl::Status Admission::Overdue(const Entry& entry, absl::Time now) const {
-  const absl::Duration grace = settings_.stall_grace;
   if (entry.phase == Entry::Phase::kSending) {
     const absl::Duration most =
-        grace + absl::Seconds(static_cast<double>(entry.sending_bytes) /
-                              settings_.min_answer_rate);
+        settings_.stall_grace +
+        absl::Seconds(static_cast<double>(entry.sending_bytes) /
+                      settings_.min_answer_rate);
     if (now - entry.since <= most) return absl::OkStatus();
-    return WithReason(Reason::kSlowReader,
-                      absl::DeadlineExceededError(absl::StrCat(
-                          "the answer of ", entry.sending_bytes,
-                          " bytes was not taken within ",
-                          absl::FormatDuration(most), " (min_answer_rate)")));
+    return AnswerNotTaken(entry.sending_bytes, most);
   }
-  if (entry.phase != Entry::Phase::kReading) return absl::OkStatus();
+  if (!entry.Reading()) return absl::OkStatus();
   if (now > entry.request.deadline) {
     return absl::DeadlineExceededError(
         "the deadline passed while the request was being received");
   }
-  const auto slow = [&](absl::Duration most) {
-    return WithReason(
-        Reason::kSlowUpload,
-        absl::DeadlineExceededError(absl::StrCat(
-            "the request did not come within ", absl::FormatDuration(most),
-            " at ", settings_.min_upload_rate,
-            " bytes per second or more (min_upload_rate)")));
-  };
-  if (entry.received_first) {
-    if (now - entry.window < grace) return absl::OkStatus();
-    const auto bytes =
-        static_cast<double>(entry.received_last - entry.window_received);
-    return bytes < settings_.min_upload_rate * absl::ToDoubleSeconds(grace)
-               ? slow(grace)
-               : absl::OkStatus();
-  }
-  const absl::Duration most =
-      grace + absl::Seconds(static_cast<double>(settings_.max_request_bytes) /
-                            settings_.min_upload_rate);
-  return now - entry.since > most ? slow(most) : absl::OkStatus();
+  return entry.upload.TooSlow(uploads_, now);
 }
 
 // A read that has to go because memory is short; end() if none has to.
 Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
                                                    int64_t transport_bytes) {
-  auto youngest = inside_.end(), last = inside_.end(), stalled = inside_.end();
-  int64_t fast = 0;
+  const auto waiting = static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
+  const bool over = total_bytes_ - waiting + excess_bytes_ > LargeLimit();
+  const bool wanted = !waiting_.empty() &&
+                      now - waiting_.front().since > kPatience &&
+                      NextToRead() == waiting_.end();
+  if (!over && !wanted) return inside_.end();
+  auto youngest = inside_.end(), stalled = inside_.end();
+  int64_t count = 0;
+  // What reads are charged for may exceed the budget, what is held may not.
+  int64_t held = transport_bytes + total_bytes_ -
+                 bytes_[static_cast<size_t>(MemoryKind::kRequest)];
   for (auto it = inside_.begin(); it != inside_.end(); ++it) {
-    if (it->phase != Entry::Phase::kReading || it->expelled) continue;
-    if (it->Announced()) continue;
-    last = it;
-    if (it->pace == Entry::Pace::kFast) {
-      ++fast;
-      youngest = it;
+    if (!it->Reading()) continue;
+    held -= it->bytes[static_cast<size_t>(MemoryKind::kTensors)];
+    const Upload& upload = it->upload;
+    if (upload.pace() == Upload::Pace::kAnnounced ||
+        upload.pace() == Upload::Pace::kYoung) {
+      continue;
     }
-    if (it->received_first && now - it->progress > kStalled) {
-      const auto request = static_cast<size_t>(MemoryKind::kRequest);
-      if (stalled == inside_.end() ||
-          it->bytes[request] > stalled->bytes[request]) {
-        stalled = it;
-      }
+    ++count;
+    youngest = it;
+    if (upload.Stalled(now) && (stalled == inside_.end() ||
+                                upload.bytes() > stalled->upload.bytes())) {
+      stalled = it;
     }
   }
-  const bool over = total_bytes_ + excess_bytes_ > LargeLimit();
-  const bool wanted = !waiting_.empty() && NextToRead() == waiting_.end() &&
-                      now - waiting_.front().since > absl::Milliseconds(100);
-  if ((over || wanted) && stalled != inside_.end()) return stalled;
+  if (stalled != inside_.end()) return stalled;
   if (!over) return inside_.end();
-  if (fast > 1) return youngest;
-  // What reads are charged for may exceed the budget, what they hold may not.
-  int64_t held =
-      total_bytes_ - bytes_[static_cast<size_t>(MemoryKind::kRequest)];
-  for (const Entry& entry : inside_) {
-    if (entry.phase == Entry::Phase::kReading) {
-      held -= entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
-    }
-  }
-  return held + transport_bytes > LargeLimit() ? last : inside_.end();
+  return count > 1 || held > LargeLimit() ? youngest : inside_.end();
 }
 
 absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
@@ -424,7 +411,7 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
       0, transport_bytes - bytes_[static_cast<size_t>(MemoryKind::kRequest)]);
   bool reading = false;
   for (Entry& entry : inside_) {
-    if (entry.phase != Entry::Phase::kReading || entry.expelled) continue;
+    if (!entry.Reading()) continue;
     reading = true;
     LookAtRead(entry, now);
   }
@@ -436,11 +423,6 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
   for (auto it = overdue(); it != inside_.end(); it = overdue()) {
     Expel(*it, Overdue(*it, now), lock);
   }
-  for (Entry& entry : inside_) {
-    if (now - entry.window < settings_.stall_grace) continue;
-    entry.window = now;
-    entry.window_received = entry.received_last;
-  }
   for (auto it = OneTooMany(now, transport_bytes); it != inside_.end();
        it = OneTooMany(now, transport_bytes)) {
     // What gRPC holds of it will soon be free.
@@ -449,15 +431,7 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
         std::max<int64_t>(0, transport_bytes - it->bytes[request]);
     excess_bytes_ = std::max<int64_t>(
         0, transport_bytes - bytes_[request] + it->bytes[request]);
-    Expel(*it,
-          RetryLater(Reason::kMemoryBusy,
-                     absl::StrCat("the server is busy: it has no memory for "
-                                  "the rest of the request within the ",
-                                  settings_.max_bytes,
-                                  " bytes it works on at once "
-                                  "(max_inflight_bytes)"),
-                     RetryDelayFor(absl::Milliseconds(500))),
-          lock);
+    Expel(*it, NoRoomForTheRest(settings_.max_bytes), lock);
   }
   const auto late = [&] {
     return std::find_if(waiting_.begin(), waiting_.end(), [&](Entry& entry) {
@@ -465,7 +439,7 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
     });
   };
   const bool look = now >= next_waiting_look_;
-  if (look) next_waiting_look_ = now + kSlowLook;
+  if (look) next_waiting_look_ = now + kWaitingLook;
   for (auto it = look ? late() : waiting_.end(); it != waiting_.end();
        it = late()) {
     Refuse(it,
@@ -483,7 +457,8 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
 bool Admission::WantsTransportBytes() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return excess_bytes_ > 0 || total_bytes_ > settings_.max_bytes / 4 ||
-         bytes_[static_cast<size_t>(MemoryKind::kRequest)] > kYoungBytes;
+         bytes_[static_cast<size_t>(MemoryKind::kRequest)] >
+             uploads_.young_bytes;
 }
 
 bool Admission::WaitForTick(absl::Duration pause) {
@@ -509,23 +484,18 @@ void Admission::StopTicking() {
 void Admission::Refuse(Entries::iterator entry, absl::Status status,
                        Lock& lock) {
   Entries refused;
-  SetBytes(*entry, MemoryKind::kRequest, 0);
-  SetSeconds(*entry, 0);
-  refused.splice(refused.end(), waiting_, entry);
-  changed_.notify_all();
+  TakeOut(entry, refused);
   lock.unlock();
   refused.front().entrant->Refused(std::move(status));
   lock.lock();
 }
 
 void Admission::Expel(Entry& entry, absl::Status status, Lock& lock) {
-  EndRead(entry);
-  entry.expelled = true;
-  if (entry.phase == Entry::Phase::kReading) {
-    SetBytes(entry, MemoryKind::kRequest, 0);
-    SetBytes(entry, MemoryKind::kTensors, 0);
-    entry.phase = Entry::Phase::kWorking;
+  if (entry.Reading()) {
+    ChargeUpload(entry, 0);
+    EndRead(entry);
   }
+  entry.expelled = true;
   Entrant* entrant = entry.entrant;
   entrant->Hold();
   lock.unlock();
@@ -543,6 +513,8 @@ void Admission::Release(Entries::iterator position) {
     SetBytes(entry, static_cast<MemoryKind>(kind), 0);
   }
   SetSeconds(entry, 0);
+  --entry.peer->second.inside;
+  Forget(entry.peer);
   released.splice(released.end(), inside_, position);
   AdmitWaiting(lock);
   // Under the lock: the waiter may destroy this as soon as it can run.
@@ -553,9 +525,7 @@ void Admission::Drain() {
   Lock lock(mutex_);
   draining_ = true;
   while (!waiting_.empty()) {
-    absl::Status status;
-    Draining(&status);
-    Refuse(waiting_.begin(), std::move(status), lock);
+    Refuse(waiting_.begin(), Draining(), lock);
   }
   changed_.notify_all();
 }
@@ -585,7 +555,7 @@ Admission::Snapshot Admission::snapshot() const {
   Snapshot result;
   result.bytes = bytes_;
   for (const Entry& entry : inside_) {
-    if (entry.phase == Entry::Phase::kReading) {
+    if (entry.Reading()) {
       result.reading_bytes +=
           entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
     }
@@ -620,17 +590,16 @@ absl::Status Admission::Ticket::ReadDone(int64_t bytes) {
   if (!admission_) return absl::OkStatus();
   Lock lock(admission_->mutex_);
   Entry& entry = *entry_;
-  admission_->EndRead(entry);
   // Expelled already: what it held is given back.
-  if (entry.phase != Entry::Phase::kReading) return absl::OkStatus();
-  entry.phase = Entry::Phase::kWorking;
-  entry.since = absl::Now();
+  if (!entry.Reading()) return absl::OkStatus();
+  admission_->EndRead(entry);
   admission_->transferred_bytes_ += bytes;
   // What came for this call is not progress of the others on its connection.
-  for (Entry& other : admission_->inside_) {
-    if (&other != &entry && other.phase == Entry::Phase::kReading &&
-        other.received_first && other.request.peer == entry.request.peer) {
-      *other.received_first += bytes;
+  if (entry.peer->second.reading > 0) {
+    for (Entry& other : admission_->inside_) {
+      if (other.peer == entry.peer && other.Reading()) {
+        other.upload.NotMine(bytes);
+      }
     }
   }
   const int64_t reserved =
@@ -669,16 +638,7 @@ absl::Status Admission::Ticket::Expect(double seconds) {
   const absl::Duration left = entry_->request.deadline - absl::Now();
   admission_->SetSeconds(*entry_, seconds);
   if (ahead + own <= left) return absl::OkStatus();
-  return RetryLater(
-      Reason::kDeadlineTooClose,
-      absl::StrCat(
-          "the call would take about ",
-          absl::FormatDuration(absl::Trunc(
-              ahead + absl::Seconds(seconds / threads), absl::Milliseconds(1))),
-          ", longer than the ",
-          absl::FormatDuration(absl::Trunc(left, absl::Milliseconds(1))),
-          " left until its deadline"),
-      RetryDelayFor(ahead));
+  return WouldTakeTooLong(ahead, absl::Seconds(seconds / threads), left);
 }
 
 void Admission::Ticket::Sending(int64_t bytes) {

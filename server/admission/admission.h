@@ -9,11 +9,11 @@
 //              when it is destroyed.
 //
 // Who bounds what. Every byte that a call makes the server hold is charged to
-// its ticket before it is allocated, all tickets stay within `max_bytes`. What
-// gRPC buffers of a message can not be seen beforehand, as its size is not
-// known before it is whole: a read is charged for a small message at first and,
-// when it takes longer and its connection goes on receiving, for the largest
-// one (Tick()). Who then is one too many is sent away.
+// its ticket before it is allocated, all tickets stay within `max_bytes`. A
+// message whose size is not known is charged by what its connection receives
+// (upload.h, Tick()); who then is one too many is sent away. A reserve is kept
+// from large calls, so that small ones are served whatever the large ones hold,
+// and connections with many calls make way for those with few.
 #ifndef ATTENTION_SERVER_ADMISSION_ADMISSION_H_
 #define ATTENTION_SERVER_ADMISSION_ADMISSION_H_
 
@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -29,6 +30,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/admission/cost_model.h"
+#include "server/admission/upload.h"
 
 namespace attention::server {
 
@@ -119,16 +121,25 @@ class Admission {
 
  private:
   struct Entry;
+  struct Peer;
   using Entries = std::list<Entry>;
+  using Peers = std::map<std::string, Peer>;
   using Lock = std::unique_lock<std::mutex>;
 
-  // All with the mutex held.
-  absl::Status Check(const Entry& entry) const;
+  // All with the mutex held; those that are given the lock let go of it to call
+  // an entrant.
+  absl::Status Check(const Entry& entry, Lock& lock);
+  double OwnSeconds(const Entry& entry) const;
   double SecondsAhead(double seconds) const;
   int64_t LargeLimit() const;
+  bool MayWait(const Entry& entry) const;
   bool MayRead(const Entry& entry) const;
-  int64_t ReadReserve(const Entry& entry) const;
+  Entries::iterator OneTooManyWaiting(const Entry& entry);
+  void TakeOut(Entries::iterator position, Entries& out);
+  void Forget(Peers::iterator peer);
   void StartRead(Entries::iterator position);
+  std::optional<int64_t> ReceivedOn(const std::string& peer) const;
+  void ChargeUpload(Entry& entry, int64_t bytes);
   void SetBytes(Entry& entry, MemoryKind kind, int64_t bytes);
   absl::Status Grow(Entry& entry, MemoryKind kind, int64_t bytes);
   void SetSeconds(Entry& entry, double seconds);
@@ -138,18 +149,20 @@ class Admission {
   absl::Status Overdue(const Entry& entry, absl::Time now) const;
   Entries::iterator OneTooMany(absl::Time now, int64_t transport_bytes);
   Entries::iterator NextToRead();
-  // Gives the lock up while it calls.
   void AdmitWaiting(Lock& lock);
   void Refuse(Entries::iterator entry, absl::Status status, Lock& lock);
   void Expel(Entry& entry, absl::Status status, Lock& lock);
   void Release(Entries::iterator position);
 
   const Settings settings_;
+  const int64_t reserve_;
+  const Upload::Settings uploads_;
   CostModel& costs_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::condition_variable tick_;
   // All guarded by mutex_.
+  Peers peers_;      // those with calls here
   Entries waiting_;  // not read yet, in the order they came
   Entries inside_;   // with a ticket
   std::array<int64_t, kMemoryKinds> bytes_{};

@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernel/attention.h"
+#include "server/admission/refusals.h"
 #include "server/convert.h"
 #include "server/logging.h"
 #include "server/rpc/call_record.h"
@@ -173,13 +174,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     received_ = now;
     record_.request_bytes = static_cast<int64_t>(request_.Length());
     if (record_.request_bytes > env_.options.max_request_bytes) {
-      End(WithReason(
-          Reason::kRequestTooLarge,
-          absl::ResourceExhaustedError(absl::StrCat(
-              "the request has ", record_.request_bytes,
-              " bytes, more than the ", env_.options.max_request_bytes,
-              " that this server takes (max_request_bytes)"))));
-      return;
+      return (void)End(RequestTooLarge(record_.request_bytes,
+                                       env_.options.max_request_bytes));
     }
     absl::Status status = ticket_.ReadDone(record_.request_bytes);
     if (!status.ok()) return (void)End(status);
@@ -287,12 +283,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   absl::Status HoldMemory() {
     const int64_t bytes = encoder_->bytes();
     if (bytes > env_.options.max_response_bytes) {
-      return WithReason(
-          Reason::kAnswerTooLarge,
-          absl::ResourceExhaustedError(absl::StrCat(
-              "the answer would have ", bytes, " bytes, more than the ",
-              env_.options.max_response_bytes,
-              " that this server sends (max_response_bytes)")));
+      return AnswerTooLarge(bytes, env_.options.max_response_bytes);
     }
     absl::Status status = ticket_.Hold(MemoryKind::kRequest, 0);
     if (status.ok()) {

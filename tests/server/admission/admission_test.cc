@@ -229,7 +229,7 @@ TEST_F(AdmissionTest, TheYoungestOfTooManyFastReadsHasToGo) {
   EXPECT_LE(Held(), settings_.max_bytes);
 }
 
-// Slow ones may be many, until what they hold is too much.
+// Slow ones may be many, until others need what they hold.
 TEST_F(AdmissionTest, StalledReadsMakeRoomForThoseWhoWait) {
   std::vector<std::unique_ptr<Call>> stalled;
   absl::Time now = absl::Now();
@@ -239,29 +239,102 @@ TEST_F(AdmissionTest, StalledReadsMakeRoomForThoseWhoWait) {
     Enter(*stalled.back(), std::nullopt, absl::InfiniteFuture(),
           std::to_string(i));
   }
-  int64_t transport = 0;
-  for (int step = 0; step < 25; ++step) {
+  for (int step = 0; step < 10; ++step) {
     now += absl::Milliseconds(101);
-    admission().Tick(now, transport);
+    admission().Tick(now, 0);
     for (auto& [peer, bytes] : received_) bytes += 200 << 10;
-    transport += 16 * (200 << 10);
   }
   for (const auto& call : stalled) EXPECT_FALSE(call->expelled);
-  Call small;
-  Enter(small, 2 * kMega);
-  EXPECT_FALSE(small.admitted || small.refused);
-  Call waits;
-  admission().Tick(now + absl::Seconds(1), transport);
-  admission().Tick(now + absl::Seconds(3), transport);
+  Call large;
+  Enter(large, 20 * kMega);
+  EXPECT_FALSE(large.admitted || large.refused);
+  admission().Tick(now + absl::Seconds(1), 0);
+  admission().Tick(now + absl::Seconds(3), 0);
   int gone = 0;
   for (const auto& call : stalled) gone += call->expelled.has_value();
   EXPECT_GT(gone, 0);
   EXPECT_LT(gone, 16);
-  // Whoever waits is made room for, one stalled read after the other.
-  Enter(waits, 2 * kMega);
-  admission().Tick(absl::Now() + absl::Seconds(10), transport);
-  EXPECT_TRUE(small.admitted);
-  EXPECT_TRUE(waits.admitted);
+  EXPECT_TRUE(large.admitted);
+}
+
+// What is charged stays within the budget.
+TEST_F(AdmissionTest, TheYoungestOfTooManySlowReadsHasToGo) {
+  std::vector<std::unique_ptr<Call>> slow;
+  absl::Time now = absl::Now();
+  for (int i = 0; i < 16; ++i) {
+    received_[std::to_string(i)] = 0;
+    slow.push_back(std::make_unique<Call>());
+    Enter(*slow.back(), std::nullopt, absl::InfiniteFuture(),
+          std::to_string(i));
+  }
+  for (int step = 0; step < 30; ++step) {
+    now += absl::Milliseconds(101);
+    admission().Tick(now, 0);
+    EXPECT_LE(Held(), settings_.max_bytes);
+    for (auto& [peer, bytes] : received_) bytes += 200 << 10;
+  }
+  EXPECT_FALSE(slow[0]->expelled);
+  EXPECT_TRUE(slow[15]->expelled);
+}
+
+// Who says that a message is small and sends a large one is found out.
+TEST_F(AdmissionTest, MoreThanWasAnnouncedIsChargedForTheLargestMessage) {
+  received_["liar"] = received_["honest"] = 0;
+  Call liar, honest;
+  Enter(liar, 100, absl::InfiniteFuture(), "liar");
+  Enter(honest, 5 * kMega, absl::InfiniteFuture(), "honest");
+  received_["liar"] = received_["honest"] = 5 * kMega;
+  admission().Tick(absl::Now() + absl::Milliseconds(20), 0);
+  EXPECT_EQ(Held(), 2 * (20 + 5) * kMega);
+}
+
+TEST_F(AdmissionTest, CallsThatSayTheyAreSmallFindRoomAmongLargeOnes) {
+  // All that large ones may have, and all who may wait for it.
+  std::vector<std::unique_ptr<Call>> large;
+  int refused = 0;
+  for (int i = 0; i < 300; ++i) {
+    large.push_back(std::make_unique<Call>());
+    Enter(*large.back(), 20 * kMega, absl::InfiniteFuture(), std::to_string(i));
+    refused += large.back()->refused.has_value();
+  }
+  EXPECT_GT(refused, 0);
+  Call other;
+  Enter(other, std::nullopt);
+  ASSERT_TRUE(other.refused);
+  EXPECT_EQ(ReasonOf(*other.refused), Reason::kMemoryBusy);
+  std::vector<std::unique_ptr<Call>> small;
+  for (int i = 0; i < 10; ++i) {
+    small.push_back(std::make_unique<Call>());
+    Enter(*small.back(), 1000);
+    ASSERT_TRUE(small.back()->admitted);
+    ASSERT_TRUE(small.back()->ticket.ReadDone(1000).ok());
+    EXPECT_TRUE(small.back()->ticket.Hold(MemoryKind::kScratch, 50000).ok());
+  }
+  EXPECT_LE(Held(), settings_.max_bytes);
+}
+
+// Where one connection's calls fill the waiting room, another's first call is
+// let in instead of the last of those, and is read before the others.
+TEST_F(AdmissionTest, AConnectionWithManyCallsMakesWayForOneWithFew) {
+  std::vector<std::unique_ptr<Call>> many;
+  for (int i = 0; i < 300; ++i) {
+    many.push_back(std::make_unique<Call>());
+    Enter(*many.back(), 10 * kMega, absl::InfiniteFuture(), "many");
+  }
+  const auto refused = [&] {
+    int count = 0;
+    for (const auto& call : many) count += call->refused.has_value();
+    return count;
+  };
+  const int before = refused();
+  EXPECT_GT(before, 0);
+  Call one;
+  Enter(one, 10 * kMega, absl::InfiniteFuture(), "one");
+  EXPECT_FALSE(one.refused);
+  EXPECT_EQ(refused(), before + 1);
+  ASSERT_TRUE(many[0]->admitted);
+  many[0]->ticket.Release();
+  EXPECT_TRUE(one.admitted);
 }
 
 TEST_F(AdmissionTest, ASmallCallPassesALargeOneThatWaitsForMemory) {
@@ -272,7 +345,7 @@ TEST_F(AdmissionTest, ASmallCallPassesALargeOneThatWaitsForMemory) {
   }
   EXPECT_FALSE(large[2]->admitted);
   Call small, unknown;
-  Enter(small, kMega / 2);
+  Enter(small, kMega / 4);
   Enter(unknown, std::nullopt);
   EXPECT_TRUE(small.admitted);
   EXPECT_TRUE(unknown.admitted);
@@ -286,7 +359,7 @@ TEST_F(AdmissionTest, SlowReadsHaveToGoWhenTheyHoldTooMuch) {
   Enter(second, std::nullopt, absl::InfiniteFuture(), "b");
   const absl::Time now = absl::Now();
   // An eighth of the budget is for small reads alone.
-  admission().Tick(now + absl::Milliseconds(20), 87 * kMega);
+  admission().Tick(now + absl::Milliseconds(20), 50 * kMega);
   EXPECT_FALSE(first.expelled || second.expelled);
   admission().Tick(now + absl::Milliseconds(140), 88 * kMega);
   EXPECT_TRUE(second.expelled);

@@ -1,0 +1,29 @@
+// What callers are told who are not let in, or have to go.
+#ifndef ATTENTION_SERVER_ADMISSION_REFUSALS_H_
+#define ATTENTION_SERVER_ADMISSION_REFUSALS_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace attention::server {
+
+absl::Status Draining();
+absl::Status RequestTooLarge(int64_t bytes, int64_t max_request_bytes);
+absl::Status AnswerTooLarge(int64_t bytes, int64_t max_response_bytes);
+// Too many calls wait already, or hold what there is.
+absl::Status NoRoomToWait(int64_t waiting, int64_t max_bytes);
+absl::Status WouldWaitTooLong(absl::Duration wait, absl::Duration max_queue);
+absl::Status WouldWaitUntilTooLate(absl::Duration wait, absl::Duration left);
+absl::Status WouldTakeTooLong(absl::Duration wait, absl::Duration own,
+                              absl::Duration left);
+// The call holds `held` bytes and wants so many beside them.
+absl::Status NeverFits(int64_t bytes, int64_t held, int64_t max_bytes);
+absl::Status DoesNotFitNow(int64_t more_bytes, int64_t max_bytes);
+absl::Status NoRoomForTheRest(int64_t max_bytes);
+absl::Status AnswerNotTaken(int64_t bytes, absl::Duration most);
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_ADMISSION_REFUSALS_H_

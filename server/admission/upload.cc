@@ -1,0 +1,88 @@
+#include "server/admission/upload.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "server/status.h"
+
+namespace attention::server {
+namespace {
+
+// After so long an upload is charged by how its connection behaves.
+constexpr absl::Duration kYoung = absl::Milliseconds(10);
+// A slow one is looked at less often: there may be thousands.
+constexpr absl::Duration kSlowLook = absl::Milliseconds(100);
+// A connection that received less between two looks is slow: what it may still
+// send until the next look is small.
+constexpr int64_t kSlowBytes = int64_t{256} << 10;
+// Without a byte for so long an upload is stalled.
+constexpr absl::Duration kStalled = absl::Milliseconds(250);
+// A connection may receive so much beside the messages that come on it: their
+// frames, and other calls.
+constexpr int64_t kBesideMessages = int64_t{1} << 20;
+
+}  // namespace
+
+Upload::Upload(const Settings& settings, std::optional<int64_t> announced,
+               std::optional<int64_t> received, absl::Time now)
+    : pace_(announced ? Pace::kAnnounced : Pace::kYoung),
+      bytes_(announced.value_or(settings.young_bytes)),
+      start_(now),
+      received_first_(received),
+      received_last_(received.value_or(0)),
+      progress_(now),
+      window_(now),
+      window_received_(received_last_) {}
+
+void Upload::Look(const Settings& settings, std::optional<int64_t> received,
+                  int64_t announced, absl::Time now) {
+  if (now < next_look_) return;
+  if (!received_first_) received.reset();
+  const bool slow = received && *received - received_last_ < kSlowBytes;
+  if (received && *received > received_last_) progress_ = now;
+  const int64_t came = received ? *received - *received_first_ : 0;
+  if (pace_ == Pace::kAnnounced && came > announced + kBesideMessages) {
+    pace_ = Pace::kFast;  // More comes than was said.
+    bytes_ = settings.max_bytes;
+  } else if (pace_ != Pace::kAnnounced && now - start_ >= kYoung) {
+    pace_ = slow ? Pace::kSlow : Pace::kFast;
+    bytes_ = slow ? std::min(settings.max_bytes, came + 2 * kSlowBytes)
+                  : settings.max_bytes;
+    if (slow) next_look_ = now + kSlowLook;
+  }
+  if (!received) return;
+  received_last_ = *received;
+  if (now - window_ < settings.grace) return;
+  const auto least = settings.min_rate * absl::ToDoubleSeconds(settings.grace);
+  below_rate_ = static_cast<double>(received_last_ - window_received_) < least;
+  window_ = now;
+  window_received_ = received_last_;
+}
+
+void Upload::NotMine(int64_t bytes) {
+  if (received_first_) *received_first_ += bytes;
+}
+
+bool Upload::Stalled(absl::Time now) const {
+  return pace_ != Pace::kAnnounced && received_first_ &&
+         now - progress_ > kStalled;
+}
+
+absl::Status Upload::TooSlow(const Settings& settings, absl::Time now) const {
+  // Where nothing is known of the connection, the largest message has as long
+  // as it may take.
+  absl::Duration most = settings.grace;
+  if (!received_first_) {
+    most += absl::Seconds(static_cast<double>(settings.max_bytes) /
+                          settings.min_rate);
+  }
+  const bool slow = received_first_ ? below_rate_ : now - start_ > most;
+  if (!slow) return absl::OkStatus();
+  return WithReason(Reason::kSlowUpload,
+                    absl::DeadlineExceededError(absl::StrCat(
+                        "the request did not come within ",
+                        absl::FormatDuration(most), " at ", settings.min_rate,
+                        " bytes per second or more (min_upload_rate)")));
+}
+
+}  // namespace attention::server

@@ -1,0 +1,68 @@
+// How a call's message comes in, and what is charged for it meanwhile.
+#ifndef ATTENTION_SERVER_ADMISSION_UPLOAD_H_
+#define ATTENTION_SERVER_ADMISSION_UPLOAD_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace attention::server {
+
+// gRPC tells the size of a message only when it is whole. So a message whose
+// size the caller has not announced is charged by what can be seen, the bytes
+// that its connection received: for a small message while it is young, then for
+// the largest message as long as bytes come fast, and for what has come while
+// they come slowly or not at all. Thread-compatible.
+class Upload {
+ public:
+  struct Settings {
+    int64_t max_bytes = 0;    // of a message
+    int64_t young_bytes = 0;  // what is charged for it while it is young
+    double min_rate = 0;      // bytes per second, over each `grace`
+    absl::Duration grace;
+  };
+  enum class Pace : uint8_t { kAnnounced, kYoung, kFast, kSlow };
+
+  Upload() = default;
+  // Begins now. `announced`: the size of the message, if that is known;
+  // `received`: the bytes of its connection so far, if that can be told.
+  Upload(const Settings& settings, std::optional<int64_t> announced,
+         std::optional<int64_t> received, absl::Time now);
+
+  // Looks at it again. `received` as above. `announced`: what all messages that
+  // come on this connection may have, by what their callers said.
+  void Look(const Settings& settings, std::optional<int64_t> received,
+            int64_t announced, absl::Time now);
+
+  // So many bytes of what the connection received were not this message's.
+  void NotMine(int64_t bytes);
+
+  Pace pace() const { return pace_; }
+  // Bytes to charge for the message from here on.
+  int64_t bytes() const { return bytes_; }
+  // Nothing has come for a while: it has to go if others need its memory.
+  bool Stalled(absl::Time now) const;
+  // Why the call has to go whatever others need; OK: it need not.
+  absl::Status TooSlow(const Settings& settings, absl::Time now) const;
+
+ private:
+  Pace pace_ = Pace::kYoung;
+  int64_t bytes_ = 0;
+  absl::Time start_;
+  // Bytes of the connection when this began and at the last look, and when they
+  // last became more.
+  std::optional<int64_t> received_first_;
+  int64_t received_last_ = 0;
+  absl::Time progress_;
+  absl::Time next_look_;
+  // The rate is measured from here, over `grace`.
+  absl::Time window_;
+  int64_t window_received_ = 0;
+  bool below_rate_ = false;
+};
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_ADMISSION_UPLOAD_H_
