@@ -58,6 +58,7 @@ absl::Duration PauseAfter(const grpc::Status& status) {
 
 std::vector<double> Weights(const Workload& workload) {
   std::vector<double> weights;
+  weights.reserve(workload.kinds.size());
   for (const CallKind& kind : workload.kinds) weights.push_back(kind.weight);
   return weights;
 }
@@ -181,6 +182,7 @@ void LoadGenerator::Run(
   const int sender_count = options_.rate.empty() ? 0 : kSenders;
   senders_ = sender_count;
   std::vector<std::thread> senders;
+  senders.reserve(sender_count);
   for (int i = 0; i < sender_count; ++i) {
     senders.emplace_back([this] { SendOnSchedule(); });
   }
