@@ -71,6 +71,23 @@ TEST_F(ClientTest, SendsEveryField) {
   EXPECT_EQ(sent.options().scale(), 0.5);
 }
 
+TEST_F(ClientTest, AnnouncesTheSizeOfTheMessage) {
+  FakeService service(AnswerOne);
+  const Client client(service.address());
+  ASSERT_TRUE(client.Compute(Request()).ok());
+  ComputeRequest longer = Request();
+  const std::vector<float> row(1000);
+  longer.key = TensorSpan::Of<float>(row, {500, 2});
+  longer.valid_lengths = {300};
+  ASSERT_TRUE(client.Compute(longer).ok());
+  const auto requests = service.requests();
+  // Longer than the tensors alone.
+  EXPECT_GT(requests.at(1).ByteSizeLong(), 4000);
+  EXPECT_THAT(service.announced_bytes(),
+              ElementsAre(absl::StrCat(requests.at(0).ByteSizeLong()),
+                          absl::StrCat(requests.at(1).ByteSizeLong())));
+}
+
 TEST_F(ClientTest, ReturnsEveryField) {
   FakeService service([](auto&, const auto& request, auto& response) {
     EXPECT_FALSE(request.has_mask());

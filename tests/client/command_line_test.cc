@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "attention/details/v1/details.pb.h"
 #include "client/cpp/cli/report.h"
 #include "tests/client/fake_service.h"
 
@@ -246,6 +248,24 @@ TEST(Report, ExitCodes) {
 TEST(Report, OneLineFromAnyStatus) {
   EXPECT_EQ(Describe(absl::InternalError("two\nlines\x01\n")),
             "INTERNAL: two lines");
+}
+
+TEST(Report, TellsTheReasonAndTheDelay) {
+  details::v1::ErrorInfo info;
+  info.set_reason("MEMORY_BUSY");
+  info.set_domain("attention");
+  details::v1::RetryInfo retry;
+  retry.mutable_retry_delay()->set_nanos(50'000'000);
+  absl::Status status = absl::ResourceExhaustedError("busy");
+  const std::string info_bytes = info.SerializeAsString();
+  const std::string retry_bytes = retry.SerializeAsString();
+  status.SetPayload("type.googleapis.com/google.rpc.ErrorInfo",
+                    absl::Cord(absl::string_view(info_bytes)));
+  EXPECT_EQ(Describe(status), "RESOURCE_EXHAUSTED: busy (MEMORY_BUSY)");
+  status.SetPayload("type.googleapis.com/google.rpc.RetryInfo",
+                    absl::Cord(absl::string_view(retry_bytes)));
+  EXPECT_EQ(Describe(status),
+            "RESOURCE_EXHAUSTED: busy (MEMORY_BUSY, try again in 50ms)");
 }
 
 }  // namespace

@@ -44,12 +44,24 @@ class FakeService : public v1::AttentionService::Service {
     return requests_;
   }
 
+  // What each of them said in a header; empty where it did not have it.
+  std::vector<std::string> announced_bytes() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return announced_bytes_;
+  }
+
   grpc::Status ComputeAttention(
       grpc::ServerContext* context, const v1::ComputeAttentionRequest* request,
       v1::ComputeAttentionResponse* response) override {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       requests_.push_back(*request);
+      const auto& headers = context->client_metadata();
+      const auto found = headers.find("attention-request-bytes");
+      announced_bytes_.emplace_back(
+          found == headers.end()
+              ? ""
+              : std::string(found->second.data(), found->second.size()));
     }
     return handler_(*context, *request, *response);
   }
@@ -73,6 +85,7 @@ class FakeService : public v1::AttentionService::Service {
   Handler handler_;
   std::mutex mutex_;
   std::vector<v1::ComputeAttentionRequest> requests_;
+  std::vector<std::string> announced_bytes_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };

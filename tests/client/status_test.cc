@@ -53,6 +53,25 @@ TEST(FromGrpcStatus, DecodesViolationsAndRetry) {
   EXPECT_EQ(violations[0].description, "got (1), wanted (2)");
   EXPECT_EQ(violations[1].field, "options");
   EXPECT_EQ(RetryDelay(status), absl::Seconds(1.5));
+  EXPECT_EQ(ErrorReason(status), "");
+}
+
+TEST(FromGrpcStatus, DecodesTheReason) {
+  details::v1::ErrorInfo info;
+  info.set_reason("QUEUE_FULL");
+  info.set_domain("attention");
+  details::v1::Status details;
+  Add("type.googleapis.com/google.rpc.ErrorInfo", info, details);
+  EXPECT_EQ(ErrorReason(FromGrpcStatus(WithDetails(
+                grpc::StatusCode::RESOURCE_EXHAUSTED, "busy", details))),
+            "QUEUE_FULL");
+
+  info.set_domain("proxy.example");
+  details.Clear();
+  Add("type.googleapis.com/google.rpc.ErrorInfo", info, details);
+  EXPECT_EQ(ErrorReason(FromGrpcStatus(WithDetails(
+                grpc::StatusCode::RESOURCE_EXHAUSTED, "busy", details))),
+            "");
 }
 
 TEST(FromGrpcStatus, KeepsDetailsItDoesNotKnow) {
@@ -69,6 +88,7 @@ TEST(FromGrpcStatus, SurvivesBrokenDetails) {
       grpc::Status(grpc::StatusCode::INTERNAL, "text", "\xff\xff\xff"));
   EXPECT_EQ(status, absl::InternalError("text"));
   EXPECT_TRUE(FieldViolations(status).empty());
+  EXPECT_EQ(ErrorReason(status), "");
   EXPECT_EQ(RetryDelay(status), std::nullopt);
 
   details::v1::Status details;

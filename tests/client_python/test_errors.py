@@ -53,6 +53,7 @@ def test_each_code_has_its_exception(server, fake_client, code):
     assert error.code is code
     assert error.message == "so it is"
     assert error.field_violations == ()
+    assert error.reason == ""
     assert error.retry_delay is None
     assert str(error) == f"{code.name}: so it is (server {server.address})"
 
@@ -94,6 +95,20 @@ def test_field_violations_are_carried(server, fake_client):
         FieldViolation("key.shape", "got (3, 8), wanted (3, 4)"),
         FieldViolation("options.softcap", "got -1, wanted >= 0"),
     )
+
+
+@pytest.mark.parametrize(
+    ("domain", "reason"), [("attention", "QUEUE_FULL"), ("proxy.example", "")]
+)
+def test_the_server_s_reason_is_carried(server, fake_client, domain, reason):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    info = error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain=domain)
+    server.answers["ComputeAttention"] = abort(
+        code, "busy", packed(code, "busy", info)
+    )
+    with pytest.raises(attention_client.ResourceExhausted) as caught:
+        fake_client.compute(EYE, EYE, EYE)
+    assert caught.value.reason == reason
 
 
 def test_the_retry_delay_is_carried(server, fake_client):

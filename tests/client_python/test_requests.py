@@ -33,6 +33,13 @@ def test_a_plain_call_sends_three_tensors_and_default_options(sent):
     )
 
 
+def test_the_size_of_the_message_is_announced(server, sent):
+    for query in (EYE, np.ones((300, 2), np.float32)):
+        request = sent(query)
+        headers = dict(server.context.invocation_metadata())
+        assert headers["attention-request-bytes"] == str(request.ByteSize())
+
+
 def test_every_argument_arrives_in_its_field(sent):
     request = sent(
         mask=np.array([[True, False]]),

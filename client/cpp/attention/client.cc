@@ -135,9 +135,13 @@ absl::StatusOr<ComputeResult> Client::Compute(
   if (absl::Status status = CheckSize(request); !status.ok()) return status;
   grpc::ClientContext context;
   SetDeadline(options, context);
+  const v1::ComputeAttentionRequest message = Encode(request);
+  // Adds up lengths; nothing is serialized for it.
+  context.AddMetadata(kRequestBytesHeader,
+                      absl::StrCat(message.ByteSizeLong()));
   v1::ComputeAttentionResponse response;
   const grpc::Status status =
-      stub_->ComputeAttention(&context, Encode(request), &response);
+      stub_->ComputeAttention(&context, message, &response);
   if (!status.ok()) return FromGrpcStatus(status);
   return Decode(response);
 }

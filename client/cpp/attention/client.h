@@ -38,8 +38,9 @@
 // make several from several threads, they share the connection.
 //
 // Retries: none. A call is tried once, and what it met is what it returns.
-// UNAVAILABLE may be retried, after RetryDelay() where given; the calls here
-// have no side effects, so trying again is always safe.
+// Where RetryDelay() gives a time, another try after it may succeed; so may one
+// of UNAVAILABLE. The calls here have no side effects, so trying again is
+// always safe. ErrorReason() tells refusals apart (attention/status.h).
 #ifndef ATTENTION_CLIENT_H_
 #define ATTENTION_CLIENT_H_
 
@@ -61,6 +62,12 @@
 #include "attention/v1/attention.grpc.pb.h"
 
 namespace attention {
+
+// The request header in which Compute() tells the server the size of its
+// message, in bytes, so that the server can keep memory for it, or refuse it,
+// before it is sent. For those who call the service through a stub of their
+// own.
+inline constexpr char kRequestBytesHeader[] = "attention-request-bytes";
 
 struct ClientOptions {
   // How the connection is secured: grpc::SslCredentials(...) for TLS. Null:

@@ -10,6 +10,8 @@ namespace attention {
 namespace {
 
 constexpr char kBadRequest[] = "type.googleapis.com/google.rpc.BadRequest";
+constexpr char kErrorInfo[] = "type.googleapis.com/google.rpc.ErrorInfo";
+constexpr char kErrorDomain[] = "attention";
 constexpr char kRetryInfo[] = "type.googleapis.com/google.rpc.RetryInfo";
 
 template <typename Message>
@@ -32,6 +34,13 @@ std::vector<FieldViolation> FieldViolations(const absl::Status& status) {
     violations.push_back({violation.field(), violation.description()});
   }
   return violations;
+}
+
+std::string ErrorReason(const absl::Status& status) {
+  const auto detail = Detail<details::v1::ErrorInfo>(status, kErrorInfo);
+  // A proxy's reasons are not the server's.
+  if (!detail || detail->domain() != kErrorDomain) return "";
+  return detail->reason();
 }
 
 std::optional<absl::Duration> RetryDelay(const absl::Status& status) {

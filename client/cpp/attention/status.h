@@ -13,6 +13,9 @@
 //   if (std::optional<absl::Duration> delay = RetryDelay(status)) {
 //     absl::SleepFor(*delay);  // then try again
 //   }
+//   if (ErrorReason(status) == "REQUEST_TOO_LARGE") {
+//     ...  // split the request: to try again is no use
+//   }
 //
 // All functions are thread-safe and accept any status.
 #ifndef ATTENTION_STATUS_H_
@@ -40,6 +43,11 @@ struct FieldViolation {
 // What an INVALID_ARGUMENT status names (google.rpc.BadRequest); empty if the
 // status has no such detail or its bytes are not one.
 std::vector<FieldViolation> FieldViolations(const absl::Status& status);
+
+// Why the server refused or ended the call, as one word in capitals:
+// "QUEUE_FULL" (google.rpc.ErrorInfo of domain "attention"); empty if it does
+// not say. client/README.md lists the reasons; more may come.
+std::string ErrorReason(const absl::Status& status);
 
 // How long a RESOURCE_EXHAUSTED or UNAVAILABLE status asks to wait before the
 // next try (google.rpc.RetryInfo); nothing if it does not say.

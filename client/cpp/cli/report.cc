@@ -1,6 +1,8 @@
 #include "client/cpp/cli/report.h"
 
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -33,9 +35,16 @@ std::string Describe(const absl::Status& status) {
   if (parts.empty()) parts.emplace_back(status.message());
   std::string text = absl::StrCat(absl::StatusCodeToString(status.code()), ": ",
                                   absl::StrJoin(parts, "; "));
+  std::vector<std::string> hints;
+  if (std::string reason = ErrorReason(status); !reason.empty()) {
+    hints.push_back(std::move(reason));
+  }
   if (const std::optional<absl::Duration> delay = RetryDelay(status)) {
-    absl::StrAppend(&text, " (try again in ", absl::FormatDuration(*delay),
-                    ")");
+    hints.push_back(
+        absl::StrCat("try again in ", absl::FormatDuration(*delay)));
+  }
+  if (!hints.empty()) {
+    absl::StrAppend(&text, " (", absl::StrJoin(hints, ", "), ")");
   }
   return OneLine(std::move(text));
 }

@@ -83,6 +83,15 @@ TEST(BenchCommand, ClosedLoop) {
             json["total"]["calls"].get<size_t>() + 1);
 }
 
+TEST(BenchCommand, AnnouncesTheSizeOfEachMessage) {
+  FakeService service(Right);
+  EXPECT_EQ(Bench(service, {"--shape=S=2"}).code, kSuccess);
+  const std::string bytes =
+      absl::StrCat(service.requests().at(0).ByteSizeLong());
+  EXPECT_GT(service.announced_bytes().size(), 1);
+  EXPECT_THAT(service.announced_bytes(), ::testing::Each(bytes));
+}
+
 TEST(BenchCommand, OpenLoopSendsWhatTheScheduleSays) {
   FakeService service(Right);
   const Result run =

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/client.h"
 #include "attention/status.h"
 
 namespace attention::cli {
@@ -54,6 +55,12 @@ absl::Duration PauseAfter(const grpc::Status& status) {
       RetryDelay(FromGrpcStatus(status));
   return std::clamp(asked.value_or(absl::Milliseconds(10)),
                     absl::Milliseconds(1), absl::Seconds(1));
+}
+
+// Tells the server what a call of `kind` sends, as attention::Client does.
+void Announce(const CallKind& kind, grpc::ClientContext& context) {
+  if (!kind.computes()) return;
+  context.AddMetadata(kRequestBytesHeader, absl::StrCat(kind.request.Length()));
 }
 
 std::vector<double> Weights(const Workload& workload) {
@@ -148,6 +155,7 @@ absl::Status LoadGenerator::TryEachKind() {
       grpc::CompletionQueue queue;
       Call call(0, kind, Clock::now());
       call.context.set_deadline(DeadlineIn(options_.timeout));
+      Announce(workload_.kinds[kind], call.context);
       call.reader = stubs_[0]->PrepareUnaryCall(
           &call.context, workload_.kinds[kind].method,
           workload_.kinds[kind].request, &queue);
@@ -220,6 +228,7 @@ void LoadGenerator::Send(size_t client, size_t kind, Clock::time_point due) {
   const CallKind& sent = workload_.kinds[kind];
   call->context.set_deadline(
       DeadlineIn(options_.timeout - absl::FromChrono(Clock::now() - due)));
+  Announce(sent, call->context);
   call->reader = stubs_[client]->PrepareUnaryCall(&call->context, sent.method,
                                                   sent.request, &queue_);
   call->reader->StartCall();

@@ -16,6 +16,9 @@ from attention_client.results import AttentionResult, Capabilities, Timing
 _SERVICE = "/attention.v1.AttentionService/"
 # protobuf cannot hold more in one message.
 _MAX_MESSAGE_BYTES = 2**31 - 1
+# Tells the server how large the message is before it is sent, so that it can
+# keep memory for it or refuse it.
+_REQUEST_BYTES_HEADER = "attention-request-bytes"
 
 
 class Client:
@@ -198,7 +201,7 @@ class Client:
                 if array is not None
             },
         )
-        response = self._call(self._compute, request, timeout)
+        response = self._call(self._compute, request, timeout, announced=True)
         return _result(response)
 
     def capabilities(self, *, timeout: float | None = None) -> Capabilities:
@@ -238,16 +241,27 @@ class Client:
             path, response_deserializer=response.FromString
         )
 
-    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
-        if request.ByteSize() > _MAX_MESSAGE_BYTES:
+    def _call(
+        self,
+        method: Any,
+        request: Any,
+        timeout: float | None,
+        *,
+        announced: bool = False,
+    ) -> Any:
+        # Only once: ByteSize() would serialize too.
+        message = request.SerializeToString()
+        if len(message) > _MAX_MESSAGE_BYTES:
             raise ValueError(
-                f"request: got {request.ByteSize()} bytes, wanted at most "
+                f"request: got {len(message)} bytes, wanted at most "
                 f"{_MAX_MESSAGE_BYTES}, the largest message of protobuf"
             )
+        size = ((_REQUEST_BYTES_HEADER, str(len(message))),)
         try:
             return method(
-                request.SerializeToString(),
+                message,
                 timeout=self._timeout if timeout is None else timeout,
+                metadata=size if announced else None,
             )
         except grpc.RpcError as error:
             raise errors.from_rpc_error(error, self._target) from None

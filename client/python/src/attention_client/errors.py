@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_DOMAIN = "attention"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class AttentionError(Exception):
         message: the server's text; of a server that was not reached, gRPC's.
         target: the address the client was made for.
         field_violations: the wrong fields, of an INVALID_ARGUMENT.
+        reason: why the server refused or ended the call, as one word in
+            capitals such as "QUEUE_FULL"; else "". client/README.md of the
+            repository lists the reasons; more may come.
         retry_delay: how long to wait before trying again, where the server
             says so; else None.
     """
@@ -45,6 +49,7 @@ class AttentionError(Exception):
         *,
         target: str = "",
         field_violations: tuple[FieldViolation, ...] = (),
+        reason: str = "",
         retry_delay: datetime.timedelta | None = None,
     ) -> None:
         super().__init__(message)
@@ -52,6 +57,7 @@ class AttentionError(Exception):
         self.message = message
         self.target = target
         self.field_violations = field_violations
+        self.reason = reason
         self.retry_delay = retry_delay
 
     def __str__(self) -> str:
@@ -132,8 +138,10 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> AttentionError:
     """The exception for a call that ended with `error`."""
     status = _rich_status(error)
     bad_request = error_details_pb2.BadRequest()
+    error_info = error_details_pb2.ErrorInfo()
     retry_info = error_details_pb2.RetryInfo()
     _unpack(status, bad_request)
+    _unpack(status, error_info)
     has_retry_info = _unpack(status, retry_info)
     return _BY_CODE.get(error.code(), AttentionError)(
         error.code(),
@@ -143,6 +151,8 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> AttentionError:
             FieldViolation(violation.field, violation.description)
             for violation in bad_request.field_violations
         ),
+        # A proxy's reasons are not the server's.
+        reason=error_info.reason if error_info.domain == _DOMAIN else "",
         retry_delay=(
             retry_info.retry_delay.ToTimedelta() if has_retry_info else None
         ),
