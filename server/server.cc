@@ -14,6 +14,7 @@
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "kernel/attention.h"
+#include "server/rpc/call_counter.h"
 #include "server/version.h"
 
 namespace attention::server {
@@ -190,6 +191,12 @@ absl::Status Server::Listen() {
       grpc::InsecureServerCredentials());
   builder.RegisterService(&service_);
   builder.RegisterCallbackGenericService(&streamed_service_);
+  std::vector<
+      std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
+      interceptors;
+  interceptors.push_back(
+      std::make_unique<CallCounterFactory>(*log_, log_limiter_, metrics_));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) {
     return absl::UnavailableError("the server could not start");

@@ -27,6 +27,7 @@ using ::prometheus::MetricFamily;
 
 // The last of each list counts what is in none.
 constexpr absl::string_view kMethods[] = {"ComputeAttention", "GetCapabilities",
+                                          "Health/Check", "Health/Watch",
                                           "other"};
 constexpr absl::string_view kReasons[] = {"QUEUE_FULL",
                                           "DEADLINE_TOO_CLOSE",

@@ -17,7 +17,8 @@ namespace attention::server {
 // A call that has ended. Texts and code become labels, so each is one of a
 // fixed set, never a client's: what is not in the set counts as "other".
 struct CallSummary {
-  // A method's name without its service: "ComputeAttention".
+  // A method's name without its service, "ComputeAttention", but for those of
+  // health: "Health/Check".
   absl::string_view method;
   grpc::StatusCode code = grpc::StatusCode::OK;
   // Why the server refused to do the work, by ReasonName() of status.h; empty

@@ -21,7 +21,7 @@ namespace attention::server {
 struct CallRecord {
   explicit CallRecord(absl::string_view method) : method(method) {}
 
-  const absl::string_view method;  // without its service
+  const absl::string_view method;  // as in CallSummary
   const absl::Time arrival = absl::Now();
   int64_t request_bytes = 0;
   int64_t response_bytes = 0;

@@ -10,6 +10,7 @@
 #include "tests/support/http_client.h"
 #include "tests/support/long_call.h"
 #include "tests/support/messages.h"
+#include "tests/support/raw_call.h"
 #include "tests/support/test_server.h"
 
 namespace attention::testing {
@@ -86,6 +87,54 @@ TEST(HttpEndpointsTest, MetricsCountCalls) {
         "attention_compute_threads 2"}) {
     EXPECT_THAT(response.body, HasSubstr(std::string("\n") + line + "\n"));
   }
+}
+
+// What /metrics says of calls of a method that ended so.
+int64_t CallsIn(HttpClient& client, const std::string& method,
+                const std::string& code) {
+  const std::string start = "\nattention_calls_total{code=\"" + code +
+                            "\",method=\"" + method + "\"} ";
+  const std::string text = client.Get("/metrics").body;
+  const size_t found = text.find(start);
+  return found == std::string::npos
+             ? -1
+             : std::stoll(text.substr(found + start.size()));
+}
+
+TEST(HttpEndpointsTest, MetricsCountCallsThatDoNotCompute) {
+  TestServer server(WithHttp());
+  HttpClient client(server.server().http_address());
+  const auto channel = server.Channel(Transport::kLoopback);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(HealthOf(channel, ""), "SERVING");
+  EXPECT_EQ(HealthOf(channel, "no.such.Service"), "NOT_FOUND");
+  grpc::ClientContext context;
+  v1::GetCapabilitiesResponse response;
+  EXPECT_TRUE(v1::AttentionService::NewStub(channel)
+                  ->GetCapabilities(&context, {}, &response)
+                  .ok());
+  EXPECT_EQ(
+      RawUnaryCall(channel, "/no.such.Service/Method", "").status.error_code(),
+      grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_TRUE(Compute(server, SmallRequest()).ok());
+  EXPECT_EQ(CallsIn(client, "Health/Check", "OK"), 3);
+  EXPECT_EQ(CallsIn(client, "Health/Check", "NOT_FOUND"), 1);
+  EXPECT_EQ(CallsIn(client, "GetCapabilities", "OK"), 1);
+  EXPECT_EQ(CallsIn(client, "other", "UNIMPLEMENTED"), 1);
+  // Not twice.
+  EXPECT_EQ(CallsIn(client, "ComputeAttention", "OK"), 1);
+}
+
+TEST(HttpEndpointsTest, MetricsCountAHealthWatchWhenItEnds) {
+  TestServer server(WithHttp());
+  HttpClient client(server.server().http_address());
+  RawStream watch(server.Channel(Transport::kLoopback),
+                  "/grpc.health.v1.Health/Watch");
+  ASSERT_TRUE(watch.Write(HealthRequest(""), /*last=*/true));
+  EXPECT_EQ(ServingStatus(watch.Read().value_or("")), "SERVING");
+  EXPECT_EQ(CallsIn(client, "Health/Watch", "CANCELLED"), 0);
+  watch.Cancel();
+  EXPECT_TRUE(WaitUntil(
+      [&] { return CallsIn(client, "Health/Watch", "CANCELLED") == 1; }));
 }
 
 TEST(HttpEndpointsTest, AnAddressInUseIsTold) {

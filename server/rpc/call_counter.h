@@ -1,0 +1,37 @@
+// Logs and counts the calls that are not ComputeAttention: GetCapabilities,
+// health checks, and methods that nobody knows. ComputeCall does that for its
+// own; reflection is not counted.
+#ifndef ATTENTION_SERVER_RPC_CALL_COUNTER_H_
+#define ATTENTION_SERVER_RPC_CALL_COUNTER_H_
+
+#include <spdlog/logger.h>
+
+#include "grpcpp/support/server_interceptor.h"
+#include "server/log_limiter.h"
+#include "server/metrics/metrics.h"
+
+namespace attention::server {
+
+// Makes an interceptor for each such call, which gRPC deletes with it. A
+// stream, such as a health Watch, counts once: when it ends. Thread-safe, as
+// gRPC demands. Nothing is owned; all must outlive every call.
+class CallCounterFactory final
+    : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  CallCounterFactory(spdlog::logger& log, LogLimiter& log_limiter,
+                     Metrics& metrics)
+      : log_(log), log_limiter_(log_limiter), metrics_(metrics) {}
+
+  // Null where there is nothing to count, or no memory for it.
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      grpc::experimental::ServerRpcInfo* info) override;
+
+ private:
+  spdlog::logger& log_;
+  LogLimiter& log_limiter_;
+  Metrics& metrics_;
+};
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_RPC_CALL_COUNTER_H_
