@@ -53,6 +53,33 @@ class DocumentationTest(unittest.TestCase):
     def test_attention(self):
         self.check("docs/attention.md", 3)
 
+    def test_every_flag_is_documented_once_with_its_default(self):
+        help_text = subprocess.run(
+            [SERVER, "--help"], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+        # A long name has a line of its own; its text follows.
+        defaults = re.findall(
+            r"^ +--([a-z-]+) TEXT.*?Default: (.*)$",
+            re.sub(r"\n {20,}", " ", help_text),
+            re.MULTILINE,
+        )
+        self.assertEqual(len(defaults), help_text.count(" TEXT"))
+        rows = re.findall(
+            r"^\| `--([a-z-]+)` \| (.*?) \|",
+            (ROOT / "docs/operations.md").read_text(),
+            re.MULTILINE,
+        )
+        self.assertEqual(
+            sorted(name for name, _ in rows),
+            sorted(name for name, _ in defaults),
+        )
+        for name, default in defaults:
+            with self.subTest(name):
+                # "10000, or what descriptors allow": the number must agree.
+                self.assertEqual(
+                    dict(rows)[name].split(",")[0], default.split(",")[0]
+                )
+
 
 if __name__ == "__main__":
     SERVER, CLIENT = sys.argv[1:3]
