@@ -91,9 +91,20 @@ class StopSignals {
 };
 
 absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options) {
-  absl::Status status = CheckProcessLimits(options);
-  if (!status.ok()) return status;
-  return Server::Start(options);
+  const absl::StatusOr<Options> fitting = FitToProcessLimits(options);
+  if (!fitting.ok()) return fitting.status();
+  auto server = Server::Start(*fitting);
+  if (server.ok() &&
+      (fitting->max_inflight_bytes < options.max_inflight_bytes ||
+       fitting->max_pooled_bytes < options.max_pooled_bytes)) {
+    (*server)->log().warn(
+        "event=memory_lowered max_inflight_bytes={} max_pooled_bytes={} "
+        "max_request_bytes={} max_response_bytes={} "
+        "reason=\"address space is limited (ulimit -v, ulimit -d)\"",
+        fitting->max_inflight_bytes, fitting->max_pooled_bytes,
+        fitting->max_request_bytes, fitting->max_response_bytes);
+  }
+  return server;
 }
 
 int Serve(const Options& options) {

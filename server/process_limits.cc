@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -23,13 +24,24 @@ namespace {
 
 // Beyond listeners: what gRPC polls with, and a few connections.
 constexpr int kDescriptors = 24;
-// gRPC, signals and the logs, beyond those that depend on cores.
-constexpr int kOtherThreads = 16;
-constexpr int kThreadsPerCore = 4;
+// Beside those that compute and HTTP's: main(), signals, housekeeping, the
+// acceptor, and one each that writes the log and standard output.
+constexpr int kOwnThreads = 6;
+// gRPC 1.51's. Two executors may grow to two threads per core each. The pollers
+// of callbacks and the event engine are as many as cores allow, within a range.
+// Then two for timers, one for the services that block, and some that come and
+// go. Reflection does without more if there are none.
+constexpr int kExecutorThreadsPerCore = 4;
+constexpr int64_t kLeastPool = 2, kMostPool = 16;
+constexpr int kOtherGrpcThreads = 8;
 // For gRPC's start and small calls. Calls that need more than there is are
 // refused one by one.
 constexpr size_t kSpareBytes = size_t{192} << 20;
 constexpr int kArenas = 2;
+// With less than this for calls there is no use in a server.
+constexpr int64_t kLeastCallBytes = int64_t{16} << 20;
+constexpr int64_t kLeastMessageBytes = 1024;  // as in Options
+constexpr int64_t kPoolPart = 5;
 
 // The soft limit; negative if there is none.
 int64_t Limit(__rlimit_resource resource) {
@@ -145,16 +157,22 @@ absl::Status CheckDescriptors(const Options& options) {
       LimitText(RLIMIT_NOFILE, 1), " (ulimit -n)"));
 }
 
-// Those that compute may be two per --threads: workers and oneTBB's.
-int64_t ThreadsNeeded(const Options& options) {
-  const int64_t cores = std::thread::hardware_concurrency();
-  return 2 * options.threads + kThreadsPerCore * cores + kOtherThreads;
+// The most address space that can be had, in steps of 1 MiB, `wanted` at most.
+int64_t FreeAddressBytes(int64_t wanted) {
+  if (Reservation(wanted).good()) return wanted;
+  constexpr int64_t kStep = int64_t{1} << 20;
+  int64_t had = 0, refused = wanted;
+  while (refused - had > kStep) {
+    const int64_t middle = had + (refused - had) / 2;
+    (Reservation(middle).good() ? had : refused) = middle;
+  }
+  return had;
 }
 
 absl::Status MemoryError(const Options& options, int64_t threads) {
   const int64_t mib = int64_t{1} << 20;
-  const int64_t wanted =
-      threads * static_cast<int64_t>(StackBytes()) + int64_t{kSpareBytes};
+  const int64_t wanted = threads * static_cast<int64_t>(StackBytes()) +
+                         int64_t{kSpareBytes} + kLeastCallBytes;
   return absl::ResourceExhaustedError(absl::StrCat(
       "too little address space: ", threads, " threads need about ",
       wanted / mib, " MiB of it beside the program; raise its limit (MiB, ",
@@ -163,12 +181,19 @@ absl::Status MemoryError(const Options& options, int64_t threads) {
       ") or lower --threads, which is ", options.threads));
 }
 
-absl::Status CheckThreads(const Options& options) {
+absl::StatusOr<Options> FitToThreadsAndMemory(const Options& options) {
   const int64_t wanted = ThreadsNeeded(options);
-  const Reservation spare(IsMemoryLimited() ? kSpareBytes : 1);
+  const bool limited = IsMemoryLimited();
+  const Reservation spare(limited ? kSpareBytes : 1);
   if (!spare.good()) return MemoryError(options, wanted);
   const IdleThreads threads(wanted);
-  if (threads.started() == wanted) return absl::OkStatus();
+  if (threads.started() == wanted) {
+    if (!limited) return options;
+    const int64_t bytes =
+        FreeAddressBytes(options.max_inflight_bytes + options.max_pooled_bytes);
+    if (bytes < kLeastCallBytes) return MemoryError(options, wanted);
+    return WithMemory(options, bytes);
+  }
   if (!Reservation(StackBytes()).good()) return MemoryError(options, wanted);
   return absl::ResourceExhaustedError(absl::StrCat(
       "too few threads: the system starts ", threads.started(), " of the ",
@@ -180,12 +205,48 @@ absl::Status CheckThreads(const Options& options) {
 
 }  // namespace
 
-absl::Status CheckProcessLimits(const Options& options) {
+Options WithMemory(Options options, int64_t bytes) {
+  if (options.max_inflight_bytes + options.max_pooled_bytes <= bytes) {
+    return options;
+  }
+  options.max_pooled_bytes =
+      std::min(options.max_pooled_bytes, bytes / kPoolPart);
+  const int64_t budget =
+      std::min(options.max_inflight_bytes, bytes - options.max_pooled_bytes);
+  options.max_inflight_bytes = budget;
+  // What Validate() wants room for.
+  const int64_t one_call =
+      2 * options.max_request_bytes + options.max_response_bytes;
+  if (one_call <= budget) return options;
+  const double part =
+      static_cast<double>(budget) / static_cast<double>(one_call);
+  const auto lowered = [part](int64_t message, int64_t most) {
+    return std::clamp(static_cast<int64_t>(part * static_cast<double>(message)),
+                      kLeastMessageBytes, most);
+  };
+  options.max_request_bytes =
+      lowered(options.max_request_bytes, (budget - kLeastMessageBytes) / 2);
+  options.max_response_bytes = lowered(options.max_response_bytes,
+                                       budget - 2 * options.max_request_bytes);
+  return options;
+}
+
+int64_t ThreadsNeeded(const Options& options) {
+  const int64_t cores = std::thread::hardware_concurrency();
+  const int64_t own =
+      options.threads + kOwnThreads + (options.http_listen.empty() ? 0 : 1);
+  const int64_t pollers = std::clamp(cores / 2, kLeastPool, kMostPool);
+  const int64_t event_engine = std::clamp(cores, kLeastPool, kMostPool);
+  return own + kExecutorThreadsPerCore * cores + pollers + event_engine +
+         kOtherGrpcThreads;
+}
+
+absl::StatusOr<Options> FitToProcessLimits(const Options& options) {
   if (IsMemoryLimited()) mallopt(M_ARENA_MAX, kArenas);
   if (absl::Status status = CheckDescriptors(options); !status.ok()) {
     return status;
   }
-  return CheckThreads(options);
+  return FitToThreadsAndMemory(options);
 }
 
 }  // namespace attention::server

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
@@ -23,6 +24,7 @@
 #include "attention/v1/attention.grpc.pb.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "server/process_limits.h"
 #include "tests/support/http_client.h"
 #include "tests/support/long_call.h"
 #include "tests/support/messages.h"
@@ -355,9 +357,65 @@ INSTANTIATE_TEST_SUITE_P(
                                    "or lower --threads, which is 1024"},
                       FailingStart{"FewDescriptors", "ulimit -n 16", "",
                                    "too few file descriptors: "},
-                      FailingStart{"NoDescriptors", "exec 3>&-; ulimit -n 4", "",
-                                   "too few file descriptors: "}),
+                      FailingStart{"NoDescriptors", "exec 3>&-; ulimit -n 4",
+                                   "", "too few file descriptors: "}),
     [](const auto& info) { return std::string(info.param.name); });
+
+TEST(BinaryTest, LowersItsMemoryToTheAddressSpaceThereIs) {
+  if (kTakesAllAddresses) {
+    GTEST_SKIP() << "the address sanitizer needs terabytes of address space";
+  }
+  Subprocess server({"/bin/sh", "-c",
+                     "ulimit -v 1200000; exec \"$0\" --listen=127.0.0.1:0 "
+                     "--threads=2 --http-listen=127.0.0.1:0",
+                     ATTENTION_SERVER_PATH});
+  const auto channel = Connect(AddressIn(server.ReadLine()));
+  const std::string http = AddressIn(server.ReadLine());
+  grpc::ClientContext context;
+  v1::GetCapabilitiesResponse limits;
+  ASSERT_TRUE(v1::AttentionService::NewStub(channel)
+                  ->GetCapabilities(&context, {}, &limits)
+                  .ok());
+  EXPECT_LT(limits.max_request_bytes(), int64_t{320} << 20);
+  EXPECT_GE(limits.max_request_bytes(), int64_t{100} << 20);
+  EXPECT_TRUE(Compute(channel, SmallRequest()).ok());
+  const std::string metrics = HttpClient(http.substr(7)).Get("/metrics").body;
+  server.Signal(SIGTERM);
+  const Subprocess::Result result = server.Wait();
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.standard_error,
+              HasSubstr("level=warning event=memory_lowered "
+                        "max_inflight_bytes="));
+  EXPECT_THAT(result.standard_error,
+              HasSubstr(absl::StrCat(
+                  " max_request_bytes=", limits.max_request_bytes(), " ")));
+  // What it says is what it keeps to.
+  EXPECT_FALSE(absl::StrContains(
+      metrics, "\nattention_memory_limit_bytes 2147483648\n"));
+}
+
+TEST(BinaryTest, HasNoMoreThreadsThanItTriesToStart) {
+  for (const int threads : {1, 2, 64}) {
+    Subprocess server =
+        StartServer({"--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0",
+                     absl::StrCat("--threads=", threads)});
+    const auto channel = Connect(AddressIn(server.ReadLine()));
+    EXPECT_TRUE(Compute(channel, SmallRequest()).ok());
+    const auto tasks = std::filesystem::directory_iterator(
+        absl::StrCat("/proc/", server.pid(), "/task"));
+    const int64_t count = std::distance(begin(tasks), end(tasks));
+    server::Options options;
+    options.threads = threads;
+    options.http_listen = "127.0.0.1:0";
+    const int64_t needed = server::ThreadsNeeded(options);
+    EXPECT_LE(count, needed);
+    // What gRPC starts under load only.
+    const int64_t growth = 4 * std::thread::hardware_concurrency() + 8;
+    EXPECT_GE(count, needed - growth);
+    server.Signal(SIGTERM);
+    EXPECT_EQ(server.Wait().exit_code, 0);
+  }
+}
 
 bool HasBytes(const server::Descriptor& socket) {
   char byte;
