@@ -141,9 +141,9 @@ struct AttentionPlan {
   // mask, window and valid lengths tell: 2 * pairs * (D + Dv).
   double flops = 0;
   // What computing costs, in multiply-adds of the precision computed in: those
-  // above, and what a softmax weight and reading a key and a value cost beside
-  // them. In proportion to the time it takes, but for the CPU's speed, within
-  // about a factor of 2.
+  // above, and what a softmax weight, reading a key and a value, a row and a
+  // sequence cost beside them. In proportion to the time it takes, but for the
+  // CPU's speed, within about a factor of 2.
   double work = 0;
   // What it is computed in.
   bool double_precision = false;

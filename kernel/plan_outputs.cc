@@ -9,6 +9,7 @@
 #include "kernel/plan.h"
 #include "kernel/problem.h"
 #include "kernel/scratch.h"
+#include "kernel/tasks.h"
 
 namespace attention {
 namespace {
@@ -83,6 +84,10 @@ double SumClamped(double first, double count, double limit) {
 // in decoding.
 constexpr double kWeightWork = 24;
 constexpr double kReadWork = 8;
+// What each row costs, and each task of a sequence and key/value head, seen
+// keys or not: 65 and 700 ns.
+constexpr double kRowWork = 4000;
+constexpr double kTaskWork = 40000;
 
 // (query head, query, key) triples left by causal mask, window and lengths.
 double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
@@ -167,7 +172,11 @@ absl::Status PlanOutputs(const AttentionInputs& inputs,
     plan->work += static_cast<double>(plan->scores->num_elements()) *
                   (static_cast<double>(problem.head_size) + kWeightWork);
   }
-  // What each row and each sequence costs, seen or not.
+  if (NumRows(problem) > 0) {
+    plan->work += static_cast<double>(NumRows(problem)) * kRowWork +
+                  static_cast<double>(problem.batch) *
+                      static_cast<double>(problem.kv_heads) * kTaskWork;
+  }
   plan->work += static_cast<double>(plan->output.num_elements()) * kReadWork;
   return absl::OkStatus();
 }

@@ -33,6 +33,8 @@ constexpr char kMethod[] = "ComputeAttention";
 // are answered on gRPC's thread: handing them over would cost more.
 constexpr int64_t kInlineBytes = int64_t{64} << 10;
 constexpr double kInlineFlops = 4e6;
+// Rows without keys are no flops, but work (AttentionPlan::work).
+constexpr double kInlineWork = 2e7;
 
 // A call may be touched by gRPC, by the thread that works on it and by
 // Admission at the same time. So it counts who may still touch it and deletes
@@ -315,8 +317,9 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     const absl::Time allocated = absl::Now();
     record_.encode = allocated - decoded_;
     decoded_ = allocated;
-    const bool small =
-        plan_->flops <= kInlineFlops && encoder_->bytes() <= kInlineBytes;
+    const bool small = plan_->flops <= kInlineFlops &&
+                       plan_->work <= kInlineWork &&
+                       encoder_->bytes() <= kInlineBytes;
     if (small && inline_allowed) {
       const auto job =
           MakeAttentionJob(*plan_, outputs, 1, [this](absl::Status status) {
