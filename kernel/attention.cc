@@ -33,22 +33,15 @@ namespace {
 constexpr double kInlineFlops = 1e6;
 // Tasks a thread should find, so that none idles long at the end.
 constexpr int64_t kTasksPerThread = 4;
+// Up to so many are cut in the step between two stages, in a tenth of a
+// millisecond. More are a task of their own, which can be left.
+constexpr int64_t kTasksCutAtOnce = 2048;
 // Bytes that one task copies into a present tensor.
 constexpr int64_t kCopyBytes = int64_t{4} << 20;
 
 absl::Status NoMemory() {
   return absl::ResourceExhaustedError(
       "memory to compute in could not be allocated");
-}
-
-// The longest sequence's keys.
-int64_t LongestKeys(const Problem& p) {
-  if (!p.ragged) return p.total_keys();
-  int64_t longest = 0;
-  for (int64_t b = 0; b < p.batch; ++b) {
-    longest = std::max(longest, p.GetSequence(b).key_length);
-  }
-  return longest;
 }
 
 int64_t Blocks(int64_t keys) { return (keys + kKeyBlock - 1) / kKeyBlock; }
@@ -156,11 +149,12 @@ class PresentCopy {
 enum class Stage : uint8_t {
   kPresentKey,
   kPresentValue,
+  kCut,    // cuts the rows into tasks; before those that follow
   kRows,   // rows over all their keys
   kParts,  // rows over parts of the keys
   kMerge,  // rows from parts
 };
-using Stages = absl::InlinedVector<Stage, 4>;
+using Stages = absl::InlinedVector<Stage, 5>;
 
 // A computation as a job, in the precision T.
 template <typename T>
@@ -196,6 +190,7 @@ class Computation final : public Executor::Job {
   bool RunTask(int64_t task, const Turn& turn) override {
     if (failed_) return true;
     try {
+      if (stage_ == Stage::kCut) return CutOn(turn);
       TaskState state = TakeState(task);
       if (RunTask(task, &state, turn)) return true;
       KeepState(task, std::move(state));
@@ -233,15 +228,26 @@ class Computation final : public Executor::Job {
       case Stage::kPresentValue:
         return BeginPresent(problem_->past_value, problem_->value,
                             problem_->value_head_size, outputs_.present_value);
+      case Stage::kCut:
+        cutter_.emplace(*problem_, threads_);
+        if (MostTasks(*problem_) > kTasksCutAtOnce) return 1;
+        CutOn(Turn(nullptr));
+        return 0;
       case Stage::kRows:
         return BeginRows();
       case Stage::kParts:
       case Stage::kMerge:
-        if (tasks_.empty()) tasks_ = CutRows(*problem_, threads_);
         return static_cast<int64_t>(
             tasks_.size() * (stage == Stage::kParts ? parts_.size() : 1));
     }
     return 0;
+  }
+
+  bool CutOn(const Turn& turn) {
+    if (!cutter_->Run(turn)) return false;
+    tasks_ = cutter_->TakeTasks();
+    cutter_.reset();
+    return true;
   }
 
   int64_t BeginPresent(const Operand& past, const Operand& current,
@@ -252,10 +258,9 @@ class Computation final : public Executor::Job {
   }
 
   int64_t BeginRows() {
-    tasks_ = CutRows(*problem_, threads_);
     const auto count = static_cast<int64_t>(tasks_.size());
     if (count == 0) return 0;
-    const int64_t blocks = Blocks(LongestKeys(*problem_));
+    const int64_t blocks = Blocks(problem_->longest_keys);
     const int64_t blocks_per_part =
         BlocksPerPart(count, blocks, flops_, threads_);
     if (blocks_per_part == 0) return count;
@@ -274,6 +279,8 @@ class Computation final : public Executor::Job {
       case Stage::kPresentValue:
         copy_->Run(task);
         return true;
+      case Stage::kCut:
+        break;  // CutOn()
       case Stage::kRows: {
         RowStretch then;
         if (const RowTask* next = TaskAfter(task)) {
@@ -328,6 +335,7 @@ class Computation final : public Executor::Job {
     left_.clear();
     buffers_.clear();
     parts_.clear();
+    cutter_.reset();
     tasks_ = {};
   }
 
@@ -347,6 +355,7 @@ class Computation final : public Executor::Job {
   size_t next_stage_ = 0;
   Stage stage_ = Stage::kRows;
   std::optional<PresentCopy> copy_;
+  std::optional<RowCutter> cutter_;
   std::vector<RowTask> tasks_;
   PartBuffers<T> buffers_;
   std::vector<SubtreePartial<T>> parts_;
@@ -371,7 +380,7 @@ absl::Status RunBlocking(double flops, Executor& executor,
 }
 
 Stages AllStages() {
-  return {Stage::kPresentKey, Stage::kPresentValue, Stage::kRows};
+  return {Stage::kPresentKey, Stage::kPresentValue, Stage::kCut, Stage::kRows};
 }
 
 template <typename T>
@@ -416,10 +425,10 @@ absl::Status RunPart(const AttentionPlan& plan, int64_t begin, int64_t end,
                      PartBuffers<T>* buffers) {
   // A power of two above any number of blocks: as few subtrees as there can be.
   *buffers = CutBlocks<T>(*plan.problem, begin, end, int64_t{1} << 54,
-                          Blocks(LongestKeys(*plan.problem)));
+                          Blocks(plan.problem->longest_keys));
   absl::Status result;
   Computation<T> job(plan.problem, plan.flops, {}, executor.threads() + 1,
-                     {Stage::kParts},
+                     {Stage::kCut, Stage::kParts},
                      [&](absl::Status status) { result = std::move(status); });
   std::vector<SubtreePartial<T>> parts;
   for (const PartBuffer<T>& buffer : *buffers) parts.push_back(buffer.part());
@@ -439,9 +448,10 @@ absl::Status RunMerge(const AttentionPlan& plan,
     }
   }
   absl::Status result;
-  Computation<T> job(plan.problem, plan.flops, outputs, executor.threads() + 1,
-                     {Stage::kPresentKey, Stage::kPresentValue, Stage::kMerge},
-                     [&](absl::Status status) { result = std::move(status); });
+  Computation<T> job(
+      plan.problem, plan.flops, outputs, executor.threads() + 1,
+      {Stage::kPresentKey, Stage::kPresentValue, Stage::kCut, Stage::kMerge},
+      [&](absl::Status status) { result = std::move(status); });
   job.SetParts(std::move(subtrees));
   return RunBlocking(plan.flops, executor, cancelled, job, result);
 }
@@ -462,11 +472,11 @@ int64_t WorkingBytesAs(const AttentionPlan& plan, int threads) {
   if (rows == 0) return 0;
   const int64_t task_rows = MostTaskRows(p);
   const int64_t tasks = MostTasks(p);
-  const int64_t blocks = Blocks(LongestKeys(p));
+  const int64_t blocks = Blocks(p.longest_keys);
   // Each thread's scratch, or that of the task that it left.
   int64_t bytes =
       SaturatingAdd(0, threads, FunctionsFor<T>(p).scratch_bytes(p, task_rows));
-  bytes = SaturatingAdd(bytes, tasks, kBytesPerTask);
+  bytes = SaturatingAdd(bytes, tasks, RowCutter::kBytesPerTask);
   // Parts, if the keys may be cut too (BlocksPerPart).
   const bool few = rows <= kTasksPerThread * threads * kTaskRows;
   if (few && threads > 1 && blocks > 1 && plan.flops > kInlineFlops) {
@@ -510,7 +520,7 @@ absl::StatusOr<AttentionPart> RunAttentionPart(
     const AttentionPlan& plan, int64_t key_begin, int64_t key_end,
     Executor& executor, const std::atomic<bool>* cancelled) {
   const Problem& p = *plan.problem;
-  const int64_t keys = LongestKeys(p);
+  const int64_t keys = p.longest_keys;
   if (key_begin < 0 || key_begin > key_end || key_end > keys ||
       key_begin % kKeyBlock != 0 ||
       (key_end % kKeyBlock != 0 && key_end != keys)) {
@@ -553,7 +563,7 @@ absl::Status MergeAttentionParts(const AttentionPlan& plan,
     }
     next = impl.block_end;
   }
-  if (const int64_t blocks = Blocks(LongestKeys(p)); next != blocks) {
+  if (const int64_t blocks = Blocks(p.longest_keys); next != blocks) {
     return absl::InvalidArgumentError(absl::StrCat(
         "parts: got keys up to block ", next, ", wanted ", blocks));
   }

@@ -253,7 +253,8 @@ class Planner {
   }
 
   absl::Status CheckStarts(absl::string_view field,
-                           absl::Span<const int64_t> starts, int64_t last) {
+                           absl::Span<const int64_t> starts, int64_t last,
+                           int64_t* longest) {
     if (starts.empty()) {
       return FieldError(field, "missing, wanted with layout RAGGED");
     }
@@ -261,6 +262,7 @@ class Planner {
       return FieldError(absl::StrCat(field, "[0]"),
                         GotNumber(starts.front(), "0"));
     }
+    *longest = 0;
     for (size_t b = 1; b < starts.size(); ++b) {
       if (starts[b] < starts[b - 1]) {
         return FieldError(
@@ -268,6 +270,7 @@ class Planner {
             GotNumber(starts[b], absl::StrCat("at least the number before it, ",
                                               starts[b - 1])));
       }
+      *longest = std::max(*longest, starts[b] - starts[b - 1]);
     }
     if (starts.back() != last) {
       return FieldError(
@@ -299,10 +302,10 @@ class Planner {
       return refuse("options.return_scores");
     }
     if (options_.return_present) return refuse("options.return_present");
-    ATTENTION_RETURN_IF_ERROR(
-        CheckStarts("query_starts", inputs_.query_starts, p_.query_length));
-    ATTENTION_RETURN_IF_ERROR(
-        CheckStarts("key_starts", inputs_.key_starts, p_.key_length));
+    ATTENTION_RETURN_IF_ERROR(CheckStarts("query_starts", inputs_.query_starts,
+                                          p_.query_length, &p_.longest_query));
+    ATTENTION_RETURN_IF_ERROR(CheckStarts("key_starts", inputs_.key_starts,
+                                          p_.key_length, &p_.longest_keys));
     if (inputs_.key_starts.size() != inputs_.query_starts.size()) {
       return FieldError(
           "key_starts",
@@ -369,6 +372,10 @@ class Planner {
     if (p_.past_length > kMaxLength) {
       return FieldError("past_key.shape", Got(inputs_.past_key->shape,
                                               "a length of at most 2^60"));
+    }
+    if (!p_.ragged) {
+      p_.longest_query = p_.query_length;
+      p_.longest_keys = p_.total_keys();
     }
     return absl::OkStatus();
   }

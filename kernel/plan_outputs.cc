@@ -97,6 +97,9 @@ double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
   // clamped to the valid keys.
   int64_t right = problem.window_right;
   if (problem.causal != Causal::kNone) right = 0;
+  // Without lists all sequences are alike.
+  const bool alike = !problem.ragged && problem.valid_lengths.empty();
+  const int64_t different = alike ? 1 : problem.batch;
   double pairs = 0;
   for (int64_t b = 0; b < problem.batch; ++b) {
     const Sequence s = problem.GetSequence(b);
@@ -111,6 +114,7 @@ double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
                           rows, valid);
     }
   }
+  if (alike) pairs *= static_cast<double>(problem.batch);
   return pairs * static_cast<double>(problem.query_heads);
 }
 

@@ -58,9 +58,11 @@ struct Problem {
   int64_t batch = 0;  // sequences
   int64_t query_heads = 0;
   int64_t kv_heads = 0;
-  int64_t query_length = 0;  // ragged: of all sequences together
-  int64_t key_length = 0;    // L; ragged: of all sequences together
-  int64_t past_length = 0;   // P
+  int64_t query_length = 0;   // ragged: of all sequences together
+  int64_t key_length = 0;     // L; ragged: of all sequences together
+  int64_t past_length = 0;    // P
+  int64_t longest_query = 0;  // of any sequence
+  int64_t longest_keys = 0;   // of any sequence, past included
   int64_t head_size = 0;
   int64_t value_head_size = 0;
 

@@ -1,8 +1,11 @@
 #include "kernel/tasks.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
 namespace attention {
@@ -32,12 +35,13 @@ double Work(const Problem& p, const RowTask& task) {
 
 // Cuts a task into at most `pieces` of whole register tiles and nearly equal
 // size.
-void Cut(const RowTask& task, int64_t pieces, std::vector<RowTask>* to) {
+template <typename Sink>
+void ForEachPiece(const RowTask& task, int64_t pieces, Sink sink) {
   const int64_t rows = task.row_end - task.row_begin;
   const int64_t piece = RoundUp((rows + pieces - 1) / pieces, kMaxTileRows);
   for (int64_t row = task.row_begin; row < task.row_end; row += piece) {
-    to->push_back({task.sequence, task.kv_head, row,
-                   std::min(task.row_end, row + piece)});
+    sink(RowTask{task.sequence, task.kv_head, row,
+                 std::min(task.row_end, row + piece)});
   }
 }
 
@@ -54,20 +58,6 @@ int64_t RowLimit(const Problem& p) {
   return std::clamp<int64_t>(for_time, kMaxTileRows, for_cache);
 }
 
-// The largest tasks, those of a key/value head side by side.
-std::vector<RowTask> LargestTasks(const Problem& p) {
-  const int64_t most = RowLimit(p);
-  std::vector<RowTask> tasks;
-  for (int64_t b = 0; b < p.batch; ++b) {
-    const int64_t rows = p.GetSequence(b).query_length * p.group();
-    if (rows == 0) continue;
-    for (int64_t head = 0; head < p.kv_heads; ++head) {
-      Cut({b, head, 0, rows}, (rows + most - 1) / most, &tasks);
-    }
-  }
-  return tasks;
-}
-
 }  // namespace
 
 int64_t NumRows(const Problem& p) {
@@ -75,14 +65,9 @@ int64_t NumRows(const Problem& p) {
 }
 
 int64_t MostTaskRows(const Problem& p) {
-  int64_t longest = 0;
-  if (NumRows(p) > 0) {
-    for (int64_t b = 0; b < p.batch; ++b) {
-      longest = std::max(longest, p.GetSequence(b).query_length);
-    }
-  }
   // Overflows only where there is no memory for the query.
-  return std::min(RowLimit(p), longest * p.group());
+  return NumRows(p) == 0 ? 0
+                         : std::min(RowLimit(p), p.longest_query * p.group());
 }
 
 int64_t MostTasks(const Problem& p) {
@@ -91,33 +76,84 @@ int64_t MostTasks(const Problem& p) {
   return std::min(rows, rows / kMaxTileRows + p.batch * p.kv_heads);
 }
 
-std::vector<RowTask> CutRows(const Problem& p, int threads) {
-  if (NumRows(p) == 0) return {};
-  const std::vector<RowTask> largest = LargestTasks(p);
-  struct Item {
-    double work;
-    size_t index;  // in `largest`
-  };
-  std::vector<Item> items;
-  items.reserve(largest.size());
-  double left = 0;
-  for (size_t i = 0; i < largest.size(); ++i) {
-    items.push_back({Work(p, largest[i]), i});
-    left += items.back().work;
+RowCutter::RowCutter(const Problem& problem, int threads)
+    : problem_(problem), threads_(threads), most_rows_(RowLimit(problem)) {}
+
+bool RowCutter::Leaves(const Turn& turn) {
+  // Some 50 us.
+  constexpr int64_t kSteps = 1024;
+  if (++steps_ < kSteps) return false;
+  steps_ = 0;
+  return turn.Over();
+}
+
+// Of more work, a smaller one.
+int RowCutter::BucketOf(double work) {
+  int exponent;
+  // [0.5, 1), or 0 of 0.
+  const double fraction = std::frexp(work, &exponent);
+  const int eighths =
+      8 * exponent + static_cast<int>(std::max(0.0, 16 * fraction - 8));
+  return kBuckets - 1 - std::clamp(eighths, 0, kBuckets - 1);
+}
+
+void RowCutter::ListLargest(int64_t pair) {
+  const int64_t sequence = pair / problem_.kv_heads;
+  const int64_t rows =
+      problem_.GetSequence(sequence).query_length * problem_.group();
+  if (rows == 0) return;
+  const int64_t pieces = (rows + most_rows_ - 1) / most_rows_;
+  ForEachPiece({sequence, pair % problem_.kv_heads, 0, rows}, pieces,
+               [&](const RowTask& task) {
+                 large_.push_back({task, Work(problem_, task)});
+                 left_ += large_.back().work;
+                 ++buckets_[BucketOf(large_.back().work)];
+                 ++steps_;
+               });
+}
+
+bool RowCutter::Run(const Turn& turn) {
+  const int64_t rows = NumRows(problem_);
+  if (rows == 0) return true;
+  const int64_t pairs = problem_.batch * problem_.kv_heads;
+  if (pair_ == 0) {
+    large_.reserve(std::min(rows, rows / most_rows_ + pairs));
+  }
+  while (pair_ < pairs) {
+    ListLargest(pair_++);
+    if (Leaves(turn)) return false;
+  }
+  if (sorted_ == 0) {
+    order_ = std::make_unique_for_overwrite<size_t[]>(large_.size());
+    size_t before = 0;
+    for (size_t& bucket : buckets_) {
+      before += std::exchange(bucket, before);
+    }
+    tasks_.reserve(MostTasks(problem_));
   }
   // Equal ones stay in order: the next task finds the head's keys in the cache.
-  std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) {
-    return a.work != b.work ? a.work > b.work : a.index < b.index;
-  });
-  std::vector<RowTask> tasks;
-  tasks.reserve(largest.size());
-  for (const Item& item : items) {
-    const double most = std::max(left / (2 * threads), kLeastWork);
-    Cut(largest[item.index], 1 + static_cast<int64_t>(item.work / most),
-        &tasks);
-    left -= item.work;
+  while (sorted_ < large_.size()) {
+    order_[buckets_[BucketOf(large_[sorted_].work)]++] = sorted_;
+    ++sorted_;
+    if (Leaves(turn)) return false;
   }
-  return tasks;
+  while (cut_ < large_.size()) {
+    const Large& large = large_[order_[cut_++]];
+    const double most = std::max(left_ / (2 * threads_), kLeastWork);
+    ForEachPiece(large.task, 1 + static_cast<int64_t>(large.work / most),
+                 [&](const RowTask& task) { tasks_.push_back(task); });
+    left_ -= large.work;
+    if (Leaves(turn)) return false;
+  }
+  large_ = {};
+  order_.reset();
+  return true;
+}
+
+std::vector<RowTask> CutRows(const Problem& p, int threads) {
+  RowCutter cutter(p, threads);
+  cutter.Run(Turn(nullptr));
+  return cutter.TakeTasks();
 }
 
 }  // namespace attention

@@ -4,12 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <set>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "base/executor.h"
 #include "kernel/attention.h"
 #include "kernel/problem.h"
 #include "tests/support/attention_case.h"
@@ -111,6 +115,45 @@ TEST(TasksTest, EveryRowIsInOneTask) {
     EXPECT_EQ(count, NumRows(p)) << request.ToString();
     EXPECT_EQ(rows.size(), NumRows(p)) << request.ToString();
   }
+}
+
+// Whose turn is over leaves at the next look at the clock, and what it does in
+// all is the same.
+TEST(TasksTest, CuttingManySequencesIsDoneInSteps) {
+  const AttentionCase request =
+      CausalRaggedCase(std::vector<int64_t>(20000, 1), 2, 2);
+  const AttentionPlan plan = Plan(request);
+  const std::atomic<bool> over = true;
+  RowCutter cutter(*plan.problem, 3);
+  int64_t steps = 1;
+  while (!cutter.Run(Turn(&over))) ++steps;
+  // Three loops over 40000 tasks of two thousand each at the most.
+  EXPECT_GE(steps, 60);
+  const std::vector<RowTask> tasks = cutter.TakeTasks();
+  const std::vector<RowTask> at_once = CutRows(*plan.problem, 3);
+  ASSERT_EQ(tasks.size(), at_once.size());
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    EXPECT_EQ(tasks[i].sequence, at_once[i].sequence);
+    EXPECT_EQ(tasks[i].kv_head, at_once[i].kv_head);
+    EXPECT_EQ(tasks[i].row_begin, at_once[i].row_begin);
+    EXPECT_EQ(tasks[i].row_end, at_once[i].row_end);
+  }
+}
+
+// Tasks come by their work, largest first, within an eighth. None of these is
+// cut into smaller ones, which then may be smaller than what follows.
+TEST(TasksTest, LargestTasksComeFirst) {
+  const AttentionPlan plan =
+      Plan(CausalRaggedCase({1, 5, 40, 100, 30, 7, 90, 60, 3, 80, 110}, 1, 1));
+  double before = std::numeric_limits<double>::infinity();
+  int64_t tasks = 0;
+  for (const RowTask& task : CutRows(*plan.problem, 1)) {
+    const auto pairs = static_cast<double>(Pairs(*plan.problem, task));
+    EXPECT_LE(pairs, before * 1.125);
+    before = pairs;
+    ++tasks;
+  }
+  EXPECT_EQ(tasks, 11);
 }
 
 }  // namespace
