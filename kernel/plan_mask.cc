@@ -18,7 +18,8 @@ absl::Status CheckBools(const ConstTensorView& mask, const Shape& strides) {
   if (mask.type != DataType::kBool) return absl::OkStatus();
   const int64_t count = NumElements(mask.shape).value_or(0);
   if (count == 0) return absl::OkStatus();
-  const int64_t length = mask.shape.back();
+  // Without gaps all rows are one.
+  const int64_t length = mask.strides.empty() ? count : mask.shape.back();
   Shape index(mask.shape.size(), 0);
   for (int64_t first = 0; first < count; first += length) {
     int64_t offset = 0;
@@ -26,7 +27,10 @@ absl::Status CheckBools(const ConstTensorView& mask, const Shape& strides) {
       offset += index[axis] * strides[axis];
     }
     const uint8_t* row = static_cast<const uint8_t*>(mask.data) + offset;
-    for (int64_t j = 0; j < length; ++j) {
+    // A loop that compilers turn into SIMD.
+    uint8_t bits = 0;
+    for (int64_t j = 0; j < length; ++j) bits |= row[j];
+    for (int64_t j = 0; bits > 1 && j < length; ++j) {
       if (row[j] > 1) {
         return FieldError(
             "mask.data",
