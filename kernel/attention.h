@@ -34,6 +34,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -98,6 +99,23 @@ struct AttentionOptions {
   bool return_present = false;
 };
 
+// The most that one computation may ask for, each inclusive. They bound what
+// shapes cost that bring few bytes with them: working memory, lists of tasks,
+// and how long a thread stays between two looks at the clock.
+struct AttentionLimits {
+  // D and Dv. The working memory of a thread and the time that a block of keys
+  // takes it grow with them.
+  int64_t head_size = 4096;
+  // Hq; with it Hkv.
+  int64_t heads = 65536;
+  // B, or the number of ragged sequences.
+  int64_t batch = 131072;
+  // B * Hkv: each pair is at least one task.
+  int64_t batch_heads = 1048576;
+  // AttentionPlan::work. Default: any.
+  double work = std::numeric_limits<double>::infinity();
+};
+
 // What attention reads. Nothing here is owned.
 struct AttentionInputs {
   ConstTensorView query;
@@ -159,7 +177,8 @@ struct AttentionPlan {
 // Errors: InvalidArgument, naming the field, what came and what was wanted;
 // ErrorField() gives the field's path as in attention.proto.
 absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
-                                            const AttentionOptions& options);
+                                            const AttentionOptions& options,
+                                            const AttentionLimits& limits = {});
 
 // The most memory that computing takes beside inputs and outputs, in bytes, if
 // `threads` threads compute. Saturates at the largest int64_t.

@@ -25,9 +25,11 @@ namespace {
 // Plan().
 class Planner {
  public:
-  Planner(const AttentionInputs& inputs, const AttentionOptions& options)
+  Planner(const AttentionInputs& inputs, const AttentionOptions& options,
+          const AttentionLimits& limits)
       : inputs_(inputs),
         options_(options),
+        limits_(limits),
         problem_(std::make_shared<Problem>()),
         p_(*problem_) {}
 
@@ -36,6 +38,7 @@ class Planner {
     ATTENTION_RETURN_IF_ERROR(ResolveLayout());
     ATTENTION_RETURN_IF_ERROR(ResolveShapes());
     ATTENTION_RETURN_IF_ERROR(CheckRagged());
+    ATTENTION_RETURN_IF_ERROR(CheckBatch());
     ATTENTION_RETURN_IF_ERROR(ResolvePast());
     ATTENTION_RETURN_IF_ERROR(CheckValidLengths());
     ATTENTION_RETURN_IF_ERROR(ResolveNumbers());
@@ -47,6 +50,7 @@ class Planner {
     AttentionPlan plan;
     ATTENTION_RETURN_IF_ERROR(
         PlanOutputs(inputs_, options_, layout_, &p_, &plan));
+    ATTENTION_RETURN_IF_ERROR(CheckWork(plan.work));
     plan.problem = std::move(problem_);
     return plan;
   }
@@ -207,6 +211,17 @@ class Planner {
     if (v.size < 1) return wrong("value", "a head size of at least 1");
     if (q.heads < 1) return wrong("query", "at least 1 head");
     if (k.heads < 1) return wrong("key", "at least 1 head");
+    const auto at_most = [](absl::string_view what, int64_t most) {
+      return absl::StrCat(what, " of at most ", most);
+    };
+    if (q.size > limits_.head_size) {
+      return wrong("query", at_most("a head size", limits_.head_size));
+    }
+    if (v.size > limits_.head_size) {
+      return wrong("value", at_most("a head size", limits_.head_size));
+    }
+    if (q.heads > limits_.heads) return TooManyHeads("query", q.heads);
+    if (k.heads > limits_.heads) return TooManyHeads("key", k.heads);
     if (k.size != q.size) {
       return wrong("key", absl::StrCat("query's head size ", q.size));
     }
@@ -252,11 +267,57 @@ class Planner {
     return absl::OkStatus();
   }
 
+  absl::Status TooManyHeads(absl::string_view field, int64_t heads) const {
+    if (layout_ == Layout::kPacked) {
+      return FieldError(
+          field == "query" ? "options.query_heads" : "options.kv_heads",
+          GotNumber(heads, absl::StrCat("at most ", limits_.heads)));
+    }
+    const ConstTensorView& view =
+        field == "query" ? inputs_.query : inputs_.key;
+    return FieldError(
+        absl::StrCat(field, ".shape"),
+        Got(view.shape, absl::StrCat("at most ", limits_.heads, " heads")));
+  }
+
+  // Known once the number of ragged sequences is.
+  absl::Status CheckBatch() const {
+    if (p_.batch > limits_.batch) {
+      return FieldError(
+          "query.shape",
+          Got(inputs_.query.shape,
+              absl::StrCat("a batch size of at most ", limits_.batch)));
+    }
+    if (p_.batch > limits_.batch_heads / p_.kv_heads) {
+      return FieldError("key.shape",
+                        Got(inputs_.key.shape,
+                            absl::StrCat("at most ", limits_.batch_heads,
+                                         " of batch size times heads, not ",
+                                         p_.batch, " * ", p_.kv_heads)));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckWork(double work) const {
+    if (work <= limits_.work) return absl::OkStatus();
+    return FieldError(
+        "query.shape",
+        Got(inputs_.query.shape,
+            absl::StrCat("at most ", limits_.work,
+                         " multiply-adds of work in all, not ", work)));
+  }
+
   absl::Status CheckStarts(absl::string_view field,
                            absl::Span<const int64_t> starts, int64_t last,
                            int64_t* longest) {
     if (starts.empty()) {
       return FieldError(field, "missing, wanted with layout RAGGED");
+    }
+    if (static_cast<int64_t>(starts.size()) - 1 > limits_.batch) {
+      return FieldError(
+          field,
+          absl::StrCat("got ", starts.size(), " numbers, wanted at most ",
+                       limits_.batch, " sequences and one number more"));
     }
     if (starts.front() != 0) {
       return FieldError(absl::StrCat(field, "[0]"),
@@ -484,6 +545,7 @@ class Planner {
 
   const AttentionInputs& inputs_;
   const AttentionOptions& options_;
+  const AttentionLimits& limits_;
   Layout layout_ = Layout::kByRank;
   std::shared_ptr<Problem> problem_;
   Problem& p_;
@@ -492,8 +554,9 @@ class Planner {
 }  // namespace
 
 absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
-                                            const AttentionOptions& options) {
-  return Planner(inputs, options).Plan();
+                                            const AttentionOptions& options,
+                                            const AttentionLimits& limits) {
+  return Planner(inputs, options, limits).Plan();
 }
 
 }  // namespace attention

@@ -101,7 +101,7 @@ double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
   const bool alike = !problem.ragged && problem.valid_lengths.empty();
   const int64_t different = alike ? 1 : problem.batch;
   double pairs = 0;
-  for (int64_t b = 0; b < problem.batch; ++b) {
+  for (int64_t b = 0; b < different; ++b) {
     const Sequence s = problem.GetSequence(b);
     const auto rows = static_cast<double>(s.query_length);
     const auto valid = static_cast<double>(s.valid_length);

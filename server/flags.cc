@@ -116,6 +116,29 @@ void AddFlags(CLI::App& app, Options& options) {
             "Default: 10");
 }
 
+// What one call may ask for.
+void AddLimitFlags(CLI::App& app, Options& options) {
+  const auto add = [&app](const char* flag, int64_t* target, const char* help) {
+    AddParsed(
+        app, flag, target,
+        [](const std::string& text, int64_t* target) {
+          return absl::SimpleAtoi(text, target);
+        },
+        "a number", help);
+  };
+  add("--max-head-size", &options.max_head_size,
+      "Largest head size of query, key and value. Default: 4096");
+  add("--max-heads", &options.max_heads, "Most query heads. Default: 65536");
+  add("--max-batch", &options.max_batch,
+      "Largest batch or number of ragged sequences. Default: 131072");
+  add("--max-batch-heads", &options.max_batch_heads,
+      "Most batch entries or sequences times key/value heads. Default: "
+      "1048576");
+  add("--max-work", &options.max_work,
+      "Most work of one call, in multiply-adds. Default: 35184372088832, ten "
+      "minutes of a thread");
+}
+
 void AddHttpFlags(CLI::App& app, Options& options) {
   app.add_option("--http-listen", options.http_listen,
                  "Address of an HTTP listener with /metrics, /livez and "
@@ -154,6 +177,7 @@ Invocation ParseFlags(int argc, const char* const* argv) {
   CLI::App app("Serves attention over gRPC.", kProgram);
   app.set_version_flag("--version", absl::StrCat(kProgram, " ", kVersion));
   AddFlags(app, options);
+  AddLimitFlags(app, options);
   AddHttpFlags(app, options);
   try {
     app.parse(argc, argv);

@@ -21,6 +21,12 @@ constexpr int64_t kMinMessage = 1024;
 // Messages are below 2^31 bytes, with a margin for what stands around tensors.
 constexpr int64_t kMaxMessage = (int64_t{1} << 31) - 1 - (int64_t{1} << 20);
 constexpr int64_t kMaxMemory = int64_t{1} << 50;
+constexpr int64_t kMaxHeadSize = int64_t{1} << 20;
+constexpr int64_t kMaxHeads = int64_t{1} << 20;
+// With one number more the lists of a ragged batch have 2^20.
+constexpr int64_t kMaxBatch = (int64_t{1} << 20) - 1;
+constexpr int64_t kMaxBatchHeads = int64_t{1} << 24;
+constexpr int64_t kMaxWork = int64_t{1} << 62;
 constexpr int64_t kMinLogBuffer = int64_t{64} << 10;
 constexpr int64_t kMaxLogBuffer = int64_t{1} << 30;
 constexpr int64_t kMaxLogLines = 1'000'000;
@@ -154,6 +160,15 @@ void CheckMemory(const Options& options, Validator& validator) {
                    kMaxMemory));
 }
 
+void CheckShapes(const Options& options, Validator& validator) {
+  validator.CheckRange("max-head-size", options.max_head_size, 1, kMaxHeadSize);
+  validator.CheckRange("max-heads", options.max_heads, 1, kMaxHeads);
+  validator.CheckRange("max-batch", options.max_batch, 1, kMaxBatch);
+  validator.CheckRange("max-batch-heads", options.max_batch_heads, 1,
+                       kMaxBatchHeads);
+  validator.CheckRange("max-work", options.max_work, 1, kMaxWork);
+}
+
 void CheckConnections(const Options& options, Validator& validator) {
   const int64_t most = MostConnections();
   if (options.max_connections < 1 || options.max_connections > most) {
@@ -178,6 +193,14 @@ void CheckConnections(const Options& options, Validator& validator) {
 
 }  // namespace
 
+AttentionLimits Options::kernel_limits() const {
+  return {.head_size = max_head_size,
+          .heads = max_heads,
+          .batch = max_batch,
+          .batch_heads = max_batch_heads,
+          .work = static_cast<double>(max_work)};
+}
+
 int64_t Options::DefaultConnections() {
   return std::min(kDefaultConnections, MostConnections());
 }
@@ -195,6 +218,7 @@ std::vector<std::string> Validate(const Options& options) {
   CheckMemory(options, validator);
   validator.CheckRange("max-pooled-bytes", options.max_pooled_bytes, 0,
                        kMaxMemory);
+  CheckShapes(options, validator);
   CheckConnections(options, validator);
   validator.CheckDuration("max-queue", options.max_queue, absl::ZeroDuration(),
                           kDay);

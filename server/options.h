@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "kernel/attention.h"
 
 namespace attention::server {
 
@@ -63,6 +64,33 @@ struct Options {
   // connections open between rare scrapes; slow clients then hold theirs as
   // long.
   absl::Duration http_timeout = absl::Seconds(10);
+
+  // What one call may ask for.
+
+  // Shapes can ask for much with few bytes: these bound what they cost. More is
+  // INVALID_ARGUMENT; GetCapabilities tells them. kernel/attention.h says what
+  // each bounds.
+
+  // Largest head size of query, key and value, [1, 2^20]. The default is above
+  // what any model has. For it a thread takes about 20 MiB of working memory,
+  // 40 in FLOAT64, and stays some 10 ms at a block of keys before others get
+  // their turn. Both grow with it.
+  int64_t max_head_size = AttentionLimits().head_size;
+  // Most query heads, [1, 2^20].
+  int64_t max_heads = AttentionLimits().heads;
+  // Largest batch or number of ragged sequences, [1, 2^20 - 1]. A call's
+  // lengths are read and checked in one step; the default keeps it to
+  // milliseconds.
+  int64_t max_batch = AttentionLimits().batch;
+  // Most batch entries or sequences times key/value heads, [1, 2^24]. Each
+  // takes some 100 bytes and a microsecond, however short.
+  int64_t max_batch_heads = AttentionLimits().batch_heads;
+  // Most work of one call, in multiply-adds, [1, 2^62]. The default takes a
+  // thread about ten minutes at 60 * 10^9 per second, as long as
+  // default_deadline: more would be for nothing on a busy server. 32768 tokens
+  // of 8 heads of 128 are a fourteenth of it. Raise it for longer sequences on
+  // machines with many threads.
+  int64_t max_work = int64_t{1} << 45;
 
   // What callers may take.
 
@@ -122,6 +150,8 @@ struct Options {
   // program. Then admission also counts what gRPC has really allocated, beyond
   // what it was charged for.
   bool own_process = false;
+
+  AttentionLimits kernel_limits() const;
 
   static int64_t DefaultThreads();
   static int64_t DefaultConnections();

@@ -22,6 +22,11 @@ v1::GetCapabilitiesResponse Capabilities(const Options& options) {
   response.set_max_request_bytes(options.max_request_bytes);
   response.set_max_response_bytes(options.max_response_bytes);
   response.set_key_block(static_cast<int32_t>(kKeyBlock));
+  response.set_max_head_size(options.max_head_size);
+  response.set_max_heads(options.max_heads);
+  response.set_max_batch(options.max_batch);
+  response.set_max_batch_heads(options.max_batch_heads);
+  response.set_max_work(options.max_work);
   return response;
 }
 

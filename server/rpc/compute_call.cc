@@ -254,7 +254,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     kernel_request_.copies.clear();
     slices_ = {};
     request_.Clear();
-    auto plan = PlanAttention(kernel_request_.inputs, kernel_request_.options);
+    auto plan = PlanAttention(kernel_request_.inputs, kernel_request_.options,
+                              env_.options.kernel_limits());
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
     encoder_.emplace(*plan_, kernel_request_.float_values);

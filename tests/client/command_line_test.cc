@@ -233,7 +233,12 @@ TEST_F(CommandLine, Info) {
             "math modes          REPRODUCIBLE\n"
             "max request bytes   1000\n"
             "max response bytes  2000\n"
-            "keys a block        256\n");
+            "keys a block        256\n"
+            "max head size       300\n"
+            "max heads           400\n"
+            "max batch           500\n"
+            "max batch * heads   600\n"
+            "max multiply-adds   70000000000\n");
 }
 
 TEST(Report, ExitCodes) {

@@ -78,6 +78,11 @@ class FakeService : public v1::AttentionService::Service {
     response->set_max_request_bytes(1000);
     response->set_max_response_bytes(2000);
     response->set_key_block(256);
+    response->set_max_head_size(300);
+    response->set_max_heads(400);
+    response->set_max_batch(500);
+    response->set_max_batch_heads(600);
+    response->set_max_work(70'000'000'000);
     return grpc::Status::OK;
   }
 

@@ -36,6 +36,24 @@ def test_capabilities_are_those_of_a_real_server(client):
     assert "reproducible" in capabilities.math_modes
     assert capabilities.max_request_bytes > 0
     assert capabilities.max_response_bytes > 0
+    assert capabilities.max_head_size == 4096
+    assert capabilities.max_heads == 65536
+    assert capabilities.max_batch == 131072
+    assert capabilities.max_batch_heads == 1048576
+    assert capabilities.max_work == 2**45
+
+
+def test_shapes_beyond_the_capabilities_are_refused(client):
+    size = client.capabilities().max_head_size
+    query = np.zeros((1, size + 1), np.float32)
+    empty = np.zeros((0, size + 1), np.float32)
+    with pytest.raises(InvalidArgument) as caught:
+        client.compute(query, empty, empty)
+    (violation,) = caught.value.field_violations
+    assert violation.field == "query.shape"
+    assert violation.description == (
+        f"got (1, {size + 1}), wanted a head size of at most {size}"
+    )
 
 
 def test_health_by_service_and_whole(client):

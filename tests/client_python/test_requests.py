@@ -249,6 +249,11 @@ def test_capabilities(server, fake_client):
             max_request_bytes=5,
             max_response_bytes=6,
             key_block=256,
+            max_head_size=7,
+            max_heads=8,
+            max_batch=9,
+            max_batch_heads=10,
+            max_work=2**45,
         )
     )
     capabilities = fake_client.capabilities()
@@ -260,3 +265,8 @@ def test_capabilities(server, fake_client):
     assert capabilities.max_request_bytes == 5
     assert capabilities.max_response_bytes == 6
     assert capabilities.key_block == 256
+    assert capabilities.max_head_size == 7
+    assert capabilities.max_heads == 8
+    assert capabilities.max_batch == 9
+    assert capabilities.max_batch_heads == 10
+    assert capabilities.max_work == 2**45

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernel/attention.h"
 #include "tests/kernel/plan_views.h"
 #include "tests/support/tensor.h"
@@ -205,11 +206,11 @@ std::vector<Bad> HugeShapes() {
          return v;
        },
        [](Views& v) {
-         v.inputs.query.shape = {int64_t{1} << 40, 1};
-         v.inputs.value.shape = {0, int64_t{1} << 40};
+         v.inputs.query.shape = {int64_t{1} << 50, 1};
+         v.inputs.value.shape = {0, 4096};
        },
        "value.shape",
-       "got (1099511627776, 1099511627776), wanted fewer than 2^60 elements"},
+       "got (1125899906842624, 4096), wanted fewer than 2^60 elements"},
       {"huge_scores",
        [] {
          Views v;
@@ -227,6 +228,96 @@ std::vector<Bad> HugeShapes() {
        "options.return_scores",
        "got (1, 1, 1099511627776, 1099511627776), wanted fewer than 2^60 "
        "elements"},
+  };
+}
+
+// Each is one above a limit.
+std::vector<Bad> BeyondLimits() {
+  const auto limited = [](const std::function<Views()>& base) {
+    return [=] {
+      Views views = base();
+      views.limits.head_size = 8;
+      views.limits.heads = 4;
+      views.limits.batch = 2;
+      views.limits.batch_heads = 4;
+      return views;
+    };
+  };
+  const auto empty = [] {
+    Views views = Bhsd();
+    views.inputs.query = Floats({2, 4, 3, 1});
+    views.inputs.key = Floats({2, 2, 0, 1});
+    views.inputs.value = Floats({2, 2, 0, 1});
+    return views;
+  };
+  return {
+      {"head_size", limited(empty),
+       [](Views& v) { v.inputs.query.shape[3] = v.inputs.key.shape[3] = 9; },
+       "query.shape", "got (2, 4, 3, 9), wanted a head size of at most 8"},
+      {"value_head_size", limited(empty),
+       [](Views& v) { v.inputs.value.shape[3] = 9; }, "value.shape",
+       "got (2, 2, 0, 9), wanted a head size of at most 8"},
+      {"query_heads", limited(Bhsd),
+       [](Views& v) { v.inputs.query.shape[1] = 5; }, "query.shape",
+       "got (2, 5, 3, 8), wanted at most 4 heads"},
+      {"kv_heads", limited(Bhsd), [](Views& v) { v.inputs.key.shape[1] = 5; },
+       "key.shape", "got (2, 5, 5, 8), wanted at most 4 heads"},
+      {"packed_query_heads", limited(Packed),
+       [](Views& v) { v.options.query_heads = 8; }, "options.query_heads",
+       "got 8, wanted at most 4"},
+      {"packed_kv_heads", limited(Packed),
+       [](Views& v) {
+         v.inputs.key.shape[2] = 64;
+         v.inputs.value.shape[2] = 64;
+         v.options.kv_heads = 8;
+       },
+       "options.kv_heads", "got 8, wanted at most 4"},
+      {"batch", limited(empty),
+       [](Views& v) {
+         for (ConstTensorView* tensor :
+              {&v.inputs.query, &v.inputs.key, &v.inputs.value}) {
+           tensor->shape[0] = 3;
+         }
+       },
+       "query.shape", "got (3, 4, 3, 1), wanted a batch size of at most 2"},
+      {"batch_heads", limited(Bhsd),
+       [](Views& v) { v.inputs.key.shape[1] = v.inputs.value.shape[1] = 4; },
+       "key.shape",
+       "got (2, 4, 5, 8), wanted at most 4 of batch size times heads, not 2 * "
+       "4"},
+      {"sequences", limited(Ragged),
+       [](Views& v) { v.query_starts = {0, 1, 2, 3}; }, "query_starts",
+       "got 4 numbers, wanted at most 2 sequences and one number more"},
+      {"key_sequences", limited(Ragged),
+       [](Views& v) { v.key_starts = {0, 1, 2, 5}; }, "key_starts",
+       "got 4 numbers, wanted at most 2 sequences and one number more"},
+  };
+}
+
+// The defaults, without a byte behind the shapes.
+std::vector<Bad> BeyondDefaults() {
+  const auto huge = [](int axis, int64_t size) {
+    return [=](Views& v) {
+      for (ConstTensorView* tensor :
+           {&v.inputs.query, &v.inputs.key, &v.inputs.value}) {
+        tensor->shape[axis] = size;
+      }
+    };
+  };
+  const auto empty = [] {
+    Views views;
+    views.inputs.query = Floats({1, 1, 0, 1});
+    views.inputs.key = Floats({1, 1, 0, 1});
+    views.inputs.value = Floats({1, 1, 0, 1});
+    return views;
+  };
+  return {
+      {"head_size", empty, huge(3, 4097), "query.shape",
+       "got (1, 1, 0, 4097), wanted a head size of at most 4096"},
+      {"heads", empty, huge(1, 65537), "query.shape",
+       "got (1, 65537, 0, 1), wanted at most 65536 heads"},
+      {"batch", empty, huge(0, 131073), "query.shape",
+       "got (131073, 1, 0, 1), wanted a batch size of at most 131072"},
   };
 }
 
@@ -395,6 +486,21 @@ std::vector<Bad> BadMasks() {
   };
 }
 
+TEST(LimitsTest, WorkIsBounded) {
+  Views views = Bhsd();
+  const double work = views.Plan()->work;
+  views.limits.work = work;
+  EXPECT_TRUE(views.Plan().ok());
+  views.limits.work = work - 1;
+  const absl::Status status = views.Plan().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ErrorField(status), "query.shape");
+  EXPECT_EQ(
+      status.message(),
+      absl::StrCat("query.shape: got (2, 4, 3, 8), wanted at most ", work - 1,
+                   " multiply-adds of work in all, not ", work));
+}
+
 std::string NameOf(const ::testing::TestParamInfo<Bad>& info) {
   return info.param.name;
 }
@@ -405,6 +511,10 @@ INSTANTIATE_TEST_SUITE_P(Shapes, BadRequestTest,
                          ::testing::ValuesIn(BadShapes()), NameOf);
 INSTANTIATE_TEST_SUITE_P(HugeShapes, BadRequestTest,
                          ::testing::ValuesIn(HugeShapes()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Limits, BadRequestTest,
+                         ::testing::ValuesIn(BeyondLimits()), NameOf);
+INSTANTIATE_TEST_SUITE_P(DefaultLimits, BadRequestTest,
+                         ::testing::ValuesIn(BeyondDefaults()), NameOf);
 INSTANTIATE_TEST_SUITE_P(Ragged, BadRequestTest,
                          ::testing::ValuesIn(BadRagged()), NameOf);
 INSTANTIATE_TEST_SUITE_P(Lengths, BadRequestTest,

@@ -15,6 +15,7 @@ namespace attention::test {
 struct Views {
   AttentionInputs inputs;
   AttentionOptions options;
+  AttentionLimits limits;
   std::vector<int64_t> valid_lengths;
   std::vector<int64_t> query_starts;
   std::vector<int64_t> key_starts;
@@ -24,7 +25,7 @@ struct Views {
     inputs.valid_lengths = valid_lengths;
     inputs.query_starts = query_starts;
     inputs.key_starts = key_starts;
-    return PlanAttention(inputs, options);
+    return PlanAttention(inputs, options, limits);
   }
 };
 

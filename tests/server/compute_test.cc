@@ -224,6 +224,11 @@ TEST_P(ComputeTest, Capabilities) {
   EXPECT_EQ(response.max_request_bytes(), options.max_request_bytes);
   EXPECT_EQ(response.max_response_bytes(), options.max_response_bytes);
   EXPECT_EQ(response.key_block(), kKeyBlock);
+  EXPECT_EQ(response.max_head_size(), options.max_head_size);
+  EXPECT_EQ(response.max_heads(), options.max_heads);
+  EXPECT_EQ(response.max_batch(), options.max_batch);
+  EXPECT_EQ(response.max_batch_heads(), options.max_batch_heads);
+  EXPECT_EQ(response.max_work(), options.max_work);
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, ComputeTest,

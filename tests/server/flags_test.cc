@@ -37,6 +37,11 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
                                        "--min-upload-rate=1MiB",
                                        "--min-answer-rate=2MiB",
                                        "--stall-grace=3s",
+                                       "--max-head-size=512",
+                                       "--max-heads=64",
+                                       "--max-batch=100",
+                                       "--max-batch-heads=200",
+                                       "--max-work=1000000",
                                        "--max-connections=7",
                                        "--handshake-timeout=5s",
                                        "--max-connection-idle=1m",
@@ -63,6 +68,11 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.min_upload_rate, 1 << 20);
   EXPECT_EQ(options.min_answer_rate, 2 << 20);
   EXPECT_EQ(options.stall_grace, absl::Seconds(3));
+  EXPECT_EQ(options.max_head_size, 512);
+  EXPECT_EQ(options.max_heads, 64);
+  EXPECT_EQ(options.max_batch, 100);
+  EXPECT_EQ(options.max_batch_heads, 200);
+  EXPECT_EQ(options.max_work, 1000000);
   EXPECT_EQ(options.max_connections, 7);
   EXPECT_EQ(options.handshake_timeout, absl::Seconds(5));
   EXPECT_EQ(options.max_connection_idle, absl::Minutes(1));

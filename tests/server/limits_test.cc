@@ -1,4 +1,5 @@
 // Sizes, budget, deadlines, cancellation.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -68,32 +69,65 @@ TEST_P(LimitsTest, AnswersAreGivenUpToTheLimit) {
             "server sends (max_response_bytes)");
 }
 
+// Of shape (batch, heads, rows, size), with the bytes of its elements.
+void SetEmptyOrZero(int64_t batch, int64_t heads, int64_t rows, int64_t size,
+                    v1::Tensor* tensor) {
+  tensor->Clear();
+  tensor->set_data_type(v1::DATA_TYPE_FLOAT32);
+  for (int64_t dim : {batch, heads, rows, size}) tensor->add_shape(dim);
+  tensor->set_data(std::string(4 * batch * heads * rows * size, 0));
+}
+
 TEST_P(LimitsTest, AnswersThatNobodyCouldHoldAreRefused) {
   TestServer server;
-  ComputeAttentionRequest request = SmallRequest();
-  // No keys, so that nothing need be sent for a value head size of 2^40.
-  request.mutable_key()->set_shape(2, 0);
-  request.mutable_key()->clear_data();
-  request.mutable_value()->set_shape(2, 0);
-  request.mutable_value()->set_shape(3, int64_t{1} << 40);
-  request.mutable_value()->clear_data();
+  ComputeAttentionRequest request;
+  // No keys, so that nothing need be sent for the values.
+  SetEmptyOrZero(1, 1, 1 << 20, 1, request.mutable_query());
+  SetEmptyOrZero(1, 1, 0, 1, request.mutable_key());
+  SetEmptyOrZero(1, 1, 0, 4096, request.mutable_value());
   const grpc::Status status = Compute(server.Channel(GetParam()), request);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
 // Whose size is only a number must not cost time or memory.
-TEST_P(LimitsTest, HugeEmptyBatchesAreNoWork) {
-  TestServer server;
-  ComputeAttentionRequest request = SmallRequest();
-  for (v1::Tensor* tensor : {request.mutable_query(), request.mutable_key(),
-                             request.mutable_value()}) {
-    tensor->set_shape(0, int64_t{1} << 50);
-    tensor->set_shape(2, 0);
-    tensor->clear_data();
-  }
-  ComputeAttentionResponse response;
-  EXPECT_TRUE(Compute(server.Channel(GetParam()), request, &response).ok());
-  EXPECT_EQ(response.output().shape(0), int64_t{1} << 50);
+TEST_P(LimitsTest, ShapesBeyondTheLimitsAreRefused) {
+  server::Options options = TestServer::DefaultOptions();
+  options.max_head_size = 3;
+  options.max_heads = 4;
+  options.max_batch = 5;
+  options.max_batch_heads = 8;
+  options.max_work = 1000000;
+  TestServer server(options);
+  const auto violation = [&](int64_t batch, int64_t query_heads,
+                             int64_t kv_heads, int64_t rows, int64_t size) {
+    ComputeAttentionRequest request;
+    SetEmptyOrZero(batch, query_heads, rows, size, request.mutable_query());
+    SetEmptyOrZero(batch, kv_heads, rows, size, request.mutable_key());
+    SetEmptyOrZero(batch, kv_heads, rows, size, request.mutable_value());
+    const grpc::Status status = Compute(server.Channel(GetParam()), request);
+    if (status.ok()) return std::string();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    const Details details = DetailsOf(status);
+    return absl::StrCat(details.field, ": ", details.description);
+  };
+  EXPECT_EQ(violation(2, 4, 4, 1, 3), "");
+  EXPECT_EQ(violation(5, 1, 1, 0, 3), "");
+  EXPECT_EQ(violation(1, 1, 1, 0, 4),
+            "query.shape: got (1, 1, 0, 4), wanted a head size of at most 3");
+  EXPECT_EQ(violation(1, 5, 1, 0, 3),
+            "query.shape: got (1, 5, 0, 3), wanted at most 4 heads");
+  EXPECT_EQ(
+      violation(int64_t{1} << 50, 1, 1, 0, 3),
+      "query.shape: got (1125899906842624, 1, 0, 3), wanted a batch size of "
+      "at most 5");
+  EXPECT_EQ(violation(3, 4, 4, 0, 3),
+            "key.shape: got (3, 4, 0, 3), wanted at most 8 of batch size times "
+            "heads, not 3 * 4");
+  // A row costs 4000.
+  EXPECT_THAT(violation(1, 1, 1, 300, 3),
+              ::testing::StartsWith(
+                  "query.shape: got (1, 1, 300, 3), wanted at most 1e+06 "
+                  "multiply-adds of work in all, not "));
 }
 
 TEST_P(LimitsTest, CancelledCallsEnd) {
@@ -193,10 +227,10 @@ TEST_P(LimitsTest, WhatNeedsMoreThanTheBudgetAloneIsRefused) {
   options.max_response_bytes = 1 << 20;
   options.max_inflight_bytes = 3 << 20;
   TestServer server(options);
-  // Little to send, much to compute in: one key and value of 200,000 columns.
+  // Little to send, much to compute in: one key of 4096 columns.
   ComputeAttentionRequest request;
   for (v1::Tensor* tensor : {request.mutable_query(), request.mutable_key()}) {
-    *tensor = RandomTensor(v1::DATA_TYPE_FLOAT16, {1, 20000}, 1);
+    *tensor = RandomTensor(v1::DATA_TYPE_FLOAT16, {1, 4096}, 1);
   }
   *request.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT16, {1, 1}, 1);
   const grpc::Status status = Compute(server.Channel(GetParam()), request);

@@ -290,7 +290,12 @@ ExitCode RunInfo(const std::string& server, absl::Duration timeout,
       << JoinNames(answer->math_modes(), "MATH_MODE_", v1::MathMode_Name<int>)
       << "\nmax request bytes   " << answer->max_request_bytes()
       << "\nmax response bytes  " << answer->max_response_bytes()
-      << "\nkeys a block        " << answer->key_block() << "\n";
+      << "\nkeys a block        " << answer->key_block()
+      << "\nmax head size       " << answer->max_head_size()
+      << "\nmax heads           " << answer->max_heads()
+      << "\nmax batch           " << answer->max_batch()
+      << "\nmax batch * heads   " << answer->max_batch_heads()
+      << "\nmax multiply-adds   " << answer->max_work() << "\n";
   return kSuccess;
 }
 

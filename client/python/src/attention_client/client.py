@@ -221,6 +221,11 @@ class Client:
             max_request_bytes=response.max_request_bytes,
             max_response_bytes=response.max_response_bytes,
             key_block=response.key_block,
+            max_head_size=response.max_head_size,
+            max_heads=response.max_heads,
+            max_batch=response.max_batch,
+            max_batch_heads=response.max_batch_heads,
+            max_work=response.max_work,
         )
 
     def health(self, service: str = "", *, timeout: float | None = None) -> str:

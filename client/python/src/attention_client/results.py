@@ -63,3 +63,14 @@ class Capabilities:
     # Keys a block: partial results merge bit-exactly only when split at
     # multiples of this many keys.
     key_block: int
+    # The most that one call may ask for. All are 0 where the server is too old
+    # to tell. The head size of query, key and value:
+    max_head_size: int
+    # Query heads.
+    max_heads: int
+    # Batch size, or number of sequences with layout "ragged".
+    max_batch: int
+    # The same times the number of key/value heads.
+    max_batch_heads: int
+    # Work in multiply-adds, as attention.proto counts it.
+    max_work: int
