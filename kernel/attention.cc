@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/executor.h"
 #include "kernel/attention_simd.h"
@@ -39,9 +40,28 @@ constexpr int64_t kTasksCutAtOnce = 2048;
 // Bytes that one task copies into a present tensor.
 constexpr int64_t kCopyBytes = int64_t{4} << 20;
 
+// An error, without its text where there is no memory even for that.
+absl::Status ErrorOf(absl::StatusCode code, absl::string_view text) {
+  try {
+    return absl::Status(code, text);
+  } catch (const std::bad_alloc&) {
+    return absl::Status(code, "");
+  }
+}
+
 absl::Status NoMemory() {
-  return absl::ResourceExhaustedError(
-      "memory to compute in could not be allocated");
+  return ErrorOf(absl::StatusCode::kResourceExhausted,
+                 "memory to compute in could not be allocated");
+}
+
+// What `function` returns, or NoMemory() if it throws std::bad_alloc.
+template <typename Function>
+auto Guarded(const Function& function) -> decltype(function()) {
+  try {
+    return function();
+  } catch (const std::bad_alloc&) {
+    return NoMemory();
+  }
 }
 
 int64_t Blocks(int64_t keys) { return (keys + kKeyBlock - 1) / kKeyBlock; }
@@ -204,9 +224,10 @@ class Computation final : public Executor::Job {
   void Done(JobEnd end) override {
     absl::Status status;
     if (end == JobEnd::kCancelled) {
-      status = absl::CancelledError("cancelled by the caller");
+      status = ErrorOf(absl::StatusCode::kCancelled, "cancelled by the caller");
     } else if (end == JobEnd::kDeadlineExceeded) {
-      status = absl::DeadlineExceededError("the deadline passed");
+      status =
+          ErrorOf(absl::StatusCode::kDeadlineExceeded, "the deadline passed");
     } else if (failed_) {
       status = NoMemory();
     }
@@ -499,9 +520,11 @@ int64_t WorkingBytes(const AttentionPlan& plan, int threads) {
 absl::Status RunAttention(const AttentionPlan& plan,
                           const AttentionOutputs& outputs, Executor& executor,
                           const std::atomic<bool>* cancelled) {
-  return plan.problem->double_precision
-             ? Run<double>(plan, outputs, executor, cancelled)
-             : Run<float>(plan, outputs, executor, cancelled);
+  return Guarded([&] {
+    return plan.problem->double_precision
+               ? Run<double>(plan, outputs, executor, cancelled)
+               : Run<float>(plan, outputs, executor, cancelled);
+  });
 }
 
 std::unique_ptr<Executor::Job> MakeAttentionJob(
@@ -519,28 +542,30 @@ std::unique_ptr<Executor::Job> MakeAttentionJob(
 absl::StatusOr<AttentionPart> RunAttentionPart(
     const AttentionPlan& plan, int64_t key_begin, int64_t key_end,
     Executor& executor, const std::atomic<bool>* cancelled) {
-  const Problem& p = *plan.problem;
-  const int64_t keys = p.longest_keys;
-  if (key_begin < 0 || key_begin > key_end || key_end > keys ||
-      key_begin % kKeyBlock != 0 ||
-      (key_end % kKeyBlock != 0 && key_end != keys)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "part [", key_begin, ", ", key_end, "): wanted multiples of ",
-        kKeyBlock, " in ascending order up to the number of keys, ", keys));
-  }
-  auto impl = std::make_shared<AttentionPart::Impl>();
-  impl->rows = NumRows(p);
-  impl->value_head_size = p.value_head_size;
-  impl->block_begin = key_begin / kKeyBlock;
-  impl->block_end = Blocks(key_end);
-  absl::Status status =
-      p.double_precision
-          ? RunPart<double>(plan, impl->block_begin, impl->block_end, executor,
-                            cancelled, &impl->doubles)
-          : RunPart<float>(plan, impl->block_begin, impl->block_end, executor,
-                           cancelled, &impl->floats);
-  if (!status.ok()) return status;
-  return AttentionPart(std::move(impl));
+  return Guarded([&]() -> absl::StatusOr<AttentionPart> {
+    const Problem& p = *plan.problem;
+    const int64_t keys = p.longest_keys;
+    if (key_begin < 0 || key_begin > key_end || key_end > keys ||
+        key_begin % kKeyBlock != 0 ||
+        (key_end % kKeyBlock != 0 && key_end != keys)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "part [", key_begin, ", ", key_end, "): wanted multiples of ",
+          kKeyBlock, " in ascending order up to the number of keys, ", keys));
+    }
+    auto impl = std::make_shared<AttentionPart::Impl>();
+    impl->rows = NumRows(p);
+    impl->value_head_size = p.value_head_size;
+    impl->block_begin = key_begin / kKeyBlock;
+    impl->block_end = Blocks(key_end);
+    absl::Status status =
+        p.double_precision
+            ? RunPart<double>(plan, impl->block_begin, impl->block_end,
+                              executor, cancelled, &impl->doubles)
+            : RunPart<float>(plan, impl->block_begin, impl->block_end, executor,
+                             cancelled, &impl->floats);
+    if (!status.ok()) return status;
+    return AttentionPart(std::move(impl));
+  });
 }
 
 absl::Status MergeAttentionParts(const AttentionPlan& plan,
@@ -548,28 +573,31 @@ absl::Status MergeAttentionParts(const AttentionPlan& plan,
                                  const AttentionOutputs& outputs,
                                  Executor& executor,
                                  const std::atomic<bool>* cancelled) {
-  const Problem& p = *plan.problem;
-  int64_t next = 0;
-  for (const AttentionPart& part : parts) {
-    const AttentionPart::Impl& impl = part.impl();
-    if (impl.rows != NumRows(p) || impl.value_head_size != p.value_head_size ||
-        (p.double_precision ? !impl.floats.empty() : !impl.doubles.empty())) {
-      return absl::InvalidArgumentError("part: computed by another plan");
+  return Guarded([&]() -> absl::Status {
+    const Problem& p = *plan.problem;
+    int64_t next = 0;
+    for (const AttentionPart& part : parts) {
+      const AttentionPart::Impl& impl = part.impl();
+      if (impl.rows != NumRows(p) ||
+          impl.value_head_size != p.value_head_size ||
+          (p.double_precision ? !impl.floats.empty() : !impl.doubles.empty())) {
+        return absl::InvalidArgumentError("part: computed by another plan");
+      }
+      if (impl.block_begin != next) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "parts: got one that begins at key ", impl.block_begin * kKeyBlock,
+            ", wanted ", next * kKeyBlock));
+      }
+      next = impl.block_end;
     }
-    if (impl.block_begin != next) {
+    if (const int64_t blocks = Blocks(p.longest_keys); next != blocks) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "parts: got one that begins at key ", impl.block_begin * kKeyBlock,
-          ", wanted ", next * kKeyBlock));
+          "parts: got keys up to block ", next, ", wanted ", blocks));
     }
-    next = impl.block_end;
-  }
-  if (const int64_t blocks = Blocks(p.longest_keys); next != blocks) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "parts: got keys up to block ", next, ", wanted ", blocks));
-  }
-  return p.double_precision
-             ? RunMerge<double>(plan, parts, outputs, executor, cancelled)
-             : RunMerge<float>(plan, parts, outputs, executor, cancelled);
+    return p.double_precision
+               ? RunMerge<double>(plan, parts, outputs, executor, cancelled)
+               : RunMerge<float>(plan, parts, outputs, executor, cancelled);
+  });
 }
 
 }  // namespace attention

@@ -175,7 +175,8 @@ struct AttentionPlan {
 // allocates nothing that grows with them (ragged and per-batch lengths aside).
 //
 // Errors: InvalidArgument, naming the field, what came and what was wanted;
-// ErrorField() gives the field's path as in attention.proto.
+// ErrorField() gives the field's path as in attention.proto. Throws
+// std::bad_alloc.
 absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
                                             const AttentionOptions& options,
                                             const AttentionLimits& limits = {});
@@ -198,7 +199,8 @@ absl::Status RunAttention(const AttentionPlan& plan,
 
 // The same as a job for Executor::Submit(), which `threads` threads may work
 // on. `done` is called once, at its end, with what RunAttention returns, or
-// DeadlineExceeded; it may destroy the job.
+// DeadlineExceeded; it may destroy the job. Throws std::bad_alloc, but not the
+// job's functions.
 std::unique_ptr<Executor::Job> MakeAttentionJob(
     const AttentionPlan& plan, const AttentionOutputs& outputs, int threads,
     absl::AnyInvocable<void(absl::Status)> done);
@@ -220,14 +222,15 @@ class AttentionPart {
 // Computes what keys [key_begin, key_end) contribute, reading no other key or
 // value. Both ends must be multiples of kKeyBlock, key_end the number of keys
 // T instead where that comes first (ragged: the longest sequence's);
-// InvalidArgument otherwise. See RunAttention for the rest.
+// InvalidArgument otherwise. See RunAttention for the rest, its other errors
+// included.
 absl::StatusOr<AttentionPart> RunAttentionPart(
     const AttentionPlan& plan, int64_t key_begin, int64_t key_end,
     Executor& executor, const std::atomic<bool>* cancelled = nullptr);
 
 // Merges parts, computed by this plan or by equal ones, to the bits
 // RunAttention would give. `parts` must cover all keys, in ascending order,
-// without overlap; InvalidArgument otherwise.
+// without overlap; InvalidArgument otherwise. Other errors are RunAttention's.
 absl::Status MergeAttentionParts(const AttentionPlan& plan,
                                  absl::Span<const AttentionPart> parts,
                                  const AttentionOutputs& outputs,

@@ -1,6 +1,7 @@
 // The memory that computing takes, counted at the C library's allocator, on
 // which all others stand. Not with sanitizers, which bring their own.
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <atomic>
@@ -9,14 +10,17 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <thread>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/executor.h"
 #include "base/parallel_for.h"
 #include "kernel/attention.h"
 #include "kernel/problem.h"
+#include "kernel/scratch.h"
 #include "kernel/tasks.h"
 #include "tests/support/attention_case.h"
 
@@ -24,12 +28,36 @@ namespace {
 
 std::atomic<int64_t> allocations{0};
 std::atomic<size_t> largest_allocation{0};
+// Bytes allocated and not freed, and the most that there were.
+std::atomic<int64_t> live_bytes{0};
+std::atomic<int64_t> peak_bytes{0};
+// How many allocations more succeed before every one fails.
+std::atomic<int64_t> allocations_left{std::numeric_limits<int64_t>::max()};
 
-void Count(size_t bytes) {
+template <typename T>
+void RaiseTo(T number, std::atomic<T>* target) {
+  T before = *target;
+  while (number > before && !target->compare_exchange_weak(before, number)) {
+  }
+}
+
+// Whether the allocation is to fail.
+bool Fails(size_t bytes) {
   ++allocations;
-  size_t largest = largest_allocation;
-  while (bytes > largest &&
-         !largest_allocation.compare_exchange_weak(largest, bytes)) {
+  RaiseTo(bytes, &largest_allocation);
+  return --allocations_left < 0;
+}
+
+void* Counted(void* memory) {
+  if (memory == nullptr) return nullptr;
+  RaiseTo(live_bytes += static_cast<int64_t>(malloc_usable_size(memory)),
+          &peak_bytes);
+  return memory;
+}
+
+void Uncount(void* memory) {
+  if (memory != nullptr) {
+    live_bytes -= static_cast<int64_t>(malloc_usable_size(memory));
   }
 }
 
@@ -42,27 +70,30 @@ void* __libc_malloc(size_t size);
 void* __libc_calloc(size_t count, size_t size);
 void* __libc_realloc(void* memory, size_t size);
 void* __libc_memalign(size_t alignment, size_t size);
+void __libc_free(void* memory);
 
 void* malloc(size_t size) {
-  Count(size);
-  return __libc_malloc(size);
+  return Fails(size) ? nullptr : Counted(__libc_malloc(size));
 }
 void* calloc(size_t count, size_t size) {
-  Count(count * size);
-  return __libc_calloc(count, size);
+  return Fails(count * size) ? nullptr : Counted(__libc_calloc(count, size));
 }
 void* realloc(void* memory, size_t size) {
-  Count(size);
-  return __libc_realloc(memory, size);
+  if (Fails(size)) return nullptr;
+  Uncount(memory);
+  return Counted(__libc_realloc(memory, size));
 }
 void* aligned_alloc(size_t alignment, size_t size) {
-  Count(size);
-  return __libc_memalign(alignment, size);
+  return Fails(size) ? nullptr : Counted(__libc_memalign(alignment, size));
 }
 int posix_memalign(void** memory, size_t alignment, size_t size) {
-  Count(size);
-  *memory = __libc_memalign(alignment, size);
+  if (Fails(size)) return ENOMEM;
+  *memory = Counted(__libc_memalign(alignment, size));
   return *memory == nullptr ? ENOMEM : 0;
+}
+void free(void* memory) {
+  Uncount(memory);
+  __libc_free(memory);
 }
 }
 // NOLINTEND(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name)
@@ -189,6 +220,134 @@ TEST(MemoryTest, ThreadsAllocateForNoTask) {
     first.Run(executor);
     const int64_t during = allocations - before;
     EXPECT_LE(during, AllocationsOfTheLists(first, kThreads) + kJob);
+  }
+}
+
+// Shapes that bring few bytes and ask for much.
+std::vector<AttentionCase> AbsurdCases() {
+  const auto request = [](Layout layout, Shape query, Shape key, Shape value) {
+    AttentionCase result;
+    result.options.layout = layout;
+    result.query = Tensor(DataType::kFloat32, std::move(query));
+    result.key = Tensor(DataType::kFloat32, std::move(key));
+    result.value = Tensor(DataType::kFloat32, std::move(value));
+    return result;
+  };
+  const AttentionLimits most;
+  const auto bhsd = [&](Shape query, Shape key, Shape value) {
+    return request(Layout::kBHSD, std::move(query), std::move(key),
+                   std::move(value));
+  };
+  std::vector<AttentionCase> cases = {
+      // No keys, and the largest heads.
+      bhsd({1, 1, 30, most.head_size}, {1, 1, 0, most.head_size},
+           {1, 1, 0, most.head_size}),
+      // One key, and each head size without the other.
+      bhsd({1, 1, 30, most.head_size}, {1, 1, 1, most.head_size}, {1, 1, 1, 1}),
+      bhsd({1, 1, 30, 1}, {1, 1, 1, 1}, {1, 1, 1, most.head_size}),
+      // As many pairs of sequence and head as there may be, with keys and
+      // without.
+      bhsd({most.batch, 8, 1, 1}, {most.batch, 8, 1, 1}, {most.batch, 8, 1, 1}),
+      bhsd({most.batch, 8, 1, 1}, {most.batch, 8, 0, 1}, {most.batch, 8, 0, 1}),
+      // Empty rows.
+      bhsd({most.batch, 8, 0, 64}, {most.batch, 8, 0, 64},
+           {most.batch, 8, 0, 64}),
+      // Many rows of one head.
+      bhsd({1, 1, 2000000, 1}, {1, 1, 1, 1}, {1, 1, 1, 1}),
+      // Few rows of many keys, which are cut too.
+      bhsd({1, 1, 100, 16}, {1, 1, 100000, 16}, {1, 1, 100000, 16}),
+  };
+  // As many sequences as there may be, each of one row or none.
+  AttentionCase& ragged = cases.emplace_back(request(
+      Layout::kRagged, {most.batch / 2, 8, 1}, {1000, 8, 1}, {1000, 8, 1}));
+  for (int64_t b = 0; b <= most.batch; ++b) {
+    ragged.query_starts.push_back(b / 2);
+    ragged.key_starts.push_back(std::min<int64_t>(b, 1000));
+  }
+  return cases;
+}
+
+TEST(MemoryTest, AbsurdShapesTakeNoMoreThanWasSaid) {
+  constexpr int kThreads = 2;
+  // The job, its queue and what the allocator sets apart.
+  constexpr int64_t kJob = int64_t{64} << 10;
+  for (const AttentionCase& request : AbsurdCases()) {
+    const auto plan = PlanAttention(request.inputs(), request.options);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    Tensor output(plan->output.type, plan->output.shape);
+    AttentionOutputs outputs;
+    outputs.output = output.data();
+    // New threads, and a new one for the calling one, with no memory yet.
+    std::thread([&] {
+      Executor executor(kThreads - 1);
+      const int64_t before = live_bytes;
+      peak_bytes = before;
+      EXPECT_TRUE(RunAttention(*plan, outputs, executor).ok());
+      EXPECT_LE(peak_bytes - before, WorkingBytes(*plan, kThreads) + kJob)
+          << "query " << ToString(request.query.shape()) << ", key "
+          << ToString(request.key.shape());
+    }).join();
+  }
+}
+
+// Runs `function` with ever more allocations that succeed, until it does.
+template <typename Function>
+void ExpectNoMoreThanAStatus(const Function& function) {
+  int failures = 0;
+  for (int64_t left = 0;; ++left) {
+    // Of a new thread, which has no memory yet.
+    absl::Status status;
+    std::thread([&] {
+      TakeScratch();  // As in the executor's threads.
+      allocations_left = left;
+      status = function();
+      allocations_left = std::numeric_limits<int64_t>::max();
+    }).join();
+    if (status.ok()) break;
+    ++failures;
+    ASSERT_TRUE(absl::IsResourceExhausted(status)) << status;
+    ASSERT_LT(left, 1000);
+  }
+  EXPECT_GT(failures, 0);
+}
+
+TEST(MemoryTest, BlockingFunctionsReportWantOfMemory) {
+  for (int threads : {0, 1}) {
+    for (const Sizes& sizes :
+         {Sizes{1, 2, 1, 3, 300, 16, 16}, Sizes{2, 4, 2, 100, 1000, 16, 16}}) {
+      Random random(1);
+      AttentionCase request = NormalCase(random, sizes, Kind{});
+      request.options.return_present = true;
+      const AttentionPlan plan =
+          PlanAttention(request.inputs(), request.options).value();
+      Tensor output(plan.output.type, plan.output.shape);
+      Tensor present_key(plan.present_key->type, plan.present_key->shape);
+      Tensor present_value(plan.present_value->type, plan.present_value->shape);
+      AttentionOutputs outputs;
+      outputs.output = output.data();
+      outputs.present_key = present_key.data();
+      outputs.present_value = present_value.data();
+      Executor executor(threads);
+      // The C library ends the process where it cannot note that a thread has
+      // memory to free at its end.
+      std::barrier meeting(threads + 1);
+      ParallelFor(executor, threads + 1, [&](int64_t) {
+        TakeScratch();
+        meeting.arrive_and_wait();
+      });
+      ExpectNoMoreThanAStatus(
+          [&] { return RunAttention(plan, outputs, executor); });
+      std::vector<AttentionPart> parts;
+      for (int64_t begin : {int64_t{0}, kKeyBlock}) {
+        const int64_t end = begin == 0 ? kKeyBlock : sizes.key_length;
+        ExpectNoMoreThanAStatus([&] {
+          return RunAttentionPart(plan, begin, end, executor).status();
+        });
+        parts.push_back(RunAttentionPart(plan, begin, end, executor).value());
+      }
+      ExpectNoMoreThanAStatus(
+          [&] { return MergeAttentionParts(plan, parts, outputs, executor); });
+    }
   }
 }
 
