@@ -78,8 +78,9 @@ absl::Status WrongLength(absl::string_view path, const TensorFields& tensor,
 
 class Converter {
  public:
-  Converter(wire::RequestFields fields, BufferPool& pool)
-      : fields_(std::move(fields)), pool_(pool) {}
+  Converter(wire::RequestFields fields, BufferPool& pool,
+            wire::MemoryMeter& meter)
+      : fields_(std::move(fields)), pool_(pool), meter_(meter) {}
 
   absl::StatusOr<KernelRequest> Convert() {
     request_.float_values = fields_.query.float_count > 0;
@@ -90,16 +91,13 @@ class Converter {
     Optional("mask", fields_.mask, &inputs.mask);
     Optional("past_key", fields_.past_key, &inputs.past_key);
     Optional("past_value", fields_.past_value, &inputs.past_value);
+    if (error_.ok()) error_ = TakeLists();
+    if (!error_.ok()) return error_;
     ConvertOptions();
     if (!error_.ok()) return error_;
     request_.valid_lengths = std::move(fields_.valid_lengths);
     request_.query_starts = std::move(fields_.query_starts);
     request_.key_starts = std::move(fields_.key_starts);
-    // The planner keeps a copy of them.
-    request_.bytes += 2 * static_cast<int64_t>(sizeof(int64_t)) *
-                      static_cast<int64_t>(request_.valid_lengths.size() +
-                                           request_.query_starts.size() +
-                                           request_.key_starts.size());
     inputs.valid_lengths = request_.valid_lengths;
     inputs.query_starts = request_.query_starts;
     inputs.key_starts = request_.key_starts;
@@ -107,6 +105,24 @@ class Converter {
   }
 
  private:
+  // Of all lists: of lengths, which the decoder has taken memory for, and of
+  // the options, which are still to be copied. The planner keeps a copy of
+  // each.
+  absl::Status TakeLists() {
+    int64_t held = 0, copied = 0;
+    for (const std::vector<int64_t>* list :
+         {&fields_.valid_lengths, &fields_.query_starts, &fields_.key_starts}) {
+      held += static_cast<int64_t>(list->capacity() * sizeof(int64_t));
+      copied += static_cast<int64_t>(list->size() * sizeof(int64_t));
+    }
+    const int64_t of_options =
+        static_cast<int64_t>(sizeof(double)) *
+        (fields_.options.alibi_slopes_size() + fields_.options.sinks_size());
+    copied += 2 * of_options;
+    request_.bytes += held + copied;
+    return meter_.Take(copied);
+  }
+
   // The first error stays; what follows it does nothing.
   void Required(absl::string_view field, TensorFields& tensor,
                 ConstTensorView* view) {
@@ -148,6 +164,7 @@ class Converter {
         return WrongLength(absl::StrCat(field, ".data"), tensor,
                            tensor.data.remaining(), "bytes", *bytes, *type);
       }
+      if (absl::Status taken = meter_.Take(*bytes); !taken.ok()) return taken;
       request_.payloads.push_back(pool_.Allocate(*bytes));
       AddCopies(tensor.data, request_.payloads.back().data(), *bytes);
     }
@@ -184,6 +201,7 @@ class Converter {
 
   wire::RequestFields fields_;
   BufferPool& pool_;
+  wire::MemoryMeter& meter_;
   KernelRequest request_;
   absl::Status error_;
 };
@@ -230,8 +248,9 @@ void Converter::ConvertOptions() {
 }  // namespace
 
 absl::StatusOr<KernelRequest> ToKernel(wire::RequestFields fields,
-                                       BufferPool& pool) {
-  return Converter(std::move(fields), pool).Convert();
+                                       BufferPool& pool,
+                                       wire::MemoryMeter& meter) {
+  return Converter(std::move(fields), pool, meter).Convert();
 }
 
 }  // namespace attention::server

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "base/buffer_pool.h"
 #include "kernel/attention.h"
+#include "server/wire/memory_meter.h"
 #include "server/wire/request_decoder.h"
 #include "server/wire/slice_reader.h"
 
@@ -35,7 +36,8 @@ struct KernelRequest {
   bool float_values = false;
 
   std::vector<Buffer> payloads;
-  // Memory of all of them and of the numbers below, in bytes.
+  // Memory of all of them, of the lists and of the planner's copies of these,
+  // in bytes.
   int64_t bytes = 0;
   // What must be run, in any order and on any threads, before the tensors hold
   // their elements. Needs the slices.
@@ -45,14 +47,16 @@ struct KernelRequest {
   std::vector<int64_t> key_starts;
 };
 
-// Takes memory of `pool` for each payload and lists the copies into it; the
-// slices that `fields` refers to are needed until these have been run. Throws
+// Takes memory of `pool` for each payload, asking `meter` first, and lists the
+// copies into it; the slices that `fields` refers to are needed until these
+// have been run. What the planner will copy is taken from the meter too. Throws
 // std::bad_alloc.
 //
-// Errors: InvalidArgument with ErrorField(); found before anything is copied of
-// the tensor in question.
+// Errors: InvalidArgument with ErrorField(), found before anything is copied of
+// the tensor in question; what the meter gives.
 absl::StatusOr<KernelRequest> ToKernel(wire::RequestFields fields,
-                                       BufferPool& pool);
+                                       BufferPool& pool,
+                                       wire::MemoryMeter& meter);
 
 }  // namespace attention::server
 

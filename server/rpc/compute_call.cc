@@ -240,9 +240,16 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     if (!request_.Dump(&slices_).ok()) {
       return absl::InternalError("the request's bytes are not there");
     }
-    auto fields = wire::DecodeRequest(slices_, env_.buffers);
+    // As many bytes as the message has were taken with it.
+    wire::MemoryMeter meter(record_.request_bytes, [this](int64_t bytes) {
+      return ticket_.Hold(MemoryKind::kTensors, bytes);
+    });
+    // A batch of B sequences has B + 1 starts.
+    auto fields =
+        wire::DecodeRequest(slices_, env_.buffers, meter,
+                            static_cast<size_t>(env_.options.max_batch) + 1);
     if (!fields.ok()) return fields.status();
-    auto kernel_request = ToKernel(*std::move(fields), env_.buffers);
+    auto kernel_request = ToKernel(*std::move(fields), env_.buffers, meter);
     if (!kernel_request.ok()) return kernel_request.status();
     kernel_request_ = *std::move(kernel_request);
     return absl::OkStatus();

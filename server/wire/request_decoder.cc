@@ -22,31 +22,36 @@ static_assert(std::endian::native == std::endian::little);
 using v1::ComputeAttentionRequest;
 using v1::Tensor;
 
-// Hands each number of a repeated integer field to `sink`, packed or not.
-// Nothing if the type is neither: then it is an unknown field.
+// Hands each number of a repeated integer field to `sink`, packed or not, until
+// it returns false. Nothing if the type is neither: then it is an unknown
+// field.
 template <typename Sink>
 std::optional<bool> ReadIntegers(WireType type, SliceReader& reader,
                                  Sink sink) {
   uint64_t value;
   if (type == WireType::kVarint) {
     if (!reader.ReadVarint(&value)) return false;
-    sink(static_cast<int64_t>(value));
-    return true;
+    return sink(static_cast<int64_t>(value));
   }
   if (type != WireType::kLength) return std::nullopt;
   SliceReader packed;
   if (!reader.ReadLengthDelimited(&packed)) return false;
   while (packed.remaining() > 0) {
-    if (!packed.ReadVarint(&value)) return false;
-    sink(static_cast<int64_t>(value));
+    if (!packed.ReadVarint(&value) || !sink(static_cast<int64_t>(value))) {
+      return false;
+    }
   }
   return true;
 }
 
 class Decoder {
  public:
-  Decoder(absl::Span<const grpc::Slice> slices, BufferPool& pool)
-      : reader_(slices), pool_(pool) {}
+  Decoder(absl::Span<const grpc::Slice> slices, BufferPool& pool,
+          MemoryMeter& meter, size_t most_numbers)
+      : reader_(slices),
+        pool_(pool),
+        meter_(meter),
+        most_numbers_(most_numbers) {}
 
   absl::StatusOr<RequestFields> Decode() {
     while (reader_.remaining() > 0) {
@@ -62,6 +67,13 @@ class Decoder {
   }
 
  private:
+  // False if so much memory must not be taken.
+  bool Take(size_t bytes) {
+    error_ = meter_.Take(static_cast<int64_t>(bytes));
+    return error_.ok();
+  }
+  void Free(size_t bytes) { meter_.Free(static_cast<int64_t>(bytes)); }
+
   bool DecodeField(Tag tag) {
     switch (tag.field) {
       case ComputeAttentionRequest::kQueryFieldNumber:
@@ -117,6 +129,7 @@ class Decoder {
       case Tensor::kShapeFieldNumber: {
         const auto add = [&](int64_t dim) {
           if (tensor->rank++ < kMaxRank) tensor->shape.push_back(dim);
+          return true;
         };
         if (auto read = ReadIntegers(tag.type, message, add)) return *read;
         break;
@@ -153,10 +166,13 @@ class Decoder {
       // Doubles, but never beyond what the rest of the message could fill.
       const size_t most =
           used + source.remaining() + left + reader_.remaining();
-      Buffer grown = pool_.Allocate(std::min(most, 2 * used + bytes));
+      const size_t wanted = std::min(most, 2 * used + bytes);
+      if (!Take(wanted)) return false;
+      Buffer grown = pool_.Allocate(wanted);
       if (used > 0) {
         std::memcpy(grown.data(), tensor->float_values.data(), used);
       }
+      Free(std::exchange(tensor->float_bytes, wanted));
       tensor->float_values = std::move(grown);
     }
     tensor->float_count += bytes / sizeof(float);
@@ -165,18 +181,29 @@ class Decoder {
 
   bool DecodeList(Tag tag, absl::string_view field,
                   std::vector<int64_t>* list) {
-    bool too_long = false;
     const auto add = [&](int64_t number) {
-      too_long = list->size() == kMaxListLength;
-      if (!too_long) list->push_back(number);
+      if (list->size() == most_numbers_) {
+        error_ =
+            FieldError(field, absl::StrCat("got more than ", most_numbers_,
+                                           " numbers, the most there are"));
+        return false;
+      }
+      if (list->size() == list->capacity() && !Grow(list)) return false;
+      list->push_back(number);
+      return true;
     };
     const auto read = ReadIntegers(tag.type, reader_, add);
-    if (!read) return reader_.SkipField(tag, SliceReader::kMaxDepth);
-    if (too_long) {
-      error_ = FieldError(field, absl::StrCat("got more than ", kMaxListLength,
-                                              " numbers, the most there are"));
-    }
-    return *read && !too_long;
+    return read ? *read : reader_.SkipField(tag, SliceReader::kMaxDepth);
+  }
+
+  bool Grow(std::vector<int64_t>* list) {
+    constexpr size_t kLeast = 16;
+    const size_t before = list->capacity();
+    const size_t wanted = std::min(most_numbers_, std::max(kLeast, 2 * before));
+    if (!Take(wanted * sizeof(int64_t))) return false;
+    list->reserve(wanted);
+    Free(before * sizeof(int64_t));
+    return true;
   }
 
   bool DecodeOptions(Tag tag) {
@@ -192,6 +219,7 @@ class Decoder {
                                   " bytes, wanted at most ", kMaxOptionsBytes));
       return false;
     }
+    if (!Take(message.remaining() * kMemoryPerOptionsByte)) return false;
     std::string bytes(message.remaining(), '\0');
     if (!message.ReadBytes(bytes.data(), bytes.size())) return false;
     google::protobuf::io::CodedInputStream stream(
@@ -204,6 +232,8 @@ class Decoder {
 
   SliceReader reader_;
   BufferPool& pool_;
+  MemoryMeter& meter_;
+  const size_t most_numbers_;
   RequestFields fields_;
   size_t options_bytes_ = 0;
   // Why a well-formed message is refused.
@@ -213,8 +243,9 @@ class Decoder {
 }  // namespace
 
 absl::StatusOr<RequestFields> DecodeRequest(
-    absl::Span<const grpc::Slice> slices, BufferPool& pool) {
-  return Decoder(slices, pool).Decode();
+    absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter,
+    size_t most_numbers) {
+  return Decoder(slices, pool, meter, most_numbers).Decode();
 }
 
 }  // namespace attention::server::wire

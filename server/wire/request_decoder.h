@@ -13,17 +13,18 @@
 #include "base/buffer_pool.h"
 #include "grpcpp/support/slice.h"
 #include "kernel/tensor_view.h"
+#include "server/wire/memory_meter.h"
 #include "server/wire/slice_reader.h"
 
 namespace attention::server::wire {
 
 // Dimensions kept of a shape; no tensor has as many.
 inline constexpr size_t kMaxRank = 8;
-// Most numbers in each of valid_lengths, query_starts and key_starts: a byte on
-// the wire becomes eight in memory.
-inline constexpr size_t kMaxListLength = size_t{1} << 20;
 // Largest options message.
 inline constexpr size_t kMaxOptionsBytes = size_t{1} << 20;
+// The most bytes of memory that one of them becomes: an empty unknown field of
+// two bytes is kept as a string in a list that doubles.
+inline constexpr int64_t kMemoryPerOptionsByte = 64;
 
 // A Tensor message as it came, nothing checked.
 struct TensorFields {
@@ -36,8 +37,10 @@ struct TensorFields {
   size_t rank = 0;
   // `data`, in the slices of the message.
   SliceReader data;
-  // `float_values`: float_count numbers.
+  // `float_values`: float_count numbers in a buffer that was asked for with
+  // float_bytes.
   Buffer float_values;
+  size_t float_bytes = 0;
   size_t float_count = 0;
 };
 
@@ -57,13 +60,16 @@ struct RequestFields {
 // Accepts what a proto3 parser accepts: fields in any order, unknown ones,
 // repeated numbers packed or not, messages in several parts that merge, the
 // last of several scalars. `data` is not copied: the result refers to `slices`.
-// Allocates no more than the message's own size, lists of numbers aside
-// (kMaxListLength).
+// Whatever it allocates it takes from `meter` first, what the result holds
+// stays taken: a byte on the wire becomes up to 8 in a list of numbers, 16 and
+// more while the list grows. valid_lengths, query_starts and key_starts have
+// `most_numbers` each at the most.
 //
 // Errors: InvalidArgument if the bytes are no such message, or a list or the
-// options are too long.
+// options are too long; what the meter gives.
 absl::StatusOr<RequestFields> DecodeRequest(
-    absl::Span<const grpc::Slice> slices, BufferPool& pool);
+    absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter,
+    size_t most_numbers);
 
 }  // namespace attention::server::wire
 

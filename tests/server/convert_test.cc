@@ -16,6 +16,8 @@ using attention::testing::FloatTensor;
 using attention::testing::RandomTensor;
 using attention::testing::SmallRequest;
 
+constexpr size_t kMostNumbers = 1000;
+
 // The request through bytes, as it would come.
 absl::StatusOr<KernelRequest> Convert(
     const v1::ComputeAttentionRequest& request) {
@@ -26,9 +28,10 @@ absl::StatusOr<KernelRequest> Convert(
   for (size_t begin = 0; begin < bytes.size(); begin += 7) {
     slices.emplace_back(bytes.substr(begin, 7));
   }
-  auto fields = wire::DecodeRequest(slices, *pool);
+  wire::MemoryMeter meter;
+  auto fields = wire::DecodeRequest(slices, *pool, meter, kMostNumbers);
   if (!fields.ok()) return fields.status();
-  auto converted = ToKernel(*std::move(fields), *pool);
+  auto converted = ToKernel(*std::move(fields), *pool, meter);
   if (!converted.ok()) return converted.status();
   for (PayloadCopy& copy : converted->copies) copy.Run();
   return converted;
@@ -44,8 +47,11 @@ TEST(ConvertTest, LargePayloadsAreCopiedInPieces) {
   for (size_t begin = 0; begin < bytes.size(); begin += 100000) {
     slices.emplace_back(bytes.substr(begin, 100000));
   }
+  wire::MemoryMeter meter;
   auto converted =
-      ToKernel(wire::DecodeRequest(slices, *pool).value(), *pool).value();
+      ToKernel(wire::DecodeRequest(slices, *pool, meter, kMostNumbers).value(),
+               *pool, meter)
+          .value();
   // One for query and value, three for the key.
   ASSERT_EQ(converted.copies.size(), 5u);
   // In any order.
@@ -54,6 +60,18 @@ TEST(ConvertTest, LargePayloadsAreCopiedInPieces) {
                         request.key().data().size()),
             0);
   EXPECT_GE(converted.bytes, static_cast<int64_t>(request.key().data().size()));
+}
+
+TEST(ConvertTest, AsksForThePayloadsMemory) {
+  const auto pool = BufferPool::Create(0);
+  const std::string bytes = SmallRequest().SerializeAsString();
+  const std::vector<grpc::Slice> slices = {grpc::Slice(bytes)};
+  const absl::Status busy = absl::ResourceExhaustedError("busy");
+  // The query alone has 96 bytes.
+  wire::MemoryMeter meter(95, [&](int64_t) { return busy; });
+  auto fields = wire::DecodeRequest(slices, *pool, meter, kMostNumbers);
+  ASSERT_TRUE(fields.ok());
+  EXPECT_EQ(ToKernel(*std::move(fields), *pool, meter).status(), busy);
 }
 
 TEST(ConvertTest, PayloadsAreCopiedAligned) {

@@ -74,13 +74,22 @@ void ExpectSame(const RequestFields& got, const ComputeAttentionRequest& want) {
             want.options().SerializeAsString());
 }
 
+constexpr size_t kMostNumbers = 1000;
+
+// Without a bound of memory.
+absl::StatusOr<RequestFields> Decode(const std::vector<grpc::Slice>& slices,
+                                     BufferPool& pool) {
+  MemoryMeter meter;
+  return DecodeRequest(slices, pool, meter, kMostNumbers);
+}
+
 // Whether both take the bytes; fails if they disagree, or on what they say.
 bool Compare(const std::string& bytes, std::mt19937* random) {
   static const auto pool = BufferPool::Create(0);
   ComputeAttentionRequest wanted;
   const bool valid = wanted.ParseFromString(bytes);
   const std::vector<grpc::Slice> slices = Cut(bytes, random);
-  const auto got = DecodeRequest(slices, *pool);
+  const auto got = Decode(slices, *pool);
   EXPECT_EQ(got.ok(), valid) << got.status();
   if (got.ok() && valid) ExpectSame(*got, wanted);
   return valid;
@@ -213,7 +222,7 @@ TEST(RequestDecoderTest, TakesUnpackedNumbersAndUnknownFields) {
   EXPECT_TRUE(Compare(bytes, nullptr));
   const std::vector<grpc::Slice> slices = Cut(bytes, nullptr);
   const auto pool = BufferPool::Create(0);
-  const auto fields = DecodeRequest(slices, *pool);
+  const auto fields = Decode(slices, *pool);
   ASSERT_TRUE(fields.ok());
   EXPECT_EQ(fields->query.shape, (Shape{2, 3}));
   EXPECT_EQ(fields->query.float_count, 1u);
@@ -225,7 +234,7 @@ TEST(RequestDecoderTest, DataStaysInTheSlices) {
       attention::testing::SmallRequest().SerializeAsString();
   const std::vector<grpc::Slice> slices = Cut(bytes, nullptr);
   const auto pool = BufferPool::Create(size_t{1} << 30);
-  const auto fields = DecodeRequest(slices, *pool);
+  const auto fields = Decode(slices, *pool);
   ASSERT_TRUE(fields.ok());
   EXPECT_EQ(fields->query.float_values.capacity(), 0u);
   EXPECT_EQ(fields->query.data.remaining(), 24 * sizeof(float));
@@ -253,7 +262,7 @@ TEST(RequestDecoderTest, FloatValuesTakeNoMoreThanWasSent) {
     const std::string bytes = FloatPieces(pieces);
     EXPECT_TRUE(Compare(bytes, nullptr));
     const std::vector<grpc::Slice> slices = Cut(bytes, nullptr);
-    const auto fields = DecodeRequest(slices, *pool);
+    const auto fields = Decode(slices, *pool);
     ASSERT_TRUE(fields.ok());
     EXPECT_EQ(fields->query.float_count, 3 * pieces);
     EXPECT_LE(fields->query.float_values.capacity(), bytes.size());
@@ -261,19 +270,69 @@ TEST(RequestDecoderTest, FloatValuesTakeNoMoreThanWasSent) {
 }
 
 TEST(RequestDecoderTest, RefusesEndlessLists) {
-  // One byte on the wire would be eight in memory.
   ComputeAttentionRequest request;
   const auto pool = BufferPool::Create(0);
-  const std::vector<int64_t> starts(kMaxListLength, 1);
+  const std::vector<int64_t> starts(kMostNumbers, 1);
   request.mutable_key_starts()->Add(starts.begin(), starts.end());
   std::string bytes = request.SerializeAsString();
-  EXPECT_TRUE(DecodeRequest(Cut(bytes, nullptr), *pool).ok());
+  EXPECT_TRUE(Decode(Cut(bytes, nullptr), *pool).ok());
   request.add_key_starts(1);
   bytes = request.SerializeAsString();
-  const auto fields = DecodeRequest(Cut(bytes, nullptr), *pool);
+  const auto fields = Decode(Cut(bytes, nullptr), *pool);
   EXPECT_EQ(fields.status().message(),
-            "key_starts: got more than 1048576 numbers, the most there are");
+            "key_starts: got more than 1000 numbers, the most there are");
   EXPECT_EQ(ErrorField(fields.status()), "key_starts");
+}
+
+// Lists of numbers of a byte each, floats one by one, options.
+std::string GrowingBytes() {
+  ComputeAttentionRequest request;
+  for (int i = 0; i < 700; ++i) {
+    request.add_query_starts(i % 100);
+    request.add_key_starts(1);
+    request.mutable_value()->add_float_values(1);
+  }
+  request.mutable_options()->add_sinks(1);
+  return request.SerializeAsString();
+}
+
+TEST(RequestDecoderTest, AsksForMemoryBeforeItIsTaken) {
+  const auto pool = BufferPool::Create(0);
+  const std::string bytes = GrowingBytes();
+  std::vector<int64_t> asked;
+  MemoryMeter meter(100, [&](int64_t wanted) {
+    asked.push_back(wanted);
+    return absl::OkStatus();
+  });
+  const auto fields =
+      DecodeRequest(Cut(bytes, nullptr), *pool, meter, kMostNumbers);
+  ASSERT_TRUE(fields.ok()) << fields.status();
+  // While a list grows it is there twice.
+  EXPECT_TRUE(std::is_sorted(asked.begin(), asked.end()));
+  EXPECT_GT(asked.front(), 100);
+  // What is left is what the result holds.
+  EXPECT_EQ(meter.taken(),
+            static_cast<int64_t>((fields->query_starts.capacity() +
+                                  fields->key_starts.capacity()) *
+                                     sizeof(int64_t) +
+                                 fields->value.float_values.capacity()) +
+                kMemoryPerOptionsByte *
+                    static_cast<int64_t>(fields->options.ByteSizeLong()));
+  EXPECT_GE(asked.back(), meter.taken());
+}
+
+TEST(RequestDecoderTest, GivesWhatTheMeterSays) {
+  const auto pool = BufferPool::Create(0);
+  const std::string bytes = GrowingBytes();
+  const absl::Status busy = absl::ResourceExhaustedError("busy");
+  // Wherever the memory ends.
+  for (int64_t most = 100; most < 10000; most += 300) {
+    MemoryMeter meter(most, [&](int64_t) { return busy; });
+    const auto fields =
+        DecodeRequest(Cut(bytes, nullptr), *pool, meter, kMostNumbers);
+    EXPECT_EQ(fields.status(), busy) << most;
+    EXPECT_LE(meter.taken(), most);
+  }
 }
 
 TEST(RequestDecoderTest, RefusesHugeOptions) {
@@ -282,7 +341,7 @@ TEST(RequestDecoderTest, RefusesHugeOptions) {
   request.mutable_options()->mutable_sinks()->Add(sinks.begin(), sinks.end());
   const std::string bytes = request.SerializeAsString();
   const auto pool = BufferPool::Create(0);
-  const auto fields = DecodeRequest(Cut(bytes, nullptr), *pool);
+  const auto fields = Decode(Cut(bytes, nullptr), *pool);
   EXPECT_EQ(fields.status().message(),
             "options: got 1048580 bytes, wanted at most 1048576");
 }
@@ -290,7 +349,7 @@ TEST(RequestDecoderTest, RefusesHugeOptions) {
 TEST(RequestDecoderTest, MalformedBytesAreAnInvalidArgument) {
   const auto pool = BufferPool::Create(0);
   const std::string bytes = "\x0a\x7f";
-  const auto fields = DecodeRequest(Cut(bytes, nullptr), *pool);
+  const auto fields = Decode(Cut(bytes, nullptr), *pool);
   EXPECT_EQ(fields.status(),
             absl::InvalidArgumentError(
                 "the request is not a valid "
