@@ -26,6 +26,8 @@ constexpr int kMostPassed = 64;
 // take: however much they upload, small ones find room.
 constexpr int64_t kReserve = int64_t{128} << 20;
 constexpr int64_t kReservePart = 8;
+// A call is small if it wants no more than this part of the reserve at a time.
+constexpr int64_t kSmallPart = 4;
 // Between two looks at reads, and at calls that wait: there may be thousands.
 constexpr absl::Duration kLook = absl::Milliseconds(5);
 constexpr absl::Duration kWaitingLook = absl::Milliseconds(100);
@@ -71,6 +73,7 @@ struct Admission::Entry {
   absl::Time since;  // of this phase
   bool expelled = false;
   Upload upload;              // while reading
+  int64_t unknown_bytes = 0;  // of unknown_bytes_
   int64_t sending_bytes = 0;  // while sending
 
   bool Reading() const { return phase == Phase::kReading && !expelled; }
@@ -150,7 +153,7 @@ double Admission::OwnSeconds(const Entry& entry) const {
 // are small and for what small calls need in the end.
 bool Admission::MayWait(const Entry& entry) const {
   if (entry.Here()) {
-    return total_bytes_ + kWaitingBytes <= settings_.max_bytes;
+    return total_bytes_ - unknown_bytes_ + kWaitingBytes <= settings_.max_bytes;
   }
   return (static_cast<int64_t>(waiting_.size()) + 1) * kWaitingBytes <=
          std::max(kWaitingBytes, reserve_ / 2);
@@ -262,6 +265,10 @@ std::optional<int64_t> Admission::ReceivedOn(const std::string& peer) const {
 void Admission::ChargeUpload(Entry& entry, int64_t bytes) {
   const int64_t before = entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
   entry.peer->second.reading_bytes += bytes - before;
+  if (entry.upload.pace() != Upload::Pace::kAnnounced) {
+    unknown_bytes_ += 2 * bytes - entry.unknown_bytes;
+    entry.unknown_bytes = 2 * bytes;
+  }
   SetBytes(entry, MemoryKind::kRequest, bytes);
   SetBytes(entry, MemoryKind::kTensors, bytes);
 }
@@ -316,11 +323,13 @@ absl::Status Admission::Grow(Entry& entry, MemoryKind kind, int64_t bytes) {
   if (bytes > settings_.max_bytes - own) {
     return NeverFits(bytes, own, settings_.max_bytes);
   }
-  // What the network layer holds too much keeps large calls out, not small
-  // ones.
+  // Small calls need not heed uploads of unknown size, nor what the network
+  // layer holds too much: where there is no memory for both, those have to go.
   const int64_t more = bytes - held;
-  const int64_t excess = more > uploads_.young_bytes ? excess_bytes_ : 0;
-  if (more > 0 && more > settings_.max_bytes - total_bytes_ - excess) {
+  const int64_t others = more > reserve_ / kSmallPart
+                             ? total_bytes_ + excess_bytes_
+                             : total_bytes_ - unknown_bytes_;
+  if (more > 0 && more > settings_.max_bytes - others) {
     return DoesNotFitNow(more, settings_.max_bytes);
   }
   SetBytes(entry, kind, bytes);
@@ -340,6 +349,7 @@ void Admission::EndRead(Entry& entry) {
   entry.phase = Entry::Phase::kWorking;
   entry.since = absl::Now();
   if (entry.upload.pace() == Upload::Pace::kYoung) --young_reads_;
+  unknown_bytes_ -= std::exchange(entry.unknown_bytes, 0);
   Peer& peer = entry.peer->second;
   --peer.reading;
   peer.reading_bytes -= entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];

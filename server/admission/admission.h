@@ -167,7 +167,8 @@ class Admission {
   Entries inside_;   // with a ticket
   std::array<int64_t, kMemoryKinds> bytes_{};
   int64_t total_bytes_ = 0;
-  int64_t excess_bytes_ = 0;  // of the network layer, above what is charged
+  int64_t unknown_bytes_ = 0;  // of total_bytes_, uploads of unknown size
+  int64_t excess_bytes_ = 0;   // of the network layer, above what is charged
   int64_t young_reads_ = 0;
   std::array<double, 48> seconds_by_rank_{};
   int64_t transferred_bytes_ = 0;

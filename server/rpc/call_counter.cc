@@ -32,6 +32,16 @@ absl::string_view NameOf(absl::string_view method) {
   return "other";
 }
 
+absl::Status ToAbsl(const grpc::Status& status) {
+  // So gRPC's health service ends a watch that is cancelled; nobody receives it.
+  if (status.error_code() == grpc::StatusCode::UNKNOWN &&
+      status.error_message() == "OnCancel()") {
+    return absl::CancelledError("the call was cancelled");
+  }
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                      status.error_message());
+}
+
 class CallCounter final : public Interceptor {
  public:
   CallCounter(absl::string_view name, spdlog::logger& log,
@@ -58,10 +68,7 @@ class CallCounter final : public Interceptor {
 
   void Count(const grpc::Status& status) {
     try {
-      record_.End(
-          absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                       status.error_message()),
-          log_, log_limiter_, metrics_);
+      record_.End(ToAbsl(status), log_, log_limiter_, metrics_);
     } catch (const std::bad_alloc&) {
       // The call matters more than its count.
     }

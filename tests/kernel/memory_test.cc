@@ -132,10 +132,11 @@ double RoundedUp(int64_t number) {
 }
 
 // What kernel/scratch.h says a task's memory is, in bytes; no vector has more
-// than 16 elements. First what rows and keys do not change, at the least.
+// than 16 elements, some CPUs' have 2. First what rows and keys do not change,
+// at the least.
 double FixedScratchBytes(const Sizes& sizes, double element_bytes) {
   return element_bytes * 256 *
-         static_cast<double>(sizes.head_size + sizes.value_head_size + 15);
+         static_cast<double>(sizes.head_size + sizes.value_head_size);
 }
 double ScratchBytes(const Sizes& sizes, double element_bytes,
                     int64_t tile_rows) {

@@ -176,7 +176,7 @@ TEST_P(LimitsTest, UnfinishedUploadsHoldUpNobody) {
   TestServer server;
   std::vector<std::unique_ptr<RawStream>> silent;
   const auto channel = server.Channel(GetParam());
-  for (int i = 0; i < 300; ++i) {
+  for (int i = 0; i < 200; ++i) {
     silent.push_back(std::make_unique<RawStream>(channel, kComputeAttention));
   }
   EXPECT_TRUE(Compute(server.Channel(GetParam()), SmallRequest()).ok());
