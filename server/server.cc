@@ -24,7 +24,7 @@ namespace {
 constexpr int kMaxStreams = 1024;
 // Threads of reflection, gRPC's only service here that blocks one a stream.
 constexpr int kMaxSyncThreads = 16;
-constexpr int kLookaheadBytes = 65535;
+constexpr int kLookaheadBytes = 16384;
 // A peer that vanished holds its calls' memory no longer than this.
 constexpr int kKeepaliveMs = 60'000;
 

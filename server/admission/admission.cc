@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -11,10 +12,12 @@ namespace attention::server {
 namespace {
 
 // What a call that waits may have sent already: gRPC's flow control lets a
-// stream send 64 KiB before it is read (server.cc), and buffers have slack.
+// stream send 16 KiB before it is read (server.cc), beside its headers; buffers
+// have slack.
 constexpr int64_t kWaitingBytes = int64_t{128} << 10;
-// A message of no more has come before it is read: reading it takes nothing.
-constexpr int64_t kHereBytes = kWaitingBytes / 2;
+// A message that is said to have no more is small: it takes no more memory read
+// than unread, or hardly, and is soon gone.
+constexpr int64_t kSmallBytes = kWaitingBytes;
 // A message of unknown size is charged for so much at first, or for a part of
 // the reserve; and there are so many such reads at once.
 constexpr int64_t kYoungBytes = int64_t{1} << 20;
@@ -40,6 +43,19 @@ constexpr absl::Duration kPatience = absl::Milliseconds(100);
 constexpr double kWaitMargin = 2;
 // Of its own time only this part is sure.
 constexpr double kSurePart = 0.5;
+
+// So much work, by time and by number, is inside at once; what is more waits
+// unread, where it costs nothing and does not slow down what is inside.
+constexpr absl::Duration kMostInside = absl::Milliseconds(100);
+constexpr int64_t kLeastInside = 4;
+// The speed is measured over as many calls and as long, or not at all.
+constexpr int64_t kSpeedCalls = 8;
+constexpr absl::Duration kSpeedTime = absl::Milliseconds(100);
+constexpr absl::Duration kMostSpeedTime = absl::Seconds(2);
+constexpr double kSpeedWeight = 0.3;
+// What is measured counts within these bounds, in threads.
+constexpr double kLeastSpeed = 0.125;
+constexpr double kMostSpeed = 2;
 
 // Calls by the power of two of their seconds, from 1 us on.
 size_t RankOf(double seconds, size_t ranks) {
@@ -77,8 +93,7 @@ struct Admission::Entry {
   int64_t sending_bytes = 0;  // while sending
 
   bool Reading() const { return phase == Phase::kReading && !expelled; }
-  // Its message has come before it is read.
-  bool Here() const { return request.bytes && *request.bytes <= kHereBytes; }
+  bool Small() const { return request.bytes && *request.bytes <= kSmallBytes; }
 };
 
 Admission::Admission(const Settings& settings, CostModel& costs)
@@ -90,7 +105,9 @@ Admission::Admission(const Settings& settings, CostModel& costs)
                                                   kWaitingBytes, kYoungBytes)),
                .min_rate = settings.min_upload_rate,
                .grace = settings.stall_grace},
-      costs_(costs) {}
+      costs_(costs),
+      speed_(static_cast<double>(settings.threads)),
+      speed_since_(absl::Now()) {}
 
 Admission::~Admission() = default;
 
@@ -109,8 +126,13 @@ void Admission::Enter(Entrant* entrant, const Request& request) {
     if (status.ok()) {
       SetBytes(added, MemoryKind::kRequest,
                std::min(kWaitingBytes, settings_.max_request_bytes));
-      SetSeconds(added, OwnSeconds(added));
-      waiting_.splice(added.Here() ? waiting_.begin() : waiting_.end(), entry);
+      SetSeconds(added, costs_.CallSeconds(request.bytes));
+      // Small ones go first.
+      waiting_.splice(added.Small()
+                          ? std::next(waiting_.begin(), small_waiting_)
+                          : waiting_.end(),
+                      entry);
+      small_waiting_ += added.Small();
       AdmitWaiting(lock);
       return;
     }
@@ -126,9 +148,8 @@ absl::Status Admission::Check(const Entry& entry, Lock& lock) {
   if (request.bytes && *request.bytes > settings_.max_request_bytes) {
     return RequestTooLarge(*request.bytes, settings_.max_request_bytes);
   }
-  const double own = OwnSeconds(entry);
-  const auto threads = static_cast<double>(settings_.threads);
-  const absl::Duration ahead = absl::Seconds(SecondsAhead(own) / threads);
+  const absl::Duration ahead =
+      TimeFor(SecondsAhead(costs_.CallSeconds(request.bytes)));
   if (ahead > settings_.max_queue) {
     return WouldWaitTooLong(ahead, settings_.max_queue);
   }
@@ -143,16 +164,11 @@ absl::Status Admission::Check(const Entry& entry, Lock& lock) {
   return draining_ ? Draining() : absl::OkStatus();
 }
 
-double Admission::OwnSeconds(const Entry& entry) const {
-  return entry.request.bytes ? costs_.TransferSeconds(*entry.request.bytes)
-                             : costs_.TypicalSeconds();
-}
-
 // The reserve: half of it is for calls that wait, a quarter for messages of
 // unknown size while they are young, and the rest for calls that say that they
 // are small and for what small calls need in the end.
 bool Admission::MayWait(const Entry& entry) const {
-  if (entry.Here()) {
+  if (entry.Small()) {
     return total_bytes_ - unknown_bytes_ + kWaitingBytes <= settings_.max_bytes;
   }
   return (static_cast<int64_t>(waiting_.size()) + 1) * kWaitingBytes <=
@@ -167,20 +183,43 @@ Admission::Entries::iterator Admission::OneTooManyWaiting(const Entry& entry) {
   for (auto it = waiting_.end(); it != waiting_.begin();) {
     if (++looked_at > kMostPassed) break;
     --it;
-    if (!it->Here() && it->peer->second.waiting > own) return it;
+    if (!it->Small() && it->peer->second.waiting > own) return it;
   }
   return waiting_.end();
 }
 
+// The executor lets the smaller of two calls go first, by powers of two.
+double Admission::SecondsInside(double seconds) const {
+  const size_t last = std::min(RankOf(seconds, kRanks) + 1, kRanks - 1);
+  double inside = 0;
+  for (size_t rank = 0; rank <= last; ++rank) inside += seconds_inside_[rank];
+  return std::max(0.0, inside);
+}
+
 double Admission::SecondsAhead(double seconds) const {
-  // The executor lets the smaller of two calls go first, by powers of two.
-  const size_t rank = RankOf(seconds, seconds_by_rank_.size());
-  double ahead = 0;
-  for (size_t r = 0; r <= std::min(rank + 1, seconds_by_rank_.size() - 1);
-       ++r) {
-    ahead += seconds_by_rank_[r];
-  }
+  const size_t last = std::min(RankOf(seconds, kRanks) + 1, kRanks - 1);
+  double ahead = SecondsInside(seconds);
+  for (size_t rank = 0; rank <= last; ++rank) ahead += seconds_waiting_[rank];
   return std::max(0.0, ahead);
+}
+
+absl::Duration Admission::TimeFor(double seconds) const {
+  return absl::Seconds(seconds / speed_);
+}
+
+bool Admission::MayStart(const Entry& entry) {
+  if (busy_calls_ < std::max(kLeastInside, 2 * settings_.threads) ||
+      TimeFor(SecondsInside(entry.seconds)) <= kMostInside) {
+    return true;
+  }
+  held_back_ = true;
+  return false;
+}
+
+// Whether the call would only come to be given up at its deadline.
+bool Admission::TooLate(const Entry& entry) const {
+  return TimeFor(SecondsInside(entry.seconds) + entry.seconds) >
+         entry.request.deadline - absl::Now();
 }
 
 bool Admission::Withdraw(Entrant* entrant) {
@@ -199,6 +238,7 @@ bool Admission::Withdraw(Entrant* entrant) {
 void Admission::TakeOut(Entries::iterator position, Entries& out) {
   SetBytes(*position, MemoryKind::kRequest, 0);
   SetSeconds(*position, 0);
+  small_waiting_ -= position->Small();
   --position->peer->second.waiting;
   Forget(position->peer);
   out.splice(out.end(), waiting_, position);
@@ -218,29 +258,33 @@ int64_t Admission::LargeLimit() const {
   return inside_.empty() ? settings_.max_bytes : settings_.max_bytes - reserve_;
 }
 
-bool Admission::MayRead(const Entry& entry) const {
+bool Admission::MayRead(const Entry& entry) {
+  if (!MayStart(entry)) return false;
   const bool announced = entry.request.bytes.has_value();
   if (!announced && young_reads_ >= kMaxYoungReads) return false;
   const int64_t bytes = entry.request.bytes.value_or(uploads_.young_bytes);
-  int64_t limit = LargeLimit();
-  if (entry.Here()) {
-    limit = settings_.max_bytes;
-  } else if (bytes <= uploads_.young_bytes) {
-    limit = std::max(limit, settings_.max_bytes - reserve_ * 3 / 4);
-  }
   // The message, and its tensors copied out of it. Calls that wait have a part
   // of the reserve of their own.
-  const auto waiting = static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
   const int64_t more = 2 * bytes;
-  return more <= kWaitingBytes ||
-         total_bytes_ - waiting + excess_bytes_ + more <= limit;
+  const int64_t held =
+      total_bytes_ - static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
+  if (entry.Small()) return held - unknown_bytes_ + more <= settings_.max_bytes;
+  int64_t limit = LargeLimit();
+  if (bytes <= uploads_.young_bytes) {
+    limit = std::max(limit, settings_.max_bytes - reserve_ * 3 / 4);
+  }
+  return held + excess_bytes_ + more <= limit;
 }
 
 void Admission::StartRead(Entries::iterator position) {
   Entry& entry = *position;
+  const double seconds = entry.seconds;
+  SetSeconds(entry, 0);
+  small_waiting_ -= entry.Small();
   inside_.splice(inside_.end(), waiting_, position);
   ++arrivals_;
   entry.phase = Entry::Phase::kReading;
+  SetSeconds(entry, seconds);
   entry.since = absl::Now();
   Peer& peer = entry.peer->second;
   --peer.waiting;
@@ -284,7 +328,7 @@ Admission::Entries::iterator Admission::NextToRead() {
            a->peer->second.reading < b->peer->second.reading;
   };
   for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
-    if (it->Here() && MayRead(*it)) return it;
+    if (it->Small() && MayRead(*it)) return it;
     if (++looked_at > kMostPassed) break;
     if (before(it, first)) first = it;
     const int64_t bytes = it->request.bytes.value_or(uploads_.young_bytes);
@@ -298,6 +342,14 @@ Admission::Entries::iterator Admission::NextToRead() {
 void Admission::AdmitWaiting(Lock& lock) {
   for (auto entry = NextToRead(); entry != waiting_.end();
        entry = NextToRead()) {
+    if (TooLate(*entry)) {
+      Refuse(entry,
+             WouldWaitUntilTooLate(
+                 TimeFor(SecondsInside(entry->seconds) + entry->seconds),
+                 entry->request.deadline - absl::Now()),
+             lock);
+      continue;
+    }
     StartRead(entry);
     Ticket ticket;
     ticket.admission_ = this;
@@ -337,9 +389,11 @@ absl::Status Admission::Grow(Entry& entry, MemoryKind kind, int64_t bytes) {
 }
 
 void Admission::SetSeconds(Entry& entry, double seconds) {
-  const size_t ranks = seconds_by_rank_.size();
-  seconds_by_rank_[RankOf(entry.seconds, ranks)] -= entry.seconds;
-  seconds_by_rank_[RankOf(seconds, ranks)] += seconds;
+  const bool waits = entry.phase == Entry::Phase::kWaiting;
+  auto& ranks = waits ? seconds_waiting_ : seconds_inside_;
+  ranks[RankOf(entry.seconds, kRanks)] -= entry.seconds;
+  ranks[RankOf(seconds, kRanks)] += seconds;
+  if (!waits) busy_calls_ += (seconds > 0) - (entry.seconds > 0);
   entry.seconds = seconds;
 }
 
@@ -362,6 +416,33 @@ void Admission::LookAtRead(Entry& entry, absl::Time now) {
                     peer.reading_bytes + peer.waiting * kWaitingBytes, now);
   if (young && entry.upload.pace() != Upload::Pace::kYoung) --young_reads_;
   ChargeUpload(entry, entry.upload.bytes());
+  if (entry.upload.stalled() != (entry.seconds == 0)) {
+    SetSeconds(entry, entry.upload.stalled()
+                          ? 0
+                          : costs_.CallSeconds(entry.request.bytes));
+  }
+}
+
+// How fast work is done, from calls that were answered. Others may take the
+// cores too, and what is foretold may be wrong.
+void Admission::MeasureSpeed(absl::Time now) {
+  const auto threads = static_cast<double>(settings_.threads);
+  const absl::Duration elapsed = now - speed_since_;
+  if (elapsed < kSpeedTime) return;
+  const bool held_back = std::exchange(held_back_, false);
+  double measured = threads;
+  if (held_back && elapsed < kMostSpeedTime) {
+    if (done_calls_ < kSpeedCalls) {
+      held_back_ = true;
+      return;
+    }
+    measured = std::clamp(done_seconds_ / absl::ToDoubleSeconds(elapsed),
+                          kLeastSpeed * threads, kMostSpeed * threads);
+  }
+  speed_ += kSpeedWeight * (measured - speed_);
+  speed_since_ = now;
+  done_seconds_ = 0;
+  done_calls_ = 0;
 }
 
 absl::Status Admission::Overdue(const Entry& entry, absl::Time now) const {
@@ -386,9 +467,9 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
                                                    int64_t transport_bytes) {
   const auto waiting = static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
   const bool over = total_bytes_ - waiting + excess_bytes_ > LargeLimit();
-  const bool wanted = !waiting_.empty() &&
-                      now - waiting_.front().since > kPatience &&
-                      NextToRead() == waiting_.end();
+  const bool wanted =
+      !waiting_.empty() && now - waiting_.front().since > kPatience &&
+      MayStart(waiting_.front()) && NextToRead() == waiting_.end();
   if (!over && !wanted) return inside_.end();
   auto youngest = inside_.end(), stalled = inside_.end();
   int64_t count = 0;
@@ -399,16 +480,16 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
     if (!it->Reading()) continue;
     held -= it->bytes[static_cast<size_t>(MemoryKind::kTensors)];
     const Upload& upload = it->upload;
+    if (upload.stalled() && (stalled == inside_.end() ||
+                             upload.bytes() > stalled->upload.bytes())) {
+      stalled = it;
+    }
     if (upload.pace() == Upload::Pace::kAnnounced ||
         upload.pace() == Upload::Pace::kYoung) {
       continue;
     }
     ++count;
     youngest = it;
-    if (upload.Stalled(now) && (stalled == inside_.end() ||
-                                upload.bytes() > stalled->upload.bytes())) {
-      stalled = it;
-    }
   }
   if (stalled != inside_.end()) return stalled;
   if (!over) return inside_.end();
@@ -457,6 +538,7 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
                "the deadline passed before the request was read"),
            lock);
   }
+  MeasureSpeed(now);
   AdmitWaiting(lock);
   // A call that came and went in between counts too: others may follow.
   const bool busy = reading || !waiting_.empty() || arrivals_ != last_arrivals_;
@@ -572,7 +654,9 @@ Admission::Snapshot Admission::snapshot() const {
   }
   result.waiting_calls = static_cast<int64_t>(waiting_.size());
   result.calls = static_cast<int64_t>(inside_.size());
-  for (double seconds : seconds_by_rank_) result.queued_seconds += seconds;
+  for (size_t rank = 0; rank < kRanks; ++rank) {
+    result.queued_seconds += seconds_waiting_[rank] + seconds_inside_[rank];
+  }
   result.queued_seconds = std::max(0.0, result.queued_seconds);
   result.draining = draining_;
   return result;
@@ -639,26 +723,27 @@ absl::Status Admission::Ticket::Hold(MemoryKind kind, int64_t bytes) {
 absl::Status Admission::Ticket::Expect(double seconds) {
   if (!admission_) return absl::OkStatus();
   Lock lock(admission_->mutex_);
-  const Settings& settings = admission_->settings_;
   admission_->SetSeconds(*entry_, 0);
-  const auto threads = static_cast<double>(settings.threads);
   const absl::Duration ahead =
-      absl::Seconds(admission_->SecondsAhead(seconds) / threads);
-  const absl::Duration own = absl::Seconds(kSurePart * seconds / threads);
+      admission_->TimeFor(admission_->SecondsInside(seconds));
+  const absl::Duration own = admission_->TimeFor(kSurePart * seconds);
   const absl::Duration left = entry_->request.deadline - absl::Now();
   admission_->SetSeconds(*entry_, seconds);
   if (ahead + own <= left) return absl::OkStatus();
-  return WouldTakeTooLong(ahead, absl::Seconds(seconds / threads), left);
+  return WouldTakeTooLong(ahead, admission_->TimeFor(seconds), left);
 }
 
 void Admission::Ticket::Sending(int64_t bytes) {
   if (!admission_) return;
   Lock lock(admission_->mutex_);
+  admission_->done_seconds_ += entry_->seconds;
+  ++admission_->done_calls_;
   admission_->SetSeconds(*entry_, 0);
   admission_->transferred_bytes_ += bytes;
   entry_->phase = Entry::Phase::kSending;
   entry_->since = absl::Now();
   entry_->sending_bytes = bytes;
+  admission_->AdmitWaiting(lock);
 }
 
 void Admission::Ticket::Release() {

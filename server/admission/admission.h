@@ -120,6 +120,8 @@ class Admission {
   int64_t transferred_bytes() const;
 
  private:
+  static constexpr size_t kRanks = 48;
+
   struct Entry;
   struct Peer;
   using Entries = std::list<Entry>;
@@ -129,11 +131,14 @@ class Admission {
   // All with the mutex held; those that are given the lock let go of it to call
   // an entrant.
   absl::Status Check(const Entry& entry, Lock& lock);
-  double OwnSeconds(const Entry& entry) const;
   double SecondsAhead(double seconds) const;
+  double SecondsInside(double seconds) const;
+  absl::Duration TimeFor(double seconds) const;
+  bool MayStart(const Entry& entry);
+  bool TooLate(const Entry& entry) const;
   int64_t LargeLimit() const;
   bool MayWait(const Entry& entry) const;
-  bool MayRead(const Entry& entry) const;
+  bool MayRead(const Entry& entry);
   Entries::iterator OneTooManyWaiting(const Entry& entry);
   void TakeOut(Entries::iterator position, Entries& out);
   void Forget(Peers::iterator peer);
@@ -145,6 +150,7 @@ class Admission {
   void SetSeconds(Entry& entry, double seconds);
   void EndRead(Entry& entry);
   void LookAtRead(Entry& entry, absl::Time now);
+  void MeasureSpeed(absl::Time now);
   // Why the call has to go now; OK: it need not.
   absl::Status Overdue(const Entry& entry, absl::Time now) const;
   Entries::iterator OneTooMany(absl::Time now, int64_t transport_bytes);
@@ -170,7 +176,19 @@ class Admission {
   int64_t unknown_bytes_ = 0;  // of total_bytes_, uploads of unknown size
   int64_t excess_bytes_ = 0;   // of the network layer, above what is charged
   int64_t young_reads_ = 0;
-  std::array<double, 48> seconds_by_rank_{};
+  // Thread-seconds of the calls that wait and of those inside, by rank.
+  std::array<double, kRanks> seconds_waiting_{};
+  std::array<double, kRanks> seconds_inside_{};
+  int64_t busy_calls_ = 0;     // inside, with seconds to go
+  int64_t small_waiting_ = 0;  // the first of waiting_
+  // Thread-seconds, as foretold, that are worked off in a second: as many as
+  // there are threads, if nothing else takes the cores. Measured from
+  // speed_since_ on, while calls wait for others to be worked off.
+  double speed_;
+  absl::Time speed_since_;
+  double done_seconds_ = 0;
+  int64_t done_calls_ = 0;
+  bool held_back_ = false;  // since the last tick a call was
   int64_t transferred_bytes_ = 0;
   absl::Time next_waiting_look_;
   bool ticker_idle_ = false;

@@ -1,6 +1,7 @@
 #include "server/admission/cost_model.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace attention::server {
@@ -30,6 +31,11 @@ constexpr double kMostChange = 2;
 constexpr double kCallWeight = 0.05;
 constexpr double kMostTypical = 8;
 
+size_t SizeClass(int64_t bytes) {
+  return static_cast<size_t>(
+      std::bit_width(static_cast<uint64_t>(std::max<int64_t>(bytes, 0))));
+}
+
 void MoveTowards(double measured, double weight, double* rate) {
   measured = std::clamp(measured, *rate / kMostChange, *rate * kMostChange);
   *rate += weight * (measured - *rate);
@@ -52,9 +58,13 @@ double CostModel::TransferSeconds(int64_t bytes) const {
   return static_cast<double>(bytes + kBytesPerCall) * seconds_per_byte_;
 }
 
-double CostModel::TypicalSeconds() const {
+double CostModel::CallSeconds(std::optional<int64_t> bytes) const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return typical_seconds_;
+  if (!bytes) return typical_seconds_;
+  const double seen = seconds_by_size_[SizeClass(*bytes)];
+  return seen > 0
+             ? seen
+             : static_cast<double>(*bytes + kBytesPerCall) * seconds_per_byte_;
 }
 
 void CostModel::RecordCompute(WorkClass work_class, double work,
@@ -66,10 +76,19 @@ void CostModel::RecordCompute(WorkClass work_class, double work,
               &seconds_per_work_[static_cast<size_t>(work_class)]);
 }
 
-void CostModel::RecordCall(double seconds) {
+void CostModel::RecordCall(int64_t bytes, double seconds) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const double counted = std::min(seconds, kMostTypical * typical_seconds_);
-  typical_seconds_ += kCallWeight * (counted - typical_seconds_);
+  const auto count = [&](double* mean) {
+    const double counted = std::min(seconds, kMostTypical * *mean);
+    *mean += kCallWeight * (counted - *mean);
+  };
+  count(&typical_seconds_);
+  double& of_this_size = seconds_by_size_[SizeClass(bytes)];
+  if (of_this_size > 0) {
+    count(&of_this_size);
+  } else {
+    of_this_size = seconds;
+  }
 }
 
 void CostModel::RecordTotals(double cpu_seconds, double compute_seconds,

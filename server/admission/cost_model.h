@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 
 namespace attention::server {
 
@@ -23,14 +24,16 @@ class CostModel {
   double ComputeSeconds(WorkClass work_class, double work) const;
   // CPU seconds to receive, decode, encode and send so many bytes in all.
   double TransferSeconds(int64_t bytes) const;
-  // Of a call about which nothing is known yet: the mean of the recent calls,
-  // in which a few very large ones count little.
-  double TypicalSeconds() const;
+  // Thread-seconds of a call of which only the size of its message is known, or
+  // nothing: the mean of the recent calls of about that size, or of all, in
+  // which a few very large ones count little.
+  double CallSeconds(std::optional<int64_t> bytes) const;
 
   // A computation took so long; how much work it was.
   void RecordCompute(WorkClass work_class, double work, double seconds);
-  // A call ended that was foretold to take so long.
-  void RecordCall(double seconds);
+  // A call ended whose message had so many bytes, and that was foretold to take
+  // so long.
+  void RecordCall(int64_t bytes, double seconds);
   // CPU seconds of the process, thread-seconds of all computations and bytes
   // transferred, each since the start. Call about every 100 ms.
   void RecordTotals(double cpu_seconds, double compute_seconds, int64_t bytes);
@@ -49,6 +52,9 @@ class CostModel {
   std::array<double, 3> seconds_per_work_;
   double seconds_per_byte_;
   double typical_seconds_;
+  // The same by the power of two of the message's bytes; 0 where there was
+  // none.
+  std::array<double, 64> seconds_by_size_{};
   double compute_seconds_ = 0;
   // The totals at the last update of seconds_per_byte_.
   double last_cpu_ = 0;

@@ -15,8 +15,9 @@ constexpr absl::Duration kSlowLook = absl::Milliseconds(100);
 // A connection that received less between two looks is slow: what it may still
 // send until the next look is small.
 constexpr int64_t kSlowBytes = int64_t{256} << 10;
-// Without a byte for so long an upload is stalled.
-constexpr absl::Duration kStalled = absl::Milliseconds(250);
+// With less than this in so long an upload is stalled.
+constexpr absl::Duration kWhile = absl::Milliseconds(250);
+constexpr int64_t kLeastInAWhile = int64_t{16} << 10;
 // A connection may receive so much beside the messages that come on it: their
 // frames, and other calls.
 constexpr int64_t kBesideMessages = int64_t{1} << 20;
@@ -30,7 +31,8 @@ Upload::Upload(const Settings& settings, std::optional<int64_t> announced,
       start_(now),
       received_first_(received),
       received_last_(received.value_or(0)),
-      progress_(now),
+      while_(now),
+      while_received_(received_last_),
       window_(now),
       window_received_(received_last_) {}
 
@@ -39,7 +41,6 @@ void Upload::Look(const Settings& settings, std::optional<int64_t> received,
   if (now < next_look_) return;
   if (!received_first_) received.reset();
   const bool slow = received && *received - received_last_ < kSlowBytes;
-  if (received && *received > received_last_) progress_ = now;
   const int64_t came = received ? *received - *received_first_ : 0;
   if (pace_ == Pace::kAnnounced && came > announced + kBesideMessages) {
     pace_ = Pace::kFast;  // More comes than was said.
@@ -52,6 +53,11 @@ void Upload::Look(const Settings& settings, std::optional<int64_t> received,
   }
   if (!received) return;
   received_last_ = *received;
+  if (now - while_ >= kWhile) {
+    stalled_ = received_last_ - while_received_ < kLeastInAWhile;
+    while_ = now;
+    while_received_ = received_last_;
+  }
   if (now - window_ < settings.grace) return;
   const auto least = settings.min_rate * absl::ToDoubleSeconds(settings.grace);
   below_rate_ = static_cast<double>(received_last_ - window_received_) < least;
@@ -61,11 +67,6 @@ void Upload::Look(const Settings& settings, std::optional<int64_t> received,
 
 void Upload::NotMine(int64_t bytes) {
   if (received_first_) *received_first_ += bytes;
-}
-
-bool Upload::Stalled(absl::Time now) const {
-  return pace_ != Pace::kAnnounced && received_first_ &&
-         now - progress_ > kStalled;
 }
 
 absl::Status Upload::TooSlow(const Settings& settings, absl::Time now) const {

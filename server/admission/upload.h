@@ -42,8 +42,9 @@ class Upload {
   Pace pace() const { return pace_; }
   // Bytes to charge for the message from here on.
   int64_t bytes() const { return bytes_; }
-  // Nothing has come for a while: it has to go if others need its memory.
-  bool Stalled(absl::Time now) const;
+  // Next to nothing has come for a while: it takes no time now, and has to go
+  // if others need its memory.
+  bool stalled() const { return stalled_; }
   // Why the call has to go whatever others need; OK: it need not.
   absl::Status TooSlow(const Settings& settings, absl::Time now) const;
 
@@ -51,12 +52,14 @@ class Upload {
   Pace pace_ = Pace::kYoung;
   int64_t bytes_ = 0;
   absl::Time start_;
-  // Bytes of the connection when this began and at the last look, and when they
-  // last became more.
+  // Bytes of the connection when this began and at the last look.
   std::optional<int64_t> received_first_;
   int64_t received_last_ = 0;
-  absl::Time progress_;
   absl::Time next_look_;
+  // Whether it is stalled is told again and again over a short while from here.
+  absl::Time while_;
+  int64_t while_received_ = 0;
+  bool stalled_ = false;
   // The rate is measured from here, over `grace`.
   absl::Time window_;
   int64_t window_received_ = 0;

@@ -408,9 +408,11 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   bool End(const absl::Status& status) {
     if (ended_.exchange(true)) return false;
     if (status.ok()) {
-      env_.costs.RecordCall(record_.predicted_seconds +
-                            env_.costs.TransferSeconds(record_.request_bytes +
-                                                       record_.response_bytes));
+      env_.costs.RecordCall(
+          record_.request_bytes,
+          record_.predicted_seconds +
+              env_.costs.TransferSeconds(record_.request_bytes +
+                                         record_.response_bytes));
       ticket_.Sending(record_.response_bytes);
     }
     FinishWith(status, record_);

@@ -420,15 +420,15 @@ TEST_F(AdmissionTest, DeadlinesEndWaitingAndReading) {
 TEST_F(AdmissionTest, AFullQueueRefusesUnread) {
   settings_.max_queue = absl::Seconds(2);
   std::vector<std::unique_ptr<Call>> calls;
-  // Calls of a second each, on two threads.
-  for (int i = 0; i < 5; ++i) {
+  // Calls of 1.25 seconds each, on two threads.
+  for (int i = 0; i < 4; ++i) {
     calls.push_back(std::make_unique<Call>());
     Enter(*calls.back(), 100);
     ASSERT_TRUE(calls.back()->admitted) << i;
-    ASSERT_TRUE(calls.back()->ticket.Expect(1).ok());
-    costs_.RecordCall(1);
+    ASSERT_TRUE(calls.back()->ticket.Expect(1.25).ok());
+    costs_.RecordCall(100, 1);
   }
-  for (int i = 0; i < 200; ++i) costs_.RecordCall(1);
+  for (int i = 0; i < 200; ++i) costs_.RecordCall(100, 1);
   Call late;
   Enter(late, std::nullopt);
   ASSERT_TRUE(late.refused);
@@ -495,10 +495,10 @@ TEST(CostModelTest, LearnsFromWhatWasMeasured) {
   CostModel costs;
   for (int i = 0; i < 100; ++i) {
     costs.RecordCompute(WorkClass::kFloat, 1e9, 0.5);
-    costs.RecordCall(0.5);
+    costs.RecordCall(100, 0.5);
   }
   EXPECT_NEAR(costs.ComputeSeconds(WorkClass::kFloat, 2e9), 1, 0.05);
-  EXPECT_NEAR(costs.TypicalSeconds(), 0.5, 0.05);
+  EXPECT_NEAR(costs.CallSeconds({}), 0.5, 0.05);
   // Other classes keep theirs.
   EXPECT_LT(costs.ComputeSeconds(WorkClass::kDouble, 2e9), 0.2);
   double cpu = 0;
@@ -513,9 +513,9 @@ TEST(CostModelTest, LearnsFromWhatWasMeasured) {
 
 TEST(CostModelTest, AHugeCallDoesNotMakeTheOthersHuge) {
   CostModel costs;
-  for (int i = 0; i < 200; ++i) costs.RecordCall(0.001);
-  costs.RecordCall(1000);
-  EXPECT_LT(costs.TypicalSeconds(), 0.002);
+  for (int i = 0; i < 200; ++i) costs.RecordCall(100, 0.001);
+  costs.RecordCall(100, 1000);
+  EXPECT_LT(costs.CallSeconds({}), 0.002);
 }
 
 }  // namespace
