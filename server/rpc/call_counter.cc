@@ -33,7 +33,7 @@ absl::string_view NameOf(absl::string_view method) {
 }
 
 absl::Status ToAbsl(const grpc::Status& status) {
-  // So gRPC's health service ends a watch that is cancelled; nobody receives it.
+  // So ends a watch of gRPC's health service that is cancelled.
   if (status.error_code() == grpc::StatusCode::UNKNOWN &&
       status.error_message() == "OnCancel()") {
     return absl::CancelledError("the call was cancelled");
