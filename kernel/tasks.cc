@@ -145,7 +145,7 @@ bool RowCutter::Run(const Turn& turn) {
     left_ -= large.work;
     if (Leaves(turn)) return false;
   }
-  large_ = {};
+  std::vector<Large>().swap(large_);
   order_.reset();
   return true;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <new>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -29,7 +30,7 @@ constexpr int kMostPassed = 64;
 // take: however much they upload, small ones find room.
 constexpr int64_t kReserve = int64_t{128} << 20;
 constexpr int64_t kReservePart = 8;
-// A call is small if it wants no more than this part of the reserve at a time.
+// A call is small if it holds no more than this part of the reserve.
 constexpr int64_t kSmallPart = 4;
 // Between two looks at reads, and at calls that wait: there may be thousands.
 constexpr absl::Duration kLook = absl::Milliseconds(5);
@@ -86,13 +87,13 @@ struct Admission::Entry {
   std::array<int64_t, kMemoryKinds> bytes{};
   double seconds = 0;
   Phase phase = Phase::kWaiting;
-  absl::Time since;  // of this phase
-  bool expelled = false;
+  absl::Time since;           // of this phase
+  absl::Status expelled;      // why it has to go; OK: it need not
   Upload upload;              // while reading
   int64_t unknown_bytes = 0;  // of unknown_bytes_
   int64_t sending_bytes = 0;  // while sending
 
-  bool Reading() const { return phase == Phase::kReading && !expelled; }
+  bool Reading() const { return phase == Phase::kReading && expelled.ok(); }
   bool Small() const { return request.bytes && *request.bytes <= kSmallBytes; }
 };
 
@@ -212,7 +213,12 @@ bool Admission::MayStart(const Entry& entry) {
       TimeFor(SecondsInside(entry.seconds)) <= kMostInside) {
     return true;
   }
-  held_back_ = true;
+  if (!held_back_) {
+    held_back_ = true;
+    speed_since_ = absl::Now();
+    done_seconds_ = 0;
+    done_calls_ = 0;
+  }
   return false;
 }
 
@@ -220,6 +226,11 @@ bool Admission::MayStart(const Entry& entry) {
 bool Admission::TooLate(const Entry& entry) const {
   return TimeFor(SecondsInside(entry.seconds) + entry.seconds) >
          entry.request.deadline - absl::Now();
+}
+
+// As many as are looked at among those that wait.
+int64_t Admission::FewWaiting() const {
+  return std::min<int64_t>(kMostPassed, static_cast<int64_t>(waiting_.size()));
 }
 
 bool Admission::Withdraw(Entrant* entrant) {
@@ -259,13 +270,15 @@ int64_t Admission::LargeLimit() const {
 }
 
 bool Admission::MayRead(const Entry& entry) {
-  if (!MayStart(entry)) return false;
-  const bool announced = entry.request.bytes.has_value();
-  if (!announced && young_reads_ >= kMaxYoungReads) return false;
+  if (!entry.request.bytes && young_reads_ >= kMaxYoungReads) return false;
+  return MayStart(entry) && HasRoom(entry);
+}
+
+bool Admission::HasRoom(const Entry& entry) const {
   const int64_t bytes = entry.request.bytes.value_or(uploads_.young_bytes);
   // The message, and its tensors copied out of it. Calls that wait have a part
   // of the reserve of their own.
-  const int64_t more = 2 * bytes;
+  const int64_t more = 2 * std::max(bytes, kWaitingBytes / 2);
   const int64_t held =
       total_bytes_ - static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
   if (entry.Small()) return held - unknown_bytes_ + more <= settings_.max_bytes;
@@ -301,12 +314,18 @@ void Admission::StartRead(Entries::iterator position) {
 }
 
 std::optional<int64_t> Admission::ReceivedOn(const std::string& peer) const {
-  return settings_.received_bytes ? settings_.received_bytes(peer)
-                                  : std::nullopt;
+  try {
+    return settings_.received_bytes ? settings_.received_bytes(peer)
+                                    : std::nullopt;
+  } catch (const std::bad_alloc&) {
+    return std::nullopt;
+  }
 }
 
-// For the message, and for its tensors copied out of it.
+// For the message, and for its tensors copied out of it; the least that a call
+// is charged for while it waits, too.
 void Admission::ChargeUpload(Entry& entry, int64_t bytes) {
+  bytes = std::max(bytes, kWaitingBytes / 2);
   const int64_t before = entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
   entry.peer->second.reading_bytes += bytes - before;
   if (entry.upload.pace() != Upload::Pace::kAnnounced) {
@@ -321,19 +340,24 @@ void Admission::ChargeUpload(Entry& entry, int64_t bytes) {
 // where that one does not fit, a small one passes it. Those are soon gone, so
 // that it need not wait for long.
 Admission::Entries::iterator Admission::NextToRead() {
-  auto first = waiting_.end(), passing = waiting_.end();
+  auto small = waiting_.end(), first = small, passing = small;
   int looked_at = 0;
   const auto before = [&](Entries::iterator a, Entries::iterator b) {
     return b == waiting_.end() ||
            a->peer->second.reading < b->peer->second.reading;
   };
   for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
-    if (it->Small() && MayRead(*it)) return it;
     if (++looked_at > kMostPassed) break;
+    if (it->Small()) {
+      if (before(it, small)) small = it;
+      continue;
+    }
+    if (small != waiting_.end() && MayRead(*small)) return small;
     if (before(it, first)) first = it;
     const int64_t bytes = it->request.bytes.value_or(uploads_.young_bytes);
     if (bytes <= uploads_.young_bytes && before(it, passing)) passing = it;
   }
+  if (small != waiting_.end() && MayRead(*small)) return small;
   if (first == waiting_.end() || MayRead(*first)) return first;
   return passing != waiting_.end() && MayRead(*passing) ? passing
                                                         : waiting_.end();
@@ -377,11 +401,15 @@ absl::Status Admission::Grow(Entry& entry, MemoryKind kind, int64_t bytes) {
   }
   // Small calls need not heed uploads of unknown size, nor what the network
   // layer holds too much: where there is no memory for both, those have to go.
+  // Large ones leave them the reserve, unless they are alone.
   const int64_t more = bytes - held;
-  const int64_t others = more > reserve_ / kSmallPart
-                             ? total_bytes_ + excess_bytes_
-                             : total_bytes_ - unknown_bytes_;
-  if (more > 0 && more > settings_.max_bytes - others) {
+  const bool small = own + bytes <= reserve_ / kSmallPart;
+  const int64_t others =
+      small ? total_bytes_ - unknown_bytes_ : total_bytes_ + excess_bytes_;
+  const int64_t limit = small || inside_.size() == 1
+                            ? settings_.max_bytes
+                            : settings_.max_bytes - reserve_;
+  if (more > 0 && more > limit - others) {
     return DoesNotFitNow(more, settings_.max_bytes);
   }
   SetBytes(entry, kind, bytes);
@@ -410,9 +438,10 @@ void Admission::EndRead(Entry& entry) {
 }
 
 void Admission::LookAtRead(Entry& entry, absl::Time now) {
+  if (!entry.upload.Due(now)) return;
   const Peer& peer = entry.peer->second;
   const bool young = entry.upload.pace() == Upload::Pace::kYoung;
-  entry.upload.Look(uploads_, ReceivedOn(entry.request.peer),
+  entry.upload.Look(uploads_, ReceivedOn(entry.request.peer), peer.reading,
                     peer.reading_bytes + peer.waiting * kWaitingBytes, now);
   if (young && entry.upload.pace() != Upload::Pace::kYoung) --young_reads_;
   ChargeUpload(entry, entry.upload.bytes());
@@ -455,11 +484,9 @@ absl::Status Admission::Overdue(const Entry& entry, absl::Time now) const {
     return AnswerNotTaken(entry.sending_bytes, most);
   }
   if (!entry.Reading()) return absl::OkStatus();
-  if (now > entry.request.deadline) {
-    return absl::DeadlineExceededError(
-        "the deadline passed while the request was being received");
-  }
-  return entry.upload.TooSlow(uploads_, now);
+  if (now > entry.request.deadline) return LateWhileRead();
+  const auto most = entry.upload.TooSlow(uploads_, now);
+  return most ? TooSlow(settings_.min_upload_rate, *most) : absl::OkStatus();
 }
 
 // A read that has to go because memory is short; end() if none has to.
@@ -468,8 +495,10 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
   const auto waiting = static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
   const bool over = total_bytes_ - waiting + excess_bytes_ > LargeLimit();
   const bool wanted =
-      !waiting_.empty() && now - waiting_.front().since > kPatience &&
-      MayStart(waiting_.front()) && NextToRead() == waiting_.end();
+      std::any_of(waiting_.begin(), std::next(waiting_.begin(), FewWaiting()),
+                  [&](const Entry& entry) {
+                    return now - entry.since > kPatience && !HasRoom(entry);
+                  });
   if (!over && !wanted) return inside_.end();
   auto youngest = inside_.end(), stalled = inside_.end();
   int64_t count = 0;
@@ -508,7 +537,7 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
   }
   const auto overdue = [&] {
     return std::find_if(inside_.begin(), inside_.end(), [&](Entry& entry) {
-      return !entry.expelled && !Overdue(entry, now).ok();
+      return entry.expelled.ok() && !Overdue(entry, now).ok();
     });
   };
   for (auto it = overdue(); it != inside_.end(); it = overdue()) {
@@ -526,7 +555,8 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
   }
   const auto late = [&] {
     return std::find_if(waiting_.begin(), waiting_.end(), [&](Entry& entry) {
-      return now > entry.request.deadline;
+      return now > entry.request.deadline ||
+             now - entry.since > settings_.max_queue;
     });
   };
   const bool look = now >= next_waiting_look_;
@@ -534,8 +564,9 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
   for (auto it = look ? late() : waiting_.end(); it != waiting_.end();
        it = late()) {
     Refuse(it,
-           absl::DeadlineExceededError(
-               "the deadline passed before the request was read"),
+           now > it->request.deadline
+               ? LateBeforeRead()
+               : WouldWaitTooLong(now - it->since, settings_.max_queue),
            lock);
   }
   MeasureSpeed(now);
@@ -584,10 +615,12 @@ void Admission::Refuse(Entries::iterator entry, absl::Status status,
 
 void Admission::Expel(Entry& entry, absl::Status status, Lock& lock) {
   if (entry.Reading()) {
-    ChargeUpload(entry, 0);
     EndRead(entry);
+    SetBytes(entry, MemoryKind::kRequest, 0);
+    SetBytes(entry, MemoryKind::kTensors, 0);
   }
-  entry.expelled = true;
+  entry.expelled = status;
+  SetSeconds(entry, 0);
   Entrant* entrant = entry.entrant;
   entrant->Hold();
   lock.unlock();
@@ -684,15 +717,18 @@ absl::Status Admission::Ticket::ReadDone(int64_t bytes) {
   if (!admission_) return absl::OkStatus();
   Lock lock(admission_->mutex_);
   Entry& entry = *entry_;
-  // Expelled already: what it held is given back.
-  if (!entry.Reading()) return absl::OkStatus();
+  // What it held is given back.
+  if (!entry.expelled.ok()) return entry.expelled;
   admission_->EndRead(entry);
   admission_->transferred_bytes_ += bytes;
   // What came for this call is not progress of the others on its connection.
-  if (entry.peer->second.reading > 0) {
+  const auto received = entry.peer->second.reading > 0
+                            ? admission_->ReceivedOn(entry.request.peer)
+                            : std::nullopt;
+  if (received) {
     for (Entry& other : admission_->inside_) {
       if (other.peer == entry.peer && other.Reading()) {
-        other.upload.NotMine(bytes);
+        other.upload.NotMine(bytes, *received);
       }
     }
   }
@@ -729,6 +765,9 @@ absl::Status Admission::Ticket::Expect(double seconds) {
   const absl::Duration own = admission_->TimeFor(kSurePart * seconds);
   const absl::Duration left = entry_->request.deadline - absl::Now();
   admission_->SetSeconds(*entry_, seconds);
+  if (ahead > admission_->settings_.max_queue) {
+    return WouldWaitTooLong(ahead, admission_->settings_.max_queue);
+  }
   if (ahead + own <= left) return absl::OkStatus();
   return WouldTakeTooLong(ahead, admission_->TimeFor(seconds), left);
 }
@@ -743,6 +782,17 @@ void Admission::Ticket::Sending(int64_t bytes) {
   entry_->phase = Entry::Phase::kSending;
   entry_->since = absl::Now();
   entry_->sending_bytes = bytes;
+  admission_->AdmitWaiting(lock);
+}
+
+void Admission::Ticket::Failing() {
+  if (!admission_) return;
+  Lock lock(admission_->mutex_);
+  admission_->SetSeconds(*entry_, 0);
+  if (entry_->Reading()) admission_->EndRead(*entry_);
+  entry_->phase = Entry::Phase::kSending;
+  entry_->since = absl::Now();
+  entry_->sending_bytes = 0;
   admission_->AdmitWaiting(lock);
 }
 

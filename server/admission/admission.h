@@ -139,6 +139,8 @@ class Admission {
   int64_t LargeLimit() const;
   bool MayWait(const Entry& entry) const;
   bool MayRead(const Entry& entry);
+  bool HasRoom(const Entry& entry) const;
+  int64_t FewWaiting() const;
   Entries::iterator OneTooManyWaiting(const Entry& entry);
   void TakeOut(Entries::iterator position, Entries& out);
   void Forget(Peers::iterator peer);
@@ -219,6 +221,8 @@ class Admission::Ticket {
   absl::Status Expect(double seconds);
   // The answer, of so many bytes, is on its way.
   void Sending(int64_t bytes);
+  // An error is.
+  void Failing();
   void Release();
 
  private:

@@ -1,6 +1,7 @@
 #include "server/admission/refusals.h"
 
 #include <algorithm>
+#include <new>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +18,16 @@ absl::Status Busy(Reason reason, const std::string& why, absl::Duration delay) {
                     std::clamp(delay, kLeastDelay, kMostDelay));
 }
 
+// Where there is no memory for words, the code must do.
+template <typename Make>
+absl::Status Made(absl::StatusCode code, const Make& make) {
+  try {
+    return make();
+  } catch (const std::bad_alloc&) {
+    return absl::Status(code, "");
+  }
+}
+
 std::string Rounded(absl::Duration duration) {
   return absl::FormatDuration(absl::Trunc(duration, absl::Milliseconds(1)));
 }
@@ -29,87 +40,134 @@ std::string Budget(int64_t max_bytes) {
 }  // namespace
 
 absl::Status Draining() {
-  return WithReason(Reason::kDraining,
-                    absl::UnavailableError("the server is shutting down"));
+  return Made(absl::StatusCode::kUnavailable, [&] {
+    return WithReason(Reason::kDraining,
+                      absl::UnavailableError("the server is shutting down"));
+  });
 }
 
 absl::Status RequestTooLarge(int64_t bytes, int64_t max_request_bytes) {
-  return WithReason(
-      Reason::kRequestTooLarge,
-      absl::ResourceExhaustedError(absl::StrCat(
-          "the request has ", bytes, " bytes, more than the ",
-          max_request_bytes, " that this server takes (max_request_bytes)")));
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithReason(
+        Reason::kRequestTooLarge,
+        absl::ResourceExhaustedError(absl::StrCat(
+            "the request has ", bytes, " bytes, more than the ",
+            max_request_bytes, " that this server takes (max_request_bytes)")));
+  });
 }
 
 absl::Status AnswerTooLarge(int64_t bytes, int64_t max_response_bytes) {
-  return WithReason(
-      Reason::kAnswerTooLarge,
-      absl::ResourceExhaustedError(absl::StrCat(
-          "the answer would have ", bytes, " bytes, more than the ",
-          max_response_bytes, " that this server sends (max_response_bytes)")));
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithReason(Reason::kAnswerTooLarge,
+                      absl::ResourceExhaustedError(absl::StrCat(
+                          "the answer would have ", bytes,
+                          " bytes, more than the ", max_response_bytes,
+                          " that this server sends (max_response_bytes)")));
+  });
 }
 
 absl::Status NoRoomToWait(int64_t waiting, int64_t max_bytes) {
-  return Busy(Reason::kMemoryBusy,
-              absl::StrCat(waiting, " calls wait for a part of the ",
-                           Budget(max_bytes)),
-              absl::Milliseconds(100));
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return Busy(Reason::kMemoryBusy,
+                absl::StrCat(waiting, " calls wait for a part of the ",
+                             Budget(max_bytes)),
+                absl::Milliseconds(100));
+  });
 }
 
 absl::Status WouldWaitTooLong(absl::Duration wait, absl::Duration max_queue) {
-  return Busy(
-      Reason::kQueueFull,
-      absl::StrCat("the call would wait for about ", Rounded(wait),
-                   ", longer than the ", absl::FormatDuration(max_queue),
-                   " that it lets calls wait (max_queue)"),
-      wait - max_queue / 2);
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return Busy(
+        Reason::kQueueFull,
+        absl::StrCat("the call would wait for about ", Rounded(wait),
+                     ", longer than the ", absl::FormatDuration(max_queue),
+                     " that it lets calls wait (max_queue)"),
+        wait - max_queue / 2);
+  });
 }
 
 absl::Status WouldWaitUntilTooLate(absl::Duration wait, absl::Duration left) {
-  return Busy(Reason::kDeadlineTooClose,
-              absl::StrCat("the call would wait for about ", Rounded(wait),
-                           " and has ", Rounded(left), " until its deadline"),
-              wait / 2);
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return Busy(Reason::kDeadlineTooClose,
+                absl::StrCat("the call would wait for about ", Rounded(wait),
+                             " and has ", Rounded(left), " until its deadline"),
+                wait / 2);
+  });
 }
 
 absl::Status WouldTakeTooLong(absl::Duration wait, absl::Duration own,
                               absl::Duration left) {
-  return Busy(Reason::kDeadlineTooClose,
-              absl::StrCat("the call would take about ", Rounded(wait + own),
-                           ", longer than the ", Rounded(left),
-                           " left until its deadline"),
-              wait);
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return Busy(Reason::kDeadlineTooClose,
+                absl::StrCat("the call would take about ", Rounded(wait + own),
+                             ", longer than the ", Rounded(left),
+                             " left until its deadline"),
+                wait);
+  });
 }
 
 absl::Status NeverFits(int64_t bytes, int64_t held, int64_t max_bytes) {
-  return WithReason(
-      Reason::kMemoryTooLarge,
-      absl::ResourceExhaustedError(absl::StrCat(
-          "the call needs ", bytes, " bytes beside ", held,
-          ", together more than the ", max_bytes,
-          " that this server works on at once (max_inflight_bytes)")));
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithReason(
+        Reason::kMemoryTooLarge,
+        absl::ResourceExhaustedError(absl::StrCat(
+            "the call needs ", bytes, " bytes beside ", held,
+            ", together more than the ", max_bytes,
+            " that this server works on at once (max_inflight_bytes)")));
+  });
 }
 
 absl::Status DoesNotFitNow(int64_t more_bytes, int64_t max_bytes) {
-  return Busy(Reason::kMemoryBusy,
-              absl::StrCat(more_bytes, " bytes more would exceed the ",
-                           Budget(max_bytes)),
-              absl::Milliseconds(100));
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return Busy(Reason::kMemoryBusy,
+                absl::StrCat(more_bytes, " bytes more would exceed the ",
+                             Budget(max_bytes)),
+                absl::Milliseconds(100));
+  });
 }
 
 absl::Status NoRoomForTheRest(int64_t max_bytes) {
-  return Busy(Reason::kMemoryBusy,
-              absl::StrCat("it has no memory for the rest of the request "
-                           "within the ",
-                           Budget(max_bytes)),
-              absl::Milliseconds(500));
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return Busy(Reason::kMemoryBusy,
+                absl::StrCat("it has no memory for the rest of the request "
+                             "within the ",
+                             Budget(max_bytes)),
+                absl::Milliseconds(500));
+  });
+}
+
+absl::Status LateBeforeRead() {
+  return Made(absl::StatusCode::kDeadlineExceeded, [] {
+    return absl::DeadlineExceededError(
+        "the deadline passed before the request was read");
+  });
+}
+
+absl::Status LateWhileRead() {
+  return Made(absl::StatusCode::kDeadlineExceeded, [] {
+    return absl::DeadlineExceededError(
+        "the deadline passed while the request was being received");
+  });
+}
+
+absl::Status TooSlow(double min_upload_rate, absl::Duration most) {
+  return Made(absl::StatusCode::kDeadlineExceeded, [&] {
+    return WithReason(Reason::kSlowUpload,
+                      absl::DeadlineExceededError(absl::StrCat(
+                          "the request did not come within ",
+                          absl::FormatDuration(most), " at ", min_upload_rate,
+                          " bytes per second or more (min_upload_rate)")));
+  });
 }
 
 absl::Status AnswerNotTaken(int64_t bytes, absl::Duration most) {
-  return WithReason(Reason::kSlowReader,
-                    absl::DeadlineExceededError(absl::StrCat(
-                        "the answer of ", bytes, " bytes was not taken within ",
-                        absl::FormatDuration(most), " (min_answer_rate)")));
+  return Made(absl::StatusCode::kDeadlineExceeded, [&] {
+    return WithReason(
+        Reason::kSlowReader,
+        absl::DeadlineExceededError(absl::StrCat(
+            "the answer of ", bytes, " bytes was not taken within ",
+            absl::FormatDuration(most), " (min_answer_rate)")));
+  });
 }
 
 }  // namespace attention::server

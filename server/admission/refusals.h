@@ -1,4 +1,5 @@
-// What callers are told who are not let in, or have to go.
+// What callers are told who are not let in, or have to go. Nothing is thrown:
+// without memory for the words, a status has none.
 #ifndef ATTENTION_SERVER_ADMISSION_REFUSALS_H_
 #define ATTENTION_SERVER_ADMISSION_REFUSALS_H_
 
@@ -22,6 +23,9 @@ absl::Status WouldTakeTooLong(absl::Duration wait, absl::Duration own,
 absl::Status NeverFits(int64_t bytes, int64_t held, int64_t max_bytes);
 absl::Status DoesNotFitNow(int64_t more_bytes, int64_t max_bytes);
 absl::Status NoRoomForTheRest(int64_t max_bytes);
+absl::Status LateBeforeRead();
+absl::Status LateWhileRead();
+absl::Status TooSlow(double min_upload_rate, absl::Duration most);
 absl::Status AnswerNotTaken(int64_t bytes, absl::Duration most);
 
 }  // namespace attention::server

@@ -2,9 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
-#include "server/status.h"
-
 namespace attention::server {
 namespace {
 
@@ -12,6 +9,8 @@ namespace {
 constexpr absl::Duration kYoung = absl::Milliseconds(10);
 // A slow one is looked at less often: there may be thousands.
 constexpr absl::Duration kSlowLook = absl::Milliseconds(100);
+// An announced one is charged as it should be.
+constexpr absl::Duration kAnnouncedLook = absl::Milliseconds(20);
 // A connection that received less between two looks is slow: what it may still
 // send until the next look is small.
 constexpr int64_t kSlowBytes = int64_t{256} << 10;
@@ -37,11 +36,11 @@ Upload::Upload(const Settings& settings, std::optional<int64_t> announced,
       window_received_(received_last_) {}
 
 void Upload::Look(const Settings& settings, std::optional<int64_t> received,
-                  int64_t announced, absl::Time now) {
-  if (now < next_look_) return;
+                  int64_t reads, int64_t announced, absl::Time now) {
   if (!received_first_) received.reset();
   const bool slow = received && *received - received_last_ < kSlowBytes;
-  const int64_t came = received ? *received - *received_first_ : 0;
+  const int64_t came =
+      received ? std::max<int64_t>(0, *received - *received_first_) : 0;
   if (pace_ == Pace::kAnnounced && came > announced + kBesideMessages) {
     pace_ = Pace::kFast;  // More comes than was said.
     bytes_ = settings.max_bytes;
@@ -51,10 +50,12 @@ void Upload::Look(const Settings& settings, std::optional<int64_t> received,
                   : settings.max_bytes;
     if (slow) next_look_ = now + kSlowLook;
   }
+  if (pace_ == Pace::kAnnounced) next_look_ = now + kAnnouncedLook;
+  if (stalled_) next_look_ = now + kSlowLook;
   if (!received) return;
   received_last_ = *received;
   if (now - while_ >= kWhile) {
-    stalled_ = received_last_ - while_received_ < kLeastInAWhile;
+    stalled_ = received_last_ - while_received_ < reads * kLeastInAWhile;
     while_ = now;
     while_received_ = received_last_;
   }
@@ -65,25 +66,25 @@ void Upload::Look(const Settings& settings, std::optional<int64_t> received,
   window_received_ = received_last_;
 }
 
-void Upload::NotMine(int64_t bytes) {
-  if (received_first_) *received_first_ += bytes;
+void Upload::NotMine(int64_t bytes, int64_t received) {
+  if (!received_first_) return;
+  for (int64_t* since :
+       {&*received_first_, &while_received_, &window_received_}) {
+    *since = std::min(*since + bytes, received);
+  }
 }
 
-absl::Status Upload::TooSlow(const Settings& settings, absl::Time now) const {
+std::optional<absl::Duration> Upload::TooSlow(const Settings& settings,
+                                              absl::Time now) const {
+  if (received_first_) {
+    return below_rate_ ? std::optional(settings.grace) : std::nullopt;
+  }
   // Where nothing is known of the connection, the largest message has as long
   // as it may take.
-  absl::Duration most = settings.grace;
-  if (!received_first_) {
-    most += absl::Seconds(static_cast<double>(settings.max_bytes) /
-                          settings.min_rate);
-  }
-  const bool slow = received_first_ ? below_rate_ : now - start_ > most;
-  if (!slow) return absl::OkStatus();
-  return WithReason(Reason::kSlowUpload,
-                    absl::DeadlineExceededError(absl::StrCat(
-                        "the request did not come within ",
-                        absl::FormatDuration(most), " at ", settings.min_rate,
-                        " bytes per second or more (min_upload_rate)")));
+  const absl::Duration most =
+      settings.grace + absl::Seconds(static_cast<double>(settings.max_bytes) /
+                                     settings.min_rate);
+  return now - start_ > most ? std::optional(most) : std::nullopt;
 }
 
 }  // namespace attention::server

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <optional>
 
-#include "absl/status/status.h"
 #include "absl/time/time.h"
 
 namespace attention::server {
@@ -31,13 +30,16 @@ class Upload {
   Upload(const Settings& settings, std::optional<int64_t> announced,
          std::optional<int64_t> received, absl::Time now);
 
-  // Looks at it again. `received` as above. `announced`: what all messages that
-  // come on this connection may have, by what their callers said.
+  // Whether it is time for Look().
+  bool Due(absl::Time now) const { return now >= next_look_; }
+  // Looks at it again. `received` as above. `reads`: messages that come on this
+  // connection; `announced`: what all these may have, by what callers said.
   void Look(const Settings& settings, std::optional<int64_t> received,
-            int64_t announced, absl::Time now);
+            int64_t reads, int64_t announced, absl::Time now);
 
-  // So many bytes of what the connection received were not this message's.
-  void NotMine(int64_t bytes);
+  // Of what the connection received, in all `received` by now, so many bytes
+  // were another message, which may have begun before this one.
+  void NotMine(int64_t bytes, int64_t received);
 
   Pace pace() const { return pace_; }
   // Bytes to charge for the message from here on.
@@ -45,8 +47,9 @@ class Upload {
   // Next to nothing has come for a while: it takes no time now, and has to go
   // if others need its memory.
   bool stalled() const { return stalled_; }
-  // Why the call has to go whatever others need; OK: it need not.
-  absl::Status TooSlow(const Settings& settings, absl::Time now) const;
+  // Whether it has to go, whatever others need: too little came within so long.
+  std::optional<absl::Duration> TooSlow(const Settings& settings,
+                                        absl::Time now) const;
 
  private:
   Pace pace_ = Pace::kYoung;

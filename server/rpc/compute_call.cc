@@ -64,10 +64,15 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   // Admission's side.
 
   void Admitted(Admission::Ticket ticket) override {
-    ticket_ = std::move(ticket);
-    record_.wait = absl::Now() - record_.arrival;
-    HandOver();
-    StartRead(&request_);
+    {
+      const std::lock_guard<std::recursive_mutex> lock(end_mutex_);
+      if (!ended_) {
+        ticket_ = std::move(ticket);
+        record_.wait = absl::Now() - record_.arrival;
+        HandOver();
+        StartRead(&request_);
+      }
+    }
     Drop();
   }
   void Refused(absl::Status status) override {
@@ -76,7 +81,11 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     Drop();
   }
   void Expel(absl::Status status) override {
-    if (ended_.exchange(true)) return context_->TryCancel();
+    const std::lock_guard<std::recursive_mutex> lock(end_mutex_);
+    if (ended_.exchange(true)) {
+      if (!done_) context_->TryCancel();
+      return;
+    }
     // Not record_, which another thread may be writing to.
     CallRecord record(kMethod);
     record.wait = absl::Now() - record_.arrival;
@@ -136,6 +145,10 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
 
   void OnDone() override {
     HandOver();
+    {
+      const std::lock_guard<std::recursive_mutex> lock(end_mutex_);
+      done_ = true;
+    }
     // The answer has been sent, or nobody wants it any more.
     ticket_.Release();
     Drop();
@@ -414,6 +427,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
               env_.costs.TransferSeconds(record_.request_bytes +
                                          record_.response_bytes));
       ticket_.Sending(record_.response_bytes);
+    } else {
+      ticket_.Failing();
     }
     FinishWith(status, record_);
     return true;
@@ -450,6 +465,10 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   std::atomic<int> holders_{1};
   std::atomic<int> handovers_{0};
   std::atomic<bool> ended_{false};
+  // Held by those who are not gRPC while they use what it takes away once the
+  // call is done. It may call back from within.
+  std::recursive_mutex end_mutex_;
+  bool done_ = false;  // guarded by end_mutex_
   std::atomic<bool> cancelled_{false};
   Admission::Ticket ticket_;
 
