@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <new>
 #include <string>
 #include <system_error>
@@ -159,7 +160,7 @@ void Acceptor::LogStop(Obstacle obstacle) {
   std::string reason = "max_connections";
   if (obstacle == Obstacle::kDescriptors) reason = "few_descriptors_left";
   if (obstacle == Obstacle::kSystem) {
-    reason = std::generic_category().message(error_);
+    reason = strerrordesc_np(error_);
   }
   log_.warn(
       "event=accept_stopped reason={} open_connections={} max_connections={} "
