@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -567,6 +568,185 @@ TEST_F(AdmissionTest, ADeadlineEndsTheWait) {
   std::thread waiter([&] { EXPECT_FALSE(admission().WaitUntilIdle()); });
   admission().SetDeadline(absl::InfinitePast());
   waiter.join();
+}
+
+// Lets `count` calls of 100 bytes in, or tries to.
+std::vector<std::unique_ptr<Call>> EnterMany(Admission& admission, int count) {
+  std::vector<std::unique_ptr<Call>> calls;
+  for (int i = 0; i < count; ++i) {
+    calls.push_back(std::make_unique<Call>());
+    admission.Enter(
+        calls.back().get(),
+        {.bytes = 100, .deadline = absl::InfiniteFuture(), .peer = ""});
+  }
+  return calls;
+}
+
+int CountAdmitted(const std::vector<std::unique_ptr<Call>>& calls) {
+  int count = 0;
+  for (const auto& call : calls) count += call->admitted;
+  return count;
+}
+
+// Until there are two per thread and at least four, calls are read however long
+// they take; what is more waits.
+TEST_F(AdmissionTest, LongCallsBeyondAFewWaitUnread) {
+  costs_.RecordCall(100, 1);  // second
+  const auto calls = EnterMany(admission(), 10);
+  EXPECT_EQ(CountAdmitted(calls), 4);
+  EXPECT_EQ(admission().snapshot().waiting_calls, 6);
+  // A short one passes them.
+  costs_.RecordCall(1000, 0.001);
+  Call shorter;
+  Enter(shorter, 1000);
+  EXPECT_TRUE(shorter.admitted);
+  shorter.ticket.Release();
+  // Whose answer is being sent does not count any more.
+  ASSERT_TRUE(calls[0]->ticket.ReadDone(100).ok());
+  EXPECT_EQ(CountAdmitted(calls), 4);
+  calls[0]->ticket.Sending(100);
+  EXPECT_EQ(CountAdmitted(calls), 5);
+  calls[1]->ticket.Release();
+  EXPECT_EQ(CountAdmitted(calls), 6);
+}
+
+TEST_F(AdmissionTest, ManyThreadsHaveTwoLongCallsEach) {
+  settings_.threads = 8;
+  costs_.RecordCall(100, 1);
+  const auto calls = EnterMany(admission(), 20);
+  EXPECT_EQ(CountAdmitted(calls), 16);
+}
+
+TEST_F(AdmissionTest, ShortCallsAreReadUntilTheyAre100MillisecondsOfWork) {
+  costs_.RecordCall(100, 0.03);
+  const auto calls = EnterMany(admission(), 20);
+  // Six take 90 ms on two threads, so that one more is read.
+  EXPECT_EQ(CountAdmitted(calls), 7);
+  // One turns out to be short.
+  ASSERT_TRUE(calls[0]->ticket.ReadDone(100).ok());
+  ASSERT_TRUE(calls[0]->ticket.Expect(0.001).ok());
+  admission().Tick(absl::Now(), 0);
+  EXPECT_EQ(CountAdmitted(calls), 8);
+}
+
+TEST_F(AdmissionTest, StalledUploadsAreNoWork) {
+  const absl::Time now = absl::Now();
+  costs_.RecordCall(100, 1);
+  received_["stalled"] = 0;
+  std::vector<std::unique_ptr<Call>> stalled;
+  for (int i = 0; i < 4; ++i) {
+    stalled.push_back(std::make_unique<Call>());
+    Enter(*stalled.back(), 100, absl::InfiniteFuture(), "stalled");
+    ASSERT_TRUE(stalled.back()->admitted);
+  }
+  Call other;
+  Enter(other, 100);
+  admission().Tick(now + absl::Milliseconds(100), 0);
+  EXPECT_FALSE(other.admitted);
+  admission().Tick(now + absl::Seconds(1), 0);
+  EXPECT_TRUE(other.admitted);
+  // They go on, and count again.
+  received_["stalled"] += 100000;
+  admission().Tick(now + absl::Seconds(2), 0);
+  Call late;
+  Enter(late, 100);
+  EXPECT_TRUE(admission().Withdraw(&late));
+  for (const auto& call : stalled) EXPECT_FALSE(call->expelled);
+}
+
+// The calls before it turned out to take longer than was foretold.
+TEST_F(AdmissionTest, WhoseTurnComesTooLateIsRefusedUnread) {
+  costs_.RecordCall(100, 9);
+  const auto first = EnterMany(admission(), 4);
+  Call hasty, patient;
+  Enter(hasty, 100, absl::Now() + absl::Seconds(45));
+  Enter(patient, 100);
+  for (const auto& call : first) {
+    ASSERT_TRUE(call->admitted);
+    ASSERT_TRUE(call->ticket.Expect(32).ok());
+  }
+  EXPECT_FALSE(hasty.admitted || hasty.refused);
+  EXPECT_FALSE(patient.admitted);
+  // Three of 32 s and its own 9 s take two threads 52.5 s.
+  first[0]->ticket.Release();
+  EXPECT_FALSE(hasty.admitted);
+  ASSERT_TRUE(hasty.refused);
+  EXPECT_EQ(ReasonOf(*hasty.refused), Reason::kDeadlineTooClose);
+  EXPECT_TRUE(patient.admitted);
+}
+
+// Calls of 100 thread-milliseconds each, 20 of them in at any time.
+class SpeedTest : public AdmissionTest {
+ protected:
+  SpeedTest() { costs_.RecordCall(100, 0.1); }
+
+  void Fill() {
+    while (calls_.size() < 20) {
+      calls_.push_back(std::make_unique<Call>());
+      Enter(*calls_.back(), 100);
+    }
+  }
+
+  // Answers `count` calls, each as another comes, and lets `time` pass.
+  void Answer(int count, absl::Duration time) {
+    for (int i = 0; i < count; ++i) {
+      const auto first =
+          std::find_if(calls_.begin(), calls_.end(),
+                       [](const auto& call) { return call->admitted; });
+      ASSERT_NE(first, calls_.end());
+      ASSERT_TRUE((*first)->ticket.ReadDone(100).ok());
+      (*first)->ticket.Sending(100);
+      calls_.erase(first);
+      Fill();
+    }
+    now_ += time;
+    admission().Tick(now_, 0);
+  }
+
+  // What a newcomer is told that has 4 s: nothing if it may wait.
+  std::optional<absl::Status> RefusalOfOneMore() {
+    Call call;
+    Enter(call, 100, absl::Now() + absl::Seconds(4));
+    EXPECT_FALSE(call.admitted);
+    EXPECT_EQ(admission().Withdraw(&call), !call.refused);
+    return call.refused;
+  }
+
+  absl::Time now_ = absl::Now();
+  std::vector<std::unique_ptr<Call>> calls_;
+};
+
+TEST_F(SpeedTest, ANewcomerWaitsLongerWhereWorkIsDoneSlowly) {
+  Fill();
+  // One second's work for two threads.
+  EXPECT_EQ(RefusalOfOneMore(), std::nullopt);
+  // Eight calls every 1.6 seconds: half a thread's work.
+  for (int i = 0; i < 10; ++i) Answer(8, absl::Milliseconds(1600));
+  const auto refused = RefusalOfOneMore();
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(ReasonOf(*refused), Reason::kDeadlineTooClose);
+  // It would wait for about 3.7 s, and is to try again after half of that.
+  EXPECT_GT(*RetryDelay(*refused), absl::Milliseconds(1700));
+  EXPECT_LT(*RetryDelay(*refused), absl::Milliseconds(2000));
+  // As fast as was foretold again.
+  for (int i = 0; i < 10; ++i) Answer(8, absl::Milliseconds(400));
+  EXPECT_EQ(RefusalOfOneMore(), std::nullopt);
+}
+
+TEST_F(SpeedTest, FewSlowCallsSayNothing) {
+  Fill();
+  for (int i = 0; i < 7; ++i) Answer(1, absl::Milliseconds(150));
+  EXPECT_EQ(RefusalOfOneMore(), std::nullopt);
+}
+
+TEST_F(SpeedTest, AServerThatHoldsNobodyBackIsAsFastAsItsThreads) {
+  Fill();
+  for (int i = 0; i < 10; ++i) Answer(8, absl::Milliseconds(1600));
+  ASSERT_TRUE(RefusalOfOneMore());
+  calls_.clear();
+  for (int i = 0; i < 10; ++i) admission().Tick(now_ += absl::Seconds(1), 0);
+  Fill();
+  EXPECT_EQ(RefusalOfOneMore(), std::nullopt);
 }
 
 TEST(CostModelTest, LearnsFromWhatWasMeasured) {
