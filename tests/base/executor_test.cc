@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <future>
 #include <memory>
@@ -158,6 +159,38 @@ TEST(ExecutorTest, ASmallJobPassesALargeOne) {
   EXPECT_EQ(large.Wait(), JobEnd::kDone);
 }
 
+// It is the turn that says when to leave a task: not before another job waits,
+// and soon after.
+TEST(ExecutorTest, ATurnIsOverOnceAnotherJobWaits) {
+  Executor executor(1);
+  std::promise<void> alone;
+  std::atomic<bool> small_done{false}, too_early{false}, too_late{false};
+  TestJob large(1, [&, first = true](int64_t, const Turn& turn) mutable {
+    const auto begin = Turn::Clock::now();
+    if (std::exchange(first, false)) {
+      while (Turn::Clock::now() < begin + 3 * Turn::kLength) {
+        if (turn.Over()) too_early = true;
+      }
+      alone.set_value();
+    }
+    while (!turn.Over() && !small_done) {
+      if (Turn::Clock::now() < begin + std::chrono::seconds(20)) continue;
+      too_late = true;
+      return true;
+    }
+    return small_done.load();
+  });
+  executor.Submit(&large, {.seconds = 100});
+  alone.get_future().wait();
+  TestJob small(1, [](int64_t, const Turn&) { return true; });
+  small.on_done = [&] { small_done = true; };
+  executor.Submit(&small, {.seconds = 0.001});
+  EXPECT_EQ(small.Wait(), JobEnd::kDone);
+  EXPECT_EQ(large.Wait(), JobEnd::kDone);
+  EXPECT_FALSE(too_early);
+  EXPECT_FALSE(too_late);
+}
+
 TEST(ExecutorTest, LeastWorkComesFirst) {
   Executor executor(1);
   Record record;
@@ -199,6 +232,33 @@ TEST(ExecutorTest, EqualJobsShare) {
     ++turns;
   }
   EXPECT_GE(turns, 76);
+}
+
+// Also where a job has tasks left that no thread has begun.
+TEST(ExecutorTest, EqualJobsOfManyTasksShare) {
+  Executor executor(1);
+  Record record;
+  std::vector<std::unique_ptr<TestJob>> jobs;
+  {
+    Blocker blocker(executor);
+    for (const std::string name : {"a", "b"}) {
+      jobs.push_back(std::make_unique<TestJob>(
+          40, [&record, name](int64_t, const Turn& turn) {
+            UseTurn(turn);
+            record.Add(name);
+            return true;
+          }));
+      jobs.back()->on_done = [&record, name] { record.Add(name + " done"); };
+      executor.Submit(jobs.back().get(), {.seconds = 0.3});
+    }
+    blocker.Release();
+  }
+  for (const auto& job : jobs) job->Wait();
+  const auto events = record.events();
+  const auto first_done =
+      std::find_if(events.begin(), events.end(),
+                   [](const std::string& event) { return event.size() > 1; });
+  EXPECT_GE(first_done - events.begin(), 76);
 }
 
 TEST(ExecutorTest, NotMoreThanAFewEqualJobsShare) {
