@@ -4,12 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <vector>
 
+#include "base/executor.h"
 #include "kernel/attention.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/run_kernel.h"
@@ -473,6 +476,71 @@ TEST(SameBitsTest, StrideZero) {
   Executor executor(0);
   EXPECT_TRUE(
       SameBits(RunKernel(repeated, one.options, executor), RunKernel(one)));
+}
+
+// How many tasks a job had, and how often they were worked on.
+struct Turns {
+  int64_t tasks = 0;
+  int64_t turns = 0;
+};
+
+// Works on the tasks of each stage in turn, and each time tells them at once
+// that the turn is over.
+Turns RunInShortestTurns(Executor::Job* job) {
+  const std::atomic<bool> over{true};
+  const Turn turn(&over);
+  Turns count;
+  while (const int64_t tasks = job->NextStage()) {
+    std::vector<int64_t> left(tasks);
+    std::iota(left.begin(), left.end(), 0);
+    count.tasks += tasks;
+    while (!left.empty()) {
+      count.turns += static_cast<int64_t>(left.size());
+      std::erase_if(left,
+                    [&](int64_t task) { return job->RunTask(task, turn); });
+    }
+  }
+  job->Done(JobEnd::kDone);
+  return count;
+}
+
+// A task can be left after each block of keys, so that a long one holds up
+// nobody.
+TEST(SameBitsTest, TasksLeftAfterEachBlock) {
+  Random random(4);
+  for (const Kind& kind : kKinds) {
+    for (int64_t rows : {1, 40, 250}) {
+      for (int64_t keys : {200, 530, 1030}) {
+        AttentionCase request =
+            NormalCase(random, {2, 2, 1, rows, keys, 16, 24}, kind);
+        request.options.return_scores = Scores::kWeights;
+        const AttentionPlan plan =
+            PlanAttention(request.inputs(), request.options).value();
+        const KernelResult expected = RunKernel(request);
+        for (int threads : {1, 8}) {
+          KernelResult result;
+          result.output = Tensor(plan.output.type, plan.output.shape);
+          result.scores = Tensor(plan.scores->type, plan.scores->shape);
+          AttentionOutputs outputs;
+          outputs.output = result.output.data();
+          outputs.scores = result.scores->data();
+          absl::Status status = absl::UnknownError("not done");
+          const auto job =
+              MakeAttentionJob(plan, outputs, threads,
+                               [&](const absl::Status& end) { status = end; });
+          const Turns count = RunInShortestTurns(job.get());
+          ASSERT_TRUE(status.ok()) << status;
+          ASSERT_TRUE(SameBits(result, expected)) << request.ToString();
+          // Each block comes twice, for its scores again. For one thread no
+          // keys are cut, so that every task has all blocks.
+          const int64_t blocks = (keys + kKeyBlock - 1) / kKeyBlock;
+          if (threads == 1) {
+            EXPECT_EQ(count.turns, count.tasks * (2 * blocks - 1));
+          }
+        }
+      }
+    }
+  }
 }
 
 // Whatever else is asked for.
