@@ -221,6 +221,27 @@ TEST_P(LimitsTest, ACallWaitsForMemoryAndIsAnsweredWhenThereIsSome) {
   EXPECT_TRUE(Compute(channel, LongRequest(1000)).ok());
 }
 
+// Its message stays with the client meanwhile.
+TEST_P(LimitsTest, ACallThatWaitsIsNotRead) {
+  server::Options options = TestServer::DefaultOptions();
+  const std::string message = LongCall::Request().SerializeAsString();
+  const auto bytes = static_cast<int64_t>(message.size());
+  options.max_request_bytes = options.max_response_bytes = bytes;
+  options.max_inflight_bytes = 3 * bytes;
+  options.max_queue = options.default_deadline = absl::Hours(24);
+  TestServer server(options);
+  auto first =
+      std::make_unique<LongCall>(server.Channel(GetParam()), Announced{});
+  ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 1; }));
+  RawStream second(server.Channel(GetParam()), kComputeAttention,
+                   std::chrono::system_clock::time_point::max(), bytes);
+  second.StartWrite(message);
+  ASSERT_TRUE(WaitUntil([&] { return server.server().running_calls() == 2; }));
+  ASSERT_FALSE(second.WrittenWithin(std::chrono::milliseconds(300)));
+  first.reset();
+  EXPECT_TRUE(second.WrittenWithin(std::chrono::minutes(1)));
+}
+
 TEST_P(LimitsTest, WhatNeedsMoreThanTheBudgetAloneIsRefused) {
   server::Options options = TestServer::DefaultOptions();
   options.max_request_bytes = 1 << 20;

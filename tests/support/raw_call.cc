@@ -6,6 +6,7 @@
 
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/slice.h"
+#include "server/rpc/compute_call.h"
 #include "server/status.h"
 
 namespace attention::testing {
@@ -55,9 +56,14 @@ RawAnswer RawUnaryCall(const std::shared_ptr<grpc::Channel>& channel,
 
 RawStream::RawStream(const std::shared_ptr<grpc::Channel>& channel,
                      const std::string& method,
-                     std::chrono::system_clock::time_point deadline)
+                     std::chrono::system_clock::time_point deadline,
+                     std::optional<int64_t> announced_bytes)
     : stub_(channel) {
   context_.set_deadline(deadline);
+  if (announced_bytes) {
+    context_.AddMetadata(server::kRequestBytesHeader,
+                         std::to_string(*announced_bytes));
+  }
   stream_ = stub_.PrepareCall(&context_, method, &queue_);
   stream_->StartCall(Tag());
   Wait();
@@ -86,6 +92,19 @@ bool RawStream::Write(const std::string& message, bool last) {
     stream_->Write(buffer, Tag());
   }
   return Wait();
+}
+
+void RawStream::StartWrite(const std::string& message) {
+  stream_->Write(ToBuffer(message), Tag());
+}
+
+bool RawStream::WrittenWithin(std::chrono::milliseconds limit) {
+  void* tag;
+  bool ok = false;
+  return queue_.AsyncNext(&tag, &ok,
+                          std::chrono::system_clock::now() + limit) ==
+             grpc::CompletionQueue::GOT_EVENT &&
+         ok;
 }
 
 std::optional<std::string> RawStream::Read() {

@@ -4,6 +4,7 @@
 #define ATTENTION_TESTS_SUPPORT_RAW_CALL_H_
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,13 +32,19 @@ RawAnswer RawUnaryCall(const std::shared_ptr<grpc::Channel>& channel,
 // thread-safe.
 class RawStream {
  public:
+  // `announced_bytes`: what the server is told of the size of the message.
   RawStream(const std::shared_ptr<grpc::Channel>& channel,
             const std::string& method,
             std::chrono::system_clock::time_point deadline =
-                std::chrono::system_clock::time_point::max());
+                std::chrono::system_clock::time_point::max(),
+            std::optional<int64_t> announced_bytes = std::nullopt);
   ~RawStream();
 
   bool Write(const std::string& message, bool last = false);
+  // Write() in two parts: returns at once; whether the message is on its way by
+  // then. Nothing else until it is.
+  void StartWrite(const std::string& message);
+  bool WrittenWithin(std::chrono::milliseconds limit);
   // Nothing at the end of the stream.
   std::optional<std::string> Read();
   grpc::Status Finish();
