@@ -3,6 +3,7 @@
 #include <grpc/grpc.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <iterator>
 #include <memory>
 #include <string>
@@ -395,6 +397,64 @@ TEST(BinaryTest, LowersItsMemoryToTheAddressSpaceThereIs) {
   // What it says is what it keeps to.
   EXPECT_FALSE(absl::StrContains(
       metrics, "\nattention_memory_limit_bytes 2147483648\n"));
+}
+
+// Lets the process take `bytes` more of its address space.
+void LimitGrowth(pid_t pid, int64_t bytes) {
+  int64_t pages = 0;
+  std::ifstream(absl::StrCat("/proc/", pid, "/statm")) >> pages;
+  ASSERT_GT(pages, 0);
+  rlimit limit;
+  limit.rlim_cur = limit.rlim_max = pages * sysconf(_SC_PAGESIZE) + bytes;
+  ASSERT_EQ(prlimit(pid, RLIMIT_AS, &limit, nullptr), 0);
+}
+
+// One query, and key and value of `keys` rows.
+v1::ComputeAttentionRequest RequestOfShape(int64_t queries, int64_t keys,
+                                           int64_t size, int64_t value_size) {
+  v1::ComputeAttentionRequest request;
+  const auto set = [](int64_t rows, int64_t columns, v1::Tensor* tensor) {
+    tensor->set_data_type(v1::DATA_TYPE_FLOAT32);
+    for (int64_t dim : {int64_t{1}, int64_t{1}, rows, columns}) {
+      tensor->add_shape(dim);
+    }
+    tensor->set_data(std::string(4 * rows * columns, '\0'));
+  };
+  set(queries, size, request.mutable_query());
+  set(keys, size, request.mutable_key());
+  set(keys, value_size, request.mutable_value());
+  return request;
+}
+
+TEST(BinaryTest, ACallForWhichThereIsNoMemoryEndsAlone) {
+  if (kTakesAllAddresses) {
+    GTEST_SKIP() << "the address sanitizer needs terabytes of address space";
+  }
+  struct Case {
+    const char* what;
+    v1::ComputeAttentionRequest request;
+    int64_t growth;
+  };
+  const Case cases[] = {
+      {"the answer has 256 MiB", RequestOfShape(1 << 16, 1, 1, 1 << 10),
+       128 << 20},
+      // The message fits, its tensors copied out of it do not.
+      {"the key has 96 MiB", RequestOfShape(1, 6144, 4096, 1), 168 << 20}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.what);
+    Subprocess server = StartServer({"--listen=127.0.0.1:0", "--threads=2"});
+    const auto channel = Connect(AddressIn(server.ReadLine()));
+    ASSERT_TRUE(Compute(channel, SmallRequest()).ok());
+    ASSERT_NO_FATAL_FAILURE(LimitGrowth(server.pid(), c.growth));
+    const grpc::Status status = Compute(channel, c.request);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    const Details details = DetailsOf(status);
+    EXPECT_EQ(details.reason, "OUT_OF_MEMORY");
+    EXPECT_TRUE(details.retry_delay.has_value());
+    EXPECT_TRUE(Compute(channel, SmallRequest()).ok());
+    server.Signal(SIGTERM);
+    EXPECT_EQ(server.Wait().exit_code, 0);
+  }
 }
 
 TEST(BinaryTest, HasNoMoreThreadsThanItTriesToStart) {
