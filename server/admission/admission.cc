@@ -213,12 +213,7 @@ bool Admission::MayStart(const Entry& entry) {
       TimeFor(SecondsInside(entry.seconds)) <= kMostInside) {
     return true;
   }
-  if (!held_back_) {
-    held_back_ = true;
-    speed_since_ = absl::Now();
-    done_seconds_ = 0;
-    done_calls_ = 0;
-  }
+  held_back_ = true;
   return false;
 }
 
@@ -348,6 +343,8 @@ Admission::Entries::iterator Admission::NextToRead() {
   };
   for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
     if (++looked_at > kMostPassed) break;
+    // Whoever would be in time still may pass one who has to wait for others.
+    if (!MayStart(*it)) continue;
     if (it->Small()) {
       if (before(it, small)) small = it;
       continue;
@@ -457,18 +454,19 @@ void Admission::LookAtRead(Entry& entry, absl::Time now) {
 void Admission::MeasureSpeed(absl::Time now) {
   const auto threads = static_cast<double>(settings_.threads);
   const absl::Duration elapsed = now - speed_since_;
-  if (elapsed < kSpeedTime) return;
-  const bool held_back = std::exchange(held_back_, false);
+  const bool began = held_back_ && !measuring_speed_;
+  if (elapsed < kSpeedTime && !began) return;
+  if (measuring_speed_ && held_back_ && elapsed < kMostSpeedTime &&
+      done_calls_ < kSpeedCalls) {
+    return;
+  }
   double measured = threads;
-  if (held_back && elapsed < kMostSpeedTime) {
-    if (done_calls_ < kSpeedCalls) {
-      held_back_ = true;
-      return;
-    }
+  if (measuring_speed_ && held_back_ && elapsed < kMostSpeedTime) {
     measured = std::clamp(done_seconds_ / absl::ToDoubleSeconds(elapsed),
                           kLeastSpeed * threads, kMostSpeed * threads);
   }
-  speed_ += kSpeedWeight * (measured - speed_);
+  if (!began) speed_ += kSpeedWeight * (measured - speed_);
+  measuring_speed_ = std::exchange(held_back_, false);
   speed_since_ = now;
   done_seconds_ = 0;
   done_calls_ = 0;
@@ -765,6 +763,8 @@ absl::Status Admission::Ticket::Expect(double seconds) {
   const absl::Duration own = admission_->TimeFor(kSurePart * seconds);
   const absl::Duration left = entry_->request.deadline - absl::Now();
   admission_->SetSeconds(*entry_, seconds);
+  // It may be less than was thought.
+  admission_->AdmitWaiting(lock);
   if (ahead > admission_->settings_.max_queue) {
     return WouldWaitTooLong(ahead, admission_->settings_.max_queue);
   }

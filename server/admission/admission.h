@@ -190,7 +190,8 @@ class Admission {
   absl::Time speed_since_;
   double done_seconds_ = 0;
   int64_t done_calls_ = 0;
-  bool held_back_ = false;  // since the last tick a call was
+  bool held_back_ = false;        // a call was, since speed_since_
+  bool measuring_speed_ = false;  // one was before, too
   int64_t transferred_bytes_ = 0;
   absl::Time next_waiting_look_;
   bool ticker_idle_ = false;

@@ -470,6 +470,22 @@ TEST_F(AdmissionTest, AConnectionThatTricklesIsStalledForAllItsUploads) {
   EXPECT_TRUE(waits.admitted);
 }
 
+// Who is held back, because much work of its size is inside, holds back nobody
+// with less to do.
+TEST_F(AdmissionTest, AHeldBackCallLetsLighterOnesPass) {
+  costs_.RecordCall(300 << 10, 1);
+  std::vector<std::unique_ptr<Call>> heavy;
+  for (int i = 0; i < 5; ++i) {
+    heavy.push_back(std::make_unique<Call>());
+    Enter(*heavy.back(), 300 << 10);
+  }
+  EXPECT_FALSE(heavy[4]->admitted);
+  Call light;
+  costs_.RecordCall(200 << 10, 0.001);
+  Enter(light, 200 << 10);
+  EXPECT_TRUE(light.admitted);
+}
+
 TEST_F(AdmissionTest, WhoWaitedForLongerThanTheQueueLimitIsRefused) {
   settings_.max_queue = absl::Seconds(2);
   Call inside, other, waiting;

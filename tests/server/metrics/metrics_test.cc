@@ -137,7 +137,7 @@ TEST(MetricsTest, TheNumberOfSeriesIsFixed) {
   Metrics metrics(kBuild);
   const size_t before = SeriesOf(metrics.Text());
   metrics.CallEnded({.method = "a client's \"text\"\n",
-                     .code = static_cast<grpc::StatusCode>(1000),
+                     .code = static_cast<grpc::StatusCode>(31),
                      .reason = "whatever"});
   metrics.CallEnded({.method = "", .code = static_cast<grpc::StatusCode>(-1)});
   const std::string text = metrics.Text();
