@@ -69,7 +69,7 @@ class CallCounter final : public Interceptor {
   void Count(const grpc::Status& status) {
     try {
       record_.End(ToAbsl(status), log_, log_limiter_, metrics_);
-    } catch (const std::bad_alloc&) {
+    } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
       // The call matters more than its count.
     }
   }
