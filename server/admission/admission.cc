@@ -4,6 +4,7 @@
 #include <cmath>
 #include <iterator>
 #include <new>
+#include <numeric>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -16,8 +17,8 @@ namespace {
 // stream send 16 KiB before it is read (server.cc), beside its headers; buffers
 // have slack.
 constexpr int64_t kWaitingBytes = int64_t{128} << 10;
-// A message that is said to have no more is small: it takes no more memory read
-// than unread, or hardly, and is soon gone.
+// A message that is said to have no more is small: read, it takes little more
+// than unread, and is soon gone.
 constexpr int64_t kSmallBytes = kWaitingBytes;
 // A message of unknown size is charged for so much at first, or for a part of
 // the reserve; and there are so many such reads at once.
@@ -36,7 +37,7 @@ constexpr int64_t kSmallPart = 4;
 constexpr absl::Duration kLook = absl::Milliseconds(5);
 constexpr absl::Duration kWaitingLook = absl::Milliseconds(100);
 constexpr absl::Duration kIdleTick = absl::Milliseconds(100);
-// Who waits for so long may have the memory of a stalled upload.
+// A call that has waited for so long may have the memory of a stalled upload.
 constexpr absl::Duration kPatience = absl::Milliseconds(100);
 
 // A call is let in if twice the time it will probably wait is left: what is
@@ -62,6 +63,16 @@ constexpr double kMostSpeed = 2;
 size_t RankOf(double seconds, size_t ranks) {
   if (!(seconds > 1e-6)) return 0;
   return std::min(ranks - 1, static_cast<size_t>(std::log2(seconds * 1e6)));
+}
+
+// What the executor does before a call of so many seconds, or in turn with it:
+// the smaller of two calls goes first, by powers of two.
+template <size_t kRanks>
+double UpToRankOf(double seconds, const std::array<double, kRanks>& by_rank) {
+  const size_t last = std::min(RankOf(seconds, kRanks) + 1, kRanks - 1);
+  // Less than nothing can only be an error of rounding.
+  return std::max(
+      0.0, std::accumulate(by_rank.begin(), by_rank.begin() + last + 1, 0.0));
 }
 
 int64_t ReserveOf(int64_t max_bytes) {
@@ -172,7 +183,7 @@ bool Admission::MayWait(const Entry& entry) const {
   if (entry.Small()) {
     return total_bytes_ - unknown_bytes_ + kWaitingBytes <= settings_.max_bytes;
   }
-  return (static_cast<int64_t>(waiting_.size()) + 1) * kWaitingBytes <=
+  return WaitingBytes() + kWaitingBytes <=
          std::max(kWaitingBytes, reserve_ / 2);
 }
 
@@ -189,19 +200,12 @@ Admission::Entries::iterator Admission::OneTooManyWaiting(const Entry& entry) {
   return waiting_.end();
 }
 
-// The executor lets the smaller of two calls go first, by powers of two.
 double Admission::SecondsInside(double seconds) const {
-  const size_t last = std::min(RankOf(seconds, kRanks) + 1, kRanks - 1);
-  double inside = 0;
-  for (size_t rank = 0; rank <= last; ++rank) inside += seconds_inside_[rank];
-  return std::max(0.0, inside);
+  return UpToRankOf(seconds, seconds_inside_);
 }
 
 double Admission::SecondsAhead(double seconds) const {
-  const size_t last = std::min(RankOf(seconds, kRanks) + 1, kRanks - 1);
-  double ahead = SecondsInside(seconds);
-  for (size_t rank = 0; rank <= last; ++rank) ahead += seconds_waiting_[rank];
-  return std::max(0.0, ahead);
+  return SecondsInside(seconds) + UpToRankOf(seconds, seconds_waiting_);
 }
 
 absl::Duration Admission::TimeFor(double seconds) const {
@@ -253,10 +257,7 @@ void Admission::TakeOut(Entries::iterator position, Entries& out) {
 }
 
 void Admission::Forget(Peers::iterator peer) {
-  if (peer->second.waiting == 0 && peer->second.reading == 0 &&
-      peer->second.inside == 0) {
-    peers_.erase(peer);
-  }
+  if (peer->second.waiting == 0 && peer->second.inside == 0) peers_.erase(peer);
 }
 
 int64_t Admission::LargeLimit() const {
@@ -264,9 +265,8 @@ int64_t Admission::LargeLimit() const {
   return inside_.empty() ? settings_.max_bytes : settings_.max_bytes - reserve_;
 }
 
-bool Admission::MayRead(const Entry& entry) {
-  if (!entry.request.bytes && young_reads_ >= kMaxYoungReads) return false;
-  return MayStart(entry) && HasRoom(entry);
+int64_t Admission::WaitingBytes() const {
+  return static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
 }
 
 bool Admission::HasRoom(const Entry& entry) const {
@@ -274,8 +274,7 @@ bool Admission::HasRoom(const Entry& entry) const {
   // The message, and its tensors copied out of it. Calls that wait have a part
   // of the reserve of their own.
   const int64_t more = 2 * std::max(bytes, kWaitingBytes / 2);
-  const int64_t held =
-      total_bytes_ - static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
+  const int64_t held = total_bytes_ - WaitingBytes();
   if (entry.Small()) return held - unknown_bytes_ + more <= settings_.max_bytes;
   int64_t limit = LargeLimit();
   if (bytes <= uploads_.young_bytes) {
@@ -331,33 +330,35 @@ void Admission::ChargeUpload(Entry& entry, int64_t bytes) {
   SetBytes(entry, MemoryKind::kTensors, bytes);
 }
 
-// The first of those whose connections have the fewest messages under way; but
-// where that one does not fit, a small one passes it. Those are soon gone, so
-// that it need not wait for long.
+// Of those that need not wait for work to be done: a small one; else the first
+// whose connection has the fewest messages under way; else, where that one does
+// not fit, one that is charged for little. Those are soon gone, so that it need
+// not wait for long.
 Admission::Entries::iterator Admission::NextToRead() {
-  auto small = waiting_.end(), first = small, passing = small;
-  int looked_at = 0;
-  const auto before = [&](Entries::iterator a, Entries::iterator b) {
-    return b == waiting_.end() ||
-           a->peer->second.reading < b->peer->second.reading;
-  };
-  for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
-    if (++looked_at > kMostPassed) break;
-    // Whoever would be in time still may pass one who has to wait for others.
-    if (!MayStart(*it)) continue;
-    if (it->Small()) {
-      if (before(it, small)) small = it;
-      continue;
+  const auto none = waiting_.end();
+  auto small = none, first = none, light = none;
+  const auto prefer = [&](Entries::iterator candidate, auto& chosen) {
+    if (chosen == none ||
+        candidate->peer->second.reading < chosen->peer->second.reading) {
+      chosen = candidate;
     }
-    if (small != waiting_.end() && MayRead(*small)) return small;
-    if (before(it, first)) first = it;
+  };
+  const auto end = std::next(waiting_.begin(), FewWaiting());
+  for (auto it = waiting_.begin(); it != end; ++it) {
+    if (!MayStart(*it)) continue;
     const int64_t bytes = it->request.bytes.value_or(uploads_.young_bytes);
-    if (bytes <= uploads_.young_bytes && before(it, passing)) passing = it;
+    if (it->Small()) {
+      prefer(it, small);
+    } else {
+      prefer(it, first);
+      if (bytes <= uploads_.young_bytes) prefer(it, light);
+    }
   }
-  if (small != waiting_.end() && MayRead(*small)) return small;
-  if (first == waiting_.end() || MayRead(*first)) return first;
-  return passing != waiting_.end() && MayRead(*passing) ? passing
-                                                        : waiting_.end();
+  for (const auto chosen : {small, first, light}) {
+    if (chosen == none || !HasRoom(*chosen)) continue;
+    if (chosen->request.bytes || young_reads_ < kMaxYoungReads) return chosen;
+  }
+  return none;
 }
 
 void Admission::AdmitWaiting(Lock& lock) {
@@ -449,23 +450,22 @@ void Admission::LookAtRead(Entry& entry, absl::Time now) {
   }
 }
 
-// How fast work is done, from calls that were answered. Others may take the
-// cores too, and what is foretold may be wrong.
+// How fast work is done, from calls that were answered while others were held
+// back. Other processes may take the cores, and what is foretold may be wrong.
+// While nobody is held back the server is taken to be as fast as its threads.
 void Admission::MeasureSpeed(absl::Time now) {
   const auto threads = static_cast<double>(settings_.threads);
   const absl::Duration elapsed = now - speed_since_;
-  const bool began = held_back_ && !measuring_speed_;
-  if (elapsed < kSpeedTime && !began) return;
-  if (measuring_speed_ && held_back_ && elapsed < kMostSpeedTime &&
-      done_calls_ < kSpeedCalls) {
-    return;
+  const bool begins = held_back_ && !measuring_speed_;
+  const bool tells = held_back_ && measuring_speed_ && elapsed < kMostSpeedTime;
+  if (!begins) {
+    if (elapsed < kSpeedTime || (tells && done_calls_ < kSpeedCalls)) return;
+    const double measured =
+        tells ? std::clamp(done_seconds_ / absl::ToDoubleSeconds(elapsed),
+                           kLeastSpeed * threads, kMostSpeed * threads)
+              : threads;
+    speed_ += kSpeedWeight * (measured - speed_);
   }
-  double measured = threads;
-  if (measuring_speed_ && held_back_ && elapsed < kMostSpeedTime) {
-    measured = std::clamp(done_seconds_ / absl::ToDoubleSeconds(elapsed),
-                          kLeastSpeed * threads, kMostSpeed * threads);
-  }
-  if (!began) speed_ += kSpeedWeight * (measured - speed_);
   measuring_speed_ = std::exchange(held_back_, false);
   speed_since_ = now;
   done_seconds_ = 0;
@@ -490,8 +490,8 @@ absl::Status Admission::Overdue(const Entry& entry, absl::Time now) const {
 // A read that has to go because memory is short; end() if none has to.
 Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
                                                    int64_t transport_bytes) {
-  const auto waiting = static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
-  const bool over = total_bytes_ - waiting + excess_bytes_ > LargeLimit();
+  const bool over =
+      total_bytes_ - WaitingBytes() + excess_bytes_ > LargeLimit();
   const bool wanted =
       std::any_of(waiting_.begin(), std::next(waiting_.begin(), FewWaiting()),
                   [&](const Entry& entry) {

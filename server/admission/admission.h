@@ -136,9 +136,9 @@ class Admission {
   absl::Duration TimeFor(double seconds) const;
   bool MayStart(const Entry& entry);
   bool TooLate(const Entry& entry) const;
+  int64_t WaitingBytes() const;
   int64_t LargeLimit() const;
   bool MayWait(const Entry& entry) const;
-  bool MayRead(const Entry& entry);
   bool HasRoom(const Entry& entry) const;
   int64_t FewWaiting() const;
   Entries::iterator OneTooManyWaiting(const Entry& entry);
@@ -171,7 +171,8 @@ class Admission {
   std::condition_variable tick_;
   // All guarded by mutex_.
   Peers peers_;      // those with calls here
-  Entries waiting_;  // not read yet, in the order they came
+  Entries waiting_;  // not read yet: small ones first, each kind in the order
+                     // they came
   Entries inside_;   // with a ticket
   std::array<int64_t, kMemoryKinds> bytes_{};
   int64_t total_bytes_ = 0;
@@ -182,7 +183,7 @@ class Admission {
   std::array<double, kRanks> seconds_waiting_{};
   std::array<double, kRanks> seconds_inside_{};
   int64_t busy_calls_ = 0;     // inside, with seconds to go
-  int64_t small_waiting_ = 0;  // the first of waiting_
+  int64_t small_waiting_ = 0;  // so many, which stand first in waiting_
   // Thread-seconds, as foretold, that are worked off in a second: as many as
   // there are threads, if nothing else takes the cores. Measured from
   // speed_since_ on, while calls wait for others to be worked off.
@@ -190,8 +191,8 @@ class Admission {
   absl::Time speed_since_;
   double done_seconds_ = 0;
   int64_t done_calls_ = 0;
-  bool held_back_ = false;        // a call was, since speed_since_
-  bool measuring_speed_ = false;  // one was before, too
+  bool held_back_ = false;        // some call was, since speed_since_
+  bool measuring_speed_ = false;  // some call was shortly before, too
   int64_t transferred_bytes_ = 0;
   absl::Time next_waiting_look_;
   bool ticker_idle_ = false;

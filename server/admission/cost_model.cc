@@ -55,16 +55,18 @@ double CostModel::ComputeSeconds(WorkClass work_class, double work) const {
 
 double CostModel::TransferSeconds(int64_t bytes) const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return static_cast<double>(bytes + kBytesPerCall) * seconds_per_byte_;
+  return SecondsOfBytes(bytes);
 }
 
 double CostModel::CallSeconds(std::optional<int64_t> bytes) const {
   std::lock_guard<std::mutex> lock(mutex_);
   if (!bytes) return typical_seconds_;
   const double seen = seconds_by_size_[SizeClass(*bytes)];
-  return seen > 0
-             ? seen
-             : static_cast<double>(*bytes + kBytesPerCall) * seconds_per_byte_;
+  return seen > 0 ? seen : SecondsOfBytes(*bytes);
+}
+
+double CostModel::SecondsOfBytes(int64_t bytes) const {
+  return static_cast<double>(bytes + kBytesPerCall) * seconds_per_byte_;
 }
 
 void CostModel::RecordCompute(WorkClass work_class, double work,

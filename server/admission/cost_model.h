@@ -47,6 +47,9 @@ class CostModel {
   double compute_seconds() const;
 
  private:
+  // With the mutex held.
+  double SecondsOfBytes(int64_t bytes) const;
+
   mutable std::mutex mutex_;
   // All guarded by mutex_.
   std::array<double, 3> seconds_per_work_;
