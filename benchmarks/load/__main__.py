@@ -22,10 +22,11 @@ from benchmarks.load.programs import (
 )
 
 # Ways to run the server: name to flags beside the defaults. One whose flags the
-# server does not know is skipped.
+# server does not know is skipped. Admission cannot be turned off: without a limit
+# of the queue, calls that cannot meet their deadline are still refused.
 VARIANTS = {
     "admission": [],
-    "admission off": ["--max-queue=1h", "--max-inflight-bytes=8GiB"],
+    "no queue limit": ["--max-queue=1h", "--max-inflight-bytes=8GiB"],
 }
 
 COMPUTE_HEAVY = "S=2048,T=2048,H=1,D=64"
