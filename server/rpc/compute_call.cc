@@ -1,7 +1,6 @@
 #include "server/rpc/compute_call.h"
 
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -15,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "grpc/support/time.h"
 #include "kernel/attention.h"
 #include "server/admission/refusals.h"
 #include "server/convert.h"
@@ -176,9 +176,12 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
 
   // The client's deadline, or the server's own for those who have none.
   absl::Time Deadline() const {
-    const auto deadline = context_->deadline();
+    // Not deadline(), which overflows at those that are far away.
+    const gpr_timespec raw =
+        gpr_convert_clock_type(context_->raw_deadline(), GPR_CLOCK_REALTIME);
     const absl::Time none = record_.arrival + absl::Hours(24 * 365);
-    const absl::Time given = absl::FromChrono(deadline);
+    const absl::Time given =
+        absl::FromUnixSeconds(raw.tv_sec) + absl::Nanoseconds(raw.tv_nsec);
     return given < none ? given
                         : record_.arrival + env_.options.default_deadline;
   }

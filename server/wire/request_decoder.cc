@@ -56,8 +56,13 @@ class Decoder {
   absl::StatusOr<RequestFields> Decode() {
     while (reader_.remaining() > 0) {
       Tag tag;
-      if (!reader_.ReadTag(&tag) || !DecodeField(tag)) {
+      if (!NextTag(reader_, &tag) || !DecodeField(tag)) {
         if (!error_.ok()) return error_;
+        if (fields_left_ < 0) {
+          return absl::InvalidArgumentError(
+              absl::StrCat("the request has more than ", kMaxFields,
+                           " fields, the most there may be"));
+        }
         return absl::InvalidArgumentError(
             "the request is not a valid "
             "attention.v1.ComputeAttentionRequest message");
@@ -67,6 +72,13 @@ class Decoder {
   }
 
  private:
+  bool NextTag(SliceReader& reader, Tag* tag) {
+    return --fields_left_ >= 0 && reader.ReadTag(tag);
+  }
+  bool Skip(Tag tag) {
+    return reader_.SkipField(tag, SliceReader::kMaxDepth, &fields_left_);
+  }
+
   // False if so much memory must not be taken.
   bool Take(size_t bytes) {
     error_ = meter_.Take(static_cast<int64_t>(bytes));
@@ -97,20 +109,20 @@ class Decoder {
       case ComputeAttentionRequest::kOptionsFieldNumber:
         return DecodeOptions(tag);
       default:
-        return reader_.SkipField(tag, SliceReader::kMaxDepth);
+        return Skip(tag);
     }
   }
 
   bool DecodeTensor(Tag tag, TensorFields* tensor) {
     if (tag.type != WireType::kLength) {
-      return reader_.SkipField(tag, SliceReader::kMaxDepth);
+      return Skip(tag);
     }
     SliceReader message;
     if (!reader_.ReadLengthDelimited(&message)) return false;
     tensor->present = true;
     while (message.remaining() > 0) {
       Tag inner;
-      if (!message.ReadTag(&inner)) return false;
+      if (!NextTag(message, &inner)) return false;
       if (!DecodeTensorField(inner, message, tensor)) return false;
     }
     return true;
@@ -129,7 +141,7 @@ class Decoder {
       case Tensor::kShapeFieldNumber: {
         const auto add = [&](int64_t dim) {
           if (tensor->rank++ < kMaxRank) tensor->shape.push_back(dim);
-          return true;
+          return --fields_left_ >= 0;
         };
         if (auto read = ReadIntegers(tag.type, message, add)) return *read;
         break;
@@ -153,7 +165,7 @@ class Decoder {
       default:
         break;
     }
-    return message.SkipField(tag, SliceReader::kMaxDepth - 1);
+    return message.SkipField(tag, SliceReader::kMaxDepth - 1, &fields_left_);
   }
 
   // Reads `bytes` of little-endian floats from `source`, which `left` more
@@ -193,7 +205,7 @@ class Decoder {
       return true;
     };
     const auto read = ReadIntegers(tag.type, reader_, add);
-    return read ? *read : reader_.SkipField(tag, SliceReader::kMaxDepth);
+    return read ? *read : Skip(tag);
   }
 
   bool Grow(std::vector<int64_t>* list) {
@@ -208,10 +220,16 @@ class Decoder {
 
   bool DecodeOptions(Tag tag) {
     if (tag.type != WireType::kLength) {
-      return reader_.SkipField(tag, SliceReader::kMaxDepth);
+      return Skip(tag);
     }
     SliceReader message;
     if (!reader_.ReadLengthDelimited(&message)) return false;
+    if (++options_parts_ > kMaxOptionsParts) {
+      error_ =
+          FieldError("options", absl::StrCat("got more than ", kMaxOptionsParts,
+                                             " parts, the most there may be"));
+      return false;
+    }
     options_bytes_ += message.remaining();
     if (options_bytes_ > kMaxOptionsBytes) {
       error_ = FieldError(
@@ -230,12 +248,14 @@ class Decoder {
            stream.ConsumedEntireMessage();
   }
 
+  int64_t fields_left_ = kMaxFields;
   SliceReader reader_;
   BufferPool& pool_;
   MemoryMeter& meter_;
   const size_t most_numbers_;
   RequestFields fields_;
   size_t options_bytes_ = 0;
+  int64_t options_parts_ = 0;
   // Why a well-formed message is refused.
   absl::Status error_;
 };

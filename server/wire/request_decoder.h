@@ -26,6 +26,14 @@ inline constexpr size_t kMaxOptionsBytes = size_t{1} << 20;
 // two bytes is kept as a string in a list that doubles.
 inline constexpr int64_t kMemoryPerOptionsByte = 64;
 
+// The most fields of a message, nested ones and each number of a list that is
+// not packed included. A message is looked through in one step, which this
+// keeps to milliseconds; three lists of the largest batch fit in.
+inline constexpr int64_t kMaxFields = int64_t{1} << 19;
+// The most parts that options may come in; each is merged in a tenth of a
+// microsecond or more.
+inline constexpr int64_t kMaxOptionsParts = 1024;
+
 // A Tensor message as it came, nothing checked.
 struct TensorFields {
   // Whether the message was there.
@@ -65,8 +73,9 @@ struct RequestFields {
 // more while the list grows. valid_lengths, query_starts and key_starts have
 // `most_numbers` each at the most.
 //
-// Errors: InvalidArgument if the bytes are no such message, or a list or the
-// options are too long; what the meter gives.
+// Errors: InvalidArgument if the bytes are no such message, have more than
+// kMaxFields fields, or a list, a shape or the options are too long; what the
+// meter gives.
 absl::StatusOr<RequestFields> DecodeRequest(
     absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter,
     size_t most_numbers);

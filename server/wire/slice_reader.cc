@@ -120,7 +120,7 @@ bool SliceReader::Skip(size_t count) {
   return true;
 }
 
-bool SliceReader::SkipField(Tag tag, int depth) {
+bool SliceReader::SkipField(Tag tag, int depth, int64_t* tags) {
   uint64_t ignored;
   size_t length;
   switch (tag.type) {
@@ -133,19 +133,19 @@ bool SliceReader::SkipField(Tag tag, int depth) {
     case WireType::kLength:
       return ReadLength(&length) && Skip(length);
     case WireType::kStartGroup:
-      return SkipGroup(tag.field, depth - 1);
+      return SkipGroup(tag.field, depth - 1, tags);
     case WireType::kEndGroup:
       return false;
   }
   return false;
 }
 
-bool SliceReader::SkipGroup(uint32_t field, int depth) {
+bool SliceReader::SkipGroup(uint32_t field, int depth, int64_t* tags) {
   if (depth < 0) return false;
   Tag tag;
-  while (ReadTag(&tag)) {
+  while (--*tags >= 0 && ReadTag(&tag)) {
     if (tag.type == WireType::kEndGroup) return tag.field == field;
-    if (!SkipField(tag, depth)) return false;
+    if (!SkipField(tag, depth, tags)) return false;
   }
   return false;
 }

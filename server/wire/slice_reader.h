@@ -55,13 +55,13 @@ class SliceReader {
   bool ReadBytes(void* target, size_t count);
   bool Skip(size_t count);
   // The value of a field whose tag was read; `depth` is how many groups deep it
-  // may go.
-  bool SkipField(Tag tag, int depth);
+  // may go. Reads at most `*tags` tags inside groups and counts them off.
+  bool SkipField(Tag tag, int depth, int64_t* tags);
 
  private:
   bool ReadByte(uint8_t* byte);
   bool ReadLength(size_t* length);
-  bool SkipGroup(uint32_t field, int depth);
+  bool SkipGroup(uint32_t field, int depth, int64_t* tags);
   // Makes bytes available where any remain.
   void NextSlice();
 

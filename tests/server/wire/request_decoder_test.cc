@@ -346,6 +346,44 @@ TEST(RequestDecoderTest, RefusesHugeOptions) {
             "options: got 1048580 bytes, wanted at most 1048576");
 }
 
+// Each is a small message that takes long to look through.
+TEST(RequestDecoderTest, RefusesEndlessFields) {
+  const auto repeated = [](const std::string& bytes, int64_t times) {
+    std::string all;
+    for (int64_t i = 0; i < times; ++i) all += bytes;
+    return all;
+  };
+  // As `query`, of so many bytes.
+  const auto query = [](const std::string& tensor) {
+    std::string bytes = "\x0a";
+    for (size_t length = tensor.size();; length >>= 7) {
+      bytes += static_cast<char>((length & 0x7f) | (length >= 128 ? 128 : 0));
+      if (length < 128) return bytes + tensor;
+    }
+  };
+  const std::string too_many =
+      "the request has more than 524288 fields, the most there may be";
+  const std::string unknown = "\x78\x01";
+  const std::string group = repeated(unknown, kMaxFields - 1);
+  const std::string dims = repeated("\x01", kMaxFields);
+  const auto pool = BufferPool::Create(0);
+  for (const auto& [bytes, error] :
+       std::vector<std::pair<std::string, std::string>>{
+           {repeated(unknown, kMaxFields), ""},
+           {repeated(unknown, kMaxFields + 1), too_many},
+           {"\x7b" + group + "\x7c", too_many},
+           {query(repeated(unknown, kMaxFields)), too_many},
+           {query(repeated("\x10\x01", kMaxFields)), too_many},
+           {query("\x12" + query(dims).substr(1)), too_many},
+           {repeated({"\x52\x00", 2}, kMaxOptionsParts), ""},
+           {repeated({"\x52\x00", 2}, kMaxOptionsParts + 1),
+            "options: got more than 1024 parts, the most there may be"}}) {
+    const auto fields = Decode(Cut(bytes, nullptr), *pool);
+    EXPECT_EQ(fields.status().message(), error);
+    EXPECT_EQ(fields.ok(), error.empty());
+  }
+}
+
 TEST(RequestDecoderTest, MalformedBytesAreAnInvalidArgument) {
   const auto pool = BufferPool::Create(0);
   const std::string bytes = "\x0a\x7f";

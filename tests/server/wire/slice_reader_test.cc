@@ -93,6 +93,7 @@ TEST(SliceReaderTest, CopiesReadIndependently) {
 }
 
 TEST(SliceReaderTest, SkipsNestedGroups) {
+  int64_t tags = 1000;
   // Group 1 { group 2 { 3: varint } 4: fixed64 }, then a varint.
   Fixture f(
       std::string("\x0b\x13\x18\x05\x14\x21"
@@ -101,32 +102,51 @@ TEST(SliceReaderTest, SkipsNestedGroups) {
                   16));
   Tag tag;
   ASSERT_TRUE(f.reader.ReadTag(&tag));
-  ASSERT_TRUE(f.reader.SkipField(tag, SliceReader::kMaxDepth));
+  ASSERT_TRUE(f.reader.SkipField(tag, SliceReader::kMaxDepth, &tags));
   uint64_t value;
   ASSERT_TRUE(f.reader.ReadVarint(&value));
   EXPECT_EQ(value, 7u);
 }
 
 TEST(SliceReaderTest, GroupsMustCloseAsTheyOpened) {
+  int64_t tags = 1000;
   for (const char* bytes : {"\x0b\x14", "\x0b\x0b\x0c", "\x0c"}) {
     Fixture f(bytes);
     Tag tag;
     ASSERT_TRUE(f.reader.ReadTag(&tag));
-    EXPECT_FALSE(f.reader.SkipField(tag, SliceReader::kMaxDepth));
+    EXPECT_FALSE(f.reader.SkipField(tag, SliceReader::kMaxDepth, &tags));
   }
 }
 
 TEST(SliceReaderTest, GroupsNestOnlySoDeep) {
+  int64_t tags = 1000;
   const auto nested = [](int depth) {
     return std::string(depth, '\x0b') + std::string(depth, '\x0c');
   };
   Tag tag;
   Fixture deepest(nested(SliceReader::kMaxDepth));
   ASSERT_TRUE(deepest.reader.ReadTag(&tag));
-  EXPECT_TRUE(deepest.reader.SkipField(tag, SliceReader::kMaxDepth));
+  EXPECT_TRUE(deepest.reader.SkipField(tag, SliceReader::kMaxDepth, &tags));
   Fixture too_deep(nested(SliceReader::kMaxDepth + 1));
   ASSERT_TRUE(too_deep.reader.ReadTag(&tag));
-  EXPECT_FALSE(too_deep.reader.SkipField(tag, SliceReader::kMaxDepth));
+  EXPECT_FALSE(too_deep.reader.SkipField(tag, SliceReader::kMaxDepth, &tags));
+}
+
+TEST(SliceReaderTest, CountsTheTagsInGroups) {
+  // Group 1 { group 2 { 3: varint } 4: fixed64 }: five tags after the first.
+  const std::string bytes(
+      "\x0b\x13\x18\x05\x14\x21"
+      "12345678"
+      "\x0c",
+      15);
+  for (const auto& [most, skipped] :
+       {std::pair(5, true), std::pair(4, false)}) {
+    Fixture f(bytes);
+    Tag tag;
+    ASSERT_TRUE(f.reader.ReadTag(&tag));
+    int64_t tags = most;
+    EXPECT_EQ(f.reader.SkipField(tag, SliceReader::kMaxDepth, &tags), skipped);
+  }
 }
 
 }  // namespace
