@@ -20,6 +20,18 @@ TEST(Tensor, OfKeepsElementsAndShape) {
   EXPECT_THAT(tensor.elements<float>(), ElementsAre(1, 2, 3, 4, 5, 6));
 }
 
+TEST(Tensor, OfWidensIntegersThatTheWireLacks) {
+  const std::vector<uint8_t> bytes = {0, 1, 255};
+  EXPECT_THAT(Tensor::Of<uint8_t>(bytes, {3}).elements<int32_t>(),
+              ElementsAre(0, 1, 255));
+  const std::vector<int16_t> shorts = {-32768, 32767};
+  EXPECT_THAT(Tensor::Of<int16_t>(shorts, {2}).elements<int32_t>(),
+              ElementsAre(-32768, 32767));
+  const std::vector<uint32_t> words = {4294967295};
+  EXPECT_THAT(Tensor::Of<uint32_t>(words, {1}).elements<int64_t>(),
+              ElementsAre(4294967295));
+}
+
 TEST(Tensor, ElementsOfAnotherTypeAreEmpty) {
   const std::vector<float> values = {1, 2};
   const Tensor tensor = Tensor::Of<float>(values, {2});

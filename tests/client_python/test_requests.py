@@ -113,11 +113,70 @@ def test_types_travel_both_ways(server, fake_client, dtype, data_type):
     server.answers["ComputeAttention"] = lambda request, context: (
         pb.ComputeAttentionResponse(output=request.mask)
     )
-    array = np.array([[0, 1, 1], [1, 0, 1]]).astype(dtype)
+    array = np.array([[0, 1, 1], [1, 0, 3]]).astype(dtype)
     result = fake_client.compute(EYE, EYE, EYE, mask=array)
     assert server.request.mask.data_type == data_type
     assert result.output.dtype == array.dtype
     np.testing.assert_array_equal(result.output, array)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(
+    ("dtype", "sent_as"),
+    [
+        ("uint8", "INT32"),
+        ("int16", "INT32"),
+        ("uint16", "INT32"),
+        ("uint32", "INT64"),
+        ("uint64", "INT64"),
+    ],
+)
+def test_masks_of_other_integers_keep_their_values(sent, dtype, sent_as, order):
+    largest = min(np.iinfo(dtype).max, 2**63 - 1)
+    array = np.array([[0, 2, largest], [np.iinfo(dtype).min, 1, 7]], dtype)
+    mask = sent(mask=array.astype(np.dtype(dtype).newbyteorder(order))).mask
+    assert mask.data_type == pb.DataType.Value(f"DATA_TYPE_{sent_as}")
+    arrived = np.frombuffer(mask.data, f"<i{int(sent_as[3:]) // 8}")
+    assert arrived.tolist() == array.ravel().tolist()
+    assert list(mask.shape) == [2, 3]
+
+
+def test_a_uint64_that_no_wire_type_holds(fake_client):
+    mask = np.array([[2**63, 0]], np.uint64)
+    with pytest.raises(ValueError, match="mask: got the uint64 9223372036854"):
+        fake_client.compute(EYE, EYE, EYE, mask=mask)
+
+
+def test_integers_other_than_the_wire_s_are_for_masks_alone(fake_client):
+    with pytest.raises(TypeError, match="query: got type uint8"):
+        fake_client.compute(np.ones((2, 2), np.uint8), EYE, EYE)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, list])
+def test_a_mask_of_zeros_and_ones_is_sent_with_a_warning(sent, dtype):
+    rows = [[1, 0], [0, 1]]
+    mask = rows if dtype is list else np.array(rows, dtype)
+    with pytest.warns(
+        UserWarning, match="all 0 or 1; they are added"
+    ) as caught:
+        message = sent(mask=mask).mask
+    assert message.data_type != pb.DATA_TYPE_BOOL
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.array([[True, False]]),
+        np.array([[0.0, 1.0]], np.float32),
+        np.array([[0, 2]], np.uint8),
+        np.array([[0, -1]], np.int8),
+        np.zeros((2, 0), np.uint8),
+    ],
+    ids=["bool", "float", "two", "negative", "empty"],
+)
+def test_other_masks_are_sent_without_a_word(sent, mask):
+    sent(mask=mask)  # Warnings are errors here.
 
 
 @pytest.mark.parametrize(
@@ -215,9 +274,9 @@ def test_answers_above_grpc_s_own_limit_arrive(fake_client, sent):
         ({"window": 3}, TypeError, "window: got 3, wanted .left, right."),
         ({"softmax_precision": "f8"}, TypeError, "softmax_precision: got"),
         (
-            {"mask": np.zeros((2, 2), np.uint8)},
+            {"mask": np.zeros((2, 2), np.complex64)},
             TypeError,
-            "mask: got type uint8, wanted one of float32",
+            "mask: got type complex64, wanted one of float32",
         ),
         ({"past_key": [["a"]]}, TypeError, "past_key: got type str32"),
     ],

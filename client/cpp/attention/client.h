@@ -97,6 +97,9 @@ struct ComputeRequest {
   TensorSpan query;
   TensorSpan key;
   TensorSpan value;
+  // BOOL: true attends. Any number, integers too, is added to the scores: a
+  // mask of integers 0 and 1 hides nothing. Tensor::Of() takes those of
+  // uint8_t, int16_t and uint32_t.
   std::optional<TensorSpan> mask;
   std::optional<TensorSpan> past_key;
   std::optional<TensorSpan> past_value;

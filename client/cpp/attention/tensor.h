@@ -53,6 +53,25 @@ inline constexpr v1::DataType kDataTypeOf<int32_t> = v1::DATA_TYPE_INT32;
 template <>
 inline constexpr v1::DataType kDataTypeOf<int64_t> = v1::DATA_TYPE_INT64;
 
+// The C++ type in which Tensor::Of() holds a T: T itself, or, for an integer
+// that the wire lacks, the next wider one that holds each of its values.
+template <typename T>
+struct Held {
+  using type = T;
+};
+template <>
+struct Held<uint8_t> {
+  using type = int32_t;
+};
+template <>
+struct Held<int16_t> {
+  using type = int32_t;
+};
+template <>
+struct Held<uint32_t> {
+  using type = int64_t;
+};
+
 // Elements that somebody else owns, and which must stay as they are while a
 // call uses them. Cheap to copy. Nothing is checked here: a number of bytes
 // that does not fit the shape makes the server refuse the call, naming the
@@ -63,7 +82,8 @@ struct TensorSpan {
   static TensorSpan Of(std::span<const T> elements,
                        std::vector<int64_t> shape) {
     static_assert(kDataTypeOf<T> != v1::DATA_TYPE_UNSPECIFIED,
-                  "no element type holds T; give type and bytes yourself");
+                  "no element type holds T: lend a Tensor::Of<T>(), which "
+                  "widens integers, or give type and bytes yourself");
     return {kDataTypeOf<T>, std::move(shape), std::as_bytes(elements)};
   }
 
@@ -85,16 +105,24 @@ class Tensor {
                                          std::vector<std::byte> bytes,
                                          std::vector<int64_t> shape);
 
-  // As above, of elements of a C++ type. Precondition: `elements` has the
-  // product of `shape` elements.
+  // As above, of elements of a C++ type. Integers that the wire lacks keep
+  // their values: uint8_t and int16_t become INT32, uint32_t INT64. (uint16_t
+  // could be numbers or the bits of 16-bit floats: FromBytes() takes those.)
+  // Precondition: `elements` has the product of `shape` elements.
   template <typename T>
   static Tensor Of(std::span<const T> elements, std::vector<int64_t> shape) {
-    static_assert(kDataTypeOf<T> != v1::DATA_TYPE_UNSPECIFIED,
+    using Element = typename Held<T>::type;
+    static_assert(kDataTypeOf<Element> != v1::DATA_TYPE_UNSPECIFIED,
                   "no element type holds T; use FromBytes");
-    const auto bytes = std::as_bytes(elements);
-    return FromBytes(kDataTypeOf<T>, {bytes.begin(), bytes.end()},
-                     std::move(shape))
-        .value();
+    if constexpr (std::is_same_v<Element, T>) {
+      const auto bytes = std::as_bytes(elements);
+      return FromBytes(kDataTypeOf<T>, {bytes.begin(), bytes.end()},
+                       std::move(shape))
+          .value();
+    } else {
+      const std::vector<Element> wide(elements.begin(), elements.end());
+      return Of<Element>(wide, std::move(shape));
+    }
   }
 
   // Numbers rounded to any known element type: to nearest even for floats, to

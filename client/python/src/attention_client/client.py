@@ -130,8 +130,10 @@ class Client:
                 "bshd" (B, S, Hq, D), (B, L, Hkv, D), (B, L, Hkv, Dv);
                 "ragged" (sum S, Hq, D), (sum L, Hkv, D), (sum L, Hkv, Dv).
                 key has the query's type; value may have another.
-            mask: bool (True attends) or numbers that are added to the scores;
-                broadcast to (B, Hq, S, T) by numpy's rules. A last axis
+            mask: bool (True attends) or numbers of any integer or float type,
+                which are added to the scores: integers 0 and 1 hide nothing
+                (a warning says so), .astype(bool) makes them a mask that does.
+                Broadcast to (B, Hq, S, T) by numpy's rules. A last axis
                 shorter than T is padded with masked keys.
             past_key, past_value: (B, Hkv, P, D) and (B, Hkv, P, Dv), before
                 key and value; both or neither.
@@ -186,7 +188,7 @@ class Client:
             "query": query,
             "key": key,
             "value": value,
-            "mask": mask,
+            "mask": tensors.exact_mask(mask),
             "past_key": past_key,
             "past_value": past_value,
         }

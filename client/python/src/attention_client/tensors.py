@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,14 @@ _NAMES = {
     pb.DATA_TYPE_INT64: "int64",
 }
 _TYPES = {name: data_type for data_type, name in _NAMES.items()}
+# Integers that the wire lacks, and the next wider one that holds them.
+_WIDER = {
+    "uint8": np.int32,
+    "int16": np.int32,
+    "uint16": np.int32,
+    "uint32": np.int64,
+    "uint64": np.int64,
+}
 
 
 def type_name(data_type: int) -> str:
@@ -52,6 +61,37 @@ def to_wire(array: Any, argument: str) -> pb.Tensor:
     return pb.Tensor(
         data_type=data_type, shape=array.shape, data=array.tobytes()
     )
+
+
+def exact_mask(mask: Any) -> Any:
+    """A mask as to_wire() takes it: integers that the wire lacks keep their
+    values in the next wider type. Warns of integers 0 and 1, which look like
+    truth values and are not."""
+    if mask is None or isinstance(mask, np.ma.MaskedArray):
+        return mask
+    try:
+        array = np.asarray(mask)
+    except (TypeError, ValueError):
+        return mask  # For to_wire() to refuse.
+    if array.dtype.kind not in "iu":
+        return mask
+    if array.size and array.min() >= 0 and array.max() <= 1:
+        warnings.warn(
+            "mask: got integers that are all 0 or 1; they are added to the "
+            "scores and hide no key: pass .astype(bool) for a mask that is "
+            "True where a key is seen",
+            stacklevel=3,
+        )
+    wider = _WIDER.get(array.dtype.name)
+    if wider is None or not hasattr(mask, "dtype"):
+        return mask
+    limit = np.iinfo(wider).max
+    if array.size and array.max() > limit:
+        raise ValueError(
+            f"mask: got the {array.dtype.name} {array.max()}, wanted at most "
+            f"{limit}, int64's largest"
+        )
+    return array.astype(wider)
 
 
 def from_wire(message: Any, field: str) -> np.ndarray | None:
