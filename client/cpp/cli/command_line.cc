@@ -35,7 +35,7 @@ constexpr char kComputeFooter[] =
     "NaN; true and false\ngive BOOL), file.npy, file.safetensors or "
     "file.safetensors:name.\nFILE is file.npy, file.safetensors or "
     "file.safetensors:name; several outputs may share\none .safetensors "
-    "file.\n\n"
+    "file, and tensors that it holds already stay.\n\n"
     "Example:\n  attention_client compute --query=\"[[1,0],[0,1]]\" "
     "--key=\"[[1,0],[0,1]]\" \\\n    --value=\"[[1,0],[0,1]]\" --explain";
 
@@ -104,7 +104,7 @@ void AddTensors(CLI::App& app, ComputeFlags& flags) {
   add("--key", flags.key, "What is asked: (L, D)")->required();
   add("--value", flags.value, "What is weighted and summed: (L, Dv)")
       ->required();
-  add("--mask", flags.mask, "BOOL: true attends; numbers: added to the scores");
+  add("--mask", flags.mask, "BOOL: true attends; numbers, of any type: added to the scores");
   add("--past-key", flags.past_key, "Keys before --key: (B, Hkv, P, D)");
   add("--past-value", flags.past_value,
       "Values before --value: (B, Hkv, P, Dv)");

@@ -2,36 +2,79 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "client/cpp/cli/python_literal.h"
+#include "client/cpp/cli/read_exactly.h"
+#include "client/cpp/cli/stored_type.h"
 
 namespace attention::cli {
 namespace {
 
-constexpr absl::string_view kMagic("\x93NUMPY", 6);
+using Kind = PythonLiteral::Kind;
 
-struct Descr {
+constexpr absl::string_view kMagic("\x93NUMPY", 6);
+// NumPy's own caps.
+constexpr uint32_t kMaxHeaderBytes = 10'000;
+constexpr size_t kMaxRank = 64;
+
+// NumPy's names of element types (those of 64-bit Linux, where some depend on
+// the machine).
+struct Name {
   const char* name;
-  v1::DataType type;
+  StoredType type;
 };
-constexpr Descr kDescrs[] = {
-    {"<f4", v1::DATA_TYPE_FLOAT32}, {"<f2", v1::DATA_TYPE_FLOAT16},
-    {"<f8", v1::DATA_TYPE_FLOAT64}, {"|b1", v1::DATA_TYPE_BOOL},
-    {"|i1", v1::DATA_TYPE_INT8},    {"<i4", v1::DATA_TYPE_INT32},
-    {"<i8", v1::DATA_TYPE_INT64},
+// A byte order may stand before these.
+constexpr Name kCodes[] = {
+    {"f4", StoredType::kFloat32}, {"f", StoredType::kFloat32},
+    {"f2", StoredType::kFloat16}, {"e", StoredType::kFloat16},
+    {"f8", StoredType::kFloat64}, {"d", StoredType::kFloat64},
+    {"b1", StoredType::kBool},    {"?", StoredType::kBool},
+    {"i1", StoredType::kInt8},    {"b", StoredType::kInt8},
+    {"i2", StoredType::kInt16},   {"h", StoredType::kInt16},
+    {"i4", StoredType::kInt32},   {"i", StoredType::kInt32},
+    {"i8", StoredType::kInt64},   {"l", StoredType::kInt64},
+    {"q", StoredType::kInt64},    {"p", StoredType::kInt64},
+    {"n", StoredType::kInt64},    {"u1", StoredType::kUint8},
+    {"B", StoredType::kUint8},    {"u2", StoredType::kUint16},
+    {"H", StoredType::kUint16},   {"u4", StoredType::kUint32},
+    {"I", StoredType::kUint32},   {"u8", StoredType::kUint64},
+    {"L", StoredType::kUint64},   {"Q", StoredType::kUint64},
+    {"P", StoredType::kUint64},   {"N", StoredType::kUint64},
+};
+// And not before these.
+constexpr Name kWords[] = {
+    {"float32", StoredType::kFloat32},  {"single", StoredType::kFloat32},
+    {"float16", StoredType::kFloat16},  {"half", StoredType::kFloat16},
+    {"float64", StoredType::kFloat64},  {"double", StoredType::kFloat64},
+    {"float", StoredType::kFloat64},    {"bool", StoredType::kBool},
+    {"bool_", StoredType::kBool},       {"int8", StoredType::kInt8},
+    {"byte", StoredType::kInt8},        {"int16", StoredType::kInt16},
+    {"short", StoredType::kInt16},      {"int32", StoredType::kInt32},
+    {"intc", StoredType::kInt32},       {"int64", StoredType::kInt64},
+    {"int", StoredType::kInt64},        {"int_", StoredType::kInt64},
+    {"long", StoredType::kInt64},       {"longlong", StoredType::kInt64},
+    {"intp", StoredType::kInt64},       {"uint8", StoredType::kUint8},
+    {"ubyte", StoredType::kUint8},      {"uint16", StoredType::kUint16},
+    {"ushort", StoredType::kUint16},    {"uint32", StoredType::kUint32},
+    {"uintc", StoredType::kUint32},     {"uint64", StoredType::kUint64},
+    {"uint", StoredType::kUint64},      {"ulong", StoredType::kUint64},
+    {"ulonglong", StoredType::kUint64}, {"uintp", StoredType::kUint64},
 };
 
 struct Header {
-  v1::DataType type = v1::DATA_TYPE_UNSPECIFIED;
+  StoredType type = StoredType::kFloat32;
+  bool big_endian = false;
   bool fortran_order = false;
   std::vector<int64_t> shape;
 };
@@ -40,109 +83,94 @@ absl::Status Malformed(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("not a valid .npy: ", what));
 }
 
-// Scans the header: a Python dict of three entries, in any order, such as
-// {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
-class HeaderParser {
- public:
-  explicit HeaderParser(absl::string_view text) : text_(text) {}
-
-  absl::StatusOr<Header> Parse() {
-    if (!Eat("{")) return Malformed("header is not a dict");
-    while (!Eat("}")) {
-      absl::Status status = ParseEntry();
-      if (!status.ok()) return status;
-      if (!Eat(",") && !Peek('}')) return Malformed("header has no '}'");
-    }
-    if (!seen_type_ || !seen_order_ || !seen_shape_) {
-      return Malformed("header lacks descr, fortran_order or shape");
-    }
-    return std::move(header_);
+// NumPy reads the size in a code as a number: f04 is f4.
+std::string WithPlainSize(absl::string_view code) {
+  int size = 0;
+  if (code.size() < 2 || !absl::ascii_isdigit(code.back()) ||
+      !absl::SimpleAtoi(code.substr(1), &size) || size < 0) {
+    return std::string(code);
   }
+  return absl::StrCat(code.substr(0, 1), size);
+}
 
- private:
-  absl::Status ParseEntry() {
-    const std::optional<std::string> key = String();
-    if (!key || !Eat(":")) return Malformed("header has no key where one goes");
-    if (*key == "descr") return ParseDescr();
-    if (*key == "fortran_order") return ParseOrder();
-    if (*key == "shape") return ParseShape();
-    return Malformed(absl::StrCat("header has unknown key '", *key, "'"));
-  }
-
-  absl::Status ParseDescr() {
-    const std::optional<std::string> descr = String();
-    if (!descr) return Malformed("descr is not a plain type (structured?)");
-    seen_type_ = true;
-    for (const Descr& known : kDescrs) {
-      if (*descr == known.name) {
-        header_.type = known.type;
-        return absl::OkStatus();
-      }
-    }
-    const char* hint = "";
-    if (absl::StartsWith(*descr, ">")) {
-      hint = "; big-endian: convert with .astype(a.dtype.newbyteorder('<'))";
-    } else if (*descr == "<V2" || *descr == "|V2") {
-      hint = "; bfloat16 has no place in .npy: use .safetensors";
-    }
+absl::Status ReadDescr(const PythonLiteral& descr, Header& header) {
+  if (descr.kind == Kind::kTuple || descr.kind == Kind::kList) {
     return absl::InvalidArgumentError(
-        absl::StrCat("element type: got '", *descr,
-                     "', wanted one of <f4 <f2 <f8 |b1 |i1 <i4 <i8", hint));
+        "element type: got a structured type, wanted plain numbers or bools");
   }
-
-  absl::Status ParseOrder() {
-    seen_order_ = true;
-    header_.fortran_order = Eat("True");
-    if (header_.fortran_order || Eat("False")) return absl::OkStatus();
-    return Malformed("fortran_order is neither True nor False");
+  if (descr.kind != Kind::kString) return Malformed("descr is not a string");
+  absl::string_view code = descr.text;
+  const bool ordered =
+      !code.empty() && absl::string_view("<>=|").find(code[0]) != code.npos;
+  header.big_endian = absl::ConsumePrefix(&code, ">");
+  if (ordered && !header.big_endian) code.remove_prefix(1);
+  const std::string plain = WithPlainSize(code);
+  for (const Name& known : kCodes) {
+    header.type = known.type;
+    if (plain == known.name) return absl::OkStatus();
   }
+  for (const Name& known : kWords) {
+    header.type = known.type;
+    if (!ordered && code == known.name) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "element type: got '", descr.text,
+      "', wanted one of f2 f4 f8 b1, or i1 to i8, u1 to u8 for a mask",
+      code == "V2" ? "; bfloat16 has no place in .npy: use .safetensors" : ""));
+}
 
-  absl::Status ParseShape() {
-    seen_shape_ = true;
-    header_.shape.clear();
-    if (!Eat("(")) return Malformed("shape is not a tuple");
-    const size_t end = text_.find(')');
-    if (end == absl::string_view::npos) return Malformed("shape has no ')'");
-    const absl::string_view inside =
-        absl::StripAsciiWhitespace(text_.substr(0, end));
-    text_.remove_prefix(end + 1);
-    if (inside.empty()) return absl::OkStatus();
-    for (absl::string_view item :
-         absl::StrSplit(absl::StripSuffix(inside, ","), ',')) {
-      int64_t dim = 0;
-      if (!absl::SimpleAtoi(item, &dim) || dim < 0) {
-        return Malformed(absl::StrCat("shape holds '", item, "'"));
-      }
-      header_.shape.push_back(dim);
+absl::Status ReadShape(const PythonLiteral& shape, Header& header) {
+  if (shape.kind != Kind::kTuple) return Malformed("shape is not a tuple");
+  if (shape.items.size() > kMaxRank) {
+    return Malformed(absl::StrCat("shape has ", shape.items.size(),
+                                  " axes, of which NumPy has at most ",
+                                  kMaxRank));
+  }
+  for (const PythonLiteral& size : shape.items) {
+    if (size.kind != Kind::kInteger || size.number < 0) {
+      return Malformed("shape holds what is not a number >= 0");
     }
-    return absl::OkStatus();
+    header.shape.push_back(size.number);
   }
+  return absl::OkStatus();
+}
 
-  void SkipSpace() { text_ = absl::StripLeadingAsciiWhitespace(text_); }
-  bool Peek(char c) {
-    SkipSpace();
-    return !text_.empty() && text_.front() == c;
-  }
-  bool Eat(absl::string_view token) {
-    SkipSpace();
-    return absl::ConsumePrefix(&text_, token);
-  }
-  std::optional<std::string> String() {
-    const char quote = Peek('\'') ? '\'' : '"';
-    if (!Peek(quote)) return std::nullopt;
-    const size_t end = text_.find(quote, 1);
-    if (end == absl::string_view::npos) return std::nullopt;
-    std::string value(text_.substr(1, end - 1));
-    text_.remove_prefix(end + 1);
-    return value;
-  }
+absl::Status ReadFortranOrder(const PythonLiteral& order, Header& header) {
+  header.fortran_order = order.number != 0;
+  if (order.kind == Kind::kBoolean) return absl::OkStatus();
+  return Malformed("fortran_order is neither True nor False");
+}
 
-  absl::string_view text_;
-  Header header_;
-  bool seen_type_ = false;
-  bool seen_order_ = false;
-  bool seen_shape_ = false;
-};
+// Reads a Python dict of three entries, in any order, such as
+// {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
+absl::StatusOr<Header> ParseHeader(const std::string& text, int version) {
+  absl::StatusOr<PythonLiteral> dict =
+      ParsePythonLiteral(text, /*longs=*/version < 3);
+  if (!dict.ok()) {
+    return Malformed(absl::StrCat("header is ", dict.status().message()));
+  }
+  if (dict->kind != Kind::kDict) return Malformed("header is not a dict");
+  // Of several equal keys the last counts, as in Python.
+  std::map<std::string, const PythonLiteral*> entries;
+  for (size_t i = 0; i < dict->items.size(); i += 2) {
+    const PythonLiteral& key = dict->items[i];
+    if (key.kind != Kind::kString) return Malformed("a key is not a string");
+    entries[key.text] = &dict->items[i + 1];
+  }
+  Header header;
+  for (const auto& [name, read] :
+       {std::pair("descr", &ReadDescr),
+        std::pair("fortran_order", &ReadFortranOrder),
+        std::pair("shape", &ReadShape)}) {
+    const auto entry = entries.extract(name);
+    if (entry.empty()) return Malformed(absl::StrCat("header lacks ", name));
+    absl::Status status = read(*entry.mapped(), header);
+    if (!status.ok()) return status;
+  }
+  if (entries.empty()) return header;
+  return Malformed(
+      absl::StrCat("header has unknown key '", entries.begin()->first, "'"));
+}
 
 // Bytes from the position to the end; leaves the position.
 uint64_t Remaining(std::istream& in) {
@@ -153,24 +181,20 @@ uint64_t Remaining(std::istream& in) {
   return in ? static_cast<uint64_t>(end - here) : 0;
 }
 
-bool ReadExactly(std::istream& in, char* to, size_t count) {
-  in.read(to, static_cast<std::streamsize>(count));
-  return in.gcount() == static_cast<std::streamsize>(count);
-}
-
-absl::StatusOr<std::string> ReadHeader(std::istream& in) {
+absl::StatusOr<Header> ReadHeader(std::istream& in) {
   char start[8] = {};
   if (!ReadExactly(in, start, sizeof(start)) ||
       absl::string_view(start, kMagic.size()) != kMagic) {
     return Malformed("does not begin with \\x93NUMPY");
   }
   const int version = static_cast<unsigned char>(start[6]);
-  if (version < 1 || version > 3) {
-    return Malformed(absl::StrCat("version is ", version, ", wanted 1 to 3"));
+  const int minor = static_cast<unsigned char>(start[7]);
+  if (version < 1 || version > 3 || minor != 0) {
+    return Malformed(absl::StrCat("version is ", version, ".", minor,
+                                  ", wanted 1.0, 2.0 or 3.0"));
   }
   unsigned char length_bytes[4] = {};
-  if (!ReadExactly(in, reinterpret_cast<char*>(length_bytes),
-                   version == 1 ? 2 : 4)) {
+  if (!ReadExactly(in, length_bytes, version == 1 ? 2 : 4)) {
     return Malformed("ends within the header");
   }
   uint32_t length = 0;
@@ -179,11 +203,16 @@ absl::StatusOr<std::string> ReadHeader(std::istream& in) {
     return Malformed(absl::StrCat("header of ", length, " bytes, of which ",
                                   present, " are there"));
   }
-  std::string header(length, '\0');
-  if (!ReadExactly(in, header.data(), length)) {
+  if (length > kMaxHeaderBytes) {
+    return Malformed(absl::StrCat("header of ", length,
+                                  " bytes, of which NumPy reads at most ",
+                                  kMaxHeaderBytes));
+  }
+  std::string text(length, '\0');
+  if (!ReadExactly(in, text.data(), length)) {
     return Malformed("ends within the header");
   }
-  return header;
+  return ParseHeader(text, version);
 }
 
 // The same elements, stored first axis fastest, as last axis fastest.
@@ -207,11 +236,33 @@ std::vector<std::byte> FromFortranOrder(std::span<const std::byte> source,
   return result;
 }
 
-const char* DescrOf(v1::DataType type) {
-  for (const Descr& known : kDescrs) {
-    if (known.type == type) return known.name;
+void ReverseEachElement(std::span<std::byte> bytes, size_t element_size) {
+  for (size_t at = 0; at < bytes.size(); at += element_size) {
+    const auto element = bytes.subspan(at, element_size);
+    std::reverse(element.begin(), element.end());
   }
-  return nullptr;
+}
+
+// What numpy.save() calls it; null if it has no such type.
+const char* DescrOf(v1::DataType type) {
+  switch (type) {
+    case v1::DATA_TYPE_FLOAT32:
+      return "<f4";
+    case v1::DATA_TYPE_FLOAT16:
+      return "<f2";
+    case v1::DATA_TYPE_FLOAT64:
+      return "<f8";
+    case v1::DATA_TYPE_BOOL:
+      return "|b1";
+    case v1::DATA_TYPE_INT8:
+      return "|i1";
+    case v1::DATA_TYPE_INT32:
+      return "<i4";
+    case v1::DATA_TYPE_INT64:
+      return "<i8";
+    default:
+      return nullptr;
+  }
 }
 
 std::string FormatHeader(const Tensor& tensor) {
@@ -229,30 +280,25 @@ std::string FormatHeader(const Tensor& tensor) {
 }  // namespace
 
 absl::StatusOr<Tensor> ReadNpy(std::istream& in) {
-  absl::StatusOr<std::string> text = ReadHeader(in);
-  if (!text.ok()) return text.status();
-  absl::StatusOr<Header> header = HeaderParser(*text).Parse();
+  absl::StatusOr<Header> header = ReadHeader(in);
   if (!header.ok()) return header.status();
-
   const std::optional<int64_t> count = ElementCount(header->shape);
-  const size_t element_size = ElementSize(header->type);
+  const size_t element_size = StoredSize(header->type);
   const uint64_t present = Remaining(in);
-  if (!count || present % element_size != 0 ||
-      present / element_size != static_cast<uint64_t>(*count)) {
+  if (!count || static_cast<uint64_t>(*count) > present / element_size) {
     return Malformed(absl::StrCat(
         "shape (", absl::StrJoin(header->shape, ", "), ") of ", element_size,
         "-byte elements does not fit the ", present, " bytes of data"));
   }
-  std::vector<std::byte> bytes(present);
-  if (!ReadExactly(in, reinterpret_cast<char*>(bytes.data()), present)) {
+  std::vector<std::byte> bytes(*count * element_size);
+  if (!ReadExactly(in, bytes.data(), bytes.size())) {
     return Malformed("cannot read its data");
   }
+  if (header->big_endian) ReverseEachElement(bytes, element_size);
   if (header->fortran_order) {
     bytes = FromFortranOrder(bytes, header->shape, element_size);
   }
-  return Tensor::FromBytes(header->type, std::move(bytes),
-                           std::move(header->shape))
-      .value();
+  return TensorOf(header->type, std::move(bytes), std::move(header->shape));
 }
 
 absl::Status CheckNpyType(v1::DataType type) {

@@ -1,8 +1,11 @@
 // NumPy's .npy files, versions 1 to 3
 // (numpy.org/doc/stable/reference/generated/numpy.lib.format.html).
 //
-// Element types: <f4 <f2 <f8 |b1 |i1 <i4 <i8. Fortran order is read and
-// reordered; C order is written. bfloat16 has no place in the format.
+// Read is what numpy.load() reads: bools, floats of 2 to 8 bytes and integers,
+// by any of NumPy's names, in either byte order and in C or Fortran order.
+// Integers that the wire lacks are widened (stored_type.h). What follows the
+// array is left alone: several may stand in one file. Written is little-endian
+// C order. bfloat16 has no place in the format.
 #ifndef ATTENTION_CLIENT_CPP_CLI_NPY_H_
 #define ATTENTION_CLIENT_CPP_CLI_NPY_H_
 
