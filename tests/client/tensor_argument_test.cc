@@ -6,6 +6,10 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -26,6 +30,14 @@ class TensorArgument : public ::testing::Test {
 
   std::string Path(const std::string& name) const {
     return absl::StrCat(folder_, "/", name);
+  }
+  // What is in the folder, hidden files too, sorted.
+  std::set<std::string> Files() const {
+    std::set<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+      names.insert(entry.path().filename());
+    }
+    return names;
   }
   static absl::StatusOr<Tensor> Read(const std::string& argument) {
     return ReadTensorArgument(argument, v1::DATA_TYPE_FLOAT32);
@@ -78,23 +90,122 @@ TEST_F(TensorArgument, ReadErrorsNameTheFile) {
 TEST_F(TensorArgument, WriteErrorsNameTheFile) {
   EXPECT_THAT(std::string(ParseTarget("a.txt", "x").status().message()),
               HasSubstr("got 'a.txt', wanted file.npy"));
-  EXPECT_EQ(WriteTensors({{{Path("no/a.npy"), ""}, &tensor_}}).message(),
-            absl::StrCat(Path("no/a.npy"),
-                         ": cannot write: No such file or directory"));
+  EXPECT_EQ(
+      WriteTensors({{{Path("no/a.npy"), ""}, &tensor_}}).message(),
+      absl::StrCat(Path("no/a.npy"), ": no such folder: '", Path("no"), "'"));
   EXPECT_EQ(WriteTensors({{{Path("a.npy"), ""}, &tensor_},
                           {{Path("a.npy"), ""}, &tensor_}})
                 .message(),
             absl::StrCat(Path("a.npy"),
                          ": two tensors would be written to one place"));
-  EXPECT_FALSE(std::filesystem::exists(Path("a.npy")));
+  EXPECT_TRUE(Files().empty());
+}
+
+TEST_F(TensorArgument, NamesThatNoTensorCanHave) {
+  EXPECT_THAT(
+      std::string(
+          ParseTarget("a.safetensors:__metadata__", "x").status().message()),
+      HasSubstr("a.safetensors: got the name __metadata__"));
 }
 
 TEST_F(TensorArgument, TargetsKnowWhatTheyCanHold) {
+  const auto check = [&](const std::string& name, v1::DataType type) {
+    return CheckTarget(*ParseTarget(Path(name), "x"), type);
+  };
+  EXPECT_FALSE(check("a.npy", v1::DATA_TYPE_BFLOAT16).ok());
+  EXPECT_TRUE(check("a.npy", v1::DATA_TYPE_FLOAT32).ok());
+  EXPECT_TRUE(check("a.safetensors", v1::DATA_TYPE_BFLOAT16).ok());
+  EXPECT_TRUE(Files().empty());
+}
+
+TEST_F(TensorArgument, TargetsThatCannotBeWritten) {
+  const auto error = [&](const std::string& name) {
+    const absl::Status status =
+        CheckTarget(*ParseTarget(Path(name), "x"), v1::DATA_TYPE_FLOAT32);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(Path(name)));
+    return std::string(status.message());
+  };
+  std::filesystem::create_directory(Path("folder.npy"));
+  EXPECT_THAT(error("folder.npy"), HasSubstr("is a folder, wanted a file"));
+  EXPECT_THAT(error("no/a.npy"), HasSubstr("no such folder"));
+  std::ofstream(Path("file")) << "x";
+  EXPECT_THAT(error("file/a.npy"), HasSubstr("Not a directory"));
+  std::filesystem::create_symlink("loop.npy", Path("loop.npy"));
+  EXPECT_THAT(error("loop.npy"), HasSubstr("Too many levels"));
+  std::ofstream(Path("bad.safetensors")) << "bad";
+  EXPECT_THAT(error("bad.safetensors"),
+              HasSubstr("cannot add to it: not a valid .safetensors: shorter"));
+}
+
+TEST_F(TensorArgument, OtherTensorsOfTheFileStay) {
+  const Tensor other = Tensor::Of<float>(std::vector<float>{7}, {1});
+  const auto target = [&](const std::string& name) {
+    return *ParseTarget(Path("x.safetensors:" + name), "");
+  };
+  ASSERT_TRUE(
+      WriteTensors({{target("a"), &tensor_}, {target("b"), &tensor_}}).ok());
+  ASSERT_TRUE(
+      WriteTensors({{target("b"), &other}, {target("c"), &other}}).ok());
+  EXPECT_EQ(Read(Path("x.safetensors:a"))->size(), 2);
+  EXPECT_EQ(Read(Path("x.safetensors:b"))->size(), 1);
+  EXPECT_EQ(Read(Path("x.safetensors:c"))->size(), 1);
+  EXPECT_THAT(Files(), ElementsAre("x.safetensors"));
+}
+
+TEST_F(TensorArgument, AnEmptyFileHoldsNothingToKeep) {
+  std::ofstream(Path("x.safetensors")).flush();
+  const TensorTarget target = *ParseTarget(Path("x.safetensors"), "a");
+  EXPECT_TRUE(CheckTarget(target, v1::DATA_TYPE_FLOAT32).ok());
+  EXPECT_TRUE(WriteTensors({{target, &tensor_}}).ok());
+  EXPECT_TRUE(Read(Path("x.safetensors:a")).ok());
+}
+
+TEST_F(TensorArgument, OnePlaceByAnyName) {
+  std::ofstream(Path("a.safetensors")).flush();
+  std::filesystem::create_symlink("a.safetensors", Path("link.safetensors"));
+  const auto same = [&](const std::string& a, const std::string& b) {
+    return SamePlace(*ParseTarget(Path(a), "x"), *ParseTarget(Path(b), "x"));
+  };
+  EXPECT_TRUE(same("a.npy", "./a.npy"));
+  EXPECT_FALSE(same("a.npy", "b.npy"));
+  EXPECT_TRUE(same("a.safetensors", "link.safetensors"));
+  EXPECT_FALSE(same("a.safetensors:p", "link.safetensors:q"));
+}
+
+TEST_F(TensorArgument, IfOneFileFailsNoneChanges) {
+  ASSERT_TRUE(WriteTensors({{*ParseTarget(Path("a.npy"), ""), &tensor_}}).ok());
+  std::ofstream(Path("z.safetensors")) << "bad";
+  const Tensor other = Tensor::Of<float>(std::vector<float>{7}, {1});
   EXPECT_FALSE(
-      CheckTargetType(*ParseTarget("a.npy", "x"), v1::DATA_TYPE_BFLOAT16).ok());
-  EXPECT_TRUE(CheckTargetType(*ParseTarget("a.safetensors", "x"),
-                              v1::DATA_TYPE_BFLOAT16)
-                  .ok());
+      WriteTensors({{*ParseTarget(Path("a.npy"), ""), &other},
+                    {*ParseTarget(Path("z.safetensors"), "x"), &other}})
+          .ok());
+  EXPECT_EQ(Read(Path("a.npy"))->size(), 2);
+  EXPECT_THAT(Files(), ElementsAre("a.npy", "z.safetensors"));
+}
+
+// Adds many tensors to one file at once, each from a thread of its own.
+TEST_F(TensorArgument, NoneIsLostWhereManyAddAtOnce) {
+  constexpr int kWriters = 8;
+  constexpr int kEach = 5;
+  std::vector<std::thread> writers;
+  for (int writer = 0; writer < kWriters; ++writer) {
+    writers.emplace_back([&, writer] {
+      for (int i = 0; i < kEach; ++i) {
+        const std::string name = absl::StrCat("t", writer, "_", i);
+        EXPECT_TRUE(WriteTensors(
+                        {{*ParseTarget(Path("x.safetensors"), name), &tensor_}})
+                        .ok());
+      }
+    });
+  }
+  for (std::thread& writer : writers) writer.join();
+  for (int writer = 0; writer < kWriters; ++writer) {
+    for (int i = 0; i < kEach; ++i) {
+      const std::string name = absl::StrCat("x.safetensors:t", writer, "_", i);
+      EXPECT_TRUE(Read(Path(name)).ok()) << name;
+    }
+  }
 }
 
 }  // namespace

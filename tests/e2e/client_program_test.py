@@ -383,12 +383,128 @@ class ComputeTest(ServedTest):
                 self.assertEqual(client.stderr.read(), error)
                 client.stderr.close()
 
-    def test_what_cannot_be_written(self):
-        self.assert_fails(
-            self.call("compute", *IDENTITY, "--output=no/folder.npy"),
-            1,
-            "no/folder.npy: cannot write: No such file or directory",
+    def test_masks_of_integers_that_the_wire_lacks(self):
+        identity = attention(
+            [[1, 0], [0, 1]], [[1, 0], [0, 1]], [[1, 0], [0, 1]]
         )
+        for kind, far in [("uint8", 255), ("int16", 30000)]:
+            with self.subTest(kind):
+                # Far above the other key, so that only one is seen.
+                write_npy(
+                    self.folder / "mask.npy", kind, [2, 2], [far, 0, 0, far]
+                )
+                output = self.compute(*IDENTITY, "--mask=mask.npy")
+                self.assertEqual(output, "[[1, 0],\n [0, 1]]\n")
+                # Numbers are added, also where they look like truth values.
+                write_npy(self.folder / "mask.npy", kind, [2, 2], [1, 1, 1, 1])
+                output = json.loads(self.compute(*IDENTITY, "--mask=mask.npy"))
+                self.assert_close(flat(output), flat(identity))
+
+    def test_output_keeps_other_tensors(self):
+        file = self.folder / "weights.safetensors"
+        kept = ("float16", [2], [1.5, -2.0])
+        write_safetensors(file, {"w": kept, "output": ("float32", [1], [9.0])})
+        file.chmod(0o640)
+        self.compute(*IDENTITY, "--output=weights.safetensors")
+        tensors = read_safetensors(file)
+        self.assertEqual(tensors["w"], kept)
+        self.assertEqual(tensors["output"][:2], ("float32", [2, 2]))
+        self.assertEqual(len(tensors), 2)
+        self.assertEqual(file.stat().st_mode & 0o777, 0o640)
+
+    def test_many_clients_add_to_one_file(self):
+        clients = [
+            subprocess.Popen(
+                [
+                    CLIENT,
+                    "compute",
+                    f"--server={self.server.address}",
+                    *IDENTITY,
+                    f"--output=out.safetensors:{i}",
+                ],
+                cwd=self.folder,
+            )
+            for i in range(8)
+        ]
+        for client in clients:
+            self.assertEqual(client.wait(timeout=60), 0)
+        tensors = read_safetensors(self.folder / "out.safetensors")
+        self.assertEqual(sorted(tensors), [str(i) for i in range(8)])
+        self.assertEqual(os.listdir(self.folder), ["out.safetensors"])
+
+    def test_output_to_standard_output(self):
+        (self.folder / "link.npy").symlink_to("/dev/stdout")
+        run = subprocess.run(
+            [
+                CLIENT,
+                "compute",
+                f"--server={self.server.address}",
+                *IDENTITY,
+                "--output=link.npy",
+            ],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            timeout=60,
+            check=True,
+        )
+        (self.folder / "copy.npy").write_bytes(run.stdout)
+        self.assertEqual(
+            read_npy(self.folder / "copy.npy")[:2], ("float32", [2, 2])
+        )
+
+    def test_what_cannot_be_written(self):
+        """Is said before the call: nobody listens there."""
+        (self.folder / "folder.npy").mkdir()
+        (self.folder / "bad.safetensors").write_bytes(b"bad")
+        for arguments, text in [
+            (["--output=no/x.npy"], "--output: no/x.npy: no such folder: 'no'"),
+            (["--output=folder.npy"], "folder.npy: is a folder, wanted a file"),
+            (["--output=x.png"], "--output: got 'x.png', wanted file.npy"),
+            (["--output=/proc/x.npy"], "cannot create a file in '/proc'"),
+            (
+                ["--output=bad.safetensors"],
+                "bad.safetensors: cannot add to it: not a valid .safetensors",
+            ),
+            (
+                ["--output=x.safetensors:__metadata__"],
+                "--output: x.safetensors: got the name __metadata__",
+            ),
+            (
+                [
+                    "--output=x.npy",
+                    "--log-sum-exp",
+                    "--log-sum-exp-output=./x.npy",
+                ],
+                (
+                    "--log-sum-exp-output: ./x.npy: --output would be written "
+                    "to the same place"
+                ),
+            ),
+        ]:
+            with self.subTest(arguments):
+                self.assert_fails(
+                    self.run_client(
+                        "compute",
+                        f"--server=unix:{self.folder}/nobody",
+                        *IDENTITY,
+                        *arguments,
+                    ),
+                    1,
+                    text,
+                )
+        self.assertEqual(
+            sorted(os.listdir(self.folder)), ["bad.safetensors", "folder.npy"]
+        )
+
+    def test_a_failed_call_leaves_files_as_they_were(self):
+        (self.folder / "x.npy").write_bytes(b"old")
+        run = self.call(
+            "compute", "--query=[[1,0]]", "--key=[[1]]", "--value=[[1]]",
+            "--output=x.npy",
+        )  # fmt: skip
+        self.assert_fails(run, 2, "key.shape")
+        self.assertEqual((self.folder / "x.npy").read_bytes(), b"old")
+        self.assertEqual(os.listdir(self.folder), ["x.npy"])
 
     def test_no_such_head(self):
         self.assert_fails(

@@ -13,6 +13,8 @@ _TYPES = {
     "float64": ("d", "<f8", "F64"),
     "bool": ("?", "|b1", "BOOL"),
     "int32": ("i", "<i4", "I32"),
+    "int16": ("h", "<i2", "I16"),
+    "uint8": ("B", "|u1", "U8"),
     # As bits: struct has no bfloat16.
     "bfloat16": ("H", None, "BF16"),
 }

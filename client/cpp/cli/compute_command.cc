@@ -88,12 +88,33 @@ absl::Status Target(const char* flag, const std::string& file, const char* name,
   if (file.empty()) return absl::OkStatus();
   absl::StatusOr<TensorTarget> parsed = ParseTarget(file, name);
   absl::Status status = parsed.status();
-  if (status.ok()) status = CheckTargetType(*parsed, type);
+  if (status.ok()) status = CheckTarget(*parsed, type);
   if (!status.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat(flag, ": ", status.message()));
   }
   target = *std::move(parsed);
+  return absl::OkStatus();
+}
+
+// Whether any two of the flags name one place.
+absl::Status CheckApart(const Targets& targets) {
+  const std::pair<const char*, const std::optional<TensorTarget>&> all[] = {
+      {"--output", targets.output},
+      {"--log-sum-exp-output", targets.log_sum_exp},
+      {"--scores-output", targets.scores},
+      {"--present-key-output", targets.present_key},
+      {"--present-value-output", targets.present_value}};
+  for (const auto& [flag, target] : all) {
+    for (const auto& [other_flag, other] : all) {
+      if (&target == &other) break;
+      if (target && other && SamePlace(*target, *other)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(flag, ": ", target->path, ": ", other_flag,
+                         " would be written to the same place"));
+      }
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -113,6 +134,8 @@ absl::StatusOr<Targets> TargetsOf(const ComputeFlags& flags,
                "present_value", inputs.value.type(), targets.present_value)}) {
     if (!status.ok()) return status;
   }
+  absl::Status status = CheckApart(targets);
+  if (!status.ok()) return status;
   return targets;
 }
 
@@ -141,7 +164,7 @@ class Delivery {
  private:
   const bool labelled_;
   std::ostream& out_;
-  std::vector<TargetedTensor> files_;
+  std::vector<TensorOutput> files_;
 };
 
 absl::Status Deliver(const ComputeFlags& flags, const ComputeResult& result,

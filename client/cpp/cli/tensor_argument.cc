@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cpp/cli/literal.h"
 #include "client/cpp/cli/npy.h"
+#include "client/cpp/cli/output_file.h"
 #include "client/cpp/cli/safetensors.h"
 
 namespace attention::cli {
@@ -60,17 +61,72 @@ absl::StatusOr<std::ifstream> Open(const std::string& path) {
   return in;
 }
 
-template <typename Write>
-absl::Status WriteFile(const std::string& path, Write write) {
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  if (out) {
-    absl::Status status = write(out);
-    if (!status.ok()) return Prefixed(path, status);
-    out.close();
-  }
-  if (out) return absl::OkStatus();
+// The .safetensors file that is there, to be added to; nothing if there is
+// none, or an empty one such as mktemp makes.
+absl::StatusOr<std::optional<std::ifstream>> OpenOld(const OutputPlace& place) {
+  // Looked at anew: another client may have made it since.
+  std::error_code error;
+  const uintmax_t size = std::filesystem::file_size(place.path, error);
+  const bool none = error == std::errc::no_such_file_or_directory || size == 0;
+  if (place.direct || none) return std::nullopt;
+  std::ifstream in(place.path, std::ios::binary);
+  if (in) return std::optional<std::ifstream>(std::move(in));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "cannot read what it holds, to add to it: ", std::strerror(errno)));
+}
+
+absl::Status CheckOld(const OutputPlace& place) {
+  absl::StatusOr<std::optional<std::ifstream>> old = OpenOld(place);
+  if (!old.ok() || !old->has_value()) return old.status();
+  absl::Status status = CheckSafetensors(**old);
+  if (status.ok()) return status;
   return absl::InvalidArgumentError(
-      absl::StrCat(path, ": cannot write: ", std::strerror(errno)));
+      absl::StrCat("cannot add to it: ", status.message()));
+}
+
+// What goes into one file.
+struct FileOutput {
+  // As it was given.
+  std::string path;
+  OutputPlace place;
+  std::map<std::string, const Tensor*> tensors;
+};
+
+// By where they lead, sorted.
+absl::StatusOr<std::map<std::string, FileOutput>> ByPlace(
+    const std::vector<TensorOutput>& tensors) {
+  std::map<std::string, FileOutput> files;
+  for (const auto& [target, tensor] : tensors) {
+    absl::StatusOr<OutputPlace> place = FindPlace(target.path);
+    if (!place.ok()) return Prefixed(target.path, place.status());
+    FileOutput& file = files[place->path];
+    const bool same =
+        !file.tensors.empty() && (IsNpy(target.path) || IsNpy(file.path));
+    if (same || !file.tensors.emplace(target.name, tensor).second) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          target.path, ": two tensors would be written to one place"));
+    }
+    file.path = target.path;
+    file.place = *std::move(place);
+  }
+  return files;
+}
+
+absl::StatusOr<OutputFile> WriteFile(const FileOutput& output) {
+  absl::StatusOr<OutputFile> file = OutputFile::Create(output.place);
+  if (!file.ok()) return file;
+  absl::Status status;
+  if (IsNpy(output.path)) {
+    status = WriteNpy(*output.tensors.begin()->second, file->stream());
+  } else {
+    absl::StatusOr<std::optional<std::ifstream>> old = OpenOld(output.place);
+    if (!old.ok()) return old.status();
+    status = WriteSafetensors(
+        output.tensors, old->has_value() ? &**old : nullptr, file->stream());
+  }
+  if (status.ok()) status = file->Finish();
+  if (!status.ok()) return status;
+  return file;
 }
 
 }  // namespace
@@ -98,6 +154,8 @@ absl::StatusOr<TensorTarget> ParseTarget(const std::string& argument,
                                          const std::string& default_name) {
   if (std::optional<TensorTarget> target = SplitSafetensors(argument)) {
     if (target->name.empty()) target->name = default_name;
+    absl::Status status = CheckSafetensorsName(target->name);
+    if (!status.ok()) return Prefixed(target->path, status);
     return *std::move(target);
   }
   if (IsNpy(argument)) return TensorTarget{argument, ""};
@@ -107,29 +165,40 @@ absl::StatusOr<TensorTarget> ParseTarget(const std::string& argument,
                    "file.safetensors:name"));
 }
 
-absl::Status CheckTargetType(const TensorTarget& target, v1::DataType type) {
-  return IsNpy(target.path) ? CheckNpyType(type) : absl::OkStatus();
+absl::Status CheckTarget(const TensorTarget& target, v1::DataType type) {
+  const bool npy = IsNpy(target.path);
+  absl::Status status = npy ? CheckNpyType(type) : absl::OkStatus();
+  if (!status.ok()) return status;
+  absl::StatusOr<OutputPlace> place = FindPlace(target.path);
+  status = place.status();
+  if (status.ok() && !npy) status = CheckOld(*place);
+  if (status.ok()) status = OutputFile::Check(*place);
+  return status.ok() ? status : Prefixed(target.path, status);
 }
 
-absl::Status WriteTensors(const std::vector<TargetedTensor>& tensors) {
-  std::map<std::string, std::map<std::string, const Tensor*>> files;
-  for (const TargetedTensor& item : tensors) {
-    if (!files[item.target.path]
-             .emplace(item.target.name, item.tensor)
-             .second) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          item.target.path, ": two tensors would be written to one place"));
-    }
+bool SamePlace(const TensorTarget& a, const TensorTarget& b) {
+  // Neither tensor is looked at.
+  return !ByPlace({{a, nullptr}, {b, nullptr}}).ok();
+}
+
+absl::Status WriteTensors(const std::vector<TensorOutput>& tensors) {
+  absl::StatusOr<std::map<std::string, FileOutput>> outputs = ByPlace(tensors);
+  if (!outputs.ok()) return outputs.status();
+  // Each folder once, and everybody in the same order.
+  std::map<std::string, FolderLock> locks;
+  for (const auto& [path, output] : *outputs) {
+    if (!IsNpy(output.path))
+      locks.try_emplace(output.place.folder, output.place.folder);
   }
-  for (const auto& [path, named] : files) {
-    absl::Status status = WriteFile(path, [&](std::ostream& out) {
-      // No entry is without a tensor, which the analyzer cannot know.
-      // NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage)
-      if (IsNpy(path)) return WriteNpy(*named.begin()->second, out);
-      WriteSafetensors(named, out);
-      return absl::OkStatus();
-    });
-    if (!status.ok()) return status;
+  std::vector<std::pair<std::string, OutputFile>> files;
+  for (auto& [path, output] : *outputs) {
+    absl::StatusOr<OutputFile> file = WriteFile(output);
+    if (!file.ok()) return Prefixed(output.path, file.status());
+    files.emplace_back(output.path, *std::move(file));
+  }
+  for (auto& [path, file] : files) {
+    absl::Status status = file.Commit();
+    if (!status.ok()) return Prefixed(path, status);
   }
   return absl::OkStatus();
 }

@@ -29,18 +29,25 @@ struct TensorTarget {
 absl::StatusOr<TensorTarget> ParseTarget(const std::string& argument,
                                          const std::string& default_name);
 
-// Whether a tensor of `type` can be written there.
-absl::Status CheckTargetType(const TensorTarget& target, v1::DataType type);
+// Whether a tensor of `type` can be written there: the format has the type, the
+// folder is there and can be written to, and so can the file, if there is one.
+// Changes nothing.
+absl::Status CheckTarget(const TensorTarget& target, v1::DataType type);
 
-struct TargetedTensor {
+// Whether two targets are one place, whatever the links on the way.
+bool SamePlace(const TensorTarget& a, const TensorTarget& b);
+
+struct TensorOutput {
   TensorTarget target;
   const Tensor* tensor = nullptr;
 };
 
-// Writes each tensor, those for one .safetensors file together, replacing files
-// that are there. Two tensors for the same place are an error. On failure files
-// may have been written or be incomplete.
-absl::Status WriteTensors(const std::vector<TargetedTensor>& tensors);
+// Writes each tensor. A .npy file is replaced; of a .safetensors file only the
+// tensors of these names, unless it is empty or a pipe. Files change whole or
+// not at all (output_file.h), and none before all are written. Waits while
+// another client adds to a .safetensors file in the same folder. Two tensors
+// for one place are an error.
+absl::Status WriteTensors(const std::vector<TensorOutput>& tensors);
 
 }  // namespace attention::cli
 
