@@ -22,7 +22,7 @@ class FakeServer:
     """`answers` maps a method's name to a function of (request, context); it
     keeps the last request and context."""
 
-    def __init__(self):
+    def __init__(self, address="127.0.0.1:0", credentials=None):
         self.answers = {}
         self.request = None
         self.context = None
@@ -38,8 +38,11 @@ class FakeServer:
             self._server.add_generic_rpc_handlers(
                 [grpc.method_handlers_generic_handler(service, handlers)]
             )
-        port = self._server.add_insecure_port("127.0.0.1:0")
-        self.address = f"127.0.0.1:{port}"
+        if credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, credentials)
+        self.address = f"127.0.0.1:{self.port}"
         self._server.start()
 
     def stop(self):
@@ -59,10 +62,23 @@ class FakeServer:
 
 
 @pytest.fixture
-def server():
-    server = FakeServer()
-    yield server
-    server.stop()
+def start_server():
+    """Starts servers, with the arguments of FakeServer, that end with the
+    test."""
+    servers = []
+
+    def start(*arguments):
+        servers.append(FakeServer(*arguments))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def server(start_server):
+    return start_server()
 
 
 @pytest.fixture

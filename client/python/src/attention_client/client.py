@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
-import numpy as np
 from grpc_health.v1 import health_pb2
 
+from attention_client import (
+    arguments,
+    connect_failure,
+    connection,
+    errors,
+    tensors,
+)
 from attention_client import attention_pb2 as pb
-from attention_client import errors, tensors
 from attention_client.results import AttentionResult, Capabilities, Timing
 
 _SERVICE = "/attention.v1.AttentionService/"
@@ -44,27 +51,73 @@ class Client:
         target: str,
         *,
         timeout: float | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike | None = None,
+        tls: bool = False,
+        tls_ca: str | os.PathLike | None = None,
+        tls_cert: str | os.PathLike | None = None,
+        tls_key: str | os.PathLike | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        allow_plaintext_token: bool = False,
         channel_options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         """Does not connect yet.
+
+        Plain text, unless one of tls, tls_ca, tls_cert and tls_key or
+        credentials is given. The files are PEM, and are read now.
 
         Args:
             target: an address as gRPC takes it: "host:port", "unix:/path",
                 "dns:///name:port".
             timeout: seconds that a call may take unless it says otherwise;
                 None is no limit.
-            credentials: for TLS; None is plain text.
+            token: who calls; sent with each call as "authorization: Bearer
+                TOKEN". Nothing that this package says or shows holds it.
+            token_file: instead of token, a file that holds it on one line. It
+                is read now, and again with a call when the last time is a
+                second ago, so that it may be replaced.
+            tls: whether to encrypt, and trust the authorities that gRPC trusts
+                by default.
+            tls_ca: encrypt, and trust the authorities in this file instead.
+            tls_cert, tls_key: the client's own certificate (with its chain)
+                and key, for servers that ask for one; both or neither.
+            credentials: gRPC's own, in place of the four above.
+            allow_plaintext_token: whether the token may travel without TLS
+                where others can read it. False: only to loopback addresses
+                and Unix sockets, by what gRPC connects to and not by its name,
+                and through no HTTP proxy. Anything else is a ValueError here,
+                or FailedPrecondition from a call, and nothing is sent.
             channel_options: further gRPC channel arguments.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: an argument, or what its file holds, cannot be used.
         """
-        self._target = target
-        self._timeout = timeout
+        self._target = arguments.address(target, "target")
+        self._timeout = arguments.seconds(timeout, "timeout")
+        self._security = connection.Security(
+            credentials=arguments.credentials(credentials, "credentials"),
+            tls=arguments.flag(tls, "tls")
+            or any(file is not None for file in (tls_ca, tls_cert, tls_key)),
+            tls_ca=arguments.path(tls_ca, "tls_ca"),
+            tls_cert=arguments.path(tls_cert, "tls_cert"),
+            tls_key=arguments.path(tls_key, "tls_key"),
+            token=connection.token_source(
+                arguments.secret(token, "token"),
+                arguments.path(token_file, "token_file"),
+            ),
+            allow_plaintext_token=arguments.flag(
+                allow_plaintext_token, "allow_plaintext_token"
+            ),
+        )
         # Answers may be of any size: the caller asked for them.
-        options = [("grpc.max_receive_message_length", -1), *channel_options]
-        if credentials is None:
-            self._channel = grpc.insecure_channel(target, options)
-        else:
-            self._channel = grpc.secure_channel(target, credentials, options)
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            *arguments.channel_options(channel_options, "channel_options"),
+        ]
+        connected = connection.connect(self._target, self._security, options)
+        self._channel = connected.channel
+        self._metadata = connected.metadata
         self._compute = self._method(
             _SERVICE + "ComputeAttention", pb.ComputeAttentionResponse
         )
@@ -163,23 +216,34 @@ class Client:
 
         Raises:
             AttentionError: a subclass for each code, see errors.
-            TypeError, ValueError: an argument cannot be put into a request.
+            TypeError: an argument is of a type that means nothing there: a
+                string for a number, a masked or sparse array. The text names
+                the argument, what came and what was wanted; so it does for
+            ValueError: of the right type, but nothing that can be sent: an
+                unknown name, rows of different length.
         """
+        limit = arguments.seconds(timeout, "timeout")
         options = pb.AttentionOptions(
-            layout=_enum(pb.Layout, "layout", layout),
-            query_heads=query_heads or 0,
-            kv_heads=kv_heads or 0,
-            scale=scale,
-            softcap=softcap,
-            causal=_enum(pb.Causal, "causal", causal),
-            window=_window(window),
-            alibi_slopes=_numbers(alibi_slopes),
-            sinks=_numbers(sinks),
-            math_mode=_enum(pb.MathMode, "math_mode", math_mode),
-            return_log_sum_exp=return_log_sum_exp,
-            return_scores=_enum(pb.Scores, "return_scores", return_scores),
-            return_present=return_present,
+            layout=arguments.enum(layout, "layout", pb.Layout),
+            query_heads=arguments.whole_number(query_heads, "query_heads"),
+            kv_heads=arguments.whole_number(kv_heads, "kv_heads"),
+            scale=arguments.number(scale, "scale"),
+            softcap=arguments.number(softcap, "softcap"),
+            causal=arguments.enum(causal, "causal", pb.Causal),
+            alibi_slopes=arguments.numbers(alibi_slopes, "alibi_slopes"),
+            sinks=arguments.numbers(sinks, "sinks"),
+            math_mode=arguments.enum(math_mode, "math_mode", pb.MathMode),
+            return_log_sum_exp=arguments.flag(
+                return_log_sum_exp, "return_log_sum_exp"
+            ),
+            return_scores=arguments.enum(
+                return_scores, "return_scores", pb.Scores
+            ),
+            return_present=arguments.flag(return_present, "return_present"),
         )
+        sides = arguments.window(window, "window")
+        if sides is not None:
+            options.window.CopyFrom(pb.Window(left=sides[0], right=sides[1]))
         if softmax_precision is not None:
             options.softmax_precision = tensors.wire_type(
                 softmax_precision, "softmax_precision"
@@ -193,23 +257,27 @@ class Client:
             "past_value": past_value,
         }
         request = pb.ComputeAttentionRequest(
-            valid_lengths=_numbers(valid_lengths),
-            query_starts=_numbers(query_starts),
-            key_starts=_numbers(key_starts),
+            valid_lengths=arguments.whole_numbers(
+                valid_lengths, "valid_lengths"
+            ),
+            query_starts=arguments.whole_numbers(query_starts, "query_starts"),
+            key_starts=arguments.whole_numbers(key_starts, "key_starts"),
             options=options,
             **{
                 name: tensors.to_wire(array, name)
                 for name, array in arrays.items()
-                if array is not None
+                if array is not None or name in ("query", "key", "value")
             },
         )
-        response = self._call(self._compute, request, timeout, announced=True)
+        response = self._call(self._compute, request, limit, announced=True)
         return _result(response)
 
     def capabilities(self, *, timeout: float | None = None) -> Capabilities:
         """What the server can do, and its limits."""
         response = self._call(
-            self._get_capabilities, pb.GetCapabilitiesRequest(), timeout
+            self._get_capabilities,
+            pb.GetCapabilitiesRequest(),
+            arguments.seconds(timeout, "timeout"),
         )
         return Capabilities(
             version=response.version,
@@ -237,8 +305,12 @@ class Client:
         Raises:
             NotFound: the server has no such service.
         """
-        request = health_pb2.HealthCheckRequest(service=service)
-        response = self._call(self._check, request, timeout)
+        request = health_pb2.HealthCheckRequest(
+            service=arguments.text(service, "service")
+        )
+        response = self._call(
+            self._check, request, arguments.seconds(timeout, "timeout")
+        )
         return health_pb2.HealthCheckResponse.ServingStatus.Name(
             response.status
         )
@@ -263,49 +335,28 @@ class Client:
                 f"request: got {len(message)} bytes, wanted at most "
                 f"{_MAX_MESSAGE_BYTES}, the largest message of protobuf"
             )
-        size = ((_REQUEST_BYTES_HEADER, str(len(message))),)
+        metadata = self._metadata()
+        if announced:
+            metadata += ((_REQUEST_BYTES_HEADER, str(len(message))),)
+        limit = self._timeout if timeout is None else timeout
         try:
             return method(
                 message,
-                timeout=self._timeout if timeout is None else timeout,
-                metadata=size if announced else None,
+                timeout=None if limit == math.inf else limit,
+                metadata=metadata,
             )
         except grpc.RpcError as error:
-            raise errors.from_rpc_error(error, self._target) from None
+            raise self._failure(error) from None
 
-
-def _enum(enum: Any, argument: str, name: str | None) -> int:
-    """The value of `enum` for a name such as "top_left"; 0 for None."""
-    if name is None:
-        return 0
-    # UNSPECIFIED comes first and gives every name's prefix.
-    prefix = enum.keys()[0][: -len("UNSPECIFIED")]
-    names = [key[len(prefix) :].lower() for key in enum.keys()[1:]]
-    if name not in names:
-        raise ValueError(
-            f"{argument}: got {name!r}, wanted None or one of "
-            f"{', '.join(map(repr, names))}"
-        )
-    return enum.Value(prefix + name.upper())
-
-
-def _window(
-    window: tuple[int | None, int | None] | None,
-) -> pb.Window | None:
-    if window is None:
-        return None
-    try:
-        left, right = window
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"window: got {window!r}, wanted (left, right), each a number of "
-            "keys or None"
-        ) from None
-    return pb.Window(left=left, right=right)
-
-
-def _numbers(values: Sequence | None) -> list:
-    return [] if values is None else np.asarray(values).tolist()
+    def _failure(self, error: grpc.RpcError) -> errors.AttentionError:
+        if connect_failure.misplaced_token(error):
+            return errors.FailedPrecondition(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                connection.plaintext_token(self._target),
+                target=self._target,
+            )
+        cause = connect_failure.cause(error, self._security)
+        return errors.from_rpc_error(error, self._target, cause)
 
 
 def _result(response: pb.ComputeAttentionResponse) -> AttentionResult:

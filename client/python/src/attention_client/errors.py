@@ -134,8 +134,11 @@ _BY_CODE = {
 }
 
 
-def from_rpc_error(error: grpc.RpcError, target: str) -> AttentionError:
-    """The exception for a call that ended with `error`."""
+def from_rpc_error(
+    error: grpc.RpcError, target: str, message: str = ""
+) -> AttentionError:
+    """The exception for a call that ended with `error`; `message`, if there is
+    one, stands in for gRPC's text."""
     status = _rich_status(error)
     bad_request = error_details_pb2.BadRequest()
     error_info = error_details_pb2.ErrorInfo()
@@ -145,7 +148,7 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> AttentionError:
     has_retry_info = _unpack(status, retry_info)
     return _BY_CODE.get(error.code(), AttentionError)(
         error.code(),
-        error.details() or "no message",
+        message or error.details() or "no message",
         target=target,
         field_violations=tuple(
             FieldViolation(violation.field, violation.description)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from attention_client import arguments
 from attention_client import attention_pb2 as pb
 
 # Element types by numpy's name. bfloat16 is a type of ml_dtypes, which need
@@ -39,22 +40,20 @@ def type_name(data_type: int) -> str:
 
 def wire_type(dtype: Any, argument: str) -> int:
     """The wire type of a dtype or its name; `argument` is for the error."""
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    wanted = f"one of {', '.join(_TYPES)}"
+    try:
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    except TypeError:
+        arguments.wrong_type(dtype, argument, wanted)
     if name not in _TYPES:
-        raise TypeError(
-            f"{argument}: got type {name}, wanted one of {', '.join(_TYPES)}"
-        )
+        raise TypeError(f"{argument}: got type {name}, wanted {wanted}")
     return _TYPES[name]
 
 
 def to_wire(array: Any, argument: str) -> pb.Tensor:
     """Any array of a type that the wire has, whatever its strides and bytes'
     order; numbers without a type become float32."""
-    if not hasattr(array, "dtype"):
-        array = np.asarray(array)
-        if array.dtype.kind in "iuf":
-            array = array.astype(np.float32)
-    array = np.asarray(array)
+    array = arguments.array(array, argument)
     data_type = wire_type(array.dtype, argument)
     if array.dtype.itemsize > 1:
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -1,0 +1,293 @@
+"""How the client connects: TLS, and the token of each call."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+# For how long what a token's file said is used without looking again.
+_READ_AGAIN_AFTER = 1.0  # seconds
+# Longer than any token, and short enough for a header.
+_LONGEST_TOKEN = 16 << 10
+_WHITE_SPACE = " \t\r\n\v\f"
+
+
+@dataclass(frozen=True)
+class Security:
+    """What secures a connection; as the arguments of Client."""
+
+    credentials: grpc.ChannelCredentials | None
+    # Whether any of the four was given.
+    tls: bool
+    tls_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
+    # Gives the token; None: there is none.
+    token: Callable[[], str] | None
+    allow_plaintext_token: bool
+
+    @property
+    def plaintext(self) -> bool:
+        return not self.tls and self.credentials is None
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A channel, and what every call on it sends beside its request."""
+
+    channel: grpc.Channel
+    # Gives the headers of a call.
+    metadata: Callable[[], tuple[tuple[str, str], ...]]
+
+
+def connect(
+    target: str, security: Security, options: Sequence[tuple[str, Any]]
+) -> Connection:
+    """A connection that is made by its first call.
+
+    The token is part of the channel's credentials where those encrypt, or are
+    the caller's own; gRPC then sends it over nothing else. Where they do not
+    it is a header of each call, on a channel that gRPC lets lead to loopback
+    or a Unix socket only.
+    """
+    if security.credentials is not None and security.tls:
+        raise ValueError(
+            "credentials: got TLS options as well, wanted only one of both"
+        )
+    credentials = security.credentials
+    if security.tls:
+        credentials = _tls_credentials(security)
+    token = security.token
+    if token is None:
+        return Connection(_channel(target, credentials, options), tuple)
+
+    def header() -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {token()}"),)
+
+    if security.allow_plaintext_token:
+        return Connection(_channel(target, credentials, options), header)
+    if credentials is not None:
+        composite = grpc.composite_channel_credentials(
+            credentials, grpc.metadata_call_credentials(_Bearer(header))
+        )
+        return Connection(_channel(target, composite, options), tuple)
+    if is_beyond_loopback(target):
+        raise ValueError(plaintext_token(target))
+    local = grpc.local_channel_credentials(
+        grpc.LocalConnectionType.UDS
+        if _is_unix_socket(target)
+        else grpc.LocalConnectionType.LOCAL_TCP
+    )
+    return Connection(_channel(target, local, _no_proxy(options)), header)
+
+
+def _no_proxy(options: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Options with which neither themselves nor the environment choose a proxy:
+    one on loopback could send the call elsewhere."""
+    others = [pair for pair in options if "http_proxy" not in pair[0]]
+    return [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.address_http_proxy", ""),
+        *others,
+    ]
+
+
+def plaintext_token(target: str) -> str:
+    """What is said where the token may not go."""
+    return (
+        f"allow_plaintext_token: the token would travel to {target} in plain "
+        "text, beyond loopback and Unix sockets: use TLS, or set this option"
+    )
+
+
+def token_source(
+    token: str | None, token_file: str | None
+) -> Callable[[], str] | None:
+    """A function that gives the token; None where there is none."""
+    if token is not None and token_file is not None:
+        raise ValueError(
+            "token_file: got a token as well, wanted only one of both"
+        )
+    if token is not None:
+        try:
+            _check_token(token)
+        except ValueError as error:
+            raise ValueError(f"token: {error}") from None
+        return lambda: token
+    return None if token_file is None else _FileToken(token_file)
+
+
+class _Bearer(grpc.AuthMetadataPlugin):
+    """Adds the token to the calls of a channel."""
+
+    def __init__(self, header: Callable[[], tuple]) -> None:
+        self._header = header
+
+    def __call__(self, context: Any, callback: Any) -> None:
+        callback(self._header(), None)
+
+
+class _FileToken:
+    """The token of a file that may be replaced while calls are made.
+
+    A file that cannot be read any more, or holds no token, leaves the last one
+    in use, as it may be half written: the server tells once that one has run
+    out. What is not a regular file (a pipe) is read once only.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._stays = not os.path.isfile(path)
+        self._lock = threading.Lock()
+        self._token = self._read()
+        self._read_at = time.monotonic()
+
+    def __call__(self) -> str:
+        if self._stays:
+            return self._token
+        with self._lock:
+            now = time.monotonic()
+            if now - self._read_at >= _READ_AGAIN_AFTER:
+                self._read_at = now
+                try:
+                    self._token = self._read()
+                except ValueError:
+                    pass
+            return self._token
+
+    def _read(self) -> str:
+        try:
+            data = _read_file(self._path, 2 * _LONGEST_TOKEN)
+            token = data.decode("latin-1").strip(_WHITE_SPACE)
+            _check_token(token)
+        except ValueError as error:
+            raise ValueError(f"token_file: {self._path}: {error}") from None
+        return token
+
+
+def _check_token(token: str) -> None:
+    """Refuses what cannot stand in a header as one word; the error shows none
+    of it."""
+    if not token:
+        raise ValueError("is empty, wanted a token")
+    if len(token) > _LONGEST_TOKEN:
+        raise ValueError(f"is longer than {_LONGEST_TOKEN} bytes")
+    if any(character in _WHITE_SPACE for character in token):
+        raise ValueError("has white space within the token, wanted one word")
+    if not all("!" <= character <= "~" for character in token):
+        raise ValueError("has characters that are not printable ASCII")
+
+
+def _read_file(path: str, most_bytes: int) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(most_bytes + 1)
+    except OSError as error:
+        raise ValueError(f"cannot open: {error.strerror}") from None
+    if len(data) > most_bytes:
+        raise ValueError(f"is larger than {most_bytes} bytes")
+    return data
+
+
+def _channel(
+    target: str,
+    credentials: grpc.ChannelCredentials | None,
+    options: Sequence[tuple[str, Any]],
+) -> grpc.Channel:
+    if credentials is None:
+        return grpc.insecure_channel(target, options)
+    return grpc.secure_channel(target, credentials, options)
+
+
+def _tls_credentials(security: Security) -> grpc.ChannelCredentials:
+    if bool(security.tls_cert) != bool(security.tls_key):
+        given, lacking = (
+            ("tls_cert", "tls_key")
+            if security.tls_cert
+            else ("tls_key", "tls_cert")
+        )
+        raise ValueError(f"{given}: needs {lacking} as well")
+    certificate = _pem("tls_cert", security.tls_cert, "CERTIFICATE-----")
+    key = _pem("tls_key", security.tls_key, "PRIVATE KEY-----")
+    roots = _pem("tls_ca", security.tls_ca, "CERTIFICATE-----")
+    # gRPC would tell none of this, nor what is wrong.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if security.tls_ca:
+        _try("tls_ca", security.tls_ca, context.load_verify_locations)
+    if security.tls_cert:
+
+        def load(path: str) -> None:
+            # A password would be asked for on the terminal.
+            context.load_cert_chain(path, security.tls_key, password="")
+
+        _try("tls_cert", security.tls_cert, load)
+    return grpc.ssl_channel_credentials(roots, key, certificate)
+
+
+def _pem(option: str, path: str | None, block: str) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        # Every authority there is takes 1 MB.
+        pem = _read_file(path, 16 << 20)
+        if block.encode() not in pem:
+            raise ValueError(f"has no PEM block {block!r}")
+    except ValueError as error:
+        raise ValueError(f"{option}: {path}: {error}") from None
+    return pem
+
+
+def _try(option: str, path: str, load: Callable[[str], None]) -> None:
+    try:
+        load(path)
+    except (ssl.SSLError, OSError) as error:
+        why = getattr(error, "reason", None) or error
+        raise ValueError(f"{option}: {path}: cannot be used: {why}") from None
+
+
+def _is_unix_socket(target: str) -> bool:
+    return target.startswith(("unix:", "unix-abstract:"))
+
+
+def is_beyond_loopback(target: str) -> bool:
+    """Whether the target has a numeric address that is not of the loopback
+    interface. Where it has a name instead, only the connection can tell."""
+    if _is_unix_socket(target):
+        return False
+    addresses = target
+    if target.startswith("dns://"):
+        # dns://NAMESERVER/host:port
+        _, _, addresses = target[len("dns://") :].partition("/")
+    else:
+        for scheme in ("dns:", "ipv4:", "ipv6:"):
+            addresses = addresses.removeprefix(scheme)
+    return any(map(_is_other_than_loopback, addresses.split(",")))
+
+
+def _is_other_than_loopback(address: str) -> bool:
+    if address.startswith("["):
+        host = address[1:].partition("]")[0]
+    elif address.count(":") == 1:
+        host = address.partition(":")[0]
+    else:
+        host = address
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    # Those that stand for any address lead to this machine; one that holds an
+    # IPv4 address is left to the connection.
+    return not (
+        ip.is_loopback
+        or ip.is_unspecified
+        or getattr(ip, "ipv4_mapped", None) is not None
+    )
