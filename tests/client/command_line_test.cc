@@ -246,6 +246,7 @@ TEST(Report, ExitCodes) {
   EXPECT_EQ(ExitCodeOf(absl::InvalidArgumentError("")), kRefused);
   EXPECT_EQ(ExitCodeOf(absl::ResourceExhaustedError("")), kRefused);
   EXPECT_EQ(ExitCodeOf(absl::InternalError("")), kRefused);
+  EXPECT_EQ(ExitCodeOf(absl::FailedPreconditionError("")), kBadInput);
   EXPECT_EQ(ExitCodeOf(absl::UnavailableError("")), kNoAnswer);
   EXPECT_EQ(ExitCodeOf(absl::DeadlineExceededError("")), kNoAnswer);
 }

@@ -3,6 +3,7 @@
 #define ATTENTION_TESTS_CLIENT_FAKE_SERVICE_H_
 
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
@@ -23,12 +24,14 @@ class FakeService : public v1::AttentionService::Service {
                                              const v1::ComputeAttentionRequest&,
                                              v1::ComputeAttentionResponse&)>;
 
-  explicit FakeService(Handler handler = nullptr)
+  explicit FakeService(Handler handler = nullptr,
+                       const std::string& address = "127.0.0.1:0",
+                       const std::shared_ptr<grpc::ServerCredentials>&
+                           credentials = grpc::InsecureServerCredentials())
       : handler_(std::move(handler)) {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::ServerBuilder builder;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
-                             &port_);
+    builder.AddListeningPort(address, credentials, &port_);
     builder.SetMaxReceiveMessageSize(-1);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
@@ -36,6 +39,7 @@ class FakeService : public v1::AttentionService::Service {
   ~FakeService() override { server_->Shutdown(); }
 
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  int port() const { return port_; }
   grpc::Server& server() { return *server_; }
 
   // The requests so far.
@@ -49,6 +53,11 @@ class FakeService : public v1::AttentionService::Service {
     const std::lock_guard<std::mutex> lock(mutex_);
     return announced_bytes_;
   }
+  // The same, of every call.
+  std::vector<std::string> authorizations() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return authorizations_;
+  }
 
   grpc::Status ComputeAttention(
       grpc::ServerContext* context, const v1::ComputeAttentionRequest* request,
@@ -56,19 +65,19 @@ class FakeService : public v1::AttentionService::Service {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       requests_.push_back(*request);
-      const auto& headers = context->client_metadata();
-      const auto found = headers.find("attention-request-bytes");
-      announced_bytes_.emplace_back(
-          found == headers.end()
-              ? ""
-              : std::string(found->second.data(), found->second.size()));
+      announced_bytes_.push_back(Header(*context, "attention-request-bytes"));
+      authorizations_.push_back(Header(*context, "authorization"));
     }
     return handler_(*context, *request, *response);
   }
 
-  grpc::Status GetCapabilities(grpc::ServerContext*,
+  grpc::Status GetCapabilities(grpc::ServerContext* context,
                                const v1::GetCapabilitiesRequest*,
                                v1::GetCapabilitiesResponse* response) override {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      authorizations_.push_back(Header(*context, "authorization"));
+    }
     response->set_version("1.2.3");
     response->set_simd_target("AVX9");
     response->set_threads(7);
@@ -87,10 +96,19 @@ class FakeService : public v1::AttentionService::Service {
   }
 
  private:
+  static std::string Header(const grpc::ServerContext& context,
+                            const char* name) {
+    const auto& headers = context.client_metadata();
+    const auto found = headers.find(name);
+    if (found == headers.end()) return "";
+    return std::string(found->second.data(), found->second.size());
+  }
+
   Handler handler_;
   std::mutex mutex_;
   std::vector<v1::ComputeAttentionRequest> requests_;
   std::vector<std::string> announced_bytes_;
+  std::vector<std::string> authorizations_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };

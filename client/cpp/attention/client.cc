@@ -2,7 +2,6 @@
 
 #include <google/protobuf/wrappers.pb.h>
 #include <grpcpp/client_context.h>
-#include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
 
 #include <future>
@@ -14,18 +13,9 @@
 namespace attention {
 namespace {
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& target,
-                                       const ClientOptions& options) {
-  grpc::ChannelArguments arguments = options.arguments;
-  arguments.SetMaxReceiveMessageSize(options.max_receive_bytes);
-  return grpc::CreateCustomChannel(target,
-                                   options.credentials != nullptr
-                                       ? options.credentials
-                                       : grpc::InsecureChannelCredentials(),
-                                   arguments);
-}
-
-void SetDeadline(const CallOptions& options, grpc::ClientContext& context) {
+void Prepare(const Connection& connection, const CallOptions& options,
+             grpc::ClientContext& context) {
+  connection.Authorize(context);
   if (options.timeout == absl::InfiniteDuration()) return;
   context.set_deadline(absl::ToChronoTime(absl::Now() + options.timeout));
 }
@@ -124,17 +114,26 @@ absl::StatusOr<ComputeResult> Decode(
 }  // namespace
 
 Client::Client(const std::string& target, const ClientOptions& options)
-    : Client(Connect(target, options)) {}
+    : Client(Connection::Make(target, options)) {}
+
+Client::Client(Connection connection)
+    : Client(absl::StatusOr<Connection>(std::move(connection))) {}
 
 Client::Client(std::shared_ptr<grpc::Channel> channel)
-    : channel_(std::move(channel)),
-      stub_(v1::AttentionService::NewStub(channel_)) {}
+    : Client(Connection(std::move(channel))) {}
+
+Client::Client(absl::StatusOr<Connection> connection)
+    : connection_(std::move(connection)) {
+  if (!connection_.ok()) return;
+  stub_ = v1::AttentionService::NewStub(connection_->channel());
+}
 
 absl::StatusOr<ComputeResult> Client::Compute(
     const ComputeRequest& request, const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
   if (absl::Status status = CheckSize(request); !status.ok()) return status;
   grpc::ClientContext context;
-  SetDeadline(options, context);
+  Prepare(*connection_, options, context);
   const v1::ComputeAttentionRequest message = Encode(request);
   // Adds up lengths; nothing is serialized for it.
   context.AddMetadata(kRequestBytesHeader,
@@ -142,22 +141,24 @@ absl::StatusOr<ComputeResult> Client::Compute(
   v1::ComputeAttentionResponse response;
   const grpc::Status status =
       stub_->ComputeAttention(&context, message, &response);
-  if (!status.ok()) return FromGrpcStatus(status);
+  if (!status.ok()) return connection_->Explain(status);
   return Decode(response);
 }
 
 absl::StatusOr<v1::GetCapabilitiesResponse> Client::GetCapabilities(
     const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
   grpc::ClientContext context;
-  SetDeadline(options, context);
+  Prepare(*connection_, options, context);
   v1::GetCapabilitiesResponse response;
   const grpc::Status status = stub_->GetCapabilities(&context, {}, &response);
-  if (!status.ok()) return FromGrpcStatus(status);
+  if (!status.ok()) return connection_->Explain(status);
   return response;
 }
 
 absl::StatusOr<Health> Client::CheckHealth(const std::string& service,
                                            const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
   // gRPC's C++ library ships no stub of grpc.health.v1.Health. Its request has
   // one string and its response one enum, both field 1: on the wire these are
   // StringValue and Int32Value.
@@ -165,10 +166,10 @@ absl::StatusOr<Health> Client::CheckHealth(const std::string& service,
   request.set_value(service);
   google::protobuf::Int32Value response;
   grpc::ClientContext context;
-  SetDeadline(options, context);
+  Prepare(*connection_, options, context);
   grpc::TemplatedGenericStub<google::protobuf::StringValue,
                              google::protobuf::Int32Value>
-      stub(channel_);
+      stub(connection_->channel());
   // Shared: the callback may still be inside it when the wait is over.
   const auto done = std::make_shared<std::promise<grpc::Status>>();
   std::future<grpc::Status> answered = done->get_future();
@@ -177,7 +178,7 @@ absl::StatusOr<Health> Client::CheckHealth(const std::string& service,
                    done->set_value(std::move(status));
                  });
   const grpc::Status status = answered.get();
-  if (!status.ok()) return FromGrpcStatus(status);
+  if (!status.ok()) return connection_->Explain(status);
   switch (response.value()) {
     case 1:
       return Health::kServing;

@@ -37,6 +37,8 @@
 // functions included. Calls block the calling thread until they are answered;
 // make several from several threads, they share the connection.
 //
+// TLS and tokens: members of ClientOptions (attention/connection.h).
+//
 // Retries: none. A call is tried once, and what it met is what it returns.
 // Where RetryDelay() gives a time, another try after it may succeed; so may one
 // of UNAVAILABLE. The calls here have no side effects, so trying again is
@@ -45,8 +47,6 @@
 #define ATTENTION_CLIENT_H_
 
 #include <grpcpp/channel.h>
-#include <grpcpp/security/credentials.h>
-#include <grpcpp/support/channel_arguments.h>
 
 #include <cstdint>
 #include <memory>
@@ -57,6 +57,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "attention/connection.h"
 #include "attention/status.h"
 #include "attention/tensor.h"
 #include "attention/v1/attention.grpc.pb.h"
@@ -68,21 +69,6 @@ namespace attention {
 // before it is sent. For those who call the service through a stub of their
 // own.
 inline constexpr char kRequestBytesHeader[] = "attention-request-bytes";
-
-struct ClientOptions {
-  // How the connection is secured: grpc::SslCredentials(...) for TLS. Null:
-  // not at all.
-  std::shared_ptr<grpc::ChannelCredentials> credentials;
-
-  // Largest answer accepted, in bytes; a larger one fails with
-  // RESOURCE_EXHAUSTED. -1: no limit. gRPC's own default, 4 MiB, is too small
-  // for tensors; set a limit where the server is not trusted.
-  int max_receive_bytes = -1;
-
-  // Anything else gRPC lets be set, such as a load balancing policy. gRPC
-  // retries calls only if a service config given here asks for it.
-  grpc::ChannelArguments arguments;
-};
 
 struct CallOptions {
   // The call fails with DEADLINE_EXCEEDED when this much time has passed;
@@ -124,17 +110,24 @@ enum class Health { kUnknown, kServing, kNotServing };
 class Client {
  public:
   // Prepares a connection to `target`: "host:port", "unix:/path",
-  // "dns:///name:port" or any other name gRPC knows. Does not block and does
-  // not fail: the connection is made by the first call, which reports
-  // UNAVAILABLE if it cannot be made, and is made anew after it was lost.
+  // "dns:///name:port" or any other name gRPC knows. Does not wait for the
+  // network and does not fail: the connection is made by the first call, which
+  // reports UNAVAILABLE if it cannot be made, and is made anew after it was
+  // lost. Options that cannot be used (a file that does not exist) are what
+  // every call then reports, as Connection::Make() does.
   explicit Client(const std::string& target, const ClientOptions& options = {});
 
-  // Uses a channel that exists, such as an in-process one. Its limits apply.
+  explicit Client(Connection connection);
+
+  // Uses a channel that exists, such as an in-process one. Its limits and
+  // credentials apply.
   explicit Client(std::shared_ptr<grpc::Channel> channel);
 
   // Computes attention. On failure nothing is returned but the status:
   // the server's, or
-  //   INVALID_ARGUMENT  the request does not fit into a message (2 GiB)
+  //   INVALID_ARGUMENT  the request does not fit into a message (2 GiB), or
+  //                     the client's options cannot be used
+  //   FAILED_PRECONDITION  the token would have travelled in plain text
   //   INTERNAL          the answer was malformed: a bug of the server
   absl::StatusOr<ComputeResult> Compute(const ComputeRequest& request,
                                         const CallOptions& options = {}) const;
@@ -149,7 +142,10 @@ class Client {
                                      const CallOptions& options = {}) const;
 
  private:
-  std::shared_ptr<grpc::Channel> channel_;
+  explicit Client(absl::StatusOr<Connection> connection);
+
+  // The stub is null where there is no connection.
+  absl::StatusOr<Connection> connection_;
   std::shared_ptr<v1::AttentionService::StubInterface> stub_;
 };
 

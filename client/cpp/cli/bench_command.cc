@@ -105,9 +105,9 @@ ExitCode CannotWrite(const std::string& file, std::ostream& err) {
 
 ExitCode BadFlag(const char* flag, const absl::Status& status,
                  std::ostream& err) {
-  err << "attention_client: " << flag << ": "
-      << OneLine(std::string(status.message())) << "\n";
-  return kBadInput;
+  return BadInput(
+      absl::InvalidArgumentError(absl::StrCat(flag, ": ", status.message())),
+      err);
 }
 
 absl::StatusOr<Workload> WorkloadOf(const BenchFlags& flags) {
@@ -207,6 +207,9 @@ ExitCode RunBench(const BenchFlags& flags, std::ostream& out,
   }
   const absl::StatusOr<LoadOptions> options = OptionsOf(flags);
   if (!options.ok()) return BadFlag("--rate", options.status(), err);
+  const absl::StatusOr<Connection> connection =
+      Connect(flags.server, flags.connection, BenchArguments());
+  if (!connection.ok()) return BadInput(connection.status(), err);
   const bool to_file = !flags.json.empty() && flags.json != "-";
   std::ofstream file;
   if (to_file) {  // Before the measurement, which it would be sad to lose.
@@ -214,7 +217,7 @@ ExitCode RunBench(const BenchFlags& flags, std::ostream& out,
     if (!file) return CannotWrite(flags.json, err);
   }
 
-  LoadGenerator generator(*options, *workload);
+  LoadGenerator generator(*options, *workload, *connection);
   absl::Status status = generator.Connect(options->timeout);
   if (status.ok() && options->check) status = generator.TryEachKind();
   if (!status.ok()) return Fail(status, err);

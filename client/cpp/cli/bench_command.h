@@ -7,6 +7,7 @@
 
 #include "absl/time/time.h"
 #include "attention/v1/attention.pb.h"
+#include "client/cpp/cli/connection_flags.h"
 #include "client/cpp/cli/report.h"
 
 namespace CLI {
@@ -18,6 +19,7 @@ namespace attention::cli {
 // The command line, read; shapes and rates still as text.
 struct BenchFlags {
   std::string server;
+  ConnectionFlags connection;
   int clients = 1;
   std::string rate;  // Empty: closed loop.
   int concurrency = 1;
@@ -37,7 +39,8 @@ struct BenchFlags {
   bool progress = false;
 };
 
-// Adds the command's flags but --server to `app`, which reads into `flags`.
+// Adds the command's flags but --server and those of ConnectionFlags to `app`,
+// which reads into `flags`.
 void AddBenchFlags(CLI::App& app, BenchFlags& flags);
 
 // Measures; the table goes to `out`, or with --json=- the JSON instead.

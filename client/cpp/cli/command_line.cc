@@ -17,6 +17,7 @@
 #include "attention/client.h"
 #include "client/cpp/cli/bench_command.h"
 #include "client/cpp/cli/compute_command.h"
+#include "client/cpp/cli/connection_flags.h"
 #include "client/cpp/cli/flag_types.h"
 #include "client/cpp/cli/report.h"
 
@@ -78,15 +79,18 @@ CLI::Option* AddList(CLI::App& app, const std::string& name, Set set,
       help, "N,N,...");
 }
 
-void AddServer(CLI::App& app, std::string& server) {
+void AddServer(CLI::App& app, std::string& server,
+               ConnectionFlags& connection) {
   app.add_option("--server", server, "host:port or unix:/path")
       ->type_name("ADDRESS")
       ->capture_default_str();
+  AddConnectionFlags(app, connection);
 }
 
-void AddConnection(CLI::App& app, std::string& server, absl::Duration& timeout,
+void AddConnection(CLI::App& app, std::string& server,
+                   ConnectionFlags& connection, absl::Duration& timeout,
                    const std::string& default_timeout) {
-  AddServer(app, server);
+  AddServer(app, server, connection);
   AddDuration(app, "--timeout", timeout,
               absl::StrCat("Longest wait for each answer, in seconds or as "
                            "500ms, 1m [",
@@ -244,11 +248,12 @@ ExitCode Fail(const absl::Status& status, std::ostream& err) {
   return ExitCodeOf(status);
 }
 
-ExitCode RunHealth(const std::string& server, const std::string& service,
-                   absl::Duration timeout, std::ostream& out,
-                   std::ostream& err) {
+ExitCode RunHealth(const absl::StatusOr<Connection>& connection,
+                   const std::string& service, absl::Duration timeout,
+                   std::ostream& out, std::ostream& err) {
+  if (!connection.ok()) return BadInput(connection.status(), err);
   absl::StatusOr<Health> health =
-      Client(server).CheckHealth(service, {.timeout = timeout});
+      Client(*connection).CheckHealth(service, {.timeout = timeout});
   if (!health.ok()) return Fail(health.status(), err);
   switch (*health) {
     case Health::kServing:
@@ -276,10 +281,11 @@ std::string JoinNames(const Values& values, const char* prefix, Name name) {
   return absl::StrJoin(names, " ");
 }
 
-ExitCode RunInfo(const std::string& server, absl::Duration timeout,
-                 std::ostream& out, std::ostream& err) {
+ExitCode RunInfo(const absl::StatusOr<Connection>& connection,
+                 absl::Duration timeout, std::ostream& out, std::ostream& err) {
+  if (!connection.ok()) return BadInput(connection.status(), err);
   absl::StatusOr<v1::GetCapabilitiesResponse> answer =
-      Client(server).GetCapabilities({.timeout = timeout});
+      Client(*connection).GetCapabilities({.timeout = timeout});
   if (!answer.ok()) return Fail(answer.status(), err);
   out << "version             " << OneLine(answer->version())
       << "\nSIMD target         " << OneLine(answer->simd_target())
@@ -320,7 +326,8 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   flags.ascii = !utf8;
   CLI::App& compute =
       *app.add_subcommand("compute", "Compute attention over given tensors");
-  AddConnection(compute, flags.server, flags.timeout, "no limit");
+  AddConnection(compute, flags.server, flags.connection, flags.timeout,
+                "no limit");
   AddTensors(compute, flags);
   AddShapeOptions(compute, flags);
   AddScoreOptions(compute, flags);
@@ -329,11 +336,12 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   compute.footer(absl::StrCat(kComputeFooter, "\n\n", kFooter));
 
   std::string server = kDefaultServer;
+  ConnectionFlags connection;
   std::string service;
   absl::Duration timeout = absl::Seconds(5);
   CLI::App& health =
       *app.add_subcommand("health", "Exit with 0 if the server is serving");
-  AddConnection(health, server, timeout, "5s");
+  AddConnection(health, server, connection, timeout, "5s");
   health
       .add_option("--service", service,
                   "Full name of one service [empty: the whole server]")
@@ -342,14 +350,14 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   health.footer(kFooter);
   CLI::App& info =
       *app.add_subcommand("info", "Show the server's limits, types and build");
-  AddConnection(info, server, timeout, "5s");
+  AddConnection(info, server, connection, timeout, "5s");
   info.footer(kFooter);
   BenchFlags load;
   load.server = kDefaultServer;
   load.progress = ShowsProgress(err);
   CLI::App& bench = *app.add_subcommand(
       "bench", "Send load and measure how the server fares");
-  AddServer(bench, load.server);
+  AddServer(bench, load.server, load.connection);
   AddBenchFlags(bench, load);
 
   try {
@@ -362,8 +370,12 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
     return kBadInput;
   }
   if (compute.parsed()) return RunCompute(flags, out, err);
-  if (health.parsed()) return RunHealth(server, service, timeout, out, err);
-  if (info.parsed()) return RunInfo(server, timeout, out, err);
+  if (health.parsed()) {
+    return RunHealth(Connect(server, connection), service, timeout, out, err);
+  }
+  if (info.parsed()) {
+    return RunInfo(Connect(server, connection), timeout, out, err);
+  }
   if (bench.parsed()) return RunBench(load, out, err);
   err << "attention_client: got no command, wanted compute, health, info or "
          "bench (see --help)\n";

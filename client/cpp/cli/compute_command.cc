@@ -186,17 +186,9 @@ absl::Status Deliver(const ComputeFlags& flags, const ComputeResult& result,
   return delivery.WriteFiles();
 }
 
-ExitCode Fail(ExitCode code, const std::string& line, std::ostream& err) {
-  err << "attention_client: " << OneLine(line) << "\n";
-  return code;
-}
-
-ExitCode BadInput(const absl::Status& status, std::ostream& err) {
-  return Fail(kBadInput, std::string(status.message()), err);
-}
-
 ExitCode CallFailed(const absl::Status& status, std::ostream& err) {
-  return Fail(ExitCodeOf(status), Describe(status), err);
+  err << "attention_client: " << Describe(status) << "\n";
+  return ExitCodeOf(status);
 }
 
 }  // namespace
@@ -208,7 +200,10 @@ ExitCode RunCompute(const ComputeFlags& flags, std::ostream& out,
   absl::StatusOr<Targets> targets = TargetsOf(flags, *inputs);
   if (!targets.ok()) return BadInput(targets.status(), err);
 
-  const Client client(flags.server);
+  const absl::StatusOr<Connection> connection =
+      Connect(flags.server, flags.connection);
+  if (!connection.ok()) return BadInput(connection.status(), err);
+  const Client client(*connection);
   const CallOptions call{.timeout = flags.timeout};
   const ComputeRequest request = RequestOf(flags, *inputs);
   absl::StatusOr<ComputeResult> result = client.Compute(request, call);

@@ -9,6 +9,7 @@
 
 #include "absl/time/time.h"
 #include "attention/tensor.h"
+#include "client/cpp/cli/connection_flags.h"
 #include "client/cpp/cli/report.h"
 
 namespace attention::cli {
@@ -16,6 +17,7 @@ namespace attention::cli {
 // The command line, read; tensors and targets still as text.
 struct ComputeFlags {
   std::string server;
+  ConnectionFlags connection;
   absl::Duration timeout = absl::InfiniteDuration();
 
   // Literals or files; empty: absent.

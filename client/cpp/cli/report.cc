@@ -22,6 +22,9 @@ ExitCode ExitCodeOf(const absl::Status& status) {
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kCancelled:
       return kNoAnswer;
+    case absl::StatusCode::kFailedPrecondition:
+      // The client itself, of its own flags; the server never says so.
+      return kBadInput;
     default:
       return kRefused;
   }
@@ -47,6 +50,11 @@ std::string Describe(const absl::Status& status) {
     absl::StrAppend(&text, " (", absl::StrJoin(hints, ", "), ")");
   }
   return OneLine(std::move(text));
+}
+
+ExitCode BadInput(const absl::Status& status, std::ostream& err) {
+  err << "attention_client: " << OneLine(std::string(status.message())) << "\n";
+  return kBadInput;
 }
 
 std::string OneLine(std::string text) {

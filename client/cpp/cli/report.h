@@ -2,6 +2,7 @@
 #ifndef ATTENTION_CLIENT_CPP_CLI_REPORT_H_
 #define ATTENTION_CLIENT_CPP_CLI_REPORT_H_
 
+#include <ostream>
 #include <string>
 
 #include "absl/status/status.h"
@@ -27,6 +28,9 @@ ExitCode ExitCodeOf(const absl::Status& status);
 // What a call met, in one line: code; each wrong field with what it got and
 // wanted, or the server's text; how long to wait before another try.
 std::string Describe(const absl::Status& status);
+
+// Tells in one line what is wrong with the command line, an input or a file.
+ExitCode BadInput(const absl::Status& status, std::ostream& err);
 
 // `text` without line breaks and other control characters.
 std::string OneLine(std::string text);

@@ -18,17 +18,6 @@ namespace {
 
 constexpr int kSenders = 4;
 
-std::shared_ptr<grpc::Channel> Connection(const std::string& server) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  // Else channels to the same server would share a connection.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // A retried call would hide a refusal; gRPC also keeps a copy for it.
-  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(),
-                                   arguments);
-}
-
 gpr_timespec DeadlineIn(absl::Duration time) {
   return gpr_time_add(
       gpr_now(GPR_CLOCK_MONOTONIC),
@@ -72,6 +61,15 @@ std::vector<double> Weights(const Workload& workload) {
 
 }  // namespace
 
+grpc::ChannelArguments BenchArguments() {
+  grpc::ChannelArguments arguments;
+  // Else channels to the same server would share a connection.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // A retried call would hide a refusal; gRPC also keeps a copy for it.
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  return arguments;
+}
+
 // What the completion queue's tags point to; deleted once it has ended.
 class LoadGenerator::Event {
  public:
@@ -114,15 +112,17 @@ class LoadGenerator::Pause final : public Event {
   grpc::Alarm alarm_;
 };
 
-LoadGenerator::LoadGenerator(LoadOptions options, const Workload& workload)
+LoadGenerator::LoadGenerator(LoadOptions options, const Workload& workload,
+                             const Connection& connection)
     : options_(std::move(options)),
       workload_(workload),
       arrivals_(options_.rate, options_.seed),
       choice_(Weights(workload), options_.seed + 1),
       checks_(workload.kinds.size()) {
   for (int i = 0; i < options_.clients; ++i) {
-    channels_.push_back(Connection(options_.server));
-    stubs_.push_back(std::make_unique<grpc::GenericStub>(channels_.back()));
+    connections_.push_back(connection.Another());
+    stubs_.push_back(
+        std::make_unique<grpc::GenericStub>(connections_.back().channel()));
   }
   statistics_.kinds.resize(workload.kinds.size());
   StartTimeline(options_.duration, statistics_);
@@ -139,11 +139,18 @@ LoadGenerator::~LoadGenerator() {
 absl::Status LoadGenerator::Connect(absl::Duration timeout) {
   const auto deadline =
       std::chrono::system_clock::now() + absl::ToChronoNanoseconds(timeout);
-  for (const auto& channel : channels_) channel->GetState(true);
-  for (const auto& channel : channels_) {
-    if (channel->WaitForConnected(deadline)) continue;
-    return absl::UnavailableError(
-        absl::StrCat("cannot connect to ", options_.server));
+  for (const Connection& connection : connections_) {
+    connection.channel()->GetState(true);
+  }
+  for (const Connection& connection : connections_) {
+    if (connection.channel()->WaitForConnected(deadline)) continue;
+    // A call fails at once, and knows why.
+    const absl::Status status =
+        Client(connection).CheckHealth("", {.timeout = timeout}).status();
+    if (status.ok()) continue;
+    if (absl::IsFailedPrecondition(status)) return status;
+    return absl::UnavailableError(absl::StrCat(
+        "cannot connect to ", options_.server, ": ", status.message()));
   }
   return absl::OkStatus();
 }
@@ -156,6 +163,7 @@ absl::Status LoadGenerator::TryEachKind() {
       Call call(0, kind, Clock::now());
       call.context.set_deadline(DeadlineIn(options_.timeout));
       Announce(workload_.kinds[kind], call.context);
+      connections_[0].Authorize(call.context);
       call.reader = stubs_[0]->PrepareUnaryCall(
           &call.context, workload_.kinds[kind].method,
           workload_.kinds[kind].request, &queue);
@@ -168,7 +176,7 @@ absl::Status LoadGenerator::TryEachKind() {
         checks_[kind].SameAsFirst(call.answer);
         break;
       }
-      const absl::Status status = FromGrpcStatus(call.status);
+      const absl::Status status = connections_[0].Explain(call.status);
       const bool load =
           RetryDelay(status).has_value() || absl::IsUnavailable(status);
       if (!load && !absl::IsDeadlineExceeded(status)) return status;
@@ -229,6 +237,7 @@ void LoadGenerator::Send(size_t client, size_t kind, Clock::time_point due) {
   call->context.set_deadline(
       DeadlineIn(options_.timeout - absl::FromChrono(Clock::now() - due)));
   Announce(sent, call->context);
+  connections_[client].Authorize(call->context);
   call->reader = stubs_[client]->PrepareUnaryCall(&call->context, sent.method,
                                                   sent.request, &queue_);
   call->reader->StartCall();

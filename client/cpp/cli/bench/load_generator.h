@@ -2,7 +2,6 @@
 #ifndef ATTENTION_CLIENT_CPP_CLI_BENCH_LOAD_GENERATOR_H_
 #define ATTENTION_CLIENT_CPP_CLI_BENCH_LOAD_GENERATOR_H_
 
-#include <grpcpp/channel.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
@@ -18,12 +17,16 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "attention/connection.h"
 #include "client/cpp/cli/bench/answer_check.h"
 #include "client/cpp/cli/bench/arrivals.h"
 #include "client/cpp/cli/bench/statistics.h"
 #include "client/cpp/cli/bench/workload.h"
 
 namespace attention::cli {
+
+// What a channel must have so that what is measured is the server.
+grpc::ChannelArguments BenchArguments();
 
 struct LoadOptions {
   std::string server;
@@ -55,8 +58,10 @@ struct LoadOptions {
 // after the call (with a second for what gRPC is late).
 class LoadGenerator {
  public:
-  // `workload` must outlive this.
-  LoadGenerator(LoadOptions options, const Workload& workload);
+  // Each client has a channel of its own like that of `connection`, which has
+  // BenchArguments(). `workload` must outlive this.
+  LoadGenerator(LoadOptions options, const Workload& workload,
+                const Connection& connection);
   ~LoadGenerator();
 
   // Connects every client. UNAVAILABLE if one cannot within `timeout`.
@@ -108,7 +113,7 @@ class LoadGenerator {
 
   const LoadOptions options_;
   const Workload& workload_;
-  std::vector<std::shared_ptr<grpc::Channel>> channels_;
+  std::vector<Connection> connections_;  // One per client.
   std::vector<std::unique_ptr<grpc::GenericStub>> stubs_;
   grpc::CompletionQueue queue_;
   Clock::time_point start_;  // Of the warm-up.
