@@ -18,6 +18,7 @@ if(ATTENTION_BUILD_SERVICE)
     set_target_properties(gRPC::grpc_cpp_plugin PROPERTIES
       IMPORTED_LOCATION ${ATTENTION_GRPC_CPP_PLUGIN})
   endif()
+  find_package(OpenSSL REQUIRED)
   find_package(spdlog CONFIG REQUIRED)
   find_package(nlohmann_json CONFIG REQUIRED)
   find_package(CLI11 CONFIG REQUIRED)

@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/strings/ascii.h"
@@ -162,6 +164,36 @@ void AddHttpFlags(CLI::App& app, Options& options) {
       "idle. Default: 10s");
 }
 
+// Permissions in octal digits.
+bool ParseMode(absl::string_view text, std::optional<uint32_t>* mode) {
+  if (text.empty() || text.size() > 4) return false;
+  uint32_t value = 0;
+  for (char digit : text) {
+    if (digit < '0' || digit > '7') return false;
+    value = 8 * value + (digit - '0');
+  }
+  if (value > 0777) return false;
+  *mode = value;
+  return true;
+}
+
+void AddCallerFlags(CLI::App& app, Options& options) {
+  app.add_option("--tls-cert", options.tls_cert,
+                 "PEM file with the server's certificate, and those between it "
+                 "and the root; read again when it changes. Default: none");
+  app.add_option("--tls-key", options.tls_key,
+                 "PEM file with the certificate's key. Default: none");
+  app.add_option("--tls-client-ca", options.tls_client_ca,
+                 "PEM file with root certificates: clients must then show a "
+                 "certificate of theirs. Default: none");
+  app.add_flag("--allow-plaintext", options.allow_plaintext,
+               "Serves without encryption on addresses that other machines can "
+               "reach, too. Default: off");
+  AddParsed(app, "--unix-socket-mode", &options.unix_socket_mode, ParseMode,
+            "permissions in octal such as 660",
+            "Permissions of the files of Unix sockets. Default: 777");
+}
+
 // CLI11's own texts may have several lines.
 std::string OneLine(std::string text) {
   absl::StripAsciiWhitespace(&text);
@@ -179,6 +211,7 @@ Invocation ParseFlags(int argc, const char* const* argv) {
   AddFlags(app, options);
   AddLimitFlags(app, options);
   AddHttpFlags(app, options);
+  AddCallerFlags(app, options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

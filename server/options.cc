@@ -160,6 +160,19 @@ void CheckMemory(const Options& options, Validator& validator) {
                    kMaxMemory));
 }
 
+void CheckTls(const Options& options, Validator& validator) {
+  if (options.tls_cert.empty() && !options.tls_key.empty()) {
+    validator.Add("tls-key", "got it alone, wanted --tls-cert beside it");
+  }
+  if (!options.tls_cert.empty() && options.tls_key.empty()) {
+    validator.Add("tls-cert", "got it alone, wanted --tls-key beside it");
+  }
+  if (!options.tls_client_ca.empty() && options.tls_cert.empty()) {
+    validator.Add("tls-client-ca",
+                  "got it alone, wanted --tls-cert and --tls-key beside it");
+  }
+}
+
 void CheckShapes(const Options& options, Validator& validator) {
   validator.CheckRange("max-head-size", options.max_head_size, 1, kMaxHeadSize);
   validator.CheckRange("max-heads", options.max_heads, 1, kMaxHeads);
@@ -214,6 +227,7 @@ std::vector<std::string> Validate(const Options& options) {
   Validator validator;
   CheckListen(options, validator);
   CheckHttp(options, validator);
+  CheckTls(options, validator);
   validator.CheckRange("threads", options.threads, 1, kMaxThreads);
   CheckMemory(options, validator);
   validator.CheckRange("max-pooled-bytes", options.max_pooled_bytes, 0,

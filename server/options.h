@@ -3,6 +3,7 @@
 #define ATTENTION_SERVER_OPTIONS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,7 @@ struct Options {
 
   // Addresses: "host:port" (port 0 takes a free one), "[ip6]:port",
   // "unix:path", "unix-abstract:name". At least one, none twice. Default: one
-  // of loopback only, because there is neither encryption nor authentication.
+  // of loopback only.
   std::vector<std::string> listen = {"127.0.0.1:50051"};
 
   // Address of the HTTP listener with /metrics, /livez and /readyz: "host:port"
@@ -25,6 +26,27 @@ struct Options {
   // neither encryption nor authentication and tells how busy the server is, so
   // name one that only those who watch the server can reach.
   std::string http_listen;
+
+  // Permissions of the files of Unix sockets, [0, 0777]; an abstract one has
+  // none. Default: 0777 without what the umask takes away. Only who may write
+  // to the file can connect.
+  std::optional<uint32_t> unix_socket_mode;
+
+  // Who may call.
+
+  // PEM files of the server's certificate, with those between it and a root
+  // certificate, and of its key, without a password. Both or none; with them
+  // all of TCP is encrypted, and Unix sockets are not. Read again when they
+  // change; open connections go on.
+  std::string tls_cert;
+  std::string tls_key;
+  // PEM file of root certificates: a client then needs a certificate that one
+  // of them vouches for. Needs tls_cert. Default, empty: none.
+  std::string tls_client_ca;
+  // Whether --listen and --http-listen may name addresses that other machines
+  // can reach, without encryption: whoever is on the way can then read tokens
+  // and tensors, and change them.
+  bool allow_plaintext = false;
 
   // What it may use.
 
@@ -150,6 +172,8 @@ struct Options {
   // program. Then admission also counts what gRPC has really allocated, beyond
   // what it was charged for.
   bool own_process = false;
+  // No flag: how often files are looked at that are read again.
+  absl::Duration reload_interval = absl::Seconds(1);
 
   AttentionLimits kernel_limits() const;
 

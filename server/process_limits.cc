@@ -24,8 +24,9 @@ namespace {
 
 // Beyond listeners: what gRPC polls with, and a few connections.
 constexpr int kDescriptors = 24;
-// Beside those that compute and HTTP's: main(), signals, housekeeping, the
-// acceptor, and one each that writes the log and standard output.
+// Beside those that compute, HTTP's and the one that looks at files: main(),
+// signals, housekeeping, the acceptor, and one each that writes the log and
+// standard output.
 constexpr int kOwnThreads = 6;
 // gRPC 1.51's. Two executors may grow to two threads per core each. The pollers
 // of callbacks and the event engine are as many as cores allow, within a range.
@@ -233,8 +234,9 @@ Options WithMemory(Options options, int64_t bytes) {
 
 int64_t ThreadsNeeded(const Options& options) {
   const int64_t cores = std::thread::hardware_concurrency();
-  const int64_t own =
-      options.threads + kOwnThreads + (options.http_listen.empty() ? 0 : 1);
+  const bool watches = !options.tls_cert.empty();
+  const int64_t own = options.threads + kOwnThreads +
+                      (options.http_listen.empty() ? 0 : 1) + (watches ? 1 : 0);
   const int64_t pollers = std::clamp(cores / 2, kLeastPool, kMostPool);
   const int64_t event_engine = std::clamp(cores, kLeastPool, kMostPool);
   return own + kExecutorThreadsPerCore * cores + pollers + event_engine +

@@ -58,6 +58,12 @@ void LimitConnections(const Options& options, grpc::ServerBuilder& builder) {
   }
 }
 
+TlsFiles TlsFilesOf(const Options& options) {
+  return {.cert = options.tls_cert,
+          .key = options.tls_key,
+          .client_ca = options.tls_client_ca};
+}
+
 void Configure(grpc::ServerBuilder& builder) {
   static const bool reflection = [] {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -105,7 +111,8 @@ Server::Server(const Options& options)
       streamed_service_(CallEnvironment{options_, admission_, costs_, *buffers_,
                                         executor_, *log_, log_limiter_,
                                         metrics_}),
-      quota_("server") {
+      quota_("server"),
+      reloader_(options.reload_interval) {
   quota_.SetMaxThreads(kMaxSyncThreads);
   metrics_.SetSnapshotSource([this] { return TakeSnapshot(); });
 }
@@ -116,8 +123,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
     return absl::InvalidArgumentError(absl::StrJoin(errors, "\n"));
   }
   std::unique_ptr<Server> server(new Server(options));
+  if (absl::Status status = server->LoadIdentity(); !status.ok()) return status;
   if (absl::Status status = server->ListenHttp(); !status.ok()) return status;
   if (absl::Status status = server->Listen(); !status.ok()) return status;
+  server->reloader_.Start();
   server->ready_ = true;
   return server;
 }
@@ -144,6 +153,31 @@ Snapshot Server::TakeSnapshot() const {
           .draining = draining_};
 }
 
+absl::Status Server::LoadIdentity() {
+  if (options_.tls_cert.empty()) return absl::OkStatus();
+  const TlsFiles files = TlsFilesOf(options_);
+  std::vector<std::string> paths = {files.cert, files.key};
+  if (!files.client_ca.empty()) paths.push_back(files.client_ca);
+  reloader_.Watch(std::move(paths), [this] { ReloadIdentity(); });
+  absl::StatusOr<TlsMaterial> material = LoadTls(files);
+  if (!material.ok()) return material.status();
+  tls_.emplace(*std::move(material));
+  return absl::OkStatus();
+}
+
+void Server::ReloadIdentity() {
+  absl::StatusOr<TlsMaterial> material = LoadTls(TlsFilesOf(options_));
+  if (!material.ok()) {
+    log_->warn("event=reload_refused error={}",
+               Quoted(material.status().message()));
+    return;
+  }
+  log_->info("event=reloaded file={} expires={}", Quoted(options_.tls_cert),
+             absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", material->expires,
+                              absl::UTCTimeZone()));
+  tls_->Replace(*std::move(material));
+}
+
 absl::Status Server::ListenHttp() {
   if (options_.http_listen.empty()) return absl::OkStatus();
   const auto livez = [](const HttpRequest&) {
@@ -160,13 +194,15 @@ absl::Status Server::ListenHttp() {
   };
   auto http =
       HttpServer::Start({.address = options_.http_listen,
+                         .loopback_only = !options_.allow_plaintext,
                          .max_connections = options_.http_max_connections,
                          .timeout = options_.http_timeout},
                         {{"GET", "/livez", livez},
                          {"GET", "/readyz", readyz},
                          {"GET", "/metrics", metrics}});
   if (!http.ok()) {
-    return absl::UnavailableError(
+    return absl::Status(
+        http.status().code(),
         absl::StrCat("--http-listen: ", http.status().message()));
   }
   http_server_ = *std::move(http);
@@ -177,7 +213,9 @@ absl::Status Server::ListenHttp() {
 absl::Status Server::Listen() {
   std::vector<Listener> listeners;
   for (const std::string& address : options_.listen) {
-    absl::StatusOr<Listener> listener = Listener::Open(address);
+    absl::StatusOr<Listener> listener = Listener::Open(
+        address, {.loopback_only = !tls_ && !options_.allow_plaintext,
+                  .unix_mode = options_.unix_socket_mode});
     if (!listener.ok()) return listener.status();
     addresses_.push_back(listener->address());
     listeners.push_back(*std::move(listener));
@@ -186,9 +224,14 @@ absl::Status Server::Listen() {
   Configure(builder);
   builder.SetResourceQuota(quota_);
   LimitConnections(options_, builder);
-  connection_sink_ = builder.experimental().AddExternalConnectionAcceptor(
-      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-      grpc::InsecureServerCredentials());
+  const auto add_sink = [&](std::shared_ptr<grpc::ServerCredentials> with) {
+    return builder.experimental().AddExternalConnectionAcceptor(
+        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+        std::move(with));
+  };
+  unix_sink_ = add_sink(grpc::InsecureServerCredentials());
+  tcp_sink_ =
+      add_sink(tls_ ? tls_->Credentials() : grpc::InsecureServerCredentials());
   builder.RegisterService(&service_);
   builder.RegisterCallbackGenericService(&streamed_service_);
   std::vector<
@@ -204,9 +247,9 @@ absl::Status Server::Listen() {
   grpc_server_->GetHealthCheckService()->SetServingStatus(
       v1::AttentionService::service_full_name(), true);
   housekeeping_.emplace(admission_, costs_, log_limiter_, quota_, options_);
-  acceptor_ =
-      std::make_unique<Acceptor>(std::move(listeners), options_.max_connections,
-                                 *connection_sink_, connections_, *log_);
+  acceptor_ = std::make_unique<Acceptor>(
+      std::move(listeners), options_.max_connections,
+      Acceptor::Sinks{*tcp_sink_, *unix_sink_}, connections_, *log_);
   return absl::OkStatus();
 }
 

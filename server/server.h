@@ -25,6 +25,8 @@
 #include "grpcpp/support/channel_arguments.h"
 #include "server/admission/admission.h"
 #include "server/admission/cost_model.h"
+#include "server/auth/reloader.h"
+#include "server/auth/tls_credentials.h"
 #include "server/connections/acceptor.h"
 #include "server/connections/connection_table.h"
 #include "server/housekeeping.h"
@@ -46,8 +48,9 @@ class Server {
   // Serves as soon as it returns, health SERVING. Never takes an address that
   // is in use. On failure nothing is left behind.
   //
-  // Errors: InvalidArgument, one line for each bad option; Unavailable naming
-  // the flag and the address that could not be listened on.
+  // Errors: InvalidArgument, one line for each bad option or file; Unavailable
+  // or FailedPrecondition, naming the flag and the address that could not or
+  // may not be listened on.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options);
 
   // Cancels what still runs, and waits.
@@ -88,12 +91,15 @@ class Server {
 
  private:
   explicit Server(const Options& options);
+  absl::Status LoadIdentity();
+  void ReloadIdentity();
   absl::Status Listen();
   absl::Status ListenHttp();
   Snapshot TakeSnapshot() const;
 
-  // The HTTP listener and the acceptor come last, so that they die first; then
-  // gRPC's server, to which connections are handed; then what its calls use.
+  // What reads files again, the HTTP listener and the acceptor come last, so
+  // that they die first; then gRPC's server, to which connections are handed;
+  // then what its calls use.
   const Options options_;
   const std::shared_ptr<spdlog::logger> log_;
   LogLimiter log_limiter_;
@@ -113,11 +119,14 @@ class Server {
   std::atomic<bool> draining_{false};
   std::optional<Housekeeping> housekeeping_;
   std::mutex stop_mutex_;
-  std::unique_ptr<Acceptor::Sink> connection_sink_;
+  // With TLS; outlives the gRPC server.
+  std::optional<TlsIdentity> tls_;
+  std::unique_ptr<Acceptor::Sink> tcp_sink_, unix_sink_;
   std::unique_ptr<grpc::Server> grpc_server_;
   // Guarded by stop_mutex_ once Start() has returned.
   std::unique_ptr<HttpServer> http_server_;
   std::unique_ptr<Acceptor> acceptor_;
+  Reloader reloader_;
 };
 
 }  // namespace attention::server

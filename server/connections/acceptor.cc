@@ -63,12 +63,12 @@ bool IsOfTheConnection(int error) {
 }  // namespace
 
 Acceptor::Acceptor(std::vector<Listener> listeners, int64_t max_connections,
-                   Sink& sink, ConnectionTable& connections,
+                   const Sinks& sinks, ConnectionTable& connections,
                    spdlog::logger& log)
     : listeners_(std::move(listeners)),
       max_connections_(max_connections),
       low_descriptors_(LowDescriptors()),
-      sink_(sink),
+      sinks_(sinks),
       connections_(connections),
       log_(log),
       stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
@@ -85,9 +85,11 @@ Acceptor::~Acceptor() {
 
 void Acceptor::Run() {
   std::vector<pollfd> polled = {{stop_.get(), POLLIN, 0}};
+  std::vector<Sink*> sinks = {nullptr};  // of those polled
   for (const Listener& listener : listeners_) {
     for (const Descriptor& socket : listener.sockets()) {
       polled.push_back({socket.get(), POLLIN, 0});
+      sinks.push_back(listener.is_unix() ? &sinks_.unix_sockets : &sinks_.tcp);
     }
   }
   for (;;) {
@@ -102,7 +104,7 @@ void Acceptor::Run() {
     if (ready <= 0) continue;
     if (polled[0].revents != 0) return;
     for (size_t i = 1; i < count; ++i) {
-      if (polled[i].revents != 0) Accept(polled[i].fd);
+      if (polled[i].revents != 0) Accept(polled[i].fd, *sinks[i]);
     }
   }
 }
@@ -168,14 +170,14 @@ void Acceptor::LogStop(Obstacle obstacle) {
       Quoted(reason), connections_.open(), max_connections_, DescriptorLimit());
 }
 
-void Acceptor::Accept(int listener) {
+void Acceptor::Accept(int listener, Sink& sink) {
   for (int i = 0; i < kBatch && error_ == 0 && !may_lack_descriptors_ &&
                   connections_.open() < max_connections_;
        ++i) {
     Descriptor connection(
         accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (connection.valid()) {
-      HandOver(listener, std::move(connection));
+      HandOver(listener, std::move(connection), sink);
     } else if (errno == EAGAIN) {
       return;
     } else if (!IsOfTheConnection(errno)) {
@@ -184,7 +186,7 @@ void Acceptor::Accept(int listener) {
   }
 }
 
-void Acceptor::HandOver(int listener, Descriptor connection) {
+void Acceptor::HandOver(int listener, Descriptor connection, Sink& sink) {
   may_lack_descriptors_ = connection.get() >= low_descriptors_;
   try {
     if (!connections_.Add(connection.get())) return;
@@ -195,7 +197,7 @@ void Acceptor::HandOver(int listener, Descriptor connection) {
   Sink::NewConnectionParameters parameters;
   parameters.listener_fd = listener;
   parameters.fd = connection.Release();
-  sink_.HandleNewConnection(&parameters);
+  sink.HandleNewConnection(&parameters);
 }
 
 void Acceptor::PauseAfter(int error) {

@@ -32,11 +32,19 @@ class Acceptor {
  public:
   using Sink = grpc::experimental::ExternalConnectionAcceptor;
 
-  // What is not owned must outlive it. The server that `sink` belongs to must
+  // Where connections go: those of TCP, which may be encrypted, and those of
+  // Unix sockets.
+  struct Sinks {
+    Sink& tcp;
+    Sink& unix_sockets;
+  };
+
+  // What is not owned must outlive it. The server that the sinks belong to must
   // have started, and must not be shut down before this is destroyed.
   // Throws std::system_error if there is no thread or descriptor to be had.
-  Acceptor(std::vector<Listener> listeners, int64_t max_connections, Sink& sink,
-           ConnectionTable& connections, spdlog::logger& log);
+  Acceptor(std::vector<Listener> listeners, int64_t max_connections,
+           const Sinks& sinks, ConnectionTable& connections,
+           spdlog::logger& log);
 
   // Closes the listeners; connections that wait in their queues are reset.
   // Those handed over go on.
@@ -56,8 +64,8 @@ class Acceptor {
   void Report(Obstacle obstacle);
   void LogStop(Obstacle obstacle);
   // Takes some of those that wait at `listener`, a descriptor.
-  void Accept(int listener);
-  void HandOver(int listener, Descriptor connection);
+  void Accept(int listener, Sink& sink);
+  void HandOver(int listener, Descriptor connection, Sink& sink);
   void PauseAfter(int error);
 
   const std::vector<Listener> listeners_;
@@ -65,7 +73,7 @@ class Acceptor {
   // A descriptor from this number on means that few are left: the system gives
   // the lowest that is free.
   const int low_descriptors_;
-  Sink& sink_;
+  const Sinks sinks_;
   ConnectionTable& connections_;
   spdlog::logger& log_;
   // An eventfd, readable once the destructor has begun.

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "server/connections/loopback.h"
 #include "server/connections/percent.h"
 
 namespace attention::server {
@@ -110,9 +111,12 @@ Descriptor NewSocket(int family) {
       socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
 }
 
+bool Bind(const Descriptor& socket, const SocketAddress& address) {
+  return bind(socket.get(), address.get(), address.length) == 0;
+}
+
 bool BindAndListen(const Descriptor& socket, const SocketAddress& address) {
-  return bind(socket.get(), address.get(), address.length) == 0 &&
-         listen(socket.get(), kBacklog) == 0;
+  return Bind(socket, address) && listen(socket.get(), kBacklog) == 0;
 }
 
 // Invalid, with errno, if it does not listen. Accepted sockets inherit the
@@ -182,19 +186,23 @@ bool IsStale(const SocketAddress& address, const std::string& path) {
 
 }  // namespace
 
-absl::StatusOr<Listener> Listener::Open(const std::string& address) {
+absl::StatusOr<Listener> Listener::Open(const std::string& address,
+                                        const ListenSettings& settings) {
   Listener listener;
   listener.address_ = address;
   absl::string_view rest = address;
-  bool listens;
+  absl::StatusOr<bool> listens = false;
+  listener.is_unix_ = true;
   if (absl::ConsumePrefix(&rest, "unix-abstract:")) {
     listens = listener.OpenUnixAbstract(PercentDecoded(rest));
   } else if (absl::ConsumePrefix(&rest, "unix:")) {
-    listens = listener.OpenUnixPath(PercentDecoded(rest));
+    listens = listener.OpenUnixPath(PercentDecoded(rest), settings.unix_mode);
   } else {
-    listens = listener.OpenTcp(address);
+    listener.is_unix_ = false;
+    listens = listener.OpenTcp(address, settings.loopback_only);
   }
-  if (listens) return listener;
+  if (!listens.ok()) return listens.status();
+  if (*listens) return listener;
   return absl::UnavailableError(
       absl::StrCat("--listen: cannot listen on \"", address,
                    "\": in use, or not an address of this machine"));
@@ -208,8 +216,19 @@ Listener::SocketFile::~SocketFile() {
   }
 }
 
-bool Listener::OpenTcp(const std::string& address) {
+absl::StatusOr<bool> Listener::OpenTcp(const std::string& address,
+                                       bool loopback_only) {
   std::vector<SocketAddress> addresses = Resolve(address);
+  const auto is_loopback = [](const SocketAddress& one) {
+    return IsLoopback(*one.get());
+  };
+  if (loopback_only &&
+      !std::all_of(addresses.begin(), addresses.end(), is_loopback)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "--listen: got \"", address,
+        "\", which other machines may reach, without encryption: give "
+        "--tls-cert and --tls-key, or allow it with --allow-plaintext"));
+  }
   const auto wildcard =
       std::find_if(addresses.begin(), addresses.end(), IsWildcard);
   if (wildcard != addresses.end()) addresses = {Wildcard(wildcard->port())};
@@ -223,16 +242,20 @@ bool Listener::OpenTcp(const std::string& address) {
   return true;
 }
 
-bool Listener::OpenUnixPath(const std::string& path) {
+bool Listener::OpenUnixPath(const std::string& path,
+                            std::optional<mode_t> mode) {
   const SocketAddress address = UnixAddress(path, /*abstract=*/false);
   if (IsStale(address, path)) unlink(path.c_str());
   Descriptor socket = NewSocket(AF_UNIX);
-  if (!socket.valid() || !BindAndListen(socket, address)) return false;
-  sockets_.push_back(std::move(socket));
+  if (!socket.valid() || !Bind(socket, address)) return false;
   struct stat file;
   if (lstat(path.c_str(), &file) == 0) {
     file_.reset(new SocketFile{path, file.st_dev, file.st_ino});
   }
+  // Nobody can connect before it listens, so nobody is too early.
+  if (mode && chmod(path.c_str(), *mode) != 0) return false;
+  if (listen(socket.get(), kBacklog) != 0) return false;
+  sockets_.push_back(std::move(socket));
   return true;
 }
 

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,13 @@ namespace attention::server {
 // How long sent bytes may stay unacknowledged before a connection is given up;
 // also how long the answer to a keepalive ping may take.
 inline constexpr int kPeerTimeoutMs = 20'000;
+
+struct ListenSettings {
+  // TCP on loopback addresses only: what is said can be read on its way.
+  bool loopback_only = false;
+  // Permissions of a Unix socket's file; without, as the umask has them.
+  std::optional<mode_t> unix_mode = {};
+};
 
 // Not thread-safe. When it dies it removes the file of a Unix socket, if that
 // is still the one that it made, and closes its sockets.
@@ -30,13 +38,16 @@ class Listener {
   //   theirs; one that nobody serves is replaced. %XX in its path is decoded,
   //   as gRPC's clients do.
   //
-  // Errors: Unavailable, naming the address.
-  static absl::StatusOr<Listener> Open(const std::string& address);
+  // Errors: Unavailable, naming the address; FailedPrecondition where others
+  // than `settings` allows could connect.
+  static absl::StatusOr<Listener> Open(const std::string& address,
+                                       const ListenSettings& settings = {});
 
   // As given to Open(), with the port that it got.
   const std::string& address() const { return address_; }
   // Non-blocking; at least one.
   const std::vector<Descriptor>& sockets() const { return sockets_; }
+  bool is_unix() const { return is_unix_; }
 
  private:
   // The file that a Unix socket made; removes it.
@@ -49,12 +60,13 @@ class Listener {
   };
 
   Listener() = default;
-  // Whether they listen.
-  bool OpenTcp(const std::string& address);
-  bool OpenUnixPath(const std::string& path);
+  // Whether they listen; a status where something else is wrong.
+  absl::StatusOr<bool> OpenTcp(const std::string& address, bool loopback_only);
+  bool OpenUnixPath(const std::string& path, std::optional<mode_t> mode);
   bool OpenUnixAbstract(const std::string& name);
 
   std::string address_;
+  bool is_unix_ = false;
   std::vector<Descriptor> sockets_;
   // Removed before its socket is closed: until then nobody else takes the path.
   std::unique_ptr<const SocketFile> file_;

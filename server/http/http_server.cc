@@ -350,7 +350,7 @@ HttpServer::HttpServer(std::unique_ptr<Loop> loop) : loop_(std::move(loop)) {}
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
     const HttpServerOptions& options, std::vector<HttpRoute> routes) {
-  auto socket = ListenOn(options.address);
+  auto socket = ListenOn(options.address, options.loopback_only);
   if (!socket.ok()) return socket.status();
   auto loop =
       std::make_unique<Loop>(options, std::move(routes), *std::move(socket));

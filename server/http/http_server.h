@@ -58,6 +58,8 @@ struct HttpServerOptions {
   // "host:port" or "[ip6]:port"; port 0 takes a free one. Default: a free one
   // of loopback.
   std::string address = "127.0.0.1:0";
+  // Whether to refuse other addresses: what is said can be read on its way.
+  bool loopback_only = false;
   // Connections at once, at least 1. When one more comes, the connection that
   // has gone longest without finishing a request makes room for it, so that
   // idle and slow clients cannot keep out others. Costs a descriptor each, and
@@ -85,7 +87,8 @@ class HttpServer {
  public:
   // Serves as soon as it returns.
   //
-  // Errors: Unavailable with the address and the reason.
+  // Errors: Unavailable with the address and the reason; FailedPrecondition if
+  // `loopback_only` and it is another address.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(
       const HttpServerOptions& options, std::vector<HttpRoute> routes);
 

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "server/connections/loopback.h"
 
 namespace attention::server {
 namespace {
@@ -56,7 +57,8 @@ int PortOf(const FileDescriptor& fd) {
 
 }  // namespace
 
-absl::StatusOr<ListenSocket> ListenOn(const std::string& address) {
+absl::StatusOr<ListenSocket> ListenOn(const std::string& address,
+                                      bool loopback_only) {
   const size_t colon = address.rfind(':');
   if (colon == std::string::npos) {
     return CannotListen(address, "it is not host:port");
@@ -75,6 +77,15 @@ absl::StatusOr<ListenSocket> ListenOn(const std::string& address) {
   if (error != 0) return CannotListen(address, gai_strerror(error));
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found,
                                                                  &freeaddrinfo);
+  for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
+    if (loopback_only && !IsLoopback(*one->ai_addr)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "got \"", address,
+          "\", which other machines may reach: HTTP here is without "
+          "encryption; "
+          "name a loopback address, or allow it with --allow-plaintext"));
+    }
+  }
   for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
     FileDescriptor fd = Listen(*one);
     if (!fd.ok()) continue;

@@ -20,8 +20,10 @@ struct ListenSocket {
 // addresses of a host, the first that works is taken. Looks names up, so it may
 // block.
 //
-// Errors: Unavailable with the address and the reason.
-absl::StatusOr<ListenSocket> ListenOn(const std::string& address);
+// Errors: Unavailable with the address and the reason; FailedPrecondition if
+// `loopback_only` and it is another address.
+absl::StatusOr<ListenSocket> ListenOn(const std::string& address,
+                                      bool loopback_only);
 
 }  // namespace attention::server
 

@@ -31,7 +31,7 @@ def size_mb(root):
 def test_says_how_to_run_it(config):
     assert config["User"] == "65532:65532"
     assert config["Entrypoint"] == ["/usr/bin/attention_server"]
-    assert config["Cmd"] == ["--listen=0.0.0.0:50051"]
+    assert config["Cmd"] == ["--listen=0.0.0.0:50051", "--allow-plaintext"]
     assert list(config["ExposedPorts"]) == ["50051/tcp"]
     assert config["StopSignal"] == "SIGTERM"
 

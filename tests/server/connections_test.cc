@@ -235,8 +235,8 @@ TEST(ConnectionBytesTest, PeersHaveTheNamesThatGrpcGivesThem) {
   listeners.push_back(*std::move(listener));
   server::ConnectionTable connections;
   spdlog::logger log("none");
-  const server::Acceptor acceptor(std::move(listeners), 10, *sink, connections,
-                                  log);
+  const server::Acceptor acceptor(std::move(listeners), 10, {*sink, *sink},
+                                  connections, log);
   for (const std::string host : {"127.0.0.1", "[::1]"}) {
     if (!ConnectTo(host + port).valid()) continue;  // No IPv6 here.
     const auto channel =

@@ -53,11 +53,21 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
                                        "--log-lines-per-second=7",
                                        "--http-listen=[::1]:9464",
                                        "--http-max-connections=5",
-                                       "--http-timeout=3s"});
+                                       "--http-timeout=3s",
+                                       "--tls-cert=/c",
+                                       "--tls-key=/k",
+                                       "--tls-client-ca=/a",
+                                       "--allow-plaintext",
+                                       "--unix-socket-mode=0660"});
   ASSERT_TRUE(invocation.options.has_value()) << invocation.standard_error;
   const Options& options = *invocation.options;
   EXPECT_THAT(options.listen,
               ElementsAre("127.0.0.1:0", "[::1]:0", "unix:/tmp/x"));
+  EXPECT_EQ(options.tls_cert, "/c");
+  EXPECT_EQ(options.tls_key, "/k");
+  EXPECT_EQ(options.tls_client_ca, "/a");
+  EXPECT_TRUE(options.allow_plaintext);
+  EXPECT_EQ(options.unix_socket_mode, 0660);
   EXPECT_EQ(options.threads, 3);
   EXPECT_EQ(options.max_request_bytes, 64 << 20);
   EXPECT_EQ(options.max_response_bytes, 2048);
@@ -136,6 +146,19 @@ INSTANTIATE_TEST_SUITE_P(
                 "30s or 5m"},
         BadFlag{"NoHttpConnections", "--http-max-connections=x",
                 "--http-max-connections: got \"x\", wanted a number"},
+        BadFlag{"NoOctalMode", "--unix-socket-mode=680",
+                "--unix-socket-mode: got \"680\", wanted permissions in octal "
+                "such as 660"},
+        BadFlag{"ModeTooLarge", "--unix-socket-mode=1777",
+                "--unix-socket-mode: got \"1777\", wanted permissions in octal "
+                "such as 660"},
+        BadFlag{"KeyAlone", "--tls-key=/k",
+                "--tls-key: got it alone, wanted --tls-cert beside it"},
+        BadFlag{"CertAlone", "--tls-cert=/c",
+                "--tls-cert: got it alone, wanted --tls-key beside it"},
+        BadFlag{"ClientCaAlone", "--tls-client-ca=/a",
+                "--tls-client-ca: got it alone, wanted --tls-cert and "
+                "--tls-key beside it"},
         BadFlag{"Unknown", "--bogus",
                 "The following argument was not expected: --bogus"},
         BadFlag{"Positional", "bogus",

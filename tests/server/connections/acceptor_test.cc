@@ -97,7 +97,8 @@ class AcceptorTest : public ::testing::Test {
 
   void Start(int64_t max_connections) {
     acceptor_ = std::make_unique<Acceptor>(
-        std::move(listeners_), max_connections, sink_, connections_, log_);
+        std::move(listeners_), max_connections,
+        Acceptor::Sinks{sink_, unix_sink_}, connections_, log_);
   }
 
   // At the two addresses in turn.
@@ -113,7 +114,7 @@ class AcceptorTest : public ::testing::Test {
 
   const std::shared_ptr<LogLines> lines_ = std::make_shared<LogLines>();
   spdlog::logger log_{"test", lines_};
-  FakeSink sink_;
+  FakeSink sink_, unix_sink_;
   ConnectionTable connections_;
   std::vector<Listener> listeners_;
   std::vector<std::string> addresses_;

@@ -1,0 +1,48 @@
+#include "server/auth/read_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "server/file_descriptor.h"
+
+namespace attention::server {
+namespace {
+
+absl::Status Failed(int error) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("cannot be read: ", strerrordesc_np(error)));
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
+  // Not to wait for whoever never writes into a pipe.
+  const FileDescriptor file(
+      open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!file.ok()) return Failed(errno);
+  std::string text;
+  for (;;) {
+    const size_t before = text.size();
+    text.resize(before + 16384);
+    const ssize_t got = read(file.get(), text.data() + before, 16384);
+    if (got < 0 && errno == EINTR) {
+      text.resize(before);
+      continue;
+    }
+    if (got < 0) return Failed(errno);
+    text.resize(before + got);
+    if (got == 0) return text;
+    if (text.size() > kMaxFileBytes) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "has more than ", kMaxFileBytes, " bytes, the most that are read"));
+    }
+  }
+}
+
+}  // namespace attention::server
