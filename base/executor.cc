@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "absl/time/clock.h"
 
@@ -154,16 +153,24 @@ void Executor::Prepare(Job* job, const JobOptions& options) {
   // was at the job leaves one task at the most.
   job->left_.reserve(threads_.size() + 1);
   job->node_ = job->home_.insert(job->home_.end(), job);
-  Tenant& tenant = tenants_.try_emplace(options.tenant).first->second;
-  // Time that a tenant did not ask for is not saved up.
-  if (tenant.active == 0) tenant.time = std::max(tenant.time, LeastTime());
-  ++tenant.active;
+  ++Joined(options.tenant).active;
   job->state_ = Job::State::kActive;
   job->options_ = options;
   job->deadline_ = ToSteady(options.deadline);
   job->served_ = ++order_;
   Enqueue(job);
   Wake(1);
+}
+
+// The tenant, which may be new. Those without jobs are forgotten then, if they
+// would come back as if they were new.
+Executor::Tenant& Executor::Joined(int id) {
+  const auto found = tenants_.find(id);
+  if (found != tenants_.end()) return found->second;
+  std::erase_if(tenants_, [this](const auto& entry) {
+    return entry.second.active == 0 && entry.second.time <= time_;
+  });
+  return tenants_[id];
 }
 
 Executor::Tenant& Executor::TenantOf(const Job* job) {
@@ -193,19 +200,13 @@ void Executor::MoveTo(Queue* queue, Job* job) {
 void Executor::Enqueue(Job* job) {
   Tenant& tenant = TenantOf(job);
   if (!job->waiting_) {
+    // Time that a tenant did not ask for is not saved up.
+    if (tenant.waiting == 0) tenant.time = std::max(tenant.time, time_);
     ++tenant.waiting;
     job->waiting_ = true;
     ++waiting_;
   }
   MoveTo(&QueueOf(job), job);
-}
-
-double Executor::LeastTime() const {
-  double least = std::numeric_limits<double>::infinity();
-  for (const auto& [id, tenant] : tenants_) {
-    if (tenant.active > 0) least = std::min(least, tenant.time);
-  }
-  return std::isfinite(least) ? least : 0;
 }
 
 void Executor::Dequeue(Job* job) {
@@ -255,6 +256,7 @@ Executor::Claim Executor::Pick() {
       next = &tenant;
   }
   if (!next) return {};
+  time_ = std::max(time_, next->time);
   return ClaimTask(PickJob(*next));
 }
 
@@ -272,7 +274,7 @@ Executor::Job* Executor::LongestUnserved(Tenant& tenant) {
 }
 
 Executor::Job* Executor::PickJob(Tenant& tenant) {
-  if (++picks_ % kAgedTurns == 0) return LongestUnserved(tenant);
+  if (++tenant.picks % kAgedTurns == 0) return LongestUnserved(tenant);
   for (Rank& rank : tenant.ranks) {
     if (rank.open.empty() && rank.waiting.empty()) continue;
     if (rank.open.empty()) return rank.waiting.front();

@@ -7,11 +7,12 @@
 // thread, and no job waits for another to end.
 //
 // Who comes next. First by tenant: the one that has had the least time in
-// proportion to its weight. Within a tenant, by the work that a job has left,
+// proportion to its weight, where time in which it asked for nothing does not
+// count. Within a tenant, by the work that a job has left,
 // coarsely: least first. Equal jobs share the threads, up to
 // kSharedJobs at a time, the others wait in the order they came. One turn in
 // kAgedTurns goes to the job that has waited longest, so that a large job goes
-// on beside any number of small ones.
+// on beside any number of small ones of its tenant.
 //
 // Nothing here blocks but Run() and the destructor. Submit() and Cancel() take
 // a lock that is never held while a job's code runs.
@@ -183,6 +184,7 @@ class Executor {
     double time = 0;      // thread-seconds over weight
     int64_t active = 0;   // jobs that have not ended
     int64_t waiting = 0;  // jobs in `ranks`: with a task that no thread has
+    uint64_t picks = 0;   // of its jobs
     std::array<Rank, kRanks> ranks;
   };
   // What a thread is to do next. Tasks below 0 stand for the steps between.
@@ -196,12 +198,12 @@ class Executor {
   void Work();
   // With the mutex held, but for the last four, which give it up in between.
   Claim Pick();
-  Job* PickJob(Tenant& tenant);
   static Job* LongestUnserved(Tenant& tenant);
+  static Job* PickJob(Tenant& tenant);
   Claim ClaimTask(Job* job);
   bool HasClaim(const Job* job) const;
   void Prepare(Job* job, const JobOptions& options);
-  double LeastTime() const;
+  Tenant& Joined(int tenant);
   void Enqueue(Job* job);
   void Dequeue(Job* job);
   void MoveTo(Queue* queue, Job* job);
@@ -221,7 +223,9 @@ class Executor {
   Queue ending_;  // cancelled while no thread was at them
   int64_t idle_ = 0;
   uint64_t order_ = 0;  // of arrivals and turns
-  uint64_t picks_ = 0;
+  // That of the tenant picked last, as it was then: who begins to wait has had
+  // no less.
+  double time_ = 0;
   bool stopping_ = false;
   std::atomic<int64_t> waiting_{0};   // jobs in the tenants' queues
   std::atomic<uint32_t> signals_{0};  // grows with each Wake()
