@@ -1,11 +1,20 @@
-"""The parts of ./dev bench load, memory and neighbours that measure nothing."""
+"""The parts of ./dev bench load, memory, neighbours and tenants that measure nothing."""
 
+import hashlib
+import pathlib
 import struct
 
 import pytest
 
 from attention_client import attention_pb2
-from benchmarks.load import hostile, memory, messages, neighbours, report
+from benchmarks.load import (
+    hostile,
+    memory,
+    messages,
+    neighbours,
+    report,
+    tenants,
+)
 
 
 def slot(calls=10, good=10, p99=5.0):
@@ -186,3 +195,17 @@ def test_a_failed_probe_has_no_figure():
     assert not neighbours.Bar("x", None, 10, "ms").met
     assert neighbours.Bar("x", 10, 10, "ms").met
     assert not neighbours.Bar("x", 11, 10, "ms").met
+
+
+def test_tokens_of_tenants():
+    with tenants.Tokens("a", "b") as tokens:
+        lines = dict(
+            line.split()[::-1] for line in tokens.path.read_text().splitlines()
+        )
+        for tenant in "ab":
+            flag, _, file = tokens.flag(tenant).partition("=")
+            assert flag == "--token-file"
+            token = pathlib.Path(file).read_text().strip()
+            digest = hashlib.sha256(token.encode()).hexdigest()
+            assert lines[tenant] == digest
+    assert not tokens.path.exists()
