@@ -10,26 +10,13 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/strings/strip.h"
+#include "server/parse_bytes.h"
 #include "server/version.h"
 
 namespace attention::server {
 namespace {
 
 constexpr char kProgram[] = "attention_server";
-
-// Bytes, or a number with a suffix KiB, MiB or GiB.
-bool ParseBytes(absl::string_view text, int64_t* bytes) {
-  constexpr std::pair<absl::string_view, int> kUnits[] = {
-      {"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"", 0}};
-  for (const auto& [unit, shift] : kUnits) {
-    absl::string_view number = text;
-    if (!absl::ConsumeSuffix(&number, unit)) continue;
-    return absl::SimpleAtoi(number, bytes) &&
-           !__builtin_mul_overflow(*bytes, int64_t{1} << shift, bytes);
-  }
-  return false;
-}
 
 // A flag whose text `parse` turns into `*target`.
 template <typename T, typename Parse>
@@ -186,6 +173,13 @@ void AddCallerFlags(CLI::App& app, Options& options) {
   app.add_option("--tls-client-ca", options.tls_client_ca,
                  "PEM file with root certificates: clients must then show a "
                  "certificate of theirs. Default: none");
+  app.add_option(
+      "--tokens", options.tokens,
+      "File with a line per token: its SHA-256, the tenant, and what "
+      "that may take; every call then needs one. Read again when it "
+      "changes. Default: none");
+  app.add_flag("--open-health", options.open_health,
+               "Answers health checks without a token, too. Default: off");
   app.add_flag("--allow-plaintext", options.allow_plaintext,
                "Serves without encryption on addresses that other machines can "
                "reach, too. Default: off");

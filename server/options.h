@@ -43,6 +43,13 @@ struct Options {
   // PEM file of root certificates: a client then needs a certificate that one
   // of them vouches for. Needs tls_cert. Default, empty: none.
   std::string tls_client_ca;
+  // File with a line per token (server/auth/token_file.h): its SHA-256, its
+  // tenant, and what that tenant may take. Every call then needs one of these
+  // tokens. Read again when it changes. Default, empty: everybody may call.
+  std::string tokens;
+  // Whether health may be asked for without a token: for balancers and probes
+  // that have none. Tells everybody whether the server runs.
+  bool open_health = false;
   // Whether --listen and --http-listen may name addresses that other machines
   // can reach, without encryption: whoever is on the way can then read tokens
   // and tensors, and change them.

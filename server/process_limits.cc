@@ -234,7 +234,7 @@ Options WithMemory(Options options, int64_t bytes) {
 
 int64_t ThreadsNeeded(const Options& options) {
   const int64_t cores = std::thread::hardware_concurrency();
-  const bool watches = !options.tls_cert.empty();
+  const bool watches = !options.tls_cert.empty() || !options.tokens.empty();
   const int64_t own = options.threads + kOwnThreads +
                       (options.http_listen.empty() ? 0 : 1) + (watches ? 1 : 0);
   const int64_t pollers = std::clamp(cores / 2, kLeastPool, kMostPool);

@@ -64,6 +64,20 @@ TlsFiles TlsFilesOf(const Options& options) {
           .client_ca = options.tls_client_ca};
 }
 
+std::vector<TenantSample> TenantSamples(const Authenticator& authenticator,
+                                        const Admission& admission) {
+  std::vector<TenantSample> samples;
+  for (const TenantPtr& tenant : authenticator.tenants()) {
+    TenantSample& sample = samples.emplace_back();
+    sample.name = tenant->name;
+    const TenantUse& use = *tenant->use;
+    std::copy(use.calls.begin(), use.calls.end(), sample.calls.begin());
+    sample.used_seconds = use.used_seconds;
+    sample.bytes = admission.tenant_bytes(tenant->id);
+  }
+  return samples;
+}
+
 void Configure(grpc::ServerBuilder& builder) {
   static const bool reflection = [] {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -103,14 +117,15 @@ Server::Server(const Options& options)
                 .simd_target = std::string(SimdTarget()),
                 .grpc_version = grpc::Version(),
                 .threads = options.threads}),
+      authenticator_(options.open_health),
       admission_(AdmissionSettings(options, connections_), costs_),
       buffers_(BufferPool::Create(options.max_pooled_bytes,
                                   options.max_inflight_bytes)),
       executor_(static_cast<int>(options.threads)),
-      service_(options_),
-      streamed_service_(CallEnvironment{options_, admission_, costs_, *buffers_,
-                                        executor_, *log_, log_limiter_,
-                                        metrics_}),
+      service_(options_, authenticator_),
+      streamed_service_(CallEnvironment{options_, authenticator_, admission_,
+                                        costs_, *buffers_, executor_, *log_,
+                                        log_limiter_, metrics_}),
       quota_("server"),
       reloader_(options.reload_interval) {
   quota_.SetMaxThreads(kMaxSyncThreads);
@@ -124,6 +139,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
   }
   std::unique_ptr<Server> server(new Server(options));
   if (absl::Status status = server->LoadIdentity(); !status.ok()) return status;
+  if (absl::Status status = server->LoadTokens(); !status.ok()) return status;
   if (absl::Status status = server->ListenHttp(); !status.ok()) return status;
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   server->reloader_.Start();
@@ -150,7 +166,8 @@ Snapshot Server::TakeSnapshot() const {
           .connections = connections_.open(),
           .max_connections = options_.max_connections,
           .log_lines_dropped = LogLinesDropped(*log_),
-          .draining = draining_};
+          .draining = draining_,
+          .tenants = TenantSamples(authenticator_, admission_)};
 }
 
 absl::Status Server::LoadIdentity() {
@@ -176,6 +193,28 @@ void Server::ReloadIdentity() {
              absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", material->expires,
                               absl::UTCTimeZone()));
   tls_->Replace(*std::move(material));
+}
+
+absl::Status Server::LoadTokens() {
+  if (options_.tokens.empty()) return absl::OkStatus();
+  reloader_.Watch({options_.tokens}, [this] { ReloadTokens(); });
+  absl::StatusOr<TokenFile> file = LoadTokenFile(options_.tokens);
+  if (!file.ok()) return file.status();
+  authenticator_.SetTokens(*std::move(file));
+  return absl::OkStatus();
+}
+
+void Server::ReloadTokens() {
+  absl::StatusOr<TokenFile> file = LoadTokenFile(options_.tokens);
+  if (!file.ok()) {
+    log_->warn("event=reload_refused error={}",
+               Quoted(file.status().message()));
+    return;
+  }
+  log_->info("event=reloaded file={} tokens={} tenants={}",
+             Quoted(options_.tokens), file->tokens.size(),
+             file->tenants.size());
+  authenticator_.SetTokens(*std::move(file));
 }
 
 absl::Status Server::ListenHttp() {

@@ -25,6 +25,7 @@
 #include "grpcpp/support/channel_arguments.h"
 #include "server/admission/admission.h"
 #include "server/admission/cost_model.h"
+#include "server/auth/authenticator.h"
 #include "server/auth/reloader.h"
 #include "server/auth/tls_credentials.h"
 #include "server/connections/acceptor.h"
@@ -93,6 +94,8 @@ class Server {
   explicit Server(const Options& options);
   absl::Status LoadIdentity();
   void ReloadIdentity();
+  absl::Status LoadTokens();
+  void ReloadTokens();
   absl::Status Listen();
   absl::Status ListenHttp();
   Snapshot TakeSnapshot() const;
@@ -105,6 +108,7 @@ class Server {
   LogLimiter log_limiter_;
   Metrics metrics_;
   ConnectionTable connections_;
+  Authenticator authenticator_;
   CostModel costs_;
   Admission admission_;
   const std::shared_ptr<BufferPool> buffers_;

@@ -17,6 +17,8 @@ namespace {
 constexpr char kBadRequestUrl[] = "type.googleapis.com/google.rpc.BadRequest";
 constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
 constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
+constexpr char kQuotaFailureUrl[] =
+    "type.googleapis.com/google.rpc.QuotaFailure";
 constexpr char kErrorDomain[] = "attention";
 // Of our own statuses: the number of a Reason.
 constexpr char kReasonUrl[] = "attention/reason";
@@ -58,10 +60,19 @@ void AddErrorInfo(const absl::Status& status, details::v1::Status* target) {
   AddDetail(kErrorInfoUrl, info.SerializeAsString(), target);
 }
 
-void AddRetryInfo(const absl::Status& status, details::v1::Status* target) {
-  const auto payload = status.GetPayload(kRetryInfoUrl);
+// A detail that the status carries as it is.
+void AddPayload(const absl::Status& status, absl::string_view url,
+                details::v1::Status* target) {
+  const auto payload = status.GetPayload(url);
   if (!payload) return;
-  AddDetail(kRetryInfoUrl, std::string(*payload), target);
+  AddDetail(url, std::string(*payload), target);
+}
+
+// Not Cord's constructor from std::string: clang gives it another symbol than
+// the GCC that built Debian's Abseil.
+void SetPayload(absl::string_view url, const std::string& bytes,
+                absl::Status* status) {
+  status->SetPayload(url, absl::Cord(absl::string_view(bytes)));
 }
 
 // The numbers of both enums are the canonical codes.
@@ -94,6 +105,20 @@ absl::string_view ReasonName(Reason reason) {
       return "SLOW_READER";
     case Reason::kDraining:
       return "DRAINING";
+    case Reason::kTokenMissing:
+      return "TOKEN_MISSING";
+    case Reason::kTokenMalformed:
+      return "TOKEN_MALFORMED";
+    case Reason::kTokenUnknown:
+      return "TOKEN_UNKNOWN";
+    case Reason::kTenantNotAllowed:
+      return "TENANT_NOT_ALLOWED";
+    case Reason::kTenantTooLarge:
+      return "TENANT_TOO_LARGE";
+    case Reason::kTenantBytes:
+      return "TENANT_BYTES";
+    case Reason::kTenantWork:
+      return "TENANT_WORK";
   }
   return "";
 }
@@ -118,10 +143,7 @@ absl::Status RetryLater(Reason reason, absl::string_view message,
   info.mutable_retry_delay()->set_nanos(
       static_cast<int32_t>(nanoseconds % 1000000000));
   absl::Status status = absl::ResourceExhaustedError(message);
-  // Not Cord's constructor from std::string: clang gives it another symbol than
-  // the GCC that built Debian's Abseil.
-  const std::string bytes = info.SerializeAsString();
-  status.SetPayload(kRetryInfoUrl, absl::Cord(absl::string_view(bytes)));
+  SetPayload(kRetryInfoUrl, info.SerializeAsString(), &status);
   return WithReason(reason, std::move(status));
 }
 
@@ -135,13 +157,23 @@ std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
          absl::Nanoseconds(info.retry_delay().nanos());
 }
 
+absl::Status WithQuota(absl::string_view subject, absl::Status status) {
+  details::v1::QuotaFailure failure;
+  auto* const violation = failure.add_violations();
+  violation->set_subject(std::string(subject));
+  violation->set_description(Capped(status.message()));
+  SetPayload(kQuotaFailureUrl, failure.SerializeAsString(), &status);
+  return status;
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const std::string message = Capped(status.message());
   details::v1::Status details;
   AddBadRequest(status, &details);
   AddErrorInfo(status, &details);
-  AddRetryInfo(status, &details);
+  AddPayload(status, kRetryInfoUrl, &details);
+  AddPayload(status, kQuotaFailureUrl, &details);
   std::string bytes;
   if (details.details_size() > 0) {
     details.set_code(static_cast<int>(status.code()));

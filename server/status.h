@@ -31,6 +31,13 @@ enum class Reason : uint8_t {
   kSlowUpload,        // the request came more slowly than min_upload_rate
   kSlowReader,        // the answer was taken more slowly than min_answer_rate
   kDraining,
+  kTokenMissing,
+  kTokenMalformed,
+  kTokenUnknown,
+  kTenantNotAllowed,  // the tenant may not do what it asks for
+  kTenantTooLarge,    // above the tenant's bytes in flight alone
+  kTenantBytes,       // above them together with its other calls
+  kTenantWork,        // above the tenant's work per second
 };
 
 // "QUEUE_FULL"; empty for kNone.
@@ -46,9 +53,12 @@ absl::Status RetryLater(Reason reason, absl::string_view message,
 // What RetryLater() was given; nothing for other statuses.
 std::optional<absl::Duration> RetryDelay(const absl::Status& status);
 
+// `status`, for a limit that the subject alone has, such as "tenant:a".
+absl::Status WithQuota(absl::string_view subject, absl::Status status);
+
 // The same code and text, with google.rpc details: BadRequest where
 // ErrorField() names a field, ErrorInfo where there is a reason, RetryInfo
-// where RetryLater() made the status.
+// where RetryLater() made the status, QuotaFailure where WithQuota() did.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // "INVALID_ARGUMENT": a code's name as in gRPC's documentation.

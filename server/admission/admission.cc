@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <memory>
 #include <new>
 #include <numeric>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "server/admission/refusals.h"
+#include "server/admission/work_budget.h"
 
 namespace attention::server {
 namespace {
@@ -65,14 +67,21 @@ size_t RankOf(double seconds, size_t ranks) {
   return std::min(ranks - 1, static_cast<size_t>(std::log2(seconds * 1e6)));
 }
 
-// What the executor does before a call of so many seconds, or in turn with it:
-// the smaller of two calls goes first, by powers of two.
+// What the executor does before a call of so many seconds of the same tenant,
+// or in turn with it: the smaller of two calls goes first, by powers of two.
 template <size_t kRanks>
 double UpToRankOf(double seconds, const std::array<double, kRanks>& by_rank) {
   const size_t last = std::min(RankOf(seconds, kRanks) + 1, kRanks - 1);
   // Less than nothing can only be an error of rounding.
   return std::max(
       0.0, std::accumulate(by_rank.begin(), by_rank.begin() + last + 1, 0.0));
+}
+
+// Who pays for calls of which nobody said who does.
+const TenantPtr& Everybody() {
+  static const auto& everybody =
+      *new TenantPtr(std::make_shared<const Tenant>());
+  return everybody;
 }
 
 int64_t ReserveOf(int64_t max_bytes) {
@@ -95,8 +104,11 @@ struct Admission::Entry {
   Entrant* entrant = nullptr;
   Request request;
   Peers::iterator peer;
+  Share* share = nullptr;
+  Entries::iterator self;  // its place in a list
   std::array<int64_t, kMemoryKinds> bytes{};
   double seconds = 0;
+  double charged = 0;  // of its share's time, in seconds
   Phase phase = Phase::kWaiting;
   absl::Time since;           // of this phase
   absl::Status expelled;      // why it has to go; OK: it need not
@@ -106,6 +118,48 @@ struct Admission::Entry {
 
   bool Reading() const { return phase == Phase::kReading && expelled.ok(); }
   bool Small() const { return request.bytes && *request.bytes <= kSmallBytes; }
+};
+
+// What a tenant has of the server.
+struct Admission::Share {
+  explicit Share(absl::Time now) : work(now) {}
+
+  TenantPtr tenant;  // as its latest call had it
+  Entries waiting;   // not read yet: small ones first, each kind in the order
+                     // they came
+  int64_t small_waiting = 0;  // so many, which stand first in `waiting`
+  int64_t inside = 0;
+  int64_t entering = 0;       // in Enter(), which may let go of the lock
+  int64_t bytes = 0;          // all that its calls are charged for
+  int64_t unknown_bytes = 0;  // of those, uploads of unknown size
+  // Thread-seconds of the calls that wait and of those inside, by rank.
+  std::array<double, kRanks> seconds_waiting{};
+  std::array<double, kRanks> seconds_inside{};
+  double all_waiting = 0, all_inside = 0;  // the sums of both
+  double time = 0;  // thread-seconds that were let in, over weight
+  WorkBudget work;
+
+  bool Idle() const { return waiting.empty() && inside == 0 && entering == 0; }
+  // What counts for its limit: how much of an upload of unknown size is there
+  // can not be told.
+  int64_t limited_bytes() const { return bytes - unknown_bytes; }
+  // Less than nothing can only be an error of rounding.
+  double inside_seconds() const { return std::max(0.0, all_inside); }
+  double all_seconds() const { return std::max(0.0, all_inside + all_waiting); }
+
+  // What is worked off of all tenants until `own` seconds of this one are.
+  // Others have their part by weight meanwhile, or all that they want,
+  // (*wanted)(), if that is less.
+  double Until(const Shares& shares, double own,
+               double (Share::*wanted)() const) const {
+    double seconds = own;
+    for (const auto& [id, other] : shares) {
+      if (&other == this) continue;
+      seconds += std::min((other.*wanted)(),
+                          own * other.tenant->weight / tenant->weight);
+    }
+    return seconds;
+  }
 };
 
 Admission::Admission(const Settings& settings, CostModel& costs)
@@ -128,23 +182,35 @@ void Admission::Enter(Entrant* entrant, const Request& request) {
   Entry& added = entry.front();
   added.entrant = entrant;
   added.request = request;
+  if (!added.request.tenant) added.request.tenant = Everybody();
   added.since = absl::Now();
   absl::Status status;
   {
     Lock lock(mutex_);
+    Share& share = shares_.try_emplace(added.request.tenant->id, added.since)
+                       .first->second;
+    share.tenant = added.request.tenant;
+    turns_.reserve(shares_.size());
+    added.share = &share;
     added.peer = peers_.try_emplace(request.peer).first;
     ++added.peer->second.waiting;
+    ++share.entering;
     status = Check(added, lock);
+    --share.entering;
     if (status.ok()) {
       SetBytes(added, MemoryKind::kRequest,
                std::min(kWaitingBytes, settings_.max_request_bytes));
       SetSeconds(added, costs_.CallSeconds(request.bytes));
+      // What a tenant did not ask for is not saved up.
+      if (share.waiting.empty()) share.time = std::max(share.time, share_time_);
       // Small ones go first.
-      waiting_.splice(added.Small()
-                          ? std::next(waiting_.begin(), small_waiting_)
-                          : waiting_.end(),
-                      entry);
-      small_waiting_ += added.Small();
+      const auto place =
+          added.Small() ? std::next(share.waiting.begin(), share.small_waiting)
+                        : share.waiting.end();
+      added.self = entry.begin();
+      share.waiting.splice(place, entry);
+      share.small_waiting += added.Small();
+      ++waiting_calls_;
       AdmitWaiting(lock);
       return;
     }
@@ -160,19 +226,19 @@ absl::Status Admission::Check(const Entry& entry, Lock& lock) {
   if (request.bytes && *request.bytes > settings_.max_request_bytes) {
     return RequestTooLarge(*request.bytes, settings_.max_request_bytes);
   }
+  if (absl::Status status = CheckShare(entry); !status.ok()) return status;
   const absl::Duration ahead =
-      TimeFor(SecondsAhead(costs_.CallSeconds(request.bytes)));
+      TimeFor(SecondsAhead(entry, costs_.CallSeconds(request.bytes)));
   if (ahead > settings_.max_queue) {
     return WouldWaitTooLong(ahead, settings_.max_queue);
   }
   const absl::Duration left = request.deadline - absl::Now();
   if (kWaitMargin * ahead > left) return WouldWaitUntilTooLate(ahead, left);
   if (MayWait(entry)) return absl::OkStatus();
-  const auto displaced = OneTooManyWaiting(entry);
-  const auto waiting = static_cast<int64_t>(waiting_.size());
-  const absl::Status status = NoRoomToWait(waiting, settings_.max_bytes);
-  if (displaced == waiting_.end()) return status;
-  Refuse(displaced, status, lock);
+  Entry* const displaced = OneTooManyWaiting(entry);
+  const absl::Status status = NoRoomToWait(waiting_calls_, settings_.max_bytes);
+  if (displaced == nullptr) return status;
+  Refuse(*displaced, status, lock);
   return draining_ ? Draining() : absl::OkStatus();
 }
 
@@ -187,25 +253,62 @@ bool Admission::MayWait(const Entry& entry) const {
          std::max(kWaitingBytes, reserve_ / 2);
 }
 
-// Who waits on a connection with many calls makes way for another connection's
-// first ones.
-Admission::Entries::iterator Admission::OneTooManyWaiting(const Entry& entry) {
+// What its tenant's own limits say of a call that comes in.
+absl::Status Admission::CheckShare(const Entry& entry) const {
+  const Share& share = *entry.share;
+  const Tenant& tenant = *entry.request.tenant;
+  const int64_t bytes =
+      entry.request.bytes ? BytesToRead(entry) : kWaitingBytes;
+  if (bytes > tenant.max_bytes) return TenantTooLarge(tenant, bytes);
+  if (bytes > tenant.max_bytes - share.limited_bytes()) {
+    return TenantHoldsTooMuch(tenant, bytes);
+  }
+  const absl::Duration wait = share.work.Wait(entry.since);
+  return wait > absl::ZeroDuration() ? TenantWorksTooMuch(tenant, wait)
+                                     : absl::OkStatus();
+}
+
+// Who waits of a tenant with many calls, for its weight, makes way for another
+// tenant's first ones; and on a connection with many calls for another
+// connection's.
+Admission::Entry* Admission::OneTooManyWaiting(const Entry& entry) {
+  const auto waiting = [](const Share& share, int64_t more) {
+    return static_cast<double>(share.waiting.size() + more) /
+           share.tenant->weight;
+  };
+  Share* most = entry.share;
+  double most_waiting = waiting(*most, 1);
+  for (auto& [id, share] : shares_) {
+    if (share.waiting.empty() || waiting(share, 0) <= most_waiting) continue;
+    most = &share;
+    most_waiting = waiting(share, 0);
+  }
+  if (most != entry.share) return &most->waiting.back();
   const int64_t own = entry.peer->second.waiting;
   int looked_at = 0;
-  for (auto it = waiting_.end(); it != waiting_.begin();) {
+  for (auto it = most->waiting.end(); it != most->waiting.begin();) {
     if (++looked_at > kMostPassed) break;
     --it;
-    if (!it->Small() && it->peer->second.waiting > own) return it;
+    if (!it->Small() && it->peer->second.waiting > own) return &*it;
   }
-  return waiting_.end();
+  return nullptr;
 }
 
-double Admission::SecondsInside(double seconds) const {
-  return UpToRankOf(seconds, seconds_inside_);
+// Of the calls inside, what is worked off until those of the entry's tenant are
+// that come before a call of so many seconds, and `own` seconds of that call.
+double Admission::SecondsInside(const Entry& entry, double seconds,
+                                double own) const {
+  const Share& share = *entry.share;
+  return share.Until(shares_, own + UpToRankOf(seconds, share.seconds_inside),
+                     &Share::inside_seconds);
 }
 
-double Admission::SecondsAhead(double seconds) const {
-  return SecondsInside(seconds) + UpToRankOf(seconds, seconds_waiting_);
+double Admission::SecondsAhead(const Entry& entry, double seconds) const {
+  const Share& share = *entry.share;
+  return share.Until(shares_,
+                     UpToRankOf(seconds, share.seconds_inside) +
+                         UpToRankOf(seconds, share.seconds_waiting),
+                     &Share::all_seconds);
 }
 
 absl::Duration Admission::TimeFor(double seconds) const {
@@ -214,7 +317,7 @@ absl::Duration Admission::TimeFor(double seconds) const {
 
 bool Admission::MayStart(const Entry& entry) {
   if (busy_calls_ < std::max(kLeastInside, 2 * settings_.threads) ||
-      TimeFor(SecondsInside(entry.seconds)) <= kMostInside) {
+      TimeFor(SecondsInside(entry, entry.seconds, 0)) <= kMostInside) {
     return true;
   }
   held_back_ = true;
@@ -223,35 +326,34 @@ bool Admission::MayStart(const Entry& entry) {
 
 // Whether the call would only come to be given up at its deadline.
 bool Admission::TooLate(const Entry& entry) const {
-  return TimeFor(SecondsInside(entry.seconds) + entry.seconds) >
+  return TimeFor(SecondsInside(entry, entry.seconds, entry.seconds)) >
          entry.request.deadline - absl::Now();
-}
-
-// As many as are looked at among those that wait.
-int64_t Admission::FewWaiting() const {
-  return std::min<int64_t>(kMostPassed, static_cast<int64_t>(waiting_.size()));
 }
 
 bool Admission::Withdraw(Entrant* entrant) {
   Entries withdrawn;
   Lock lock(mutex_);
-  const auto found = std::find_if(
-      waiting_.begin(), waiting_.end(),
-      [&](const Entry& entry) { return entry.entrant == entrant; });
-  if (found == waiting_.end()) return false;
-  TakeOut(found, withdrawn);
-  AdmitWaiting(lock);
-  return true;
+  for (auto& [id, share] : shares_) {
+    const auto found = std::find_if(
+        share.waiting.begin(), share.waiting.end(),
+        [&](const Entry& entry) { return entry.entrant == entrant; });
+    if (found == share.waiting.end()) continue;
+    TakeOut(*found, withdrawn);
+    AdmitWaiting(lock);
+    return true;
+  }
+  return false;
 }
 
 // Ends the waiting of a call, which goes to `out`.
-void Admission::TakeOut(Entries::iterator position, Entries& out) {
-  SetBytes(*position, MemoryKind::kRequest, 0);
-  SetSeconds(*position, 0);
-  small_waiting_ -= position->Small();
-  --position->peer->second.waiting;
-  Forget(position->peer);
-  out.splice(out.end(), waiting_, position);
+void Admission::TakeOut(Entry& entry, Entries& out) {
+  SetBytes(entry, MemoryKind::kRequest, 0);
+  SetSeconds(entry, 0);
+  entry.share->small_waiting -= entry.Small();
+  --waiting_calls_;
+  --entry.peer->second.waiting;
+  Forget(entry.peer);
+  out.splice(out.end(), entry.share->waiting, entry.self);
   // Under the lock: the waiter may destroy this as soon as it can run.
   changed_.notify_all();
 }
@@ -266,14 +368,20 @@ int64_t Admission::LargeLimit() const {
 }
 
 int64_t Admission::WaitingBytes() const {
-  return static_cast<int64_t>(waiting_.size()) * kWaitingBytes;
+  return waiting_calls_ * kWaitingBytes;
+}
+
+// The message, and its tensors copied out of it.
+int64_t Admission::BytesToRead(const Entry& entry) const {
+  return 2 * std::max(entry.request.bytes.value_or(uploads_.young_bytes),
+                      kWaitingBytes / 2);
 }
 
 bool Admission::HasRoom(const Entry& entry) const {
+  if (!ShareHasRoom(entry)) return false;
   const int64_t bytes = entry.request.bytes.value_or(uploads_.young_bytes);
-  // The message, and its tensors copied out of it. Calls that wait have a part
-  // of the reserve of their own.
-  const int64_t more = 2 * std::max(bytes, kWaitingBytes / 2);
+  // Calls that wait have a part of the reserve of their own.
+  const int64_t more = BytesToRead(entry);
   const int64_t held = total_bytes_ - WaitingBytes();
   if (entry.Small()) return held - unknown_bytes_ + more <= settings_.max_bytes;
   int64_t limit = LargeLimit();
@@ -283,12 +391,41 @@ bool Admission::HasRoom(const Entry& entry) const {
   return held + excess_bytes_ + more <= limit;
 }
 
-void Admission::StartRead(Entries::iterator position) {
-  Entry& entry = *position;
+// Whether its tenant may hold so much more.
+bool Admission::ShareHolds(const Entry& entry, int64_t more) {
+  return more <= entry.request.tenant->max_bytes - entry.share->limited_bytes();
+}
+
+// Whether its tenant may hold it, which waits, once it is read.
+bool Admission::ShareHasRoom(const Entry& entry) const {
+  return !entry.request.bytes ||
+         ShareHolds(entry, BytesToRead(entry) - kWaitingBytes);
+}
+
+// Charges its tenant for so many seconds in all.
+void Admission::Charge(Entry& entry, double seconds) {
+  entry.share->time += (seconds - entry.charged) / entry.request.tenant->weight;
+  entry.charged = seconds;
+}
+
+// Those who would come back as if they were new.
+void Admission::ForgetShares(absl::Time now) {
+  std::erase_if(shares_, [&](const auto& item) {
+    const Share& share = item.second;
+    return share.Idle() && share.time <= share_time_ && share.work.Full(now);
+  });
+}
+
+void Admission::StartRead(Entry& entry) {
   const double seconds = entry.seconds;
   SetSeconds(entry, 0);
-  small_waiting_ -= entry.Small();
-  inside_.splice(inside_.end(), waiting_, position);
+  Share& share = *entry.share;
+  share.small_waiting -= entry.Small();
+  --waiting_calls_;
+  ++share.inside;
+  inside_.splice(inside_.end(), share.waiting, entry.self);
+  share_time_ = std::max(share_time_, share.time);
+  Charge(entry, seconds);
   ++arrivals_;
   entry.phase = Entry::Phase::kReading;
   SetSeconds(entry, seconds);
@@ -324,58 +461,86 @@ void Admission::ChargeUpload(Entry& entry, int64_t bytes) {
   entry.peer->second.reading_bytes += bytes - before;
   if (entry.upload.pace() != Upload::Pace::kAnnounced) {
     unknown_bytes_ += 2 * bytes - entry.unknown_bytes;
+    entry.share->unknown_bytes += 2 * bytes - entry.unknown_bytes;
     entry.unknown_bytes = 2 * bytes;
   }
   SetBytes(entry, MemoryKind::kRequest, bytes);
   SetBytes(entry, MemoryKind::kTensors, bytes);
 }
 
-// Of those that need not wait for work to be done: a small one; else the first
-// whose connection has the fewest messages under way; else, where that one does
-// not fit, one that is charged for little. Those are soon gone, so that it need
-// not wait for long.
-Admission::Entries::iterator Admission::NextToRead() {
-  const auto none = waiting_.end();
-  auto small = none, first = none, light = none;
-  const auto prefer = [&](Entries::iterator candidate, auto& chosen) {
-    if (chosen == none ||
-        candidate->peer->second.reading < chosen->peer->second.reading) {
-      chosen = candidate;
+// Of a tenant's calls that need not wait for work to be done: a small one; else
+// the first whose connection has the fewest messages under way; else, where
+// that one does not fit, one that is charged for little. Those are soon gone,
+// so that it need not wait for long. `few`: so many are looked at; `blocked`:
+// whether one of another tenant waits for memory, then those that are charged
+// for much have to wait; set if one of this tenant does.
+Admission::Entry* Admission::NextOf(Share& share, int64_t few, bool* blocked) {
+  Entry *small = nullptr, *first = nullptr, *light = nullptr;
+  const auto prefer = [](Entry& candidate, Entry*& chosen) {
+    if (chosen == nullptr ||
+        candidate.peer->second.reading < chosen->peer->second.reading) {
+      chosen = &candidate;
     }
   };
-  const auto end = std::next(waiting_.begin(), FewWaiting());
-  for (auto it = waiting_.begin(); it != end; ++it) {
-    if (!MayStart(*it)) continue;
-    const int64_t bytes = it->request.bytes.value_or(uploads_.young_bytes);
-    if (it->Small()) {
-      prefer(it, small);
+  for (Entry& entry : share.waiting) {
+    if (--few < 0) break;
+    if (!MayStart(entry)) continue;
+    const int64_t bytes = entry.request.bytes.value_or(uploads_.young_bytes);
+    if (entry.Small()) {
+      prefer(entry, small);
     } else {
-      prefer(it, first);
-      if (bytes <= uploads_.young_bytes) prefer(it, light);
+      prefer(entry, first);
+      if (bytes <= uploads_.young_bytes) prefer(entry, light);
     }
   }
-  for (const auto chosen : {small, first, light}) {
-    if (chosen == none || !HasRoom(*chosen)) continue;
+  if (*blocked) first = nullptr;
+  for (Entry* const chosen : {small, first, light}) {
+    if (chosen == nullptr) continue;
+    if (!HasRoom(*chosen)) {
+      *blocked |= chosen == first && ShareHasRoom(*chosen);
+      continue;
+    }
     if (chosen->request.bytes || young_reads_ < kMaxYoungReads) return chosen;
   }
-  return none;
+  return nullptr;
+}
+
+// Tenants come by turns. Where the one whose turn it is waits for memory,
+// others only go before it with what is soon gone.
+Admission::Entry* Admission::NextToRead() {
+  turns_.clear();
+  for (auto& [id, share] : shares_) {
+    if (!share.waiting.empty()) turns_.push_back(&share);
+  }
+  if (turns_.size() > 1) {
+    std::sort(turns_.begin(), turns_.end(),
+              [](const Share* a, const Share* b) { return a->time < b->time; });
+  }
+  const int64_t few =
+      kMostPassed /
+      std::clamp<int64_t>(static_cast<int64_t>(turns_.size()), 1, kMostPassed);
+  bool blocked = false;
+  for (Share* const share : turns_) {
+    Entry* const next = NextOf(*share, few, &blocked);
+    if (next != nullptr) return next;
+  }
+  return nullptr;
 }
 
 void Admission::AdmitWaiting(Lock& lock) {
-  for (auto entry = NextToRead(); entry != waiting_.end();
-       entry = NextToRead()) {
+  for (Entry* entry = NextToRead(); entry != nullptr; entry = NextToRead()) {
     if (TooLate(*entry)) {
-      Refuse(entry,
+      Refuse(*entry,
              WouldWaitUntilTooLate(
-                 TimeFor(SecondsInside(entry->seconds) + entry->seconds),
+                 TimeFor(SecondsInside(*entry, entry->seconds, entry->seconds)),
                  entry->request.deadline - absl::Now()),
              lock);
       continue;
     }
-    StartRead(entry);
+    StartRead(*entry);
     Ticket ticket;
     ticket.admission_ = this;
-    ticket.entry_ = entry;
+    ticket.entry_ = entry->self;
     Entrant* entrant = entry->entrant;
     lock.unlock();
     entrant->Admitted(std::move(ticket));
@@ -387,6 +552,7 @@ void Admission::SetBytes(Entry& entry, MemoryKind kind, int64_t bytes) {
   int64_t& held = entry.bytes[static_cast<size_t>(kind)];
   bytes_[static_cast<size_t>(kind)] += bytes - held;
   total_bytes_ += bytes - held;
+  entry.share->bytes += bytes - held;
   held = bytes;
 }
 
@@ -396,6 +562,13 @@ absl::Status Admission::Grow(Entry& entry, MemoryKind kind, int64_t bytes) {
   for (int64_t kind_bytes : entry.bytes) own += kind_bytes;
   if (bytes > settings_.max_bytes - own) {
     return NeverFits(bytes, own, settings_.max_bytes);
+  }
+  const Tenant& tenant = *entry.request.tenant;
+  if (bytes > tenant.max_bytes - own) {
+    return TenantTooLarge(tenant, own + bytes);
+  }
+  if (bytes > held && !ShareHolds(entry, bytes - held)) {
+    return TenantHoldsTooMuch(tenant, bytes - held);
   }
   // Small calls need not heed uploads of unknown size, nor what the network
   // layer holds too much: where there is no memory for both, those have to go.
@@ -416,9 +589,12 @@ absl::Status Admission::Grow(Entry& entry, MemoryKind kind, int64_t bytes) {
 
 void Admission::SetSeconds(Entry& entry, double seconds) {
   const bool waits = entry.phase == Entry::Phase::kWaiting;
-  auto& ranks = waits ? seconds_waiting_ : seconds_inside_;
+  auto& ranks =
+      waits ? entry.share->seconds_waiting : entry.share->seconds_inside;
   ranks[RankOf(entry.seconds, kRanks)] -= entry.seconds;
   ranks[RankOf(seconds, kRanks)] += seconds;
+  (waits ? entry.share->all_waiting : entry.share->all_inside) +=
+      seconds - entry.seconds;
   if (!waits) busy_calls_ += (seconds > 0) - (entry.seconds > 0);
   entry.seconds = seconds;
 }
@@ -429,6 +605,7 @@ void Admission::EndRead(Entry& entry) {
   entry.phase = Entry::Phase::kWorking;
   entry.since = absl::Now();
   if (entry.upload.pace() == Upload::Pace::kYoung) --young_reads_;
+  entry.share->unknown_bytes -= entry.unknown_bytes;
   unknown_bytes_ -= std::exchange(entry.unknown_bytes, 0);
   Peer& peer = entry.peer->second;
   --peer.reading;
@@ -487,17 +664,40 @@ absl::Status Admission::Overdue(const Entry& entry, absl::Time now) const {
   return most ? TooSlow(settings_.min_upload_rate, *most) : absl::OkStatus();
 }
 
+// Whether some call has waited for memory for a while.
+bool Admission::HasWaitingWithoutRoom(absl::Time now) const {
+  return std::any_of(shares_.begin(), shares_.end(), [&](const auto& item) {
+    int looked_at = 0;
+    for (const Entry& entry : item.second.waiting) {
+      if (++looked_at > kMostPassed) break;
+      if (now - entry.since > kPatience && ShareHasRoom(entry) &&
+          !HasRoom(entry)) {
+        return true;
+      }
+    }
+    return false;
+  });
+}
+
+// One that has waited for too long; null if none has.
+Admission::Entry* Admission::LateToWait(absl::Time now) {
+  for (auto& [id, share] : shares_) {
+    for (Entry& entry : share.waiting) {
+      if (now > entry.request.deadline ||
+          now - entry.since > settings_.max_queue) {
+        return &entry;
+      }
+    }
+  }
+  return nullptr;
+}
+
 // A read that has to go because memory is short; end() if none has to.
 Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
                                                    int64_t transport_bytes) {
   const bool over =
       total_bytes_ - WaitingBytes() + excess_bytes_ > LargeLimit();
-  const bool wanted =
-      std::any_of(waiting_.begin(), std::next(waiting_.begin(), FewWaiting()),
-                  [&](const Entry& entry) {
-                    return now - entry.since > kPatience && !HasRoom(entry);
-                  });
-  if (!over && !wanted) return inside_.end();
+  if (!over && !HasWaitingWithoutRoom(now)) return inside_.end();
   auto youngest = inside_.end(), stalled = inside_.end();
   int64_t count = 0;
   // What reads are charged for may exceed the budget, what is held may not.
@@ -551,26 +751,24 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
         0, transport_bytes - bytes_[request] + it->bytes[request]);
     Expel(*it, NoRoomForTheRest(settings_.max_bytes), lock);
   }
-  const auto late = [&] {
-    return std::find_if(waiting_.begin(), waiting_.end(), [&](Entry& entry) {
-      return now > entry.request.deadline ||
-             now - entry.since > settings_.max_queue;
-    });
-  };
   const bool look = now >= next_waiting_look_;
-  if (look) next_waiting_look_ = now + kWaitingLook;
-  for (auto it = look ? late() : waiting_.end(); it != waiting_.end();
-       it = late()) {
-    Refuse(it,
-           now > it->request.deadline
+  if (look) {
+    next_waiting_look_ = now + kWaitingLook;
+    ForgetShares(now);
+  }
+  for (Entry* late = look ? LateToWait(now) : nullptr; late != nullptr;
+       late = LateToWait(now)) {
+    Refuse(*late,
+           now > late->request.deadline
                ? LateBeforeRead()
-               : WouldWaitTooLong(now - it->since, settings_.max_queue),
+               : WouldWaitTooLong(now - late->since, settings_.max_queue),
            lock);
   }
   MeasureSpeed(now);
   AdmitWaiting(lock);
   // A call that came and went in between counts too: others may follow.
-  const bool busy = reading || !waiting_.empty() || arrivals_ != last_arrivals_;
+  const bool busy =
+      reading || waiting_calls_ > 0 || arrivals_ != last_arrivals_;
   last_arrivals_ = arrivals_;
   return busy ? kLook : kIdleTick;
 }
@@ -602,8 +800,7 @@ void Admission::StopTicking() {
   tick_.notify_all();
 }
 
-void Admission::Refuse(Entries::iterator entry, absl::Status status,
-                       Lock& lock) {
+void Admission::Refuse(Entry& entry, absl::Status status, Lock& lock) {
   Entries refused;
   TakeOut(entry, refused);
   lock.unlock();
@@ -636,6 +833,7 @@ void Admission::Release(Entries::iterator position) {
     SetBytes(entry, static_cast<MemoryKind>(kind), 0);
   }
   SetSeconds(entry, 0);
+  --entry.share->inside;
   --entry.peer->second.inside;
   Forget(entry.peer);
   released.splice(released.end(), inside_, position);
@@ -647,8 +845,11 @@ void Admission::Release(Entries::iterator position) {
 void Admission::Drain() {
   Lock lock(mutex_);
   draining_ = true;
-  while (!waiting_.empty()) {
-    Refuse(waiting_.begin(), Draining(), lock);
+  while (waiting_calls_ > 0) {
+    const auto share = std::find_if(
+        shares_.begin(), shares_.end(),
+        [](const auto& item) { return !item.second.waiting.empty(); });
+    Refuse(share->second.waiting.front(), Draining(), lock);
   }
   changed_.notify_all();
 }
@@ -661,7 +862,7 @@ void Admission::SetDeadline(absl::Time deadline) {
 
 bool Admission::WaitUntilIdle() {
   Lock lock(mutex_);
-  while (!draining_ || !inside_.empty() || !waiting_.empty()) {
+  while (!draining_ || !inside_.empty() || waiting_calls_ > 0) {
     if (!draining_ || deadline_ == absl::InfiniteFuture()) {
       changed_.wait(lock);
     } else if (absl::Now() >= deadline_) {
@@ -683,10 +884,10 @@ Admission::Snapshot Admission::snapshot() const {
           entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
     }
   }
-  result.waiting_calls = static_cast<int64_t>(waiting_.size());
+  result.waiting_calls = waiting_calls_;
   result.calls = static_cast<int64_t>(inside_.size());
-  for (size_t rank = 0; rank < kRanks; ++rank) {
-    result.queued_seconds += seconds_waiting_[rank] + seconds_inside_[rank];
+  for (const auto& [id, share] : shares_) {
+    result.queued_seconds += share.all_seconds();
   }
   result.queued_seconds = std::max(0.0, result.queued_seconds);
   result.draining = draining_;
@@ -695,7 +896,13 @@ Admission::Snapshot Admission::snapshot() const {
 
 int64_t Admission::calls() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return static_cast<int64_t>(inside_.size() + waiting_.size());
+  return static_cast<int64_t>(inside_.size()) + waiting_calls_;
+}
+
+int64_t Admission::tenant_bytes(int tenant) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = shares_.find(tenant);
+  return found == shares_.end() ? 0 : found->second.bytes;
 }
 
 int64_t Admission::transferred_bytes() const {
@@ -736,6 +943,10 @@ absl::Status Admission::Ticket::ReadDone(int64_t bytes) {
   if (bytes <= reserved) {
     admission_->SetBytes(entry, MemoryKind::kRequest, bytes);
     admission_->SetBytes(entry, MemoryKind::kTensors, bytes);
+    // Only now is it known what a message of unknown size counts for.
+    if (!ShareHolds(entry, 0)) {
+      status = TenantHoldsTooMuch(*entry.request.tenant, 2 * bytes);
+    }
   } else {
     status = admission_->Grow(entry, MemoryKind::kRequest, bytes);
     if (status.ok()) {
@@ -754,22 +965,32 @@ absl::Status Admission::Ticket::Hold(MemoryKind kind, int64_t bytes) {
   return status;
 }
 
-absl::Status Admission::Ticket::Expect(double seconds) {
+absl::Status Admission::Ticket::Expect(double seconds, double work) {
   if (!admission_) return absl::OkStatus();
   Lock lock(admission_->mutex_);
-  admission_->SetSeconds(*entry_, 0);
+  Entry& entry = *entry_;
+  admission_->SetSeconds(entry, 0);
   const absl::Duration ahead =
-      admission_->TimeFor(admission_->SecondsInside(seconds));
-  const absl::Duration own = admission_->TimeFor(kSurePart * seconds);
-  const absl::Duration left = entry_->request.deadline - absl::Now();
-  admission_->SetSeconds(*entry_, seconds);
+      admission_->TimeFor(admission_->SecondsInside(entry, seconds, 0));
+  const absl::Duration end = admission_->TimeFor(
+      admission_->SecondsInside(entry, seconds, kSurePart * seconds));
+  const absl::Time now = absl::Now();
+  const absl::Duration left = entry.request.deadline - now;
+  admission_->SetSeconds(entry, seconds);
+  admission_->Charge(entry, seconds);
   // It may be less than was thought.
   admission_->AdmitWaiting(lock);
   if (ahead > admission_->settings_.max_queue) {
     return WouldWaitTooLong(ahead, admission_->settings_.max_queue);
   }
-  if (ahead + own <= left) return absl::OkStatus();
-  return WouldTakeTooLong(ahead, admission_->TimeFor(seconds), left);
+  if (end > left) {
+    return WouldTakeTooLong(ahead, admission_->TimeFor(seconds), left);
+  }
+  const Tenant& tenant = *entry.request.tenant;
+  const absl::Duration wait = entry.share->work.Wait(now);
+  if (wait > absl::ZeroDuration()) return TenantWorksTooMuch(tenant, wait);
+  entry.share->work.Take(work, tenant.max_work, now);
+  return absl::OkStatus();
 }
 
 void Admission::Ticket::Sending(int64_t bytes) {

@@ -14,6 +14,12 @@
 // (upload.h, Tick()); who then is one too many is sent away. A reserve is kept
 // from large calls, so that small ones are served whatever the large ones hold,
 // and connections with many calls make way for those with few.
+//
+// Tenants. Each may have limits of its own, on bytes and on work per second.
+// Where calls have to wait, tenants take turns by weight: the next one in is of
+// the tenant that has been let in for the least work in proportion. What is
+// foretold of a call's wait takes of others no more than they will have had by
+// then. Within a tenant all is as if it were alone.
 #ifndef ATTENTION_SERVER_ADMISSION_ADMISSION_H_
 #define ATTENTION_SERVER_ADMISSION_ADMISSION_H_
 
@@ -26,11 +32,13 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/admission/cost_model.h"
 #include "server/admission/upload.h"
+#include "server/auth/tenant.h"
 
 namespace attention::server {
 
@@ -70,6 +78,8 @@ class Admission {
     std::optional<int64_t> bytes;
     absl::Time deadline = absl::InfiniteFuture();
     std::string peer;
+    // Null: the one without a name and limits.
+    TenantPtr tenant = {};
   };
 
   Admission(const Settings& settings, CostModel& costs);
@@ -115,6 +125,8 @@ class Admission {
   Snapshot snapshot() const;
   // Calls that are in or wait.
   int64_t calls() const;
+  // What the calls of a tenant hold, by its id.
+  int64_t tenant_bytes(int tenant) const;
 
   // All bytes that calls transferred, for CostModel::RecordTotals().
   int64_t transferred_bytes() const;
@@ -124,15 +136,18 @@ class Admission {
 
   struct Entry;
   struct Peer;
+  struct Share;
   using Entries = std::list<Entry>;
   using Peers = std::map<std::string, Peer>;
+  using Shares = std::map<int, Share>;
   using Lock = std::unique_lock<std::mutex>;
 
   // All with the mutex held; those that are given the lock let go of it to call
   // an entrant.
   absl::Status Check(const Entry& entry, Lock& lock);
-  double SecondsAhead(double seconds) const;
-  double SecondsInside(double seconds) const;
+  absl::Status CheckShare(const Entry& entry) const;
+  double SecondsAhead(const Entry& entry, double seconds) const;
+  double SecondsInside(const Entry& entry, double seconds, double own) const;
   absl::Duration TimeFor(double seconds) const;
   bool MayStart(const Entry& entry);
   bool TooLate(const Entry& entry) const;
@@ -140,11 +155,15 @@ class Admission {
   int64_t LargeLimit() const;
   bool MayWait(const Entry& entry) const;
   bool HasRoom(const Entry& entry) const;
-  int64_t FewWaiting() const;
-  Entries::iterator OneTooManyWaiting(const Entry& entry);
-  void TakeOut(Entries::iterator position, Entries& out);
+  Entry* OneTooManyWaiting(const Entry& entry);
+  void TakeOut(Entry& entry, Entries& out);
+  static bool ShareHolds(const Entry& entry, int64_t more);
+  bool ShareHasRoom(const Entry& entry) const;
+  int64_t BytesToRead(const Entry& entry) const;
+  void Charge(Entry& entry, double seconds);
+  void ForgetShares(absl::Time now);
   void Forget(Peers::iterator peer);
-  void StartRead(Entries::iterator position);
+  void StartRead(Entry& entry);
   std::optional<int64_t> ReceivedOn(const std::string& peer) const;
   void ChargeUpload(Entry& entry, int64_t bytes);
   void SetBytes(Entry& entry, MemoryKind kind, int64_t bytes);
@@ -156,9 +175,12 @@ class Admission {
   // Why the call has to go now; OK: it need not.
   absl::Status Overdue(const Entry& entry, absl::Time now) const;
   Entries::iterator OneTooMany(absl::Time now, int64_t transport_bytes);
-  Entries::iterator NextToRead();
+  bool HasWaitingWithoutRoom(absl::Time now) const;
+  Entry* LateToWait(absl::Time now);
+  Entry* NextToRead();
+  Entry* NextOf(Share& share, int64_t few, bool* blocked);
   void AdmitWaiting(Lock& lock);
-  void Refuse(Entries::iterator entry, absl::Status status, Lock& lock);
+  void Refuse(Entry& entry, absl::Status status, Lock& lock);
   void Expel(Entry& entry, absl::Status status, Lock& lock);
   void Release(Entries::iterator position);
 
@@ -170,20 +192,20 @@ class Admission {
   std::condition_variable changed_;
   std::condition_variable tick_;
   // All guarded by mutex_.
-  Peers peers_;      // those with calls here
-  Entries waiting_;  // not read yet: small ones first, each kind in the order
-                     // they came
-  Entries inside_;   // with a ticket
+  Peers peers_;     // those with calls here
+  Shares shares_;   // of tenants by id: those with calls here, and some others
+  Entries inside_;  // with a ticket
+  std::vector<Share*> turns_;  // of NextToRead(); has room for all shares
+  int64_t waiting_calls_ = 0;  // not read yet, of all shares
+  // That of the share whose call was let in last, as it was then: whose calls
+  // begin to wait has been let in for no less.
+  double share_time_ = 0;
   std::array<int64_t, kMemoryKinds> bytes_{};
   int64_t total_bytes_ = 0;
   int64_t unknown_bytes_ = 0;  // of total_bytes_, uploads of unknown size
   int64_t excess_bytes_ = 0;   // of the network layer, above what is charged
   int64_t young_reads_ = 0;
-  // Thread-seconds of the calls that wait and of those inside, by rank.
-  std::array<double, kRanks> seconds_waiting_{};
-  std::array<double, kRanks> seconds_inside_{};
-  int64_t busy_calls_ = 0;     // inside, with seconds to go
-  int64_t small_waiting_ = 0;  // so many, which stand first in waiting_
+  int64_t busy_calls_ = 0;  // inside, with seconds to go
   // Thread-seconds, as foretold, that are worked off in a second: as many as
   // there are threads, if nothing else takes the cores. Measured from
   // speed_since_ on, while calls wait for others to be worked off.
@@ -218,9 +240,10 @@ class Admission::Ticket {
   // Holds so many bytes of a kind from here on. More than before may be
   // refused, and then nothing changes.
   absl::Status Hold(MemoryKind kind, int64_t bytes);
-  // What the call will take in all, in thread-seconds, now that that is known.
-  // Refused if it can not end before its deadline or would wait too long.
-  absl::Status Expect(double seconds);
+  // What the call will take in all, in thread-seconds and in multiply-adds, now
+  // that that is known. Refused if it can not end before its deadline, would
+  // wait too long, or if its tenant has used up its work.
+  absl::Status Expect(double seconds, double work);
   // The answer, of so many bytes, is on its way.
   void Sending(int64_t bytes);
   // An error is.

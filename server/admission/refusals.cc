@@ -32,6 +32,11 @@ std::string Rounded(absl::Duration duration) {
   return absl::FormatDuration(absl::Trunc(duration, absl::Milliseconds(1)));
 }
 
+// As google.rpc.QuotaFailure names it.
+std::string SubjectOf(const Tenant& tenant) {
+  return absl::StrCat("tenant:", tenant.name);
+}
+
 std::string Budget(int64_t max_bytes) {
   return absl::StrCat(max_bytes,
                       " bytes that it works on at once (max_inflight_bytes)");
@@ -133,6 +138,44 @@ absl::Status NoRoomForTheRest(int64_t max_bytes) {
                              "within the ",
                              Budget(max_bytes)),
                 absl::Milliseconds(500));
+  });
+}
+
+absl::Status TenantTooLarge(const Tenant& tenant, int64_t bytes) {
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithQuota(
+        SubjectOf(tenant),
+        WithReason(Reason::kTenantTooLarge,
+                   absl::ResourceExhaustedError(absl::StrCat(
+                       "the call needs ", bytes, " bytes, more than the ",
+                       tenant.max_bytes, " that all calls of the tenant \"",
+                       tenant.name, "\" may hold at once"))));
+  });
+}
+
+absl::Status TenantHoldsTooMuch(const Tenant& tenant, int64_t more_bytes) {
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithQuota(
+        SubjectOf(tenant),
+        RetryLater(
+            Reason::kTenantBytes,
+            absl::StrCat(more_bytes, " bytes more would exceed the ",
+                         tenant.max_bytes, " that the calls of the tenant \"",
+                         tenant.name, "\" may hold at once"),
+            absl::Milliseconds(100)));
+  });
+}
+
+absl::Status TenantWorksTooMuch(const Tenant& tenant, absl::Duration wait) {
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithQuota(
+        SubjectOf(tenant),
+        RetryLater(
+            Reason::kTenantWork,
+            absl::StrCat("the tenant \"", tenant.name, "\" has used up its ",
+                         tenant.max_work, " multiply-adds per second, for ",
+                         Rounded(wait), " from now on"),
+            std::max(wait, kLeastDelay)));
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/auth/tenant.h"
 
 namespace attention::server {
 
@@ -23,6 +24,12 @@ absl::Status WouldTakeTooLong(absl::Duration wait, absl::Duration own,
 absl::Status NeverFits(int64_t bytes, int64_t held, int64_t max_bytes);
 absl::Status DoesNotFitNow(int64_t more_bytes, int64_t max_bytes);
 absl::Status NoRoomForTheRest(int64_t max_bytes);
+// Limits of the tenant alone. The call would hold so many bytes in all, or more
+// beside what other calls of the tenant hold; or there is nothing of its work
+// per second left until `wait` has passed.
+absl::Status TenantTooLarge(const Tenant& tenant, int64_t bytes);
+absl::Status TenantHoldsTooMuch(const Tenant& tenant, int64_t more_bytes);
+absl::Status TenantWorksTooMuch(const Tenant& tenant, absl::Duration wait);
 absl::Status LateBeforeRead();
 absl::Status LateWhileRead();
 absl::Status TooSlow(double min_upload_rate, absl::Duration most);

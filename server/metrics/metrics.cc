@@ -29,17 +29,13 @@ using ::prometheus::MetricFamily;
 constexpr absl::string_view kMethods[] = {"ComputeAttention", "GetCapabilities",
                                           "Health/Check", "Health/Watch",
                                           "other"};
-constexpr absl::string_view kReasons[] = {"QUEUE_FULL",
-                                          "DEADLINE_TOO_CLOSE",
-                                          "MEMORY_BUSY",
-                                          "MEMORY_TOO_LARGE",
-                                          "OUT_OF_MEMORY",
-                                          "REQUEST_TOO_LARGE",
-                                          "ANSWER_TOO_LARGE",
-                                          "DRAINING",
-                                          "SLOW_UPLOAD",
-                                          "SLOW_READER",
-                                          "other"};
+constexpr absl::string_view kReasons[] = {
+    "QUEUE_FULL",       "DEADLINE_TOO_CLOSE", "MEMORY_BUSY",
+    "MEMORY_TOO_LARGE", "OUT_OF_MEMORY",      "REQUEST_TOO_LARGE",
+    "ANSWER_TOO_LARGE", "DRAINING",           "SLOW_UPLOAD",
+    "SLOW_READER",      "TOKEN_MISSING",      "TOKEN_MALFORMED",
+    "TOKEN_UNKNOWN",    "TENANT_NOT_ALLOWED", "TENANT_TOO_LARGE",
+    "TENANT_BYTES",     "TENANT_WORK",        "other"};
 // How a call ended: with an answer, refused by the server, or else.
 constexpr absl::string_view kResults[] = {"ok", "refused", "error"};
 // gRPC's codes are 0 to 16.
@@ -154,10 +150,36 @@ std::vector<MetricFamily> SnapshotFamilies(const Snapshot& now) {
         "Most connections of gRPC at once; 0: no limit.", now.max_connections);
   gauge("attention_draining", "1 once the server is shutting down, else 0.",
         now.draining);
-  families.push_back(CounterFamily("attention_log_lines_dropped_total",
-                                   "Log lines that nobody read in time.",
-                                   static_cast<double>(now.log_lines_dropped)));
+  families.push_back(
+      CounterFamily("attention_log_lines_dropped_total",
+                    "Log lines that nobody read in time.",
+                    {{static_cast<double>(now.log_lines_dropped), {}}}));
   return families;
+}
+
+std::vector<MetricFamily> TenantFamilies(
+    const std::vector<TenantSample>& tenants) {
+  if (tenants.empty()) return {};
+  std::vector<Sample> calls, used, bytes;
+  for (const TenantSample& tenant : tenants) {
+    for (size_t r = 0; r < std::size(kResults); ++r) {
+      calls.push_back(
+          {tenant.calls[r],
+           {{"tenant", tenant.name}, {"result", std::string(kResults[r])}}});
+    }
+    used.push_back({tenant.used_seconds, {{"tenant", tenant.name}}});
+    bytes.push_back(
+        {static_cast<double>(tenant.bytes), {{"tenant", tenant.name}}});
+  }
+  return {CounterFamily("attention_tenant_calls_total",
+                        "Calls of ComputeAttention that ended, by tenant and "
+                        "how they ended.",
+                        calls),
+          CounterFamily("attention_tenant_used_work_seconds_total",
+                        "Seconds of threads that a tenant's ended calls took.",
+                        used),
+          GaugeFamily("attention_tenant_memory_bytes",
+                      "Memory that a tenant's calls hold.", bytes)};
 }
 
 }  // namespace
@@ -274,7 +296,11 @@ std::string Metrics::Text() {
     std::lock_guard<std::mutex> lock(state_->scrape_mutex);
     add(state_->build_families);
     add(state_->process.Collect());
-    if (state_->source) add(SnapshotFamilies(state_->source()));
+    if (state_->source) {
+      const Snapshot now = state_->source();
+      add(SnapshotFamilies(now));
+      add(TenantFamilies(now.tenants));
+    }
   }
   return prometheus::TextSerializer().Serialize(families);
 }

@@ -3,10 +3,12 @@
 #ifndef ATTENTION_SERVER_METRICS_METRICS_H_
 #define ATTENTION_SERVER_METRICS_METRICS_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -42,6 +44,17 @@ struct CallSummary {
   double used_seconds = 0;
 };
 
+// Of a tenant, which the server's operator named.
+struct TenantSample {
+  std::string name;
+  // Since the tenant was first configured, by how they ended: with an answer,
+  // refused, or else.
+  std::array<double, 3> calls{};
+  double used_seconds = 0;
+  // Now.
+  int64_t bytes = 0;
+};
+
 // What is so at this moment.
 struct Snapshot {
   // The budget, what each kind of memory takes from it, and unused memory that
@@ -65,6 +78,8 @@ struct Snapshot {
   // Since the start.
   int64_t log_lines_dropped = 0;
   bool draining = false;
+  // Those configured now.
+  std::vector<TenantSample> tenants = {};
 };
 
 // Labels of attention_build_info, and what does not change while it runs.
@@ -77,7 +92,8 @@ struct BuildInfo {
 };
 
 // Thread-safe. The number of time series is fixed: every one exists from the
-// start, at zero; those of a snapshot once there is a source of them.
+// start, at zero; those of a snapshot once there is a source of them, and those
+// of tenants while they are configured.
 class Metrics {
  public:
   explicit Metrics(const BuildInfo& build);

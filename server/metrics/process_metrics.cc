@@ -93,10 +93,10 @@ std::vector<prometheus::MetricFamily> ProcessMetrics::Collect() {
           static_cast<double>(resident_pages) * page);
   }
   if (rusage usage; getrusage(RUSAGE_SELF, &usage) == 0) {
-    families.push_back(
-        CounterFamily("process_cpu_seconds_total",
-                      "Total user and system CPU time spent in seconds.",
-                      Seconds(usage.ru_utime) + Seconds(usage.ru_stime)));
+    families.push_back(CounterFamily(
+        "process_cpu_seconds_total",
+        "Total user and system CPU time spent in seconds.",
+        {{Seconds(usage.ru_utime) + Seconds(usage.ru_stime), {}}}));
   }
   if (descriptors_ != nullptr) {
     gauge("process_open_fds", "Number of open file descriptors.",

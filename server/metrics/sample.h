@@ -31,14 +31,17 @@ inline prometheus::MetricFamily GaugeFamily(
   return family;
 }
 
-// A counter without labels: its value never falls while the process lives.
-inline prometheus::MetricFamily CounterFamily(std::string name,
-                                              std::string help, double value) {
+// A family of counters: values that never fall while the process lives.
+inline prometheus::MetricFamily CounterFamily(
+    std::string name, std::string help, const std::vector<Sample>& samples) {
   prometheus::MetricFamily family{
       std::move(name), std::move(help), prometheus::MetricType::Counter, {}};
-  prometheus::ClientMetric metric;
-  metric.counter.value = value;
-  family.metric.push_back(std::move(metric));
+  for (const Sample& sample : samples) {
+    prometheus::ClientMetric metric;
+    metric.label = sample.labels;
+    metric.counter.value = sample.value;
+    family.metric.push_back(std::move(metric));
+  }
   return family;
 }
 

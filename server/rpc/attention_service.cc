@@ -3,6 +3,7 @@
 #include <string>
 
 #include "kernel/attention.h"
+#include "server/status.h"
 #include "server/version.h"
 
 namespace attention::server {
@@ -32,15 +33,18 @@ v1::GetCapabilitiesResponse Capabilities(const Options& options) {
 
 }  // namespace
 
-AttentionService::AttentionService(const Options& options)
-    : capabilities_(Capabilities(options)) {}
+AttentionService::AttentionService(const Options& options,
+                                   const Authenticator& authenticator)
+    : capabilities_(Capabilities(options)), authenticator_(authenticator) {}
 
 grpc::ServerUnaryReactor* AttentionService::GetCapabilities(
     grpc::CallbackServerContext* context, const v1::GetCapabilitiesRequest*,
     v1::GetCapabilitiesResponse* response) {
-  *response = capabilities_;
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
+  const absl::Status status =
+      authenticator_.Check(context->client_metadata()).status();
+  if (status.ok()) *response = capabilities_;
+  reactor->Finish(ToGrpcStatus(status));
   return reactor;
 }
 

@@ -4,6 +4,7 @@
 
 #include "attention/v1/attention.grpc.pb.h"
 #include "attention/v1/attention.pb.h"
+#include "server/auth/authenticator.h"
 #include "server/options.h"
 
 namespace attention::server {
@@ -18,7 +19,8 @@ using AttentionServiceBase =
 // Thread-safe, as gRPC demands.
 class AttentionService final : public AttentionServiceBase {
  public:
-  explicit AttentionService(const Options& options);
+  // `authenticator` must outlive it.
+  AttentionService(const Options& options, const Authenticator& authenticator);
 
   grpc::ServerUnaryReactor* GetCapabilities(
       grpc::CallbackServerContext* context,
@@ -27,6 +29,7 @@ class AttentionService final : public AttentionServiceBase {
 
  private:
   const v1::GetCapabilitiesResponse capabilities_;
+  const Authenticator& authenticator_;
 };
 
 }  // namespace attention::server

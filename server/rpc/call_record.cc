@@ -33,6 +33,12 @@ void CallRecord::End(const absl::Status& status, spdlog::logger& log,
                      .total = absl::Now() - arrival,
                      .predicted_seconds = predicted_seconds,
                      .used_seconds = used_seconds});
+  if (tenant == nullptr) return;
+  const auto result = status.ok()                         ? CallResult::kOk
+                      : ReasonOf(status) != Reason::kNone ? CallResult::kRefused
+                                                          : CallResult::kError;
+  ++tenant->use->calls[static_cast<size_t>(result)];
+  tenant->use->used_seconds += used_seconds;
 }
 
 void CallRecord::Log(const absl::Status& status, spdlog::logger& log,
@@ -56,7 +62,9 @@ void CallRecord::Log(const absl::Status& status, spdlog::logger& log,
     return absl::ToInt64Microseconds(duration);
   };
   std::string line = absl::StrCat(
-      "event=call rpc=", method, " code=", CodeName(code),
+      "event=call rpc=", method,
+      tenant && !tenant->name.empty() ? " tenant=" : "",
+      tenant ? tenant->name : "", " code=", CodeName(code),
       " request_bytes=", request_bytes,
       " response_bytes=", status.ok() ? response_bytes : 0, details,
       " wait_us=", microseconds(wait), " receive_us=", microseconds(receive),

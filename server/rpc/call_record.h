@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "attention/v1/attention.pb.h"
+#include "server/auth/tenant.h"
 #include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
 
@@ -23,6 +24,7 @@ struct CallRecord {
 
   const absl::string_view method;  // as in CallSummary
   const absl::Time arrival = absl::Now();
+  TenantPtr tenant;  // null while it is not known
   int64_t request_bytes = 0;
   int64_t response_bytes = 0;
   // Phases, in their order: until it was let in; reading the message; decoding

@@ -50,9 +50,14 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     Hold();  // Until Admitted() or Refused().
     Guarded([&] {
       try {
+        auto tenant =
+            env_.authenticator.CheckCompute(context_->client_metadata());
+        if (!tenant.ok()) return Refused(tenant.status());
+        record_.tenant = *std::move(tenant);
         env_.admission.Enter(this, {.bytes = AnnouncedBytes(),
                                     .deadline = Deadline(),
-                                    .peer = context_->peer()});
+                                    .peer = context_->peer(),
+                                    .tenant = record_.tenant});
       } catch (const std::bad_alloc&) {
         Drop();  // Neither will come.
         throw;
@@ -88,6 +93,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     }
     // Not record_, which another thread may be writing to.
     CallRecord record(kMethod);
+    record.tenant = record_.tenant;
     record.wait = absl::Now() - record_.arrival;
     FinishWith(status, record);
   }
@@ -214,6 +220,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     job_ = std::move(job);
     try {
       env_.executor.Submit(job_.get(), {.seconds = seconds,
+                                        .tenant = record_.tenant->id,
+                                        .weight = record_.tenant->weight,
                                         .deadline = Deadline(),
                                         .cancelled = &cancelled_});
     } catch (...) {
@@ -287,9 +295,10 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     if (!status.ok()) return status;
     record_.predicted_seconds =
         env_.costs.ComputeSeconds(WorkClassOf(), plan_->work);
-    return ticket_.Expect(
-        record_.predicted_seconds +
-        env_.costs.TransferSeconds(record_.request_bytes + encoder_->bytes()));
+    return ticket_.Expect(record_.predicted_seconds +
+                              env_.costs.TransferSeconds(record_.request_bytes +
+                                                         encoder_->bytes()),
+                          plan_->work);
   }
 
   void DescribeShapes() {

@@ -9,6 +9,7 @@
 #include "grpcpp/generic/async_generic_service.h"
 #include "server/admission/admission.h"
 #include "server/admission/cost_model.h"
+#include "server/auth/authenticator.h"
 #include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
 #include "server/options.h"
@@ -18,6 +19,7 @@ namespace attention::server {
 // What calls share. Nothing is owned; all must outlive every call.
 struct CallEnvironment {
   const Options& options;
+  const Authenticator& authenticator;
   Admission& admission;
   CostModel& costs;
   BufferPool& buffers;

@@ -57,6 +57,8 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
                                        "--tls-cert=/c",
                                        "--tls-key=/k",
                                        "--tls-client-ca=/a",
+                                       "--tokens=/t",
+                                       "--open-health",
                                        "--allow-plaintext",
                                        "--unix-socket-mode=0660"});
   ASSERT_TRUE(invocation.options.has_value()) << invocation.standard_error;
@@ -66,6 +68,8 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.tls_cert, "/c");
   EXPECT_EQ(options.tls_key, "/k");
   EXPECT_EQ(options.tls_client_ca, "/a");
+  EXPECT_EQ(options.tokens, "/t");
+  EXPECT_TRUE(options.open_health);
   EXPECT_TRUE(options.allow_plaintext);
   EXPECT_EQ(options.unix_socket_mode, 0660);
   EXPECT_EQ(options.threads, 3);

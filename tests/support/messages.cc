@@ -239,6 +239,13 @@ Details DetailsOf(const grpc::Status& status) {
       EXPECT_TRUE(info.ParseFromString(detail.value()));
       EXPECT_EQ(info.domain(), "attention");
       result.reason = info.reason();
+    } else if (detail.type_url() ==
+               "type.googleapis.com/google.rpc.QuotaFailure") {
+      details::v1::QuotaFailure failure;
+      EXPECT_TRUE(failure.ParseFromString(detail.value()));
+      EXPECT_EQ(failure.violations_size(), 1);
+      result.quota_subject = failure.violations(0).subject();
+      EXPECT_EQ(failure.violations(0).description(), status.error_message());
     } else {
       ADD_FAILURE() << "unknown detail " << detail.type_url();
     }

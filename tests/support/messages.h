@@ -49,6 +49,8 @@ struct Details {
   std::optional<absl::Duration> retry_delay;
   // Of google.rpc.ErrorInfo.
   std::string reason;
+  // Of google.rpc.QuotaFailure.
+  std::string quota_subject;
 };
 
 // Fails the test if the details are malformed or disagree with the status.

@@ -169,7 +169,7 @@ TEST_F(AdmissionTest, ATicketLeaksNothingWhereverItDies) {
     Enter(call, kMega);
     Admission::Ticket moved = std::move(call.ticket);
     EXPECT_TRUE(moved.Hold(MemoryKind::kScratch, 7).ok());
-    EXPECT_TRUE(moved.Expect(3).ok());
+    EXPECT_TRUE(moved.Expect(3, 0).ok());
     EXPECT_TRUE(call.ticket.Hold(MemoryKind::kScratch, 7).ok());  // Empty.
   }
   EXPECT_EQ(Held(), 0);
@@ -520,7 +520,7 @@ TEST_F(AdmissionTest, AFullQueueRefusesUnread) {
     calls.push_back(std::make_unique<Call>());
     Enter(*calls.back(), 100);
     ASSERT_TRUE(calls.back()->admitted) << i;
-    ASSERT_TRUE(calls.back()->ticket.Expect(1.25).ok());
+    ASSERT_TRUE(calls.back()->ticket.Expect(1.25, 0).ok());
     costs_.RecordCall(100, 1);
   }
   for (int i = 0; i < 200; ++i) costs_.RecordCall(100, 1);
@@ -541,7 +541,7 @@ TEST_F(AdmissionTest, LargeCallsAreNoQueueForSmallOnes) {
   settings_.max_queue = absl::Seconds(2);
   Call large, small;
   Enter(large, 100);
-  ASSERT_TRUE(large.ticket.Expect(1000).ok());
+  ASSERT_TRUE(large.ticket.Expect(1000, 0).ok());
   Enter(small, std::nullopt);
   EXPECT_TRUE(small.admitted);
 }
@@ -549,8 +549,8 @@ TEST_F(AdmissionTest, LargeCallsAreNoQueueForSmallOnes) {
 TEST_F(AdmissionTest, WhatCannotMeetItsDeadlineIsRefused) {
   Call call;
   Enter(call, 100, absl::Now() + absl::Seconds(10));
-  EXPECT_TRUE(call.ticket.Expect(10).ok());
-  const absl::Status refused = call.ticket.Expect(1000);
+  EXPECT_TRUE(call.ticket.Expect(10, 0).ok());
+  const absl::Status refused = call.ticket.Expect(1000, 0);
   EXPECT_EQ(ReasonOf(refused), Reason::kDeadlineTooClose);
 }
 
@@ -640,7 +640,7 @@ TEST_F(AdmissionTest, ShortCallsAreReadUntilTheyAre100MillisecondsOfWork) {
   EXPECT_EQ(CountAdmitted(calls), 7);
   // One turns out to be short.
   ASSERT_TRUE(calls[0]->ticket.ReadDone(100).ok());
-  ASSERT_TRUE(calls[0]->ticket.Expect(0.001).ok());
+  ASSERT_TRUE(calls[0]->ticket.Expect(0.001, 0).ok());
   admission().Tick(absl::Now(), 0);
   EXPECT_EQ(CountAdmitted(calls), 8);
 }
@@ -679,7 +679,7 @@ TEST_F(AdmissionTest, WhoseTurnComesTooLateIsRefusedUnread) {
   Enter(patient, 100);
   for (const auto& call : first) {
     ASSERT_TRUE(call->admitted);
-    ASSERT_TRUE(call->ticket.Expect(32).ok());
+    ASSERT_TRUE(call->ticket.Expect(32, 0).ok());
   }
   EXPECT_FALSE(hasty.admitted || hasty.refused);
   EXPECT_FALSE(patient.admitted);

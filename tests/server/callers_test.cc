@@ -1,20 +1,26 @@
-// TLS, as clients and peers that are none meet it.
+// TLS, as clients and peers that are none meet it; tokens, as the log tells of
+// them; plain text.
 #include <gmock/gmock.h>
 #include <grpc/grpc.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "attention/v1/attention.grpc.pb.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "server/auth/token_file.h"
 #include "tests/support/certificates.h"
+#include "tests/support/messages.h"
 #include "tests/support/pipe.h"
 #include "tests/support/raw_call.h"
 #include "tests/support/socket.h"
@@ -26,6 +32,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 // gRPC 1.51 may take 10 s to close down with the last channel; keep it up.
@@ -270,6 +277,54 @@ TEST_F(TlsProgramTest, AStartWithFilesThatCannotBeServedWithFails) {
   EXPECT_THAT(error_of(good, {"--tls-client-ca=/no/ca"}),
               HasSubstr("--tls-client-ca: /no/ca: cannot be read: No such "
                         "file or directory"));
+}
+
+// The code of a call with this token; without, if it is empty.
+grpc::StatusCode ComputeAt(const std::string& address,
+                           const std::string& token) {
+  const auto stub = v1::AttentionService::NewStub(
+      ChannelTo(address, grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  if (!token.empty()) context.AddMetadata("authorization", "Bearer " + token);
+  v1::ComputeAttentionResponse response;
+  return stub->ComputeAttention(&context, SmallRequest(), &response)
+      .error_code();
+}
+
+TEST(TokensProgramTest, LogsTenantsButNoTokensAndKeepsThemOverABadFile) {
+  const TestFolder folder;
+  const server::TokenHash hash = server::HashOf("secret-a");
+  const std::string good =
+      absl::BytesToHexString(absl::string_view(
+          reinterpret_cast<const char*>(hash.data()), hash.size())) +
+      " tenant-a\n";
+  Pipe log;
+  Subprocess server(
+      {ATTENTION_SERVER_PATH, "--listen=127.0.0.1:0", "--log-level=debug",
+       "--tokens=" + folder.Write("tokens", good)},
+      {.standard_error = log.writer()});
+  const std::string line = server.ReadLine();
+  ASSERT_THAT(line, StartsWith("listening on "));
+  const std::string address = line.substr(13);
+  std::string said = log.ReadUntil("event=start");
+  const auto reads = [&](const std::string& until) {
+    said += log.ReadUntil(until);
+    said += log.ReadUntil("\n");
+  };
+  EXPECT_EQ(ComputeAt(address, "secret-a"), grpc::StatusCode::OK);
+  reads("event=call rpc=ComputeAttention tenant=tenant-a code=OK ");
+  EXPECT_EQ(ComputeAt(address, "secret-b"), grpc::StatusCode::UNAUTHENTICATED);
+  reads("level=info event=call rpc=ComputeAttention code=UNAUTHENTICATED ");
+  // A token in place of its hash.
+  folder.Write("tokens", good + "secret-c tenant-c\n");
+  reads("level=warning event=reload_refused error=\"--tokens: " +
+        folder.Path("tokens") + ": line 2: the first word has 8 characters");
+  EXPECT_EQ(ComputeAt(address, "secret-a"), grpc::StatusCode::OK);
+  folder.Write("tokens", "# Changed.\n" + good);
+  reads("level=info event=reloaded file=\"" + folder.Path("tokens") +
+        "\" tokens=1 tenants=1");
+  EXPECT_EQ(ComputeAt(address, "secret-a"), grpc::StatusCode::OK);
+  EXPECT_THAT(said, Not(HasSubstr("secret-")));
 }
 
 TEST(PlainTextTest, OtherMachinesAreServedOnlyIfThatIsAllowed) {

@@ -1,0 +1,145 @@
+// Calls with tokens, and without.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "attention/v1/attention.grpc.pb.h"
+#include "server/auth/token_file.h"
+#include "tests/support/certificates.h"
+#include "tests/support/messages.h"
+#include "tests/support/test_server.h"
+
+namespace attention::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+// A line of a file of tokens: the hash of `token`, and the rest.
+std::string Line(const std::string& token, const std::string& rest) {
+  const server::TokenHash hash = server::HashOf(token);
+  return absl::StrCat(
+      absl::BytesToHexString(absl::string_view(
+          reinterpret_cast<const char*>(hash.data()), hash.size())),
+      " ", rest, "\n");
+}
+
+class TokensTest : public ::testing::Test {
+ protected:
+  void Start(const std::string& tokens) {
+    server::Options options = TestServer::DefaultOptions();
+    options.tokens = folder_.Write("tokens", tokens);
+    options.reload_interval = absl::Milliseconds(1);
+    server_ = std::make_unique<TestServer>(options);
+    stub_ =
+        v1::AttentionService::NewStub(server_->Channel(Transport::kLoopback));
+  }
+
+  static void Authorize(const std::string& token,
+                        grpc::ClientContext& context) {
+    if (!token.empty()) {
+      context.AddMetadata("authorization", "Bearer " + token);
+    }
+  }
+  grpc::Status Compute(const std::string& token) {
+    grpc::ClientContext context;
+    Authorize(token, context);
+    v1::ComputeAttentionResponse response;
+    return stub_->ComputeAttention(&context, SmallRequest(), &response);
+  }
+  grpc::Status GetCapabilities(const std::string& token) {
+    grpc::ClientContext context;
+    Authorize(token, context);
+    v1::GetCapabilitiesResponse response;
+    return stub_->GetCapabilities(&context, {}, &response);
+  }
+
+  const TestFolder folder_;
+  std::unique_ptr<TestServer> server_;
+  std::unique_ptr<v1::AttentionService::Stub> stub_;
+};
+
+TEST_F(TokensTest, EveryCallNeedsOne) {
+  Start(Line("t-a", "a"));
+  EXPECT_TRUE(Compute("t-a").ok());
+  EXPECT_TRUE(GetCapabilities("t-a").ok());
+  for (const auto& status : {Compute(""), GetCapabilities("")}) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAUTHENTICATED);
+    EXPECT_EQ(status.error_message(),
+              "authorization: got no such header, wanted \"Bearer TOKEN\"");
+    EXPECT_EQ(DetailsOf(status).reason, "TOKEN_MISSING");
+  }
+  for (const auto& status : {Compute("t-b"), GetCapabilities("t-b")}) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAUTHENTICATED);
+    EXPECT_EQ(status.error_message(),
+              "authorization: the token is not known here");
+    EXPECT_EQ(DetailsOf(status).reason, "TOKEN_UNKNOWN");
+  }
+}
+
+TEST_F(TokensTest, OnesForProbesDoNotCompute) {
+  Start(Line("t-p", "probes 0"));
+  EXPECT_TRUE(GetCapabilities("t-p").ok());
+  const grpc::Status status = Compute("t-p");
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(DetailsOf(status).reason, "TENANT_NOT_ALLOWED");
+}
+
+TEST_F(TokensTest, AreReadAgain) {
+  Start(Line("t-a", "a"));
+  EXPECT_FALSE(Compute("t-b").ok());
+  folder_.Write("tokens", Line("t-b", "b"));
+  EXPECT_TRUE(WaitUntil([&] { return Compute("t-b").ok(); }));
+  EXPECT_EQ(Compute("t-a").error_code(), grpc::StatusCode::UNAUTHENTICATED);
+}
+
+TEST_F(TokensTest, ABadFileIsAnErrorAtTheStart) {
+  server::Options options = TestServer::DefaultOptions();
+  options.tokens = folder_.Write("tokens", Line("t-a", "a 1 x"));
+  const auto server = server::Server::Start(options);
+  EXPECT_EQ(server.status(),
+            absl::InvalidArgumentError(absl::StrCat(
+                "--tokens: ", options.tokens,
+                ": line 1: bytes in flight: got \"x\", wanted 1048576 to "
+                "1125899906842624, such as 64MiB or 2GiB")));
+}
+
+TEST_F(TokensTest, MetricsTellOfTenants) {
+  Start(Line("t-a", "a") + Line("t-b", "b") + Line("t-p", "probes 0"));
+  EXPECT_TRUE(Compute("t-a").ok());
+  EXPECT_TRUE(Compute("t-a").ok());
+  EXPECT_FALSE(Compute("t-x").ok());
+  EXPECT_FALSE(Compute("t-p").ok());
+  const std::string text = server_->server().metrics().Text();
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "attention_tenant_calls_total{tenant=\"a\",result=\"ok\"} 2\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "attention_tenant_calls_total{tenant=\"b\",result=\"ok\"} 0\n"));
+  EXPECT_THAT(text,
+              HasSubstr("attention_refusals_total{reason=\"TOKEN_UNKNOWN\""
+                        "} 1\n"));
+  EXPECT_THAT(text, HasSubstr("attention_refusals_total{reason=\"TENANT_NOT_"
+                              "ALLOWED\"} 1\n"));
+  EXPECT_THAT(text, Not(HasSubstr("t-a")));
+}
+
+TEST_F(TokensTest, WithoutAFileEverybodyMayCall) {
+  TestServer server;
+  stub_ = v1::AttentionService::NewStub(server.Channel(Transport::kLoopback));
+  EXPECT_TRUE(Compute("").ok());
+  EXPECT_TRUE(Compute("any").ok());
+  EXPECT_THAT(server.server().metrics().Text(),
+              Not(HasSubstr("attention_tenant_")));
+}
+
+}  // namespace
+}  // namespace attention::testing
