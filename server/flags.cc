@@ -91,8 +91,12 @@ void AddFlags(CLI::App& app, Options& options) {
                "Tells a client to connect anew after so long. Default: inf");
   add_duration("--max-connection-age-grace", &options.max_connection_age_grace,
                "How long calls may go on after that. Default: 10m");
+  add_duration(
+      "--drain-delay", &options.drain_delay,
+      "How long calls are still taken after SIGTERM, while health says "
+      "NOT_SERVING. Default: 0s");
   add_duration("--shutdown-grace", &options.shutdown_grace,
-               "How long running calls may go on after SIGTERM. Default: 30s");
+               "How long running calls may go on after that. Default: 30s");
   app.add_option("--log-level", options.log_level,
                  "trace, debug (a line for each request), info (for each "
                  "failed one), warning, error or off. Default: info");

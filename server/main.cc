@@ -111,7 +111,7 @@ int Serve(const Options& options) {
   const sigset_t signals = BlockStopSignals();
   // Destroyed after `stop`, which uses it.
   absl::StatusOr<std::unique_ptr<Server>> server;
-  StopSignals stop(signals, options.shutdown_grace);
+  StopSignals stop(signals, options.drain_delay + options.shutdown_grace);
   server = Start(options);
   if (!server.ok()) {
     TellOnStderr(server.status().message());

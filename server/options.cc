@@ -242,6 +242,8 @@ std::vector<std::string> Validate(const Options& options) {
   validator.CheckRange("min-answer-rate", options.min_answer_rate, 1, kMaxRate);
   validator.CheckDuration("stall-grace", options.stall_grace,
                           absl::Milliseconds(100), absl::Hours(1));
+  validator.CheckDuration("drain-delay", options.drain_delay,
+                          absl::ZeroDuration(), kMaxGrace);
   validator.CheckDuration("shutdown-grace", options.shutdown_grace,
                           absl::ZeroDuration(), kMaxGrace);
   constexpr absl::string_view kLevels[] = {"trace",   "debug", "info",

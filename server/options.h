@@ -158,7 +158,13 @@ struct Options {
 
   // How it behaves.
 
-  // How long running calls may go on after a signal to stop, [0 s, 1 h].
+  // How long a signal to stop shows in health alone, while all is served as
+  // before, [0 s, 1 h]. Clients of gRPC need none: they are told to leave, and
+  // lose no call. Raise it behind a balancer that polls health, above the time
+  // it takes to notice; a stop then takes this much longer.
+  absl::Duration drain_delay = absl::ZeroDuration();
+  // How long running calls may go on after that, [0 s, 1 h]. Raise it above
+  // the longest call; whoever supervises the process must wait as long.
   absl::Duration shutdown_grace = absl::Seconds(30);
   // Least severity logged: "trace", "debug", "info", "warning", "error", "off".
   // A line for each failed request is info, for each good one debug.

@@ -14,6 +14,7 @@
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "kernel/attention.h"
+#include "server/connections/goaway.h"
 #include "server/rpc/call_counter.h"
 #include "server/version.h"
 
@@ -27,6 +28,10 @@ constexpr int kMaxSyncThreads = 16;
 constexpr int kLookaheadBytes = 16384;
 // A peer that vanished holds its calls' memory no longer than this.
 constexpr int kKeepaliveMs = 60'000;
+// How long clients without a running call have to leave when the server stops.
+// Those that live need a round trip.
+constexpr absl::Duration kLeaveTime = absl::Milliseconds(500);
+constexpr absl::Duration kDrainLook = absl::Milliseconds(20);
 
 Admission::Settings AdmissionSettings(const Options& options,
                                       const ConnectionTable& connections) {
@@ -300,6 +305,7 @@ Server::~Server() {
 
 std::shared_ptr<grpc::Channel> Server::InProcessChannel(
     const grpc::ChannelArguments& arguments) {
+  in_process_ = true;
   return grpc_server_->InProcessChannel(arguments);
 }
 
@@ -308,13 +314,33 @@ void Server::Shutdown(absl::Time deadline) {
   draining_ = true;
   grpc_server_->GetHealthCheckService()->SetServingStatus(false);
   admission_.SetDeadline(deadline);
-  admission_.Drain();
+  stop_.Set(deadline);
+}
+
+// No call is lost on the way: docs/decisions/0011-drain.md.
+void Server::Drain() {
+  stop_.WaitUntil(absl::Now() + options_.drain_delay);
+  acceptor_.reset();
+  // They know no GOAWAY, and would be cut.
+  if (in_process_) return;
+  const absl::Time leave = absl::Now() + kLeaveTime;
+  do {
+    // Again each time: a connection may just have been made.
+    SendGoaways(*grpc_server_);
+    connections_.Prune();
+    if (admission_.calls() == 0 &&
+        (connections_.open() == 0 || absl::Now() >= leave)) {
+      return;
+    }
+  } while (stop_.WaitUntil(absl::Now() + kDrainLook));
 }
 
 void Server::Wait() {
-  admission_.WaitUntilIdle();
   std::lock_guard<std::mutex> lock(stop_mutex_);
-  acceptor_.reset();
+  stop_.Wait();
+  if (acceptor_ != nullptr) Drain();
+  admission_.Drain();
+  admission_.WaitUntilIdle();
   // Cancels calls past the deadline, health watches and reflection streams.
   grpc_server_->Shutdown(std::chrono::system_clock::now());
   grpc_server_->Wait();

@@ -2,7 +2,8 @@
 //
 //   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
 //   ... (*server)->addresses() ...
-//   (*server)->Shutdown(absl::Now() + options.shutdown_grace);
+//   (*server)->Shutdown(absl::Now() + options.drain_delay +
+//                       options.shutdown_grace);
 //   (*server)->Wait();
 #ifndef ATTENTION_SERVER_SERVER_H_
 #define ATTENTION_SERVER_SERVER_H_
@@ -39,11 +40,13 @@
 #include "server/rpc/attention_service.h"
 #include "server/rpc/compute_call.h"
 #include "server/rpc/streamed_service.h"
+#include "server/stop_request.h"
 
 namespace attention::server {
 
-// Thread-safe. Its life: Start() serves; Shutdown() drains, while Wait()
-// blocks; once Wait() has returned nothing of it runs any more.
+// Thread-safe. Its life: Start() serves; Shutdown() asks to stop; Wait() blocks
+// until then, drains, and stops: once it has returned nothing of it runs any
+// more.
 class Server {
  public:
   // Serves as soon as it returns, health SERVING. Never takes an address that
@@ -67,19 +70,24 @@ class Server {
   // /metrics what metrics() counts.
   const std::string& http_address() const { return http_address_; }
 
-  // A channel inside the process. MUST be destroyed before the server.
+  // A channel inside the process. MUST be destroyed before the server. It can
+  // not tell its callers to leave: with such channels calls that come after
+  // Shutdown() get UNAVAILABLE once Wait() runs.
   std::shared_ptr<grpc::Channel> InProcessChannel(
       const grpc::ChannelArguments& arguments);
 
-  // Begins to drain, without blocking: health NOT_SERVING at once, new
-  // ComputeAttention calls get UNAVAILABLE, running ones may go on until
-  // `deadline` and are then cancelled. May be called again, to set another
-  // deadline.
+  // Asks to stop, without blocking: health is NOT_SERVING at once, the thread
+  // in Wait() does the rest. Calls that have not ended by `deadline` are
+  // cancelled. May be called again, to set another deadline.
   void Shutdown(absl::Time deadline);
 
-  // Blocks until Shutdown() was called and every call has ended, then closes
-  // all listeners and connections, those of HTTP last. May be called from
-  // several threads.
+  // Blocks until Shutdown() was called, then drains and stops:
+  // - For Options::drain_delay everything is served as before.
+  // - The listeners close, and each client is told to make its next calls
+  //   elsewhere (GOAWAY). Those that were on their way are served.
+  // - When no ComputeAttention call runs and every client has left, or had half
+  //   a second for it, or at the deadline, what is left is closed; HTTP last.
+  // May be called from several threads.
   void Wait();
 
   // ComputeAttention calls being worked on.
@@ -98,6 +106,7 @@ class Server {
   void ReloadTokens();
   absl::Status Listen();
   absl::Status ListenHttp();
+  void Drain();
   Snapshot TakeSnapshot() const;
 
   // What reads files again, the HTTP listener and the acceptor come last, so
@@ -121,6 +130,8 @@ class Server {
   // From when every listener serves until Shutdown().
   std::atomic<bool> ready_{false};
   std::atomic<bool> draining_{false};
+  std::atomic<bool> in_process_{false};  // there was such a channel
+  StopRequest stop_;
   std::optional<Housekeeping> housekeeping_;
   std::mutex stop_mutex_;
   // With TLS; outlives the gRPC server.

@@ -47,6 +47,7 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
                                        "--max-connection-idle=1m",
                                        "--max-connection-age=inf",
                                        "--max-connection-age-grace=2m",
+                                       "--drain-delay=10s",
                                        "--shutdown-grace=1m30s",
                                        "--log-level=debug",
                                        "--log-buffer-bytes=2MiB",
@@ -92,6 +93,7 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.max_connection_idle, absl::Minutes(1));
   EXPECT_EQ(options.max_connection_age, absl::InfiniteDuration());
   EXPECT_EQ(options.max_connection_age_grace, absl::Minutes(2));
+  EXPECT_EQ(options.drain_delay, absl::Seconds(10));
   EXPECT_EQ(options.shutdown_grace, absl::Seconds(90));
   EXPECT_EQ(options.log_level, "debug");
   EXPECT_EQ(options.http_listen, "[::1]:9464");

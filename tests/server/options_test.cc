@@ -160,6 +160,9 @@ INSTANTIATE_TEST_SUITE_P(
             [](Options& o) { o.max_connection_age_grace = absl::Hours(577); },
             "--max-connection-age-grace: got 577h, wanted 1ms to 576h or "
             "inf"},
+        BadOption{"NegativeDelay",
+                  [](Options& o) { o.drain_delay = absl::Seconds(-1); },
+                  "--drain-delay: got -1s, wanted 0 to 1h"},
         BadOption{"LongGrace",
                   [](Options& o) { o.shutdown_grace = absl::Minutes(61); },
                   "--shutdown-grace: got 1h1m, wanted 0 to 1h"},

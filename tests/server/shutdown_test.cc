@@ -1,46 +1,74 @@
-// Draining: what runs may finish, what is new is refused, what is late is cut.
+// Draining: what runs may finish, what is new goes elsewhere, what is late is
+// cut.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
+#include <optional>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "attention/v1/attention.grpc.pb.h"
+#include "server/connections/descriptor.h"
+#include "server/options.h"
+#include "server/server.h"
+#include "tests/support/http2_peer.h"
 #include "tests/support/long_call.h"
 #include "tests/support/messages.h"
 #include "tests/support/raw_call.h"
+#include "tests/support/socket.h"
 #include "tests/support/test_server.h"
 
 namespace attention::testing {
 namespace {
 
-class ShutdownTest : public ::testing::TestWithParam<Transport> {
+using server::Descriptor;
+
+// Runs Wait() of a server that has been asked to stop; its destructor lets
+// nothing go on any longer.
+class Draining {
+ public:
+  explicit Draining(server::Server& server)
+      : server_(server), thread_([&server] { server.Wait(); }) {}
+  ~Draining() {
+    server_.Shutdown(absl::InfinitePast());
+    thread_.join();
+  }
+  Draining(const Draining&) = delete;
+  Draining& operator=(const Draining&) = delete;
+
+ private:
+  server::Server& server_;
+  std::thread thread_;
+};
+
+grpc::Status Compute(const std::shared_ptr<grpc::Channel>& channel) {
+  grpc::ClientContext context;
+  v1::ComputeAttentionResponse response;
+  return v1::AttentionService::NewStub(channel)->ComputeAttention(
+      &context, SmallRequest(), &response);
+}
+
+class DrainTest : public ::testing::Test {
  protected:
+  explicit DrainTest(
+      const server::Options& options = TestServer::DefaultOptions())
+      : server_(options) {}
+
   void WaitUntilRunning() {
     ASSERT_TRUE(
         WaitUntil([&] { return server_.server().running_calls() == 1; }));
   }
+  std::string address() { return server_.server().addresses().front(); }
 
   TestServer server_;
 };
 
-TEST_P(ShutdownTest, NewCallsAreUnavailableWhileARunningOneGoesOn) {
-  const auto channel = server_.Channel(GetParam());
-  LongCall running(channel);
-  WaitUntilRunning();
-  server_.server().Shutdown(absl::InfiniteFuture());
-  EXPECT_EQ(HealthOf(channel, ""), "NOT_SERVING");
-  EXPECT_EQ(HealthOf(channel, "attention.v1.AttentionService"), "NOT_SERVING");
-  grpc::ClientContext context;
-  v1::ComputeAttentionResponse response;
-  const grpc::Status status =
-      v1::AttentionService::NewStub(channel)->ComputeAttention(
-          &context, SmallRequest(), &response);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
-  EXPECT_EQ(status.error_message(), "the server is shutting down");
-  EXPECT_EQ(server_.server().running_calls(), 1);
-}
+class ShutdownTest : public DrainTest,
+                     public ::testing::WithParamInterface<Transport> {};
 
 TEST_P(ShutdownTest, RunningCallsFinish) {
   const auto channel = server_.Channel(GetParam());
@@ -85,7 +113,141 @@ TEST_P(ShutdownTest, DestructionEndsRunningCalls) {
   EXPECT_FALSE(running.Wait().ok());
 }
 
+class GoawayTest : public DrainTest {};
+
+TEST_F(GoawayTest, ClientsAreSentAwayWhileARunningCallGoesOn) {
+  const auto channel = server_.Channel(Transport::kLoopback);
+  LongCall running(channel);
+  WaitUntilRunning();
+  server_.server().Shutdown(absl::InfiniteFuture());
+  const Draining draining(server_.server());
+  // The channel leaves READY when it has been told.
+  EXPECT_TRUE(channel->WaitForStateChange(
+      GRPC_CHANNEL_READY,
+      std::chrono::system_clock::now() + std::chrono::seconds(30)));
+  // There is nothing to connect to any more.
+  EXPECT_FALSE(ConnectTo(address()).valid());
+  EXPECT_EQ(Compute(channel).error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(server_.server().running_calls(), 1);
+  EXPECT_FALSE(running.ended());
+}
+
+TEST_F(GoawayTest, ACallOnItsWayIsServed) {
+  LongCall running(server_.Channel(Transport::kLoopback));
+  Http2Peer peer(address());
+  WaitUntilRunning();
+  server_.server().Shutdown(absl::InfiniteFuture());
+  const Draining draining(server_.server());
+  const auto goaway = peer.ReadFrameOf(Http2Peer::kGoaway);
+  const auto ping = peer.ReadFrameOf(Http2Peer::kPing);
+  ASSERT_TRUE(goaway && ping);
+  EXPECT_EQ(LastStreamOf(*goaway), 0x7FFFFFFF);
+  // As far as the server knows, this call crossed with what it sent.
+  peer.SendCall(1, SmallRequest().SerializeAsString());
+  const auto answer = peer.ReadFrameOf(Http2Peer::kData);
+  ASSERT_TRUE(answer.has_value());
+  v1::ComputeAttentionResponse response;
+  // Behind five bytes of gRPC's own.
+  EXPECT_TRUE(response.ParseFromString(answer->payload.substr(5)));
+  EXPECT_TRUE(response.has_output());
+  const auto trailers = peer.ReadFrame();
+  ASSERT_TRUE(trailers.has_value());
+  EXPECT_EQ(trailers->type, Http2Peer::kHeaders);
+  EXPECT_EQ(trailers->flags & Http2Peer::kEndStream, Http2Peer::kEndStream);
+  // Only now it knows that none will come, and closes the connection.
+  peer.AnswerPing(*ping);
+  const auto last = peer.ReadFrameOf(Http2Peer::kGoaway);
+  ASSERT_TRUE(last.has_value());
+  EXPECT_EQ(LastStreamOf(*last), 1);
+  EXPECT_FALSE(peer.ReadFrame().has_value());
+  EXPECT_FALSE(running.ended());
+}
+
+TEST_F(GoawayTest, CallsThatWaitAreServed) {
+  const auto channel = server_.Channel(Transport::kLoopback);
+  // More than are let in at once.
+  const v1::ComputeAttentionRequest request = LongRequest(6000);
+  std::vector<std::unique_ptr<LongCall>> calls(16);
+  for (auto& call : calls) {
+    call = std::make_unique<LongCall>(channel, Announced(), request);
+  }
+  // Answered in order behind their headers.
+  EXPECT_EQ(HealthOf(channel, ""), "SERVING");
+  server_.server().Shutdown(absl::InfiniteFuture());
+  server_.server().Wait();
+  for (const auto& call : calls) {
+    EXPECT_TRUE(call->Wait().ok()) << call->Wait().error_message();
+  }
+}
+
+TEST_F(GoawayTest, NeitherSilentPeersNorWatchersHoldItUp) {
+  const Descriptor silent = ConnectTo(address());
+  const Descriptor half = ConnectTo(address());
+  Send(half, Http2Start().substr(0, 12));
+  Http2Peer idle(address());
+  const auto channel = server_.Channel(Transport::kLoopback);
+  RawStream watch(channel, "/grpc.health.v1.Health/Watch");
+  ASSERT_TRUE(watch.Write(HealthRequest(""), /*last=*/true));
+  EXPECT_EQ(ServingStatus(watch.Read().value_or("")), "SERVING");
+  server_.server().Shutdown(absl::InfiniteFuture());
+  server_.server().Wait();
+  EXPECT_EQ(ServingStatus(watch.Read().value_or("")), "NOT_SERVING");
+  EXPECT_EQ(watch.Read(), std::nullopt);
+}
+
+class DrainDelayTest : public DrainTest,
+                       public ::testing::WithParamInterface<Transport> {
+ protected:
+  DrainDelayTest() : DrainTest(Delayed()) {}
+
+  static server::Options Delayed() {
+    server::Options options = TestServer::DefaultOptions();
+    options.drain_delay = absl::Hours(1);
+    return options;
+  }
+};
+
+TEST_P(DrainDelayTest, OnlyHealthTellsOfIt) {
+  const auto before = server_.Channel(GetParam());
+  EXPECT_TRUE(Compute(before).ok());
+  server_.server().Shutdown(absl::InfiniteFuture());
+  const Draining draining(server_.server());
+  const auto after = server_.Channel(GetParam());
+  for (const auto& channel : {before, after}) {
+    EXPECT_EQ(HealthOf(channel, ""), "NOT_SERVING");
+    EXPECT_EQ(HealthOf(channel, "attention.v1.AttentionService"),
+              "NOT_SERVING");
+    EXPECT_TRUE(Compute(channel).ok());
+  }
+  // A deadline that has passed ends the delay too.
+}
+
+class InProcessShutdownTest : public DrainTest {};
+
+TEST_F(InProcessShutdownTest, NewCallsAreUnavailableWhileARunningOneGoesOn) {
+  const auto channel = server_.Channel(Transport::kInProcess);
+  LongCall running(channel);
+  WaitUntilRunning();
+  server_.server().Shutdown(absl::InfiniteFuture());
+  const Draining draining(server_.server());
+  grpc::Status status;
+  EXPECT_TRUE(WaitUntil([&] {
+    status = Compute(channel);
+    return !status.ok();
+  }));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(status.error_message(), "the server is shutting down");
+  EXPECT_EQ(server_.server().running_calls(), 1);
+  EXPECT_FALSE(running.ended());
+}
+
 INSTANTIATE_TEST_SUITE_P(Transports, ShutdownTest,
+                         ::testing::Values(Transport::kLoopback,
+                                           Transport::kInProcess),
+                         [](const auto& info) {
+                           return TransportName(info.param);
+                         });
+INSTANTIATE_TEST_SUITE_P(Transports, DrainDelayTest,
                          ::testing::Values(Transport::kLoopback,
                                            Transport::kInProcess),
                          [](const auto& info) {

@@ -44,11 +44,12 @@ class LongCall {
     call_->Finish(&response_, &status_, nullptr);
   }
 
-  LongCall(const std::shared_ptr<grpc::Channel>& channel, Announced)
+  LongCall(const std::shared_ptr<grpc::Channel>& channel, Announced,
+           const v1::ComputeAttentionRequest& request = Request())
       : stub_(v1::AttentionService::NewStub(channel)) {
     context_.AddMetadata(server::kRequestBytesHeader,
-                         std::to_string(Request().ByteSizeLong()));
-    call_ = stub_->AsyncComputeAttention(&context_, Request(), &queue_);
+                         std::to_string(request.ByteSizeLong()));
+    call_ = stub_->AsyncComputeAttention(&context_, request, &queue_);
     call_->Finish(&response_, &status_, nullptr);
   }
 
