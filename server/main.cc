@@ -4,10 +4,13 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -15,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "grpc/grpc.h"
 #include "server/flags.h"
 #include "server/last_words.h"
 #include "server/line_writer.h"
@@ -45,16 +49,25 @@ sigset_t BlockStopSignals() {
   return signals;
 }
 
+// How long a start that is told to stop may go on: one that goes well is over
+// sooner, and then leaves no file of a socket behind.
+constexpr std::chrono::milliseconds kStartTime(500);
+
 // A thread that takes the signals to stop: the first drains within the grace,
 // any later one at once. One that comes while the server still starts ends the
-// process, because a start may hang.
+// process if the start hangs.
 class StopSignals {
  public:
+  // `grace` begins with the signal.
   StopSignals(const sigset_t& signals, absl::Duration grace)
       : signals_(signals), grace_(grace), thread_([this] { Run(); }) {}
 
   ~StopSignals() {
-    ended_ = true;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ended_ = true;
+      started_.notify_all();
+    }
     // The thread waits for it with sigwait(): it ends nothing.
     // NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
     pthread_kill(thread_.native_handle(), SIGTERM);
@@ -64,7 +77,11 @@ class StopSignals {
   StopSignals& operator=(const StopSignals&) = delete;
 
   // `server` has started, and outlives this.
-  void SetServer(Server* server) { server_ = server; }
+  void SetServer(Server* server) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    server_ = server;
+    started_.notify_all();
+  }
 
  private:
   void Run() {
@@ -72,7 +89,8 @@ class StopSignals {
       int signal;
       sigwait(&signals_, &signal);
       if (ended_) return;
-      Server* const server = server_;
+      Server* const server = StartedServer();
+      if (ended_) return;
       if (server == nullptr) {
         TellOnStderr("told to stop while starting");
         _exit(0);
@@ -83,9 +101,19 @@ class StopSignals {
     }
   }
 
+  // Null if the start takes too long, or has failed.
+  Server* StartedServer() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    started_.wait_for(lock, kStartTime,
+                      [this] { return server_ != nullptr || ended_; });
+    return server_;
+  }
+
   const sigset_t signals_;
   const absl::Duration grace_;
-  std::atomic<Server*> server_{nullptr};
+  std::mutex mutex_;
+  std::condition_variable started_;
+  Server* server_ = nullptr;  // guarded by mutex_
   std::atomic<bool> ended_{false};
   std::thread thread_;
 };
@@ -107,6 +135,11 @@ absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options) {
   return server;
 }
 
+// Keeps gRPC from stopping its own threads once the server is destroyed: it
+// would wait for one that helps with large answers, which may sleep for 10 s.
+// They end with the process.
+void KeepGrpcThreads() { grpc_init(); }
+
 int Serve(const Options& options) {
   const sigset_t signals = BlockStopSignals();
   // Destroyed after `stop`, which uses it.
@@ -117,6 +150,7 @@ int Serve(const Options& options) {
     TellOnStderr(server.status().message());
     return 1;
   }
+  KeepGrpcThreads();
   Server& running = **server;
   // Nobody may read standard output either.
   LineWriter output({.fd = STDOUT_FILENO});

@@ -148,6 +148,27 @@ v1::ComputeAttentionRequest RequestOfShape(int64_t queries, int64_t keys,
 // waits for events, and that its own end would wait for.
 constexpr std::chrono::seconds kBeforeGrpcWakes{6};
 
+TEST(BinaryTest, AnIdleServerIsGoneSoonAfterLargeAnswers) {
+  const v1::ComputeAttentionRequest request =
+      RequestOfShape(2048, 1, 1, 1024);  // An answer of 8 MiB.
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  for (int i = 0; i < 8; ++i) {
+    Subprocess server = StartServer({"--listen=127.0.0.1:0", "--threads=2"});
+    const auto channel = grpc::CreateCustomChannel(
+        AddressIn(server.ReadLine()), grpc::InsecureChannelCredentials(),
+        arguments);
+    for (int call = 0; call < 3; ++call) {
+      EXPECT_TRUE(Compute(channel, request).ok());
+    }
+    server.Signal(SIGTERM);
+    EXPECT_TRUE(server.EndsWithin(kBeforeGrpcWakes)) << "start " << i;
+    const Subprocess::Result result = server.Wait();
+    EXPECT_EQ(result.exit_code, 0);
+    EXPECT_THAT(result.standard_error, HasSubstr("event=stop\n"));
+  }
+}
+
 TEST(BinaryTest, PeersThatDoNothingDoNotKeepItFromStopping) {
   Subprocess server = StartServer(
       {"--listen=127.0.0.1:0", "--threads=2", "--shutdown-grace=100ms"});
@@ -161,6 +182,20 @@ TEST(BinaryTest, PeersThatDoNothingDoNotKeepItFromStopping) {
   server.Signal(SIGTERM);
   EXPECT_TRUE(server.EndsWithin(kBeforeGrpcWakes));
   EXPECT_EQ(server.Wait().exit_code, 0);
+}
+
+TEST(BinaryTest, ToldToStopWhileStartingItLeavesNoSocketFile) {
+  const std::string address = UnixAddress("starting");
+  const std::string path = address.substr(strlen("unix:"));
+  for (int i = 0; i < 10; ++i) {
+    Subprocess server = StartServer({"--listen=" + address});
+    // It listens, but does not serve yet.
+    EXPECT_TRUE(WaitUntil([&] { return std::filesystem::exists(path); }));
+    server.Signal(SIGTERM);
+    EXPECT_TRUE(server.EndsWithin(kBeforeGrpcWakes));
+    EXPECT_EQ(server.Wait().exit_code, 0);
+    EXPECT_FALSE(std::filesystem::exists(path));
+  }
 }
 
 // A server that tells over HTTP how many calls it is working on.
