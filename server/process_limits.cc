@@ -30,11 +30,10 @@ constexpr int kDescriptors = 24;
 constexpr int kOwnThreads = 6;
 // gRPC 1.51's. Two executors may grow to two threads per core each. The pollers
 // of callbacks and the event engine are as many as cores allow, within a range.
-// Then two for timers, one for the services that block, and some that come and
-// go. Reflection does without more if there are none.
+// Then two for timers, and some that come and go.
 constexpr int kExecutorThreadsPerCore = 4;
 constexpr int64_t kLeastPool = 2, kMostPool = 16;
-constexpr int kOtherGrpcThreads = 8;
+constexpr int kOtherGrpcThreads = 7;
 // For gRPC's start and small calls. Calls that need more than there is are
 // refused one by one.
 constexpr size_t kSpareBytes = size_t{192} << 20;

@@ -7,9 +7,8 @@
 
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
-#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/ext/health_check_service_server_builder_option.h"
 #include "grpcpp/grpcpp.h"
-#include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
@@ -23,8 +22,6 @@ namespace {
 
 // Calls one connection may have open at once.
 constexpr int kMaxStreams = 1024;
-// Threads of reflection, gRPC's only service here that blocks one a stream.
-constexpr int kMaxSyncThreads = 16;
 constexpr int kLookaheadBytes = 16384;
 // A peer that vanished holds its calls' memory no longer than this.
 constexpr int kKeepaliveMs = 60'000;
@@ -84,12 +81,9 @@ std::vector<TenantSample> TenantSamples(const Authenticator& authenticator,
 }
 
 void Configure(grpc::ServerBuilder& builder) {
-  static const bool reflection = [] {
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    return true;
-  }();
-  static_cast<void>(reflection);
-  grpc::EnableDefaultHealthCheckService(true);
+  // gRPC's own, which other code of the process may have asked for.
+  builder.SetOption(
+      std::make_unique<grpc::HealthCheckServiceServerBuilderOption>(nullptr));
   // Checked by the handler instead, which can name the limit; gRPC would look
   // at it no earlier, once the message is whole.
   builder.SetMaxReceiveMessageSize(std::numeric_limits<int>::max());
@@ -106,9 +100,6 @@ void Configure(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES,
                              kLookaheadBytes);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
-  builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
-  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
 }
 
 }  // namespace
@@ -131,9 +122,11 @@ Server::Server(const Options& options)
       streamed_service_(CallEnvironment{options_, authenticator_, admission_,
                                         costs_, *buffers_, executor_, *log_,
                                         log_limiter_, metrics_}),
+      health_(v1::AttentionService::service_full_name()),
+      reflection_({v1::GetCapabilitiesRequest::descriptor()->file(),
+                   grpc::health::v1::HealthCheckRequest::descriptor()->file()}),
       quota_("server"),
       reloader_(options.reload_interval) {
-  quota_.SetMaxThreads(kMaxSyncThreads);
   metrics_.SetSnapshotSource([this] { return TakeSnapshot(); });
 }
 
@@ -278,6 +271,8 @@ absl::Status Server::Listen() {
       add_sink(tls_ ? tls_->Credentials() : grpc::InsecureServerCredentials());
   builder.RegisterService(&service_);
   builder.RegisterCallbackGenericService(&streamed_service_);
+  builder.RegisterService(&health_);
+  reflection_.Register(builder);
   std::vector<
       std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
       interceptors;
@@ -288,8 +283,7 @@ absl::Status Server::Listen() {
   if (grpc_server_ == nullptr) {
     return absl::UnavailableError("the server could not start");
   }
-  grpc_server_->GetHealthCheckService()->SetServingStatus(
-      v1::AttentionService::service_full_name(), true);
+  health_.SetServing(true);
   housekeeping_.emplace(admission_, costs_, log_limiter_, quota_, options_);
   acceptor_ = std::make_unique<Acceptor>(
       std::move(listeners), options_.max_connections,
@@ -312,7 +306,7 @@ std::shared_ptr<grpc::Channel> Server::InProcessChannel(
 void Server::Shutdown(absl::Time deadline) {
   ready_ = false;
   draining_ = true;
-  grpc_server_->GetHealthCheckService()->SetServingStatus(false);
+  health_.SetServing(false);
   admission_.SetDeadline(deadline);
   stop_.Set(deadline);
 }

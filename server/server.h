@@ -39,6 +39,8 @@
 #include "server/options.h"
 #include "server/rpc/attention_service.h"
 #include "server/rpc/compute_call.h"
+#include "server/rpc/health_service.h"
+#include "server/rpc/reflection_service.h"
 #include "server/rpc/streamed_service.h"
 #include "server/stop_request.h"
 
@@ -124,6 +126,8 @@ class Server {
   Executor executor_;
   AttentionService service_;
   StreamedService streamed_service_;
+  HealthService health_;
+  ReflectionService reflection_;
   grpc::ResourceQuota quota_;
   std::vector<std::string> addresses_;
   std::string http_address_;

@@ -26,9 +26,9 @@ using ::prometheus::Histogram;
 using ::prometheus::MetricFamily;
 
 // The last of each list counts what is in none.
-constexpr absl::string_view kMethods[] = {"ComputeAttention", "GetCapabilities",
-                                          "Health/Check", "Health/Watch",
-                                          "other"};
+constexpr absl::string_view kMethods[] = {
+    "ComputeAttention", "GetCapabilities", "Health/Check", "Health/List",
+    "Health/Watch",     "Reflection",      "other"};
 constexpr absl::string_view kReasons[] = {
     "QUEUE_FULL",       "DEADLINE_TOO_CLOSE", "MEMORY_BUSY",
     "MEMORY_TOO_LARGE", "OUT_OF_MEMORY",      "REQUEST_TOO_LARGE",

@@ -20,7 +20,7 @@ namespace attention::server {
 // fixed set, never a client's: what is not in the set counts as "other".
 struct CallSummary {
   // A method's name without its service, "ComputeAttention", but for those of
-  // health: "Health/Check".
+  // health, "Health/Check", and "Reflection".
   absl::string_view method;
   grpc::StatusCode code = grpc::StatusCode::OK;
   // Why the server refused to do the work, by ReasonName() of status.h; empty

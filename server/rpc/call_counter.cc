@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "server/rpc/call_record.h"
 
@@ -23,9 +22,12 @@ absl::string_view NameOf(absl::string_view method) {
       {"/attention.v1.AttentionService/ComputeAttention", ""},
       {"/attention.v1.AttentionService/GetCapabilities", "GetCapabilities"},
       {"/grpc.health.v1.Health/Check", "Health/Check"},
-      {"/grpc.health.v1.Health/Watch", "Health/Watch"}};
-  // Reflection has gRPC's few threads that block; they run nothing of ours.
-  if (absl::StartsWith(method, "/grpc.reflection.")) return "";
+      {"/grpc.health.v1.Health/List", "Health/List"},
+      {"/grpc.health.v1.Health/Watch", "Health/Watch"},
+      {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+       "Reflection"},
+      {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+       "Reflection"}};
   for (const auto& [full_name, name] : kNames) {
     if (method == full_name) return name;
   }
@@ -33,11 +35,6 @@ absl::string_view NameOf(absl::string_view method) {
 }
 
 absl::Status ToAbsl(const grpc::Status& status) {
-  // So ends a watch of gRPC's health service that is cancelled.
-  if (status.error_code() == grpc::StatusCode::UNKNOWN &&
-      status.error_message() == "OnCancel()") {
-    return absl::CancelledError("the call was cancelled");
-  }
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
                       status.error_message());
 }

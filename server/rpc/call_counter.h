@@ -1,6 +1,6 @@
 // Logs and counts the calls that are not ComputeAttention: GetCapabilities,
-// health checks, and methods that nobody knows. ComputeCall does that for its
-// own; reflection is not counted.
+// health, reflection, and methods that nobody knows. ComputeCall does that for
+// its own.
 #ifndef ATTENTION_SERVER_RPC_CALL_COUNTER_H_
 #define ATTENTION_SERVER_RPC_CALL_COUNTER_H_
 

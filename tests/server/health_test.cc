@@ -1,25 +1,26 @@
-// Health and reflection.
-#include <gmock/gmock.h>
+// grpc.health.v1.Health.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
-#include <vector>
+#include <optional>
+#include <string>
 
 #include "absl/time/time.h"
-#include "attention/v1/attention.grpc.pb.h"
-#include "tests/support/messages.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+#include "server/rpc/health_service.h"
 #include "tests/support/raw_call.h"
 #include "tests/support/test_server.h"
 
 namespace attention::testing {
 namespace {
 
-using ::testing::HasSubstr;
+using ::grpc::health::v1::HealthCheckResponse;
 
 constexpr char kService[] = "attention.v1.AttentionService";
 constexpr char kWatch[] = "/grpc.health.v1.Health/Watch";
-constexpr char kReflection[] =
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
 class HealthTest : public ::testing::TestWithParam<Transport> {
  protected:
@@ -49,32 +50,100 @@ TEST_P(HealthTest, WatchersSeeTheDrain) {
   EXPECT_FALSE(whole.Finish().ok());
 }
 
-TEST_P(HealthTest, ReflectionListsTheServices) {
-  RawStream stream(server_.Channel(GetParam()), kReflection);
-  // ServerReflectionRequest { list_services: "" }
-  ASSERT_TRUE(stream.Write(std::string("\x3a\x00", 2)));
-  const std::string answer = stream.Read().value_or("");
-  EXPECT_THAT(answer, HasSubstr(kService));
-  EXPECT_THAT(answer, HasSubstr("grpc.health.v1.Health"));
-  // ServerReflectionRequest { file_containing_symbol: kService }
-  const std::string symbol = kService;
-  ASSERT_TRUE(stream.Write(
-      "\x22" + std::string(1, static_cast<char>(symbol.size())) + symbol));
-  EXPECT_THAT(stream.Read().value_or(""), HasSubstr("ComputeAttention"));
+TEST_P(HealthTest, ListsBoth) {
+  const auto stub =
+      grpc::health::v1::Health::NewStub(server_.Channel(GetParam()));
+  for (const auto status :
+       {HealthCheckResponse::SERVING, HealthCheckResponse::NOT_SERVING}) {
+    grpc::ClientContext context;
+    grpc::health::v1::HealthListResponse response;
+    ASSERT_TRUE(stub->List(&context, {}, &response).ok());
+    EXPECT_EQ(response.statuses_size(), 2);
+    EXPECT_EQ(response.statuses().at("").status(), status);
+    EXPECT_EQ(response.statuses().at(kService).status(), status);
+    server_.server().Shutdown(absl::InfiniteFuture());
+  }
 }
 
-TEST_P(HealthTest, SilentReflectionStreamsHoldUpNobody) {
-  // More streams than reflection may have threads.
-  std::vector<std::unique_ptr<RawStream>> silent;
-  const auto channel = server_.Channel(GetParam());
-  for (int i = 0; i < 40; ++i) {
-    silent.push_back(std::make_unique<RawStream>(channel, kReflection));
+TEST_P(HealthTest, WatchersOfAnUnknownServiceAreToldSo) {
+  RawStream watch(server_.Channel(GetParam()), kWatch);
+  ASSERT_TRUE(watch.Write(HealthRequest("no.such.Service"), /*last=*/true));
+  EXPECT_EQ(ServingStatus(watch.Read().value_or("")), "SERVICE_UNKNOWN");
+  server_.server().Shutdown(absl::InfiniteFuture());
+  server_.server().Wait();
+  // Not that it stopped serving: it never did.
+  EXPECT_EQ(watch.Read(), std::nullopt);
+}
+
+// The service alone, with room for two watchers.
+class HealthServiceTest : public ::testing::Test {
+ protected:
+  HealthServiceTest() {
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&health_);
+    server_ = builder.BuildAndStart();
+    channel_ = server_->InProcessChannel({});
   }
-  const auto stub = v1::AttentionService::NewStub(channel);
-  grpc::ClientContext context;
-  v1::ComputeAttentionResponse response;
-  EXPECT_TRUE(stub->ComputeAttention(&context, SmallRequest(), &response).ok());
-  EXPECT_EQ(HealthOf(channel, ""), "SERVING");
+  ~HealthServiceTest() override {
+    server_->Shutdown(std::chrono::system_clock::now());
+  }
+
+  std::unique_ptr<RawStream> Watch() {
+    auto watch = std::make_unique<RawStream>(channel_, kWatch);
+    EXPECT_TRUE(watch->Write(HealthRequest(""), /*last=*/true));
+    return watch;
+  }
+
+  server::HealthService health_{kService, /*max_watchers=*/2};
+  std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+};
+
+TEST_F(HealthServiceTest, DoesNotServeUntilTold) {
+  EXPECT_EQ(HealthOf(channel_, ""), "NOT_SERVING");
+  health_.SetServing(true);
+  EXPECT_EQ(HealthOf(channel_, ""), "SERVING");
+}
+
+TEST_F(HealthServiceTest, AnUnknownServiceIsNamed) {
+  const RawAnswer answer =
+      RawUnaryCall(channel_, "/grpc.health.v1.Health/Check",
+                   HealthRequest("no.such.Service"));
+  EXPECT_EQ(answer.status.error_message(),
+            "service: got \"no.such.Service\", wanted \"\" or "
+            "\"attention.v1.AttentionService\"");
+}
+
+TEST_F(HealthServiceTest, OneWatcherTooManyIsRefusedUntilAnotherGoes) {
+  const auto first = Watch();
+  auto second = Watch();
+  EXPECT_EQ(ServingStatus(first->Read().value_or("")), "NOT_SERVING");
+  EXPECT_EQ(ServingStatus(second->Read().value_or("")), "NOT_SERVING");
+  const auto third = Watch();
+  EXPECT_EQ(third->Read(), std::nullopt);
+  const grpc::Status refused = third->Finish();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(refused.error_message(),
+            "the server has 2 health watchers, as many as it takes; use Check "
+            "instead");
+  second.reset();
+  EXPECT_TRUE(WaitUntil([&] { return Watch()->Read().has_value(); }));
+  health_.SetServing(true);
+  EXPECT_EQ(ServingStatus(first->Read().value_or("")), "SERVING");
+}
+
+TEST_F(HealthServiceTest, AWatcherThatDoesNotReadLearnsTheLastStatus) {
+  const auto watch = Watch();
+  // The last message that it has not read yet is on its way; no queue grows.
+  for (int i = 0; i < 10'001; ++i) health_.SetServing(i % 2 == 0);
+  int messages = 0;
+  std::string status;
+  while (status != "SERVING" && messages < 10) {
+    status = ServingStatus(watch->Read().value_or(""));
+    ++messages;
+  }
+  EXPECT_EQ(status, "SERVING");
+  EXPECT_EQ(HealthOf(channel_, ""), "SERVING");
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, HealthTest,

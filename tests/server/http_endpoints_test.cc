@@ -115,9 +115,12 @@ TEST(HttpEndpointsTest, MetricsCountCallsThatDoNotCompute) {
   EXPECT_EQ(
       RawUnaryCall(channel, "/no.such.Service/Method", "").status.error_code(),
       grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_TRUE(
+      RawUnaryCall(channel, "/grpc.health.v1.Health/List", "").status.ok());
   EXPECT_TRUE(Compute(server, SmallRequest()).ok());
   EXPECT_EQ(CallsIn(client, "Health/Check", "OK"), 3);
   EXPECT_EQ(CallsIn(client, "Health/Check", "NOT_FOUND"), 1);
+  EXPECT_EQ(CallsIn(client, "Health/List", "OK"), 1);
   EXPECT_EQ(CallsIn(client, "GetCapabilities", "OK"), 1);
   EXPECT_EQ(CallsIn(client, "other", "UNIMPLEMENTED"), 1);
   // Not twice.
@@ -135,6 +138,22 @@ TEST(HttpEndpointsTest, MetricsCountAHealthWatchWhenItEnds) {
   watch.Cancel();
   EXPECT_TRUE(WaitUntil(
       [&] { return CallsIn(client, "Health/Watch", "CANCELLED") == 1; }));
+}
+
+TEST(HttpEndpointsTest, MetricsCountReflectionStreamsOfBothVersions) {
+  TestServer server(WithHttp());
+  HttpClient client(server.server().http_address());
+  const auto channel = server.Channel(Transport::kLoopback);
+  for (const std::string version : {"v1", "v1alpha"}) {
+    RawStream stream(channel, "/grpc.reflection." + version +
+                                  ".ServerReflection/ServerReflectionInfo");
+    // ServerReflectionRequest { list_services: "" }
+    ASSERT_TRUE(stream.Write(std::string("\x3a\x00", 2), /*last=*/true));
+    EXPECT_TRUE(stream.Read().has_value());
+    EXPECT_TRUE(stream.Finish().ok());
+  }
+  EXPECT_TRUE(
+      WaitUntil([&] { return CallsIn(client, "Reflection", "OK") == 2; }));
 }
 
 TEST(HttpEndpointsTest, AnAddressInUseIsTold) {

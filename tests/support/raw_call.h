@@ -1,5 +1,5 @@
-// Calls whose messages are bytes: for malformed requests, and for services
-// whose generated code is not installed (health, reflection).
+// Calls whose messages are bytes: for malformed requests, and for health and
+// streams, one step at a time.
 #ifndef ATTENTION_TESTS_SUPPORT_RAW_CALL_H_
 #define ATTENTION_TESTS_SUPPORT_RAW_CALL_H_
 
