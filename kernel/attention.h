@@ -246,6 +246,11 @@ std::string ErrorField(const absl::Status& status);
 // "<field>: <description>".
 absl::Status FieldError(absl::string_view field, absl::string_view description);
 
+// The same where the field would be right if a limit were higher, and whether
+// an error is such a one.
+absl::Status LimitError(absl::string_view field, absl::string_view description);
+bool IsLimitError(const absl::Status& status);
+
 // The SIMD target in use, by Google Highway's name ("AVX3", "AVX2", "NEON").
 absl::string_view SimdTarget();
 

@@ -211,15 +211,8 @@ class Planner {
     if (v.size < 1) return wrong("value", "a head size of at least 1");
     if (q.heads < 1) return wrong("query", "at least 1 head");
     if (k.heads < 1) return wrong("key", "at least 1 head");
-    const auto at_most = [](absl::string_view what, int64_t most) {
-      return absl::StrCat(what, " of at most ", most);
-    };
-    if (q.size > limits_.head_size) {
-      return wrong("query", at_most("a head size", limits_.head_size));
-    }
-    if (v.size > limits_.head_size) {
-      return wrong("value", at_most("a head size", limits_.head_size));
-    }
+    if (q.size > limits_.head_size) return TooLargeHead("query", inputs_.query);
+    if (v.size > limits_.head_size) return TooLargeHead("value", inputs_.value);
     if (q.heads > limits_.heads) return TooManyHeads("query", q.heads);
     if (k.heads > limits_.heads) return TooManyHeads("key", k.heads);
     if (k.size != q.size) {
@@ -267,15 +260,22 @@ class Planner {
     return absl::OkStatus();
   }
 
+  absl::Status TooLargeHead(absl::string_view field,
+                            const ConstTensorView& view) const {
+    return LimitError(absl::StrCat(field, ".shape"),
+                      Got(view.shape, absl::StrCat("a head size of at most ",
+                                                   limits_.head_size)));
+  }
+
   absl::Status TooManyHeads(absl::string_view field, int64_t heads) const {
     if (layout_ == Layout::kPacked) {
-      return FieldError(
+      return LimitError(
           field == "query" ? "options.query_heads" : "options.kv_heads",
           GotNumber(heads, absl::StrCat("at most ", limits_.heads)));
     }
     const ConstTensorView& view =
         field == "query" ? inputs_.query : inputs_.key;
-    return FieldError(
+    return LimitError(
         absl::StrCat(field, ".shape"),
         Got(view.shape, absl::StrCat("at most ", limits_.heads, " heads")));
   }
@@ -283,13 +283,13 @@ class Planner {
   // Known once the number of ragged sequences is.
   absl::Status CheckBatch() const {
     if (p_.batch > limits_.batch) {
-      return FieldError(
+      return LimitError(
           "query.shape",
           Got(inputs_.query.shape,
               absl::StrCat("a batch size of at most ", limits_.batch)));
     }
     if (p_.batch > limits_.batch_heads / p_.kv_heads) {
-      return FieldError("key.shape",
+      return LimitError("key.shape",
                         Got(inputs_.key.shape,
                             absl::StrCat("at most ", limits_.batch_heads,
                                          " of batch size times heads, not ",
@@ -300,7 +300,7 @@ class Planner {
 
   absl::Status CheckWork(double work) const {
     if (work <= limits_.work) return absl::OkStatus();
-    return FieldError(
+    return LimitError(
         "query.shape",
         Got(inputs_.query.shape,
             absl::StrCat("at most ", limits_.work,
@@ -314,7 +314,7 @@ class Planner {
       return FieldError(field, "missing, wanted with layout RAGGED");
     }
     if (static_cast<int64_t>(starts.size()) - 1 > limits_.batch) {
-      return FieldError(
+      return LimitError(
           field,
           absl::StrCat("got ", starts.size(), " numbers, wanted at most ",
                        limits_.batch, " sequences and one number more"));

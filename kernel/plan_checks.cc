@@ -17,6 +17,7 @@ namespace attention {
 namespace {
 
 constexpr char kFieldPayload[] = "attention/field";
+constexpr char kLimitPayload[] = "attention/limit";
 
 }  // namespace
 
@@ -26,6 +27,17 @@ absl::Status FieldError(absl::string_view field,
       absl::InvalidArgumentError(absl::StrCat(field, ": ", description));
   status.SetPayload(kFieldPayload, absl::Cord(field));
   return status;
+}
+
+absl::Status LimitError(absl::string_view field,
+                        absl::string_view description) {
+  absl::Status status = FieldError(field, description);
+  status.SetPayload(kLimitPayload, absl::Cord());
+  return status;
+}
+
+bool IsLimitError(const absl::Status& status) {
+  return status.GetPayload(kLimitPayload).has_value();
 }
 
 std::string ErrorField(const absl::Status& status) {

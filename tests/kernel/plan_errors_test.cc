@@ -501,6 +501,27 @@ TEST(LimitsTest, WorkIsBounded) {
                    " multiply-adds of work in all, not ", work));
 }
 
+absl::Status StatusOf(const Bad& bad) {
+  Views views = bad.base();
+  bad.damage(views);
+  return views.Plan().status();
+}
+
+TEST(LimitsTest, AreToldApartFromOtherErrors) {
+  for (const auto& list : {BeyondLimits(), BeyondDefaults()}) {
+    for (const Bad& bad : list) {
+      EXPECT_TRUE(IsLimitError(StatusOf(bad))) << bad.name;
+    }
+  }
+  for (const auto& list : {BadTypes(), BadShapes(), BadRagged(), BadLengths(),
+                           BadNumbers(), BadMasks()}) {
+    for (const Bad& bad : list) {
+      EXPECT_FALSE(IsLimitError(StatusOf(bad))) << bad.name;
+    }
+  }
+  EXPECT_FALSE(IsLimitError(absl::OkStatus()));
+}
+
 std::string NameOf(const ::testing::TestParamInfo<Bad>& info) {
   return info.param.name;
 }
