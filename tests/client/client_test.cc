@@ -190,9 +190,28 @@ TEST_F(ClientTest, AnswersAboveFourMegabytesArrive) {
 
   ClientOptions options;
   options.max_receive_bytes = 1 << 20;
-  EXPECT_EQ(
-      Client(service.address(), options).Compute(Request()).status().code(),
-      absl::StatusCode::kResourceExhausted);
+  const absl::Status status =
+      Client(service.address(), options).Compute(Request()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  // Not the server's limit.
+  EXPECT_EQ(ErrorReason(status), "CLIENT_LIMIT");
+}
+
+// Above gRPC's own limit, 8 KiB.
+TEST_F(ClientTest, AnErrorMayHaveLargeTrailers) {
+  FakeService service([](auto& context, const auto&, auto&) {
+    context.AddTrailingMetadata("x-large", std::string(20000, 'x'));
+    return grpc::Status(grpc::StatusCode::NOT_FOUND, "no");
+  });
+  EXPECT_EQ(Client(service.address()).Compute(Request()).status(),
+            absl::NotFoundError("no"));
+
+  ClientOptions options;
+  options.arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 1000);
+  const absl::Status status =
+      Client(service.address(), options).Compute(Request()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ErrorReason(status), "HEADERS_TOO_LARGE");
 }
 
 TEST_F(ClientTest, MoreThanAMessageHoldsIsRefusedUnsent) {

@@ -274,5 +274,18 @@ TEST(Report, TellsTheReasonAndTheDelay) {
             "RESOURCE_EXHAUSTED: busy (MEMORY_BUSY, try again in 50ms)");
 }
 
+TEST(Report, LeavesOutAReasonThatTheLineHasAlready) {
+  details::v1::ErrorInfo info;
+  info.set_domain("attention");
+  for (const char* reason : {"INVALID_FIELD", "INVALID_ARGUMENT"}) {
+    info.set_reason(reason);
+    absl::Status status = absl::InvalidArgumentError("key: missing");
+    const std::string bytes = info.SerializeAsString();
+    status.SetPayload("type.googleapis.com/google.rpc.ErrorInfo",
+                      absl::Cord(absl::string_view(bytes)));
+    EXPECT_EQ(Describe(status), "INVALID_ARGUMENT: key: missing");
+  }
+}
+
 }  // namespace
 }  // namespace attention::cli

@@ -123,6 +123,44 @@ def test_the_retry_delay_is_carried(server, fake_client):
     assert caught.value.retry_delay == datetime.timedelta(seconds=1.5)
 
 
+def test_the_client_s_own_limit_is_told_apart(server):
+    server.answers["ComputeAttention"] = lambda request, context: (
+        pb.ComputeAttentionResponse(
+            output=pb.Tensor(
+                data_type=pb.DATA_TYPE_FLOAT32, shape=[250], data=bytes(1000)
+            )
+        )
+    )
+    options = [("grpc.max_receive_message_length", 100)]
+    with (
+        Client(server.address, channel_options=options) as client,
+        pytest.raises(attention_client.ResourceExhausted) as caught,
+    ):
+        client.compute(EYE, EYE, EYE)
+    assert caught.value.reason == "CLIENT_LIMIT"
+
+
+def test_an_error_may_have_large_trailers(server, fake_client):
+    def answer(request, context):
+        # Above gRPC's own limits, 8 and 16 KiB.
+        context.set_trailing_metadata((("x-large", "x" * 20000),))
+        context.abort(grpc.StatusCode.NOT_FOUND, "no")
+
+    server.answers["ComputeAttention"] = answer
+    with pytest.raises(attention_client.NotFound, match="no"):
+        fake_client.compute(EYE, EYE, EYE)
+    options = [
+        ("grpc.max_metadata_size", 1000),
+        ("grpc.absolute_max_metadata_size", 1000),
+    ]
+    with (
+        Client(server.address, channel_options=options) as client,
+        pytest.raises(attention_client.ResourceExhausted) as caught,
+    ):
+        client.compute(EYE, EYE, EYE)
+    assert caught.value.reason == "HEADERS_TOO_LARGE"
+
+
 @pytest.mark.parametrize(
     "details",
     [

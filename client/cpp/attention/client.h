@@ -42,7 +42,7 @@
 // Retries: none. A call is tried once, and what it met is what it returns.
 // Where RetryDelay() gives a time, another try after it may succeed; so may one
 // of UNAVAILABLE. The calls here have no side effects, so trying again is
-// always safe. ErrorReason() tells refusals apart (attention/status.h).
+// always safe. ErrorReason() tells errors apart (attention/status.h).
 #ifndef ATTENTION_CLIENT_H_
 #define ATTENTION_CLIENT_H_
 

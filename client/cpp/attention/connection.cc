@@ -123,6 +123,16 @@ grpc::ChannelArguments WithoutProxy(const grpc::ChannelArguments& arguments) {
   return direct;
 }
 
+// gRPC's own limit, 8 KiB, is little for the trailers of an error that a proxy
+// has added to.
+constexpr int kMaxHeaderBytes = 64 << 10;
+
+bool Has(const grpc::ChannelArguments& arguments, absl::string_view name) {
+  const grpc_channel_args list = arguments.c_channel_args();
+  return std::any_of(list.args, list.args + list.num_args,
+                     [&](const grpc_arg& given) { return name == given.key; });
+}
+
 }  // namespace
 
 absl::StatusOr<Connection> Connection::Make(const std::string& target,
@@ -130,6 +140,9 @@ absl::StatusOr<Connection> Connection::Make(const std::string& target,
   Connection connection;
   connection.target_ = target;
   connection.arguments_ = options.arguments;
+  if (!Has(connection.arguments_, GRPC_ARG_MAX_METADATA_SIZE)) {
+    connection.arguments_.SetInt(GRPC_ARG_MAX_METADATA_SIZE, kMaxHeaderBytes);
+  }
   connection.arguments_.SetMaxReceiveMessageSize(options.max_receive_bytes);
   if (absl::Status status = connection.Secure(options); !status.ok()) {
     return status;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "absl/types/optional.h"
 #include "attention/details/v1/details.pb.h"
 
@@ -24,6 +25,19 @@ std::optional<Message> Detail(const absl::Status& status, const char* url) {
   return message;
 }
 
+// Why gRPC's library ended a call by itself. It tells by words only; what came
+// from the server has a reason of the server.
+std::string LocalReason(const absl::Status& status) {
+  if (!absl::IsResourceExhausted(status)) return "";
+  if (absl::StrContains(status.message(), "message larger than max")) {
+    return "CLIENT_LIMIT";
+  }
+  if (absl::StrContains(status.message(), "metadata size exceeds")) {
+    return "HEADERS_TOO_LARGE";
+  }
+  return "";
+}
+
 }  // namespace
 
 std::vector<FieldViolation> FieldViolations(const absl::Status& status) {
@@ -38,9 +52,9 @@ std::vector<FieldViolation> FieldViolations(const absl::Status& status) {
 
 std::string ErrorReason(const absl::Status& status) {
   const auto detail = Detail<details::v1::ErrorInfo>(status, kErrorInfo);
+  if (!detail) return LocalReason(status);
   // A proxy's reasons are not the server's.
-  if (!detail || detail->domain() != kErrorDomain) return "";
-  return detail->reason();
+  return detail->domain() == kErrorDomain ? detail->reason() : "";
 }
 
 std::optional<absl::Duration> RetryDelay(const absl::Status& status) {

@@ -44,9 +44,10 @@ struct FieldViolation {
 // status has no such detail or its bytes are not one.
 std::vector<FieldViolation> FieldViolations(const absl::Status& status);
 
-// Why the server refused or ended the call, as one word in capitals:
-// "QUEUE_FULL" (google.rpc.ErrorInfo of domain "attention"); empty if it does
-// not say. client/README.md lists the reasons; more may come.
+// Why the call failed, in capitals: the server's reason, such as "QUEUE_FULL"
+// (google.rpc.ErrorInfo of domain "attention"), or one of gRPC's library on
+// this side, "CLIENT_LIMIT" or "HEADERS_TOO_LARGE"; empty if nobody says.
+// client/README.md lists the reasons; more may come.
 std::string ErrorReason(const absl::Status& status);
 
 // How long a RESOURCE_EXHAUSTED or UNAVAILABLE status asks to wait before the

@@ -39,7 +39,10 @@ std::string Describe(const absl::Status& status) {
   std::string text = absl::StrCat(absl::StatusCodeToString(status.code()), ": ",
                                   absl::StrJoin(parts, "; "));
   std::vector<std::string> hints;
-  if (std::string reason = ErrorReason(status); !reason.empty()) {
+  // Not what the line says already.
+  if (std::string reason = ErrorReason(status);
+      !reason.empty() && reason != "INVALID_FIELD" &&
+      reason != absl::StatusCodeToString(status.code())) {
     hints.push_back(std::move(reason));
   }
   if (const std::optional<absl::Duration> delay = RetryDelay(status)) {

@@ -23,6 +23,14 @@ from attention_client.results import AttentionResult, Capabilities, Timing
 _SERVICE = "/attention.v1.AttentionService/"
 # protobuf cannot hold more in one message.
 _MAX_MESSAGE_BYTES = 2**31 - 1
+# Unless the caller says otherwise: of two, gRPC takes the first.
+_CHANNEL_OPTIONS = {
+    # Answers may be of any size: the caller asked for them.
+    "grpc.max_receive_message_length": -1,
+    # gRPC's own limit, 8 KiB, is little for the trailers of an error that a
+    # proxy has added to.
+    "grpc.max_metadata_size": 64 << 10,
+}
 # Tells the server how large the message is before it is sent, so that it can
 # keep memory for it or refuse it.
 _REQUEST_BYTES_HEADER = "attention-request-bytes"
@@ -110,10 +118,9 @@ class Client:
                 allow_plaintext_token, "allow_plaintext_token"
             ),
         )
-        # Answers may be of any size: the caller asked for them.
         options = [
-            ("grpc.max_receive_message_length", -1),
             *arguments.channel_options(channel_options, "channel_options"),
+            *_CHANNEL_OPTIONS.items(),
         ]
         connected = connection.connect(self._target, self._security, options)
         self._channel = connected.channel

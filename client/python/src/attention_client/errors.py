@@ -15,6 +15,11 @@ from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "attention"
+# What gRPC's library says of its own limits.
+_LOCAL_REASONS = {
+    "message larger than max": "CLIENT_LIMIT",
+    "metadata size exceeds": "HEADERS_TOO_LARGE",
+}
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,11 @@ class AttentionError(Exception):
         message: the server's text; of a server that was not reached, gRPC's.
         target: the address the client was made for.
         field_violations: the wrong fields, of an INVALID_ARGUMENT.
-        reason: why the server refused or ended the call, as one word in
-            capitals such as "QUEUE_FULL"; else "". client/README.md of the
-            repository lists the reasons; more may come.
+        reason: why the call failed, in capitals: the server's reason, such as
+            "QUEUE_FULL", or one of gRPC's library on this side,
+            "CLIENT_LIMIT" or "HEADERS_TOO_LARGE"; "" if nobody says.
+            client/README.md of the repository lists the reasons; more may
+            come.
         retry_delay: how long to wait before trying again, where the server
             says so; else None.
     """
@@ -144,7 +151,7 @@ def from_rpc_error(
     error_info = error_details_pb2.ErrorInfo()
     retry_info = error_details_pb2.RetryInfo()
     _unpack(status, bad_request)
-    _unpack(status, error_info)
+    has_error_info = _unpack(status, error_info)
     has_retry_info = _unpack(status, retry_info)
     return _BY_CODE.get(error.code(), AttentionError)(
         error.code(),
@@ -154,12 +161,25 @@ def from_rpc_error(
             FieldViolation(violation.field, violation.description)
             for violation in bad_request.field_violations
         ),
-        # A proxy's reasons are not the server's.
-        reason=error_info.reason if error_info.domain == _DOMAIN else "",
+        reason=_reason(error_info) if has_error_info else _local_reason(error),
         retry_delay=(
             retry_info.retry_delay.ToTimedelta() if has_retry_info else None
         ),
     )
+
+
+def _reason(error_info: error_details_pb2.ErrorInfo) -> str:
+    # A proxy's reasons are not the server's.
+    return error_info.reason if error_info.domain == _DOMAIN else ""
+
+
+def _local_reason(error: grpc.RpcError) -> str:
+    """Why gRPC's library ended a call by itself. It tells by words only."""
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        for words, reason in _LOCAL_REASONS.items():
+            if words in (error.details() or ""):
+                return reason
+    return ""
 
 
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status:
