@@ -38,6 +38,9 @@ constexpr absl::Duration kMinHttpTimeout = absl::Milliseconds(100);
 constexpr absl::Duration kMaxHttpTimeout = absl::Hours(1);
 constexpr int64_t kDefaultConnections = 10'000;
 constexpr absl::Duration kMaxHandshake = absl::Hours(1);
+// gRPC's own default, which its clients rely on, and 16 times ours.
+constexpr int64_t kMinHeaders = int64_t{8} << 10;
+constexpr int64_t kMaxHeaders = int64_t{1} << 20;
 // In milliseconds it is an int.
 constexpr absl::Duration kMaxConnectionTime = absl::Hours(24 * 24);
 
@@ -202,6 +205,10 @@ void CheckConnections(const Options& options, Validator& validator) {
     if (time == absl::InfiniteDuration()) continue;
     validator.CheckDuration(flag, time, kLeast, kMaxConnectionTime, " or inf");
   }
+  validator.CheckRange("max-header-bytes", options.max_header_bytes,
+                       kMinHeaders, kMaxHeaders);
+  validator.CheckDuration("min-ping-interval", options.min_ping_interval,
+                          absl::ZeroDuration(), absl::Hours(1));
 }
 
 }  // namespace

@@ -156,6 +156,18 @@ struct Options {
   absl::Duration max_connection_age = absl::InfiniteDuration();
   absl::Duration max_connection_age_grace = absl::Minutes(10);
 
+  // Largest headers of a call, bytes, [8 KiB, 1 MiB], counted as HTTP/2 does:
+  // name, value and 32 for each. Larger ones end their own call
+  // (RESOURCE_EXHAUSTED) up to kHeaderSlack times as much, and beyond that, by
+  // gRPC, their connection. Raise it for clients with long tokens; costs this
+  // much memory for each call.
+  int64_t max_header_bytes = int64_t{64} << 10;
+  // Least time between the pings of a client, [0 s, 1 h]; pings that come
+  // faster end its connection (GOAWAY, "too_many_pings"). The default bears a
+  // ping per 5 s, also where the network shortens the time between two of them.
+  // Lower it for clients that ping more often; costs an answer for each ping.
+  absl::Duration min_ping_interval = absl::Seconds(4);
+
   // How it behaves.
 
   // How long a signal to stop shows in health alone, while all is served as
@@ -187,6 +199,9 @@ struct Options {
   bool own_process = false;
   // No flag: how often files are looked at that are read again.
   absl::Duration reload_interval = absl::Seconds(1);
+
+  // gRPC itself bounds headers to so many times max_header_bytes.
+  static constexpr int64_t kHeaderSlack = 4;
 
   AttentionLimits kernel_limits() const;
 

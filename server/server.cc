@@ -58,6 +58,14 @@ void LimitConnections(const Options& options, grpc::ServerBuilder& builder) {
     builder.AddChannelArgument(
         name, static_cast<int>(absl::ToInt64Milliseconds(duration)));
   }
+  builder.AddChannelArgument(
+      GRPC_ARG_MAX_METADATA_SIZE,
+      static_cast<int>(Options::kHeaderSlack * options.max_header_bytes));
+  builder.AddChannelArgument(
+      GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(options.min_ping_interval)));
+  // Without it gRPC bears a ping per two hours where no call is open.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
 }
 
 TlsFiles TlsFilesOf(const Options& options) {

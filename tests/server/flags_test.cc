@@ -48,6 +48,8 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
                                        "--max-connection-age=inf",
                                        "--max-connection-age-grace=2m",
                                        "--drain-delay=10s",
+                                       "--max-header-bytes=16KiB",
+                                       "--min-ping-interval=1500ms",
                                        "--shutdown-grace=1m30s",
                                        "--log-level=debug",
                                        "--log-buffer-bytes=2MiB",
@@ -94,6 +96,8 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.max_connection_age, absl::InfiniteDuration());
   EXPECT_EQ(options.max_connection_age_grace, absl::Minutes(2));
   EXPECT_EQ(options.drain_delay, absl::Seconds(10));
+  EXPECT_EQ(options.max_header_bytes, 16 << 10);
+  EXPECT_EQ(options.min_ping_interval, absl::Milliseconds(1500));
   EXPECT_EQ(options.shutdown_grace, absl::Seconds(90));
   EXPECT_EQ(options.log_level, "debug");
   EXPECT_EQ(options.http_listen, "[::1]:9464");

@@ -3,11 +3,13 @@
 #include <grpc/grpc_security_constants.h>
 #include <grpcpp/create_channel.h>
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "attention/internal/connect_failure.h"
 #include "attention/internal/small_file.h"
 #include "attention/internal/target.h"
