@@ -284,8 +284,8 @@ absl::Status Server::Listen() {
   std::vector<
       std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
       interceptors;
-  interceptors.push_back(
-      std::make_unique<CallCounterFactory>(*log_, log_limiter_, metrics_));
+  interceptors.push_back(std::make_unique<CallCounterFactory>(
+      options_, *log_, log_limiter_, metrics_));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) {

@@ -52,8 +52,10 @@ void AddBadRequest(const absl::Status& status, details::v1::Status* target) {
 }
 
 void AddErrorInfo(const absl::Status& status, details::v1::Status* target) {
-  const absl::string_view reason = ReasonName(ReasonOf(status));
-  if (reason.empty()) return;
+  absl::string_view reason = ReasonName(ReasonOf(status));
+  if (reason.empty()) {
+    reason = CodeName(static_cast<grpc::StatusCode>(status.code()));
+  }
   details::v1::ErrorInfo info;
   info.set_reason(std::string(reason));
   info.set_domain(kErrorDomain);
@@ -85,6 +87,18 @@ absl::string_view ReasonName(Reason reason) {
   switch (reason) {
     case Reason::kNone:
       return "";
+    case Reason::kMalformedMessage:
+      return "MALFORMED_MESSAGE";
+    case Reason::kInvalidField:
+      return "INVALID_FIELD";
+    case Reason::kLimitExceeded:
+      return "LIMIT_EXCEEDED";
+    case Reason::kUnknownMethod:
+      return "UNKNOWN_METHOD";
+    case Reason::kUnknownService:
+      return "UNKNOWN_SERVICE";
+    case Reason::kHeadersTooLarge:
+      return "HEADERS_TOO_LARGE";
     case Reason::kRequestTooLarge:
       return "REQUEST_TOO_LARGE";
     case Reason::kAnswerTooLarge:
@@ -123,6 +137,8 @@ absl::string_view ReasonName(Reason reason) {
   return "";
 }
 
+bool IsRefusal(Reason reason) { return reason >= Reason::kHeadersTooLarge; }
+
 absl::Status WithReason(Reason reason, absl::Status status) {
   const char number = static_cast<char>(reason);
   status.SetPayload(kReasonUrl, absl::Cord(absl::string_view(&number, 1)));
@@ -131,8 +147,11 @@ absl::Status WithReason(Reason reason, absl::Status status) {
 
 Reason ReasonOf(const absl::Status& status) {
   const auto payload = status.GetPayload(kReasonUrl);
-  if (!payload || payload->empty()) return Reason::kNone;
-  return static_cast<Reason>((*payload)[0]);
+  if (payload && !payload->empty()) return static_cast<Reason>((*payload)[0]);
+  if (!absl::IsInvalidArgument(status)) return Reason::kNone;
+  if (IsLimitError(status)) return Reason::kLimitExceeded;
+  return ErrorField(status).empty() ? Reason::kMalformedMessage
+                                    : Reason::kInvalidField;
 }
 
 absl::Status RetryLater(Reason reason, absl::string_view message,
@@ -174,14 +193,31 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   AddErrorInfo(status, &details);
   AddPayload(status, kRetryInfoUrl, &details);
   AddPayload(status, kQuotaFailureUrl, &details);
-  std::string bytes;
-  if (details.details_size() > 0) {
-    details.set_code(static_cast<int>(status.code()));
-    details.set_message(message);
-    bytes = details.SerializeAsString();
-  }
+  details.set_code(static_cast<int>(status.code()));
+  details.set_message(message);
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message,
-                      bytes);
+                      details.SerializeAsString());
+}
+
+absl::Status FromGrpcStatus(const grpc::Status& status) {
+  absl::Status result(static_cast<absl::StatusCode>(status.error_code()),
+                      status.error_message());
+  details::v1::Status details;
+  if (!details.ParseFromString(status.error_details())) return result;
+  for (const google::protobuf::Any& detail : details.details()) {
+    details::v1::ErrorInfo info;
+    if (detail.type_url() != kErrorInfoUrl ||
+        !info.ParseFromString(detail.value())) {
+      continue;
+    }
+    for (int i = 0; i <= static_cast<int>(kLastReason); ++i) {
+      const auto reason = static_cast<Reason>(i);
+      if (ReasonName(reason) == info.reason()) {
+        return WithReason(reason, std::move(result));
+      }
+    }
+  }
+  return result;
 }
 
 absl::string_view CodeName(grpc::StatusCode code) {

@@ -18,9 +18,19 @@ namespace attention::server {
 inline constexpr size_t kMaxStatusMessageBytes = 1024;
 
 // Why a call failed, where several reasons share a code: what stands in
-// google.rpc.ErrorInfo, whose domain is "attention", and in the metrics.
+// google.rpc.ErrorInfo, whose domain is "attention".
 enum class Reason : uint8_t {
-  kNone,
+  kNone,  // the code says it all: ErrorInfo has its name
+
+  // What is wrong with the request.
+  kMalformedMessage,  // no message, several, or one that cannot be read
+  kInvalidField,      // ErrorField() names it
+  kLimitExceeded,     // IsLimitError(): see GetCapabilities
+  kUnknownMethod,
+  kUnknownService,  // of a health check
+
+  // Why the server would not do it: IsRefusal().
+  kHeadersTooLarge,   // above max_header_bytes
   kRequestTooLarge,   // above max_request_bytes
   kAnswerTooLarge,    // above max_response_bytes
   kMemoryBusy,        // above max_inflight_bytes together with other calls
@@ -39,11 +49,17 @@ enum class Reason : uint8_t {
   kTenantBytes,       // above them together with its other calls
   kTenantWork,        // above the tenant's work per second
 };
+inline constexpr Reason kLastReason = Reason::kTenantWork;
 
 // "QUEUE_FULL"; empty for kNone.
 absl::string_view ReasonName(Reason reason);
 
-// `status` with a reason, and the reason of a status.
+// Whether the server refused the call: the metrics tell these apart.
+bool IsRefusal(Reason reason);
+
+// `status` with a reason, and the reason of a status: of an InvalidArgument
+// error without one, what is said of the field or, without a field, the
+// message.
 absl::Status WithReason(Reason reason, absl::Status status);
 Reason ReasonOf(const absl::Status& status);
 
@@ -56,9 +72,12 @@ std::optional<absl::Duration> RetryDelay(const absl::Status& status);
 // `status`, for a limit that the subject alone has, such as "tenant:a".
 absl::Status WithQuota(absl::string_view subject, absl::Status status);
 
-// The same code and text, with google.rpc details: BadRequest where
-// ErrorField() names a field, ErrorInfo where there is a reason, RetryInfo
-// where RetryLater() made the status, QuotaFailure where WithQuota() did.
+// Of a status that ToGrpcStatus() made: its code, text and reason.
+absl::Status FromGrpcStatus(const grpc::Status& status);
+
+// The same code and text, with google.rpc details: ErrorInfo always, BadRequest
+// where ErrorField() names a field, RetryInfo where RetryLater() made the
+// status, QuotaFailure where WithQuota() did.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // "INVALID_ARGUMENT": a code's name as in gRPC's documentation.

@@ -51,6 +51,17 @@ absl::Status Draining() {
   });
 }
 
+absl::Status HeadersTooLarge(int64_t count, int64_t bytes, int64_t max_count,
+                             int64_t max_bytes) {
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithReason(Reason::kHeadersTooLarge,
+                      absl::ResourceExhaustedError(absl::StrCat(
+                          "the call's headers: got ", count, " of ", bytes,
+                          " bytes in all, wanted at most ", max_count, " of ",
+                          max_bytes, " bytes (max_header_bytes)")));
+  });
+}
+
 absl::Status RequestTooLarge(int64_t bytes, int64_t max_request_bytes) {
   return Made(absl::StatusCode::kResourceExhausted, [&] {
     return WithReason(

@@ -12,6 +12,8 @@
 namespace attention::server {
 
 absl::Status Draining();
+absl::Status HeadersTooLarge(int64_t count, int64_t bytes, int64_t max_count,
+                             int64_t max_bytes);
 absl::Status RequestTooLarge(int64_t bytes, int64_t max_request_bytes);
 absl::Status AnswerTooLarge(int64_t bytes, int64_t max_response_bytes);
 // Too many calls wait already, or hold what there is.

@@ -31,7 +31,7 @@ constexpr absl::string_view kMethods[] = {
     "Health/Watch",     "Reflection",      "other"};
 constexpr absl::string_view kReasons[] = {
     "QUEUE_FULL",       "DEADLINE_TOO_CLOSE", "MEMORY_BUSY",
-    "MEMORY_TOO_LARGE", "OUT_OF_MEMORY",      "REQUEST_TOO_LARGE",
+    "MEMORY_TOO_LARGE", "OUT_OF_MEMORY",      "HEADERS_TOO_LARGE", "REQUEST_TOO_LARGE",
     "ANSWER_TOO_LARGE", "DRAINING",           "SLOW_UPLOAD",
     "SLOW_READER",      "TOKEN_MISSING",      "TOKEN_MALFORMED",
     "TOKEN_UNKNOWN",    "TENANT_NOT_ALLOWED", "TENANT_TOO_LARGE",

@@ -1,12 +1,20 @@
 #include "server/rpc/call_counter.h"
 
 #include <atomic>
+#include <cstdint>
 #include <new>
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "grpc/grpc.h"
+#include "grpcpp/server_context.h"
+#include "server/rpc/call_headers.h"
 #include "server/rpc/call_record.h"
+#include "server/status.h"
 
 namespace attention::server {
 namespace {
@@ -34,45 +42,117 @@ absl::string_view NameOf(absl::string_view method) {
   return "other";
 }
 
-absl::Status ToAbsl(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                      status.error_message());
+constexpr absl::string_view kWatch = "Health/Watch";
+
+// What a status of gRPC's own handlers means. `method` is the path that the
+// client asked for, `cancelled` whether it has gone.
+absl::Status Explained(absl::string_view name, absl::string_view method,
+                       const grpc::Status& status, bool cancelled) {
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
+  const std::string& text = status.error_message();
+  if (status.ok()) return absl::OkStatus();
+  // The second is how a watch ends that is cancelled.
+  if (cancelled ||
+      (code == absl::StatusCode::kUnknown && text == "OnCancel()")) {
+    return absl::CancelledError("the call was cancelled");
+  }
+  if (code == absl::StatusCode::kUnimplemented && name == "other") {
+    constexpr size_t kMostShown = 100;
+    return WithReason(
+        Reason::kUnknownMethod,
+        absl::UnimplementedError(
+            absl::StrCat("there is no method ", method.substr(0, kMostShown))));
+  }
+  // So gRPC ends calls of known methods whose message is missing or cannot be
+  // read.
+  if (code == absl::StatusCode::kUnimplemented ||
+      (code == absl::StatusCode::kInternal &&
+       text == "could not parse request")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("wanted one valid request message of ", name));
+  }
+  if (code == absl::StatusCode::kNotFound) {
+    return WithReason(Reason::kUnknownService, absl::NotFoundError(text));
+  }
+  return absl::Status(code, text);
 }
 
 class CallCounter final : public Interceptor {
  public:
-  CallCounter(absl::string_view name, spdlog::logger& log,
+  CallCounter(absl::string_view name, grpc::experimental::ServerRpcInfo& info,
+              int64_t max_header_bytes, spdlog::logger& log,
               LogLimiter& log_limiter, Metrics& metrics)
-      : record_(name), log_(log), log_limiter_(log_limiter), metrics_(metrics) {
+      : record_(name),
+        info_(info),
+        max_header_bytes_(max_header_bytes),
+        log_(log),
+        log_limiter_(log_limiter),
+        metrics_(metrics) {
     HandOver();
   }
   ~CallCounter() override { HandOver(); }
 
   void Intercept(InterceptorBatchMethods* methods) override {
     HandOver();
-    // Sent once, whoever ends the call.
-    if (methods->QueryInterceptionHookPoint(
-            InterceptionHookPoints::PRE_SEND_STATUS)) {
-      Count(methods->GetSendStatus());
+    try {
+      if (methods->QueryInterceptionHookPoint(
+              InterceptionHookPoints::POST_RECV_INITIAL_METADATA)) {
+        Begin(*methods->GetRecvInitialMetadata());
+      }
+      // Sent once, whoever ends the call.
+      if (methods->QueryInterceptionHookPoint(
+              InterceptionHookPoints::PRE_SEND_STATUS)) {
+        End(*methods);
+      }
+    } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
+      // The call matters more than what is told of it.
     }
     HandOver();
     methods->Proceed();
   }
 
  private:
+  // Whether the client has gone. Where gRPC reads the message itself it knows
+  // by that before it tells the context.
+  bool Cancelled() const {
+    grpc::ServerContextBase& context = *info_.server_context();
+    return context.IsCancelled() ||
+           grpc_call_failed_before_recv_message(context.c_call()) != 0;
+  }
+
   // gRPC orders what it calls, but ThreadSanitizer does not see into it.
   void HandOver() { handovers_.fetch_add(1, std::memory_order_acq_rel); }
 
-  void Count(const grpc::Status& status) {
-    try {
-      record_.End(ToAbsl(status), log_, log_limiter_, metrics_);
-    } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
-      // The call matters more than its count.
+  void Begin(const CallHeaders& headers) {
+    record_.caller = CallerIds(headers);
+    headers_ = CheckHeaders(headers, max_header_bytes_);
+    // It would hold them for as long as it likes.
+    if (!headers_.ok() && record_.method == kWatch) {
+      info_.server_context()->TryCancel();
+    }
+  }
+
+  void End(InterceptorBatchMethods& methods) {
+    const grpc::Status sent = methods.GetSendStatus();
+    // Details are those of our own handlers, which have said it all.
+    const bool ours = headers_.ok() && !sent.error_details().empty();
+    const absl::Status status =
+        !headers_.ok() ? headers_
+        : ours         ? FromGrpcStatus(sent)
+                       : Explained(record_.method, info_.method(), sent,
+                                   Cancelled());
+    record_.End(status, log_, log_limiter_, metrics_);
+    if (!status.ok() && !ours) methods.ModifySendStatus(ToGrpcStatus(status));
+    for (const auto& trailer : record_.caller.Trailers()) {
+      methods.GetSendTrailingMetadata()->insert(trailer);
     }
   }
 
   std::atomic<int> handovers_{0};
-  const CallRecord record_;
+  CallRecord record_;
+  absl::Status headers_;
+  grpc::experimental::ServerRpcInfo& info_;
+  const int64_t max_header_bytes_;
   spdlog::logger& log_;
   LogLimiter& log_limiter_;
   Metrics& metrics_;
@@ -84,7 +164,8 @@ Interceptor* CallCounterFactory::CreateServerInterceptor(
     grpc::experimental::ServerRpcInfo* info) {
   const absl::string_view name = NameOf(info->method());
   if (name.empty()) return nullptr;
-  return new (std::nothrow) CallCounter(name, log_, log_limiter_, metrics_);
+  return new (std::nothrow)
+      CallCounter(name, *info, max_header_bytes_, log_, log_limiter_, metrics_);
 }
 
 }  // namespace attention::server

@@ -1,6 +1,6 @@
 // Logs and counts the calls that are not ComputeAttention: GetCapabilities,
-// health, reflection, and methods that nobody knows. ComputeCall does that for
-// its own.
+// health, reflection, and methods that nobody knows; gives their errors a reason
+// and their answers the ids of their callers. ComputeCall does that for its own.
 #ifndef ATTENTION_SERVER_RPC_CALL_COUNTER_H_
 #define ATTENTION_SERVER_RPC_CALL_COUNTER_H_
 
@@ -9,6 +9,7 @@
 #include "grpcpp/support/server_interceptor.h"
 #include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
+#include "server/options.h"
 
 namespace attention::server {
 
@@ -18,15 +19,19 @@ namespace attention::server {
 class CallCounterFactory final
     : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
-  CallCounterFactory(spdlog::logger& log, LogLimiter& log_limiter,
-                     Metrics& metrics)
-      : log_(log), log_limiter_(log_limiter), metrics_(metrics) {}
+  CallCounterFactory(const Options& options, spdlog::logger& log,
+                     LogLimiter& log_limiter, Metrics& metrics)
+      : max_header_bytes_(options.max_header_bytes),
+        log_(log),
+        log_limiter_(log_limiter),
+        metrics_(metrics) {}
 
   // Null where there is nothing to count, or no memory for it.
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override;
 
  private:
+  const int64_t max_header_bytes_;
   spdlog::logger& log_;
   LogLimiter& log_limiter_;
   Metrics& metrics_;

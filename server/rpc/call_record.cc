@@ -19,9 +19,10 @@ v1::Timing CallRecord::Timing() const {
 void CallRecord::End(const absl::Status& status, spdlog::logger& log,
                      LogLimiter& limiter, Metrics& metrics) const {
   Log(status, log, limiter);
+  const Reason reason = ReasonOf(status);
   metrics.CallEnded({.method = method,
                      .code = static_cast<grpc::StatusCode>(status.code()),
-                     .reason = ReasonName(ReasonOf(status)),
+                     .reason = IsRefusal(reason) ? ReasonName(reason) : "",
                      .request_bytes = request_bytes,
                      .response_bytes = status.ok() ? response_bytes : 0,
                      .wait = wait,
@@ -49,12 +50,13 @@ void CallRecord::Log(const absl::Status& status, spdlog::logger& log,
                          : spdlog::level::info;
   if (!log.should_log(level)) return;
   const auto code = static_cast<grpc::StatusCode>(status.code());
-  const absl::string_view reason = ReasonName(ReasonOf(status));
+  const Reason why = ReasonOf(status);
+  const absl::string_view reason = ReasonName(why);
   // Good calls are logged for those who ask for each (debug).
   if (!status.ok() && !limiter.Allow({.event = "call",
                                       .rpc = method,
                                       .code = CodeName(code),
-                                      .reason = reason},
+                                      .reason = IsRefusal(why) ? reason : ""},
                                      level)) {
     return;
   }
@@ -64,7 +66,7 @@ void CallRecord::Log(const absl::Status& status, spdlog::logger& log,
   std::string line = absl::StrCat(
       "event=call rpc=", method,
       tenant && !tenant->name.empty() ? " tenant=" : "",
-      tenant ? tenant->name : "", " code=", CodeName(code),
+      tenant ? tenant->name : "", " code=", CodeName(code), caller.LogText(),
       " request_bytes=", request_bytes,
       " response_bytes=", status.ok() ? response_bytes : 0, details,
       " wait_us=", microseconds(wait), " receive_us=", microseconds(receive),

@@ -15,6 +15,7 @@
 #include "server/auth/tenant.h"
 #include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
+#include "server/rpc/call_headers.h"
 
 namespace attention::server {
 
@@ -35,6 +36,7 @@ struct CallRecord {
   double used_seconds = 0;
   // "query=... key=...": more for the log line, may be empty.
   std::string details;
+  CallerIds caller;
 
   v1::Timing Timing() const;
 

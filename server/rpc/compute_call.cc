@@ -19,6 +19,7 @@
 #include "server/admission/refusals.h"
 #include "server/convert.h"
 #include "server/logging.h"
+#include "server/rpc/call_headers.h"
 #include "server/rpc/call_record.h"
 #include "server/status.h"
 #include "server/wire/request_decoder.h"
@@ -47,8 +48,13 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
       : env_(environment), context_(context) {}
 
   void Start() {
-    Hold();  // Until Admitted() or Refused().
     Guarded([&] {
+      const CallHeaders& headers = context_->client_metadata();
+      record_.caller = CallerIds(headers);
+      const absl::Status status =
+          CheckHeaders(headers, env_.options.max_header_bytes);
+      if (!status.ok()) return (void)End(status);
+      Hold();  // Until Admitted() or Refused().
       try {
         auto tenant =
             env_.authenticator.CheckCompute(context_->client_metadata());
@@ -74,8 +80,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
       if (!ended_) {
         ticket_ = std::move(ticket);
         record_.wait = absl::Now() - record_.arrival;
-        HandOver();
-        StartRead(&request_);
+        ReadInto(&request_);
       }
     }
     Drop();
@@ -94,6 +99,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     // Not record_, which another thread may be writing to.
     CallRecord record(kMethod);
     record.tenant = record_.tenant;
+    record.caller = record_.caller;
     record.wait = absl::Now() - record_.arrival;
     FinishWith(status, record);
   }
@@ -126,11 +132,18 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     HandOver();
     if (ended_) return;
     Guarded([&] {
-      if (!ok) {
-        return (void)End(cancelled_ ? Abandoned()
-                                    : absl::InvalidArgumentError(
-                                          "got no message, wanted one"));
+      // A read that fails since the stream broke may come before OnCancel().
+      if (!ok && (cancelled_ || context_->IsCancelled())) {
+        return (void)End(Abandoned());
       }
+      if (!has_message_) {
+        if (!ok) return (void)End(WrongNumberOfMessages("none"));
+        has_message_ = true;
+        // Until this one fails the call is still being read: only then is it
+        // known that there is no second message.
+        return ReadInto(&surplus_);
+      }
+      if (ok) return (void)End(WrongNumberOfMessages("more than one"));
       Received();
     });
   }
@@ -178,6 +191,19 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
       return std::nullopt;
     }
     return bytes;
+  }
+
+  // Unless Expel() has ended the call, after which nothing may be started.
+  void ReadInto(grpc::ByteBuffer* message) {
+    const std::lock_guard<std::recursive_mutex> lock(end_mutex_);
+    if (ended_) return;
+    HandOver();
+    StartRead(message);
+  }
+
+  static absl::Status WrongNumberOfMessages(absl::string_view got) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("got ", got, ", wanted one request message"));
   }
 
   // The client's deadline, or the server's own for those who have none.
@@ -261,9 +287,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
 
   absl::Status FindTensors() {
     if (cancelled_) return Abandoned();
-    if (!request_.Dump(&slices_).ok()) {
-      return absl::InternalError("the request's bytes are not there");
-    }
+    // Nothing else leaves a message that has come without bytes.
+    if (!request_.Dump(&slices_).ok()) return Abandoned();
     // As many bytes as the message has were taken with it.
     wire::MemoryMeter meter(record_.request_bytes, [this](int64_t bytes) {
       return ticket_.Hold(MemoryKind::kTensors, bytes);
@@ -456,6 +481,9 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
             "grpc-retry-pushback-ms",
             absl::StrCat(absl::ToInt64Milliseconds(*delay)));
       }
+      for (const auto& [name, value] : record.caller.Trailers()) {
+        context_->AddTrailingMetadata(name, value);
+      }
       record.End(status, env_.log, env_.log_limiter, env_.metrics);
     } catch (const std::bad_alloc&) {
       if (!status.ok()) {
@@ -471,6 +499,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   grpc::GenericCallbackServerContext* const context_;
   CallRecord record_{kMethod};
   grpc::ByteBuffer request_;
+  bool has_message_ = false;
+  grpc::ByteBuffer surplus_;
   grpc::ByteBuffer response_;
 
   // gRPC, until OnDone(); then each job and each function of Admission.

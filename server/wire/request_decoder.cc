@@ -196,7 +196,7 @@ class Decoder {
     const auto add = [&](int64_t number) {
       if (list->size() == most_numbers_) {
         error_ =
-            FieldError(field, absl::StrCat("got more than ", most_numbers_,
+            LimitError(field, absl::StrCat("got more than ", most_numbers_,
                                            " numbers, the most there are"));
         return false;
       }
@@ -232,7 +232,7 @@ class Decoder {
     }
     options_bytes_ += message.remaining();
     if (options_bytes_ > kMaxOptionsBytes) {
-      error_ = FieldError(
+      error_ = LimitError(
           "options", absl::StrCat("got ", options_bytes_,
                                   " bytes, wanted at most ", kMaxOptionsBytes));
       return false;

@@ -52,6 +52,7 @@ TEST_P(BadRequestTest, IsToldWhatIsWrong) {
   const Details details = DetailsOf(status);
   EXPECT_EQ(details.field, bad.field);
   EXPECT_EQ(details.description, bad.description);
+  EXPECT_EQ(details.reason, "INVALID_FIELD");
   EXPECT_FALSE(details.retry_delay.has_value());
 }
 
@@ -231,7 +232,8 @@ TEST(MalformedRequestTest, IsAnInvalidArgument) {
     EXPECT_EQ(answer.status.error_message(),
               "the request is not a valid "
               "attention.v1.ComputeAttentionRequest message");
-    EXPECT_EQ(answer.status.error_details(), "");
+    EXPECT_EQ(DetailsOf(answer.status).field, "");
+    EXPECT_EQ(DetailsOf(answer.status).reason, "MALFORMED_MESSAGE");
   }
 }
 
@@ -249,6 +251,9 @@ TEST(UnknownMethodTest, IsUnimplemented) {
       RawUnaryCall(server.Channel(Transport::kLoopback),
                    "/attention.v1.AttentionService/NoSuchMethod", "");
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(answer.status.error_message(),
+            "there is no method /attention.v1.AttentionService/NoSuchMethod");
+  EXPECT_EQ(DetailsOf(answer.status).reason, "UNKNOWN_METHOD");
 }
 
 }  // namespace

@@ -108,6 +108,7 @@ TEST_P(LimitsTest, ShapesBeyondTheLimitsAreRefused) {
     if (status.ok()) return std::string();
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
     const Details details = DetailsOf(status);
+    EXPECT_EQ(details.reason, "LIMIT_EXCEEDED");
     return absl::StrCat(details.field, ": ", details.description);
   };
   EXPECT_EQ(violation(2, 4, 4, 1, 3), "");

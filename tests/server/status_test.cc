@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <set>
 #include <string>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "kernel/attention.h"
 #include "tests/support/messages.h"
 
@@ -21,8 +25,11 @@ TEST_P(EveryCodeTest, KeepsCodeAndText) {
   const grpc::Status status = ToGrpcStatus(absl::Status(code, "what happened"));
   EXPECT_EQ(static_cast<int>(status.error_code()), GetParam());
   EXPECT_EQ(status.error_message(), "what happened");
-  EXPECT_EQ(status.error_details(), "");
   EXPECT_EQ(CodeName(status.error_code()), absl::StatusCodeToString(code));
+  // Where there is no more to say, the code is the reason.
+  EXPECT_EQ(DetailsOf(status).reason, code == absl::StatusCode::kInvalidArgument
+                                          ? "MALFORMED_MESSAGE"
+                                          : CodeName(status.error_code()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Codes, EveryCodeTest, ::testing::Range(1, 17));
@@ -43,7 +50,30 @@ TEST(StatusTest, FieldErrorsGetABadRequest) {
   const Details details = DetailsOf(status);
   EXPECT_EQ(details.field, "key.shape");
   EXPECT_EQ(details.description, "got (1, 2), wanted (1, 3)");
+  EXPECT_EQ(details.reason, "INVALID_FIELD");
   EXPECT_FALSE(details.retry_delay.has_value());
+  EXPECT_EQ(DetailsOf(ToGrpcStatus(LimitError("key.shape", "large"))).reason,
+            "LIMIT_EXCEEDED");
+}
+
+TEST(StatusTest, EveryReasonHasANameOfItsOwn) {
+  std::set<absl::string_view> names;
+  bool refusal = false;
+  for (int i = 0; i <= static_cast<int>(Reason::kDraining); ++i) {
+    const auto reason = static_cast<Reason>(i);
+    EXPECT_TRUE(names.insert(ReasonName(reason)).second) << i;
+    EXPECT_TRUE(std::ranges::all_of(ReasonName(reason), [](char c) {
+      return absl::ascii_isupper(c) || c == '_';
+    })) << ReasonName(reason);
+    // What is wrong with a request is no refusal; all that follow are.
+    if (reason == Reason::kHeadersTooLarge) refusal = true;
+    EXPECT_EQ(IsRefusal(reason), refusal) << ReasonName(reason);
+    if (reason == Reason::kNone) continue;
+    EXPECT_EQ(
+        DetailsOf(ToGrpcStatus(WithReason(reason, absl::AbortedError("text"))))
+            .reason,
+        ReasonName(reason));
+  }
 }
 
 TEST(StatusTest, RetryLaterGetsARetryInfo) {
@@ -64,6 +94,7 @@ TEST(StatusTest, ReasonsGetAnErrorInfo) {
   EXPECT_EQ(DetailsOf(ToGrpcStatus(error)).reason, "ANSWER_TOO_LARGE");
   EXPECT_EQ(RetryDelay(error), std::nullopt);
   EXPECT_EQ(ReasonOf(absl::InternalError("plain")), Reason::kNone);
+  EXPECT_EQ(ReasonOf(absl::OkStatus()), Reason::kNone);
 }
 
 TEST(StatusTest, LongTextsAreCut) {
