@@ -74,12 +74,14 @@ class Server:
             self.process.stdout.close()
 
 
-def run_in(container, *command):
+def run_in(container, *command, environment=None):
     """The arguments that run a command in a container, as its user."""
+    variables = (environment or {}).items()
     return [
         *BUILDAH,
         "run",
         "--isolation=chroot",
+        *(f"--env={name}={value}" for name, value in variables),
         container,
         "--",
         *command,

@@ -61,8 +61,10 @@ def test_server_is_not_root(server):
     assert "\nGid:\t65532\t65532\t65532\t65532\n" in status
 
 
-def exit_status(container, command):
-    return subprocess.run(run_in(container, *command), check=False).returncode
+def exit_status(container, command, environment=None):
+    return subprocess.run(
+        run_in(container, *command, environment=environment), check=False
+    ).returncode
 
 
 def health_command(config, address):
@@ -75,6 +77,13 @@ def health_command(config, address):
 def test_health_check_of_a_server(server, container, config):
     command = health_command(config, server.address)
     assert exit_status(container, command) == 0
+
+
+def test_health_check_asks_no_proxy(server, container, config):
+    # As Docker sets it in every container of a user who has one configured.
+    command = health_command(config, server.address)
+    proxy = {"http_proxy": "http://127.0.0.1:1"}
+    assert exit_status(container, command, proxy) == 0
 
 
 def test_health_check_without_a_server(container, config, tmp_path):

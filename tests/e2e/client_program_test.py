@@ -537,6 +537,38 @@ class HealthAndInfoTest(ServedTest):
                 (run.returncode, run.stdout, run.stderr), (0, "SERVING\n", "")
             )
 
+    def test_proxies_are_not_asked_for_this_machine(self):
+        with socket.socket() as refusing:
+            refusing.bind(("127.0.0.1", 0))
+            proxy = f"127.0.0.1:{refusing.getsockname()[1]}"
+            variables = {
+                name: f"http://user:secret@{proxy}"
+                for name in ("grpc_proxy", "https_proxy", "http_proxy")
+            }
+            port = self.server.address.rpartition(":")[2]
+            for host in ["127.0.0.1", "localhost", "dns:///localhost"]:
+                run = self.run_client(
+                    "health", f"--server={host}:{port}", **variables
+                )
+                self.assertEqual(run.stdout, "SERVING\n", run.stderr)
+            run = self.call(
+                "bench", "--warmup=0", "--duration=100ms", **variables
+            )
+            self.assertEqual(run.returncode, 0, run.stderr)
+            # Reserved for no name: the proxy is asked, and refuses.
+            for command in [
+                ["health"],
+                ["compute", *IDENTITY],
+                ["bench", "--timeout=200ms"],
+            ]:
+                run = self.run_client(
+                    *command, "--server=server.invalid:50051", **variables
+                )
+                self.assert_fails(
+                    run, 3, f"through the proxy of grpc_proxy={proxy}:"
+                )
+                self.assertNotIn("secret", run.stderr)
+
     def test_unknown_service(self):
         self.assert_fails(
             self.call("health", "--service=no.Such"), 2, "NOT_FOUND"

@@ -14,6 +14,7 @@
 #include "attention/internal/small_file.h"
 #include "attention/internal/target.h"
 #include "attention/internal/token_source.h"
+#include "attention/proxy.h"
 #include "attention/status.h"
 
 namespace attention {
@@ -146,6 +147,11 @@ absl::StatusOr<Connection> Connection::Make(const std::string& target,
     connection.arguments_.SetInt(GRPC_ARG_MAX_METADATA_SIZE, kMaxHeaderBytes);
   }
   connection.arguments_.SetMaxReceiveMessageSize(options.max_receive_bytes);
+  if (!options.use_proxy || IsLocalTarget(target)) {
+    connection.arguments_.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  } else {
+    connection.proxy_ = ProxyOf(target);
+  }
   if (absl::Status status = connection.Secure(options); !status.ok()) {
     return status;
   }
@@ -186,6 +192,7 @@ absl::Status Connection::Secure(const ClientOptions& options) {
     credentials_ = grpc::experimental::LocalCredentials(
         internal::IsUnixSocket(target_) ? UDS : LOCAL_TCP);
     arguments_ = WithoutProxy(arguments_);
+    proxy_.clear();
   }
   // With the caller's own credentials gRPC judges by what they tell of
   // themselves.
@@ -211,11 +218,13 @@ void Connection::Authorize(grpc::ClientContext& context) const {
 }
 
 absl::Status Connection::Explain(const grpc::Status& status) const {
-  return internal::ExplainConnectFailure(FromGrpcStatus(status),
-                                         {.target = target_,
-                                          .plaintext = plaintext_,
-                                          .tls = tls_,
-                                          .has_certificate = has_certificate_});
+  return WithProxy(internal::ExplainConnectFailure(
+                       FromGrpcStatus(status),
+                       {.target = target_,
+                        .plaintext = plaintext_,
+                        .tls = tls_,
+                        .has_certificate = has_certificate_}),
+                   proxy_);
 }
 
 }  // namespace attention

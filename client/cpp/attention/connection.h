@@ -66,6 +66,11 @@ struct ClientOptions {
   // for tensors; set a limit where the server is not trusted.
   int max_receive_bytes = -1;
 
+  // Whether calls go through the HTTP proxy that grpc_proxy, https_proxy or
+  // http_proxy names (attention/proxy.h says when). Never to loopback or a Unix
+  // socket. If such a call fails, its status names the proxy.
+  bool use_proxy = true;
+
   // Anything else gRPC lets be set, such as a load balancing policy. gRPC
   // retries calls only if a service config given here asks for it.
   grpc::ChannelArguments arguments;
@@ -108,6 +113,8 @@ class Connection {
   bool plaintext_ = false;
   bool tls_ = false;
   bool has_certificate_ = false;
+  // What ProxyOf() says; empty: none.
+  std::string proxy_;
   grpc::ChannelArguments arguments_;
   std::shared_ptr<grpc::ChannelCredentials> credentials_;
   // Null: no token.

@@ -15,6 +15,7 @@ from attention_client import (
     connect_failure,
     connection,
     errors,
+    proxy,
     tensors,
 )
 from attention_client import attention_pb2 as pb
@@ -34,6 +35,7 @@ _CHANNEL_OPTIONS = {
 # Tells the server how large the message is before it is sent, so that it can
 # keep memory for it or refuse it.
 _REQUEST_BYTES_HEADER = "attention-request-bytes"
+_NO_PROXY = ("grpc.enable_http_proxy", 0)
 
 
 class Client:
@@ -95,7 +97,10 @@ class Client:
                 and Unix sockets, by what gRPC connects to and not by its name,
                 and through no HTTP proxy. Anything else is a ValueError here,
                 or FailedPrecondition from a call, and nothing is sent.
-            channel_options: further gRPC channel arguments.
+            channel_options: further gRPC channel arguments. With
+                ("grpc.enable_http_proxy", 0) no call goes through the proxy
+                that grpc_proxy, https_proxy or http_proxy names; those to
+                this machine never do.
 
         Raises:
             TypeError: an argument is of the wrong type.
@@ -122,6 +127,14 @@ class Client:
             *arguments.channel_options(channel_options, "channel_options"),
             *_CHANNEL_OPTIONS.items(),
         ]
+        # No proxy can reach what is on this machine.
+        if proxy.is_local(self._target):
+            options.append(_NO_PROXY)
+        self._proxy = (
+            ""
+            if _NO_PROXY in options or self._security.token_stays_local
+            else proxy.proxy_of(self._target)
+        )
         connected = connection.connect(self._target, self._security, options)
         self._channel = connected.channel
         self._metadata = connected.metadata
@@ -363,7 +376,7 @@ class Client:
                 target=self._target,
             )
         cause = connect_failure.cause(error, self._security)
-        return errors.from_rpc_error(error, self._target, cause)
+        return errors.from_rpc_error(error, self._target, cause, self._proxy)
 
 
 def _result(response: pb.ComputeAttentionResponse) -> AttentionResult:

@@ -39,6 +39,16 @@ class Security:
     def plaintext(self) -> bool:
         return not self.tls and self.credentials is None
 
+    @property
+    def token_stays_local(self) -> bool:
+        """Whether only connections on this machine are made, and none through a
+        proxy, for the token's sake."""
+        return (
+            self.token is not None
+            and self.plaintext
+            and not self.allow_plaintext_token
+        )
+
 
 @dataclass(frozen=True)
 class Connection:

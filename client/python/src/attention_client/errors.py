@@ -140,12 +140,17 @@ _BY_CODE = {
     grpc.StatusCode.INTERNAL: Internal,
 }
 
+_MAYBE_FROM_PROXY = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 
 def from_rpc_error(
-    error: grpc.RpcError, target: str, message: str = ""
+    error: grpc.RpcError, target: str, message: str = "", proxy: str = ""
 ) -> AttentionError:
     """The exception for a call that ended with `error`; `message`, if there is
-    one, stands in for gRPC's text."""
+    one, stands in for gRPC's text. It went through `proxy`, if that is not
+    empty."""
     status = _rich_status(error)
     bad_request = error_details_pb2.BadRequest()
     error_info = error_details_pb2.ErrorInfo()
@@ -153,9 +158,15 @@ def from_rpc_error(
     _unpack(status, bad_request)
     has_error_info = _unpack(status, error_info)
     has_retry_info = _unpack(status, retry_info)
+    message = message or error.details() or "no message"
+    if proxy and not error_info.reason and error.code() in _MAYBE_FROM_PROXY:
+        message += (
+            f"; the call went through the proxy of {proxy}: if that is wrong, "
+            "name the server in no_proxy"
+        )
     return _BY_CODE.get(error.code(), AttentionError)(
         error.code(),
-        message or error.details() or "no message",
+        message,
         target=target,
         field_violations=tuple(
             FieldViolation(violation.field, violation.description)
