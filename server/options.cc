@@ -85,6 +85,7 @@ std::string AddressError(absl::string_view address) {
     }
     return "";
   }
+  if (absl::StrContains(rest, "://")) return "host:port without a scheme";
   const size_t colon = rest.rfind(':');
   int port;
   if (colon == absl::string_view::npos || colon == 0 ||

@@ -48,10 +48,17 @@ struct SocketAddress {
   }
 };
 
-// Nothing if there are none. Names may ask the network.
-std::vector<SocketAddress> Resolve(absl::string_view host_and_port) {
+absl::Status CannotListen(const std::string& address,
+                          absl::string_view reason) {
+  return absl::UnavailableError(
+      absl::StrCat("--listen: cannot listen on \"", address, "\": ", reason));
+}
+
+// Names may ask the network. UNAVAILABLE if there are none.
+absl::StatusOr<std::vector<SocketAddress>> Resolve(
+    const std::string& host_and_port) {
   const size_t colon = host_and_port.rfind(':');
-  absl::string_view host = host_and_port.substr(0, colon);
+  absl::string_view host = absl::string_view(host_and_port).substr(0, colon);
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -61,11 +68,10 @@ std::vector<SocketAddress> Resolve(absl::string_view host_and_port) {
   }
   addrinfo* found = nullptr;
   std::vector<SocketAddress> addresses;
-  if (getaddrinfo(std::string(host).c_str(),
-                  std::string(host_and_port.substr(colon + 1)).c_str(), &hints,
-                  &found) != 0) {
-    return addresses;
-  }
+  const int error =
+      getaddrinfo(std::string(host).c_str(), host_and_port.c_str() + colon + 1,
+                  &hints, &found);
+  if (error != 0) return CannotListen(host_and_port, gai_strerror(error));
   for (const addrinfo* info = found; info != nullptr; info = info->ai_next) {
     SocketAddress address;
     std::memcpy(&address.storage, info->ai_addr, info->ai_addrlen);
@@ -144,9 +150,10 @@ in_port_t PortOf(const Descriptor& socket) {
   return address.port();
 }
 
-// Nothing if one address is in use or none could be had. Port 0 becomes that of
-// the first socket.
-std::vector<Descriptor> ListenOnAll(std::vector<SocketAddress> addresses) {
+// Nothing if one address is in use or none could be had; `error` is then why.
+// Port 0 becomes that of the first socket.
+std::vector<Descriptor> ListenOnAll(std::vector<SocketAddress> addresses,
+                                    int& error) {
   std::vector<Descriptor> sockets;
   for (SocketAddress& address : addresses) {
     if (address.port() == 0 && !sockets.empty()) {
@@ -155,11 +162,26 @@ std::vector<Descriptor> ListenOnAll(std::vector<SocketAddress> addresses) {
     Descriptor socket = ListenTcp(address);
     if (socket.valid()) {
       sockets.push_back(std::move(socket));
-    } else if (errno == EADDRINUSE) {
-      return {};
+      continue;
     }
+    error = errno;
+    if (error == EADDRINUSE) return {};
   }
   return sockets;
+}
+
+std::string TcpReason(int error) {
+  switch (error) {
+    case EADDRINUSE:
+      return "in use";
+    case EADDRNOTAVAIL:
+      return "not an address of this machine";
+    case EACCES:
+      return "not permitted: low ports need the capability "
+             "CAP_NET_BIND_SERVICE";
+    default:
+      return std::strerror(error);
+  }
 }
 
 SocketAddress UnixAddress(absl::string_view name, bool abstract) {
@@ -184,6 +206,28 @@ bool IsStale(const SocketAddress& address, const std::string& path) {
          errno == ECONNREFUSED;
 }
 
+std::string UnixReason(int error, const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos
+                                 ? "."
+                                 : path.substr(0, std::max<size_t>(slash, 1));
+  struct stat file;
+  switch (error) {
+    case EADDRINUSE:
+      return lstat(path.c_str(), &file) == 0 && !S_ISSOCK(file.st_mode)
+                 ? "a file that is no socket has this name"
+                 : "another process serves it";
+    case ENOENT:
+      return absl::StrCat("there is no folder ", folder);
+    case ENOTDIR:
+      return absl::StrCat(folder, " is no folder");
+    case EACCES:
+      return absl::StrCat("not permitted to create files in ", folder);
+    default:
+      return std::strerror(error);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<Listener> Listener::Open(const std::string& address,
@@ -191,21 +235,19 @@ absl::StatusOr<Listener> Listener::Open(const std::string& address,
   Listener listener;
   listener.address_ = address;
   absl::string_view rest = address;
-  absl::StatusOr<bool> listens = false;
+  absl::Status status;
   listener.is_unix_ = true;
   if (absl::ConsumePrefix(&rest, "unix-abstract:")) {
-    listens = listener.OpenUnixAbstract(PercentDecoded(rest));
+    status = listener.OpenUnixAbstract(PercentDecoded(rest));
   } else if (absl::ConsumePrefix(&rest, "unix:")) {
-    listens = listener.OpenUnixPath(PercentDecoded(rest), settings.unix_mode);
+    status =
+        listener.OpenUnixPath(PercentDecoded(rest), settings.unix_mode);
   } else {
     listener.is_unix_ = false;
-    listens = listener.OpenTcp(address, settings.loopback_only);
+    status = listener.OpenTcp(settings.loopback_only);
   }
-  if (!listens.ok()) return listens.status();
-  if (*listens) return listener;
-  return absl::UnavailableError(
-      absl::StrCat("--listen: cannot listen on \"", address,
-                   "\": in use, or not an address of this machine"));
+  if (!status.ok()) return status;
+  return listener;
 }
 
 Listener::SocketFile::~SocketFile() {
@@ -216,57 +258,66 @@ Listener::SocketFile::~SocketFile() {
   }
 }
 
-absl::StatusOr<bool> Listener::OpenTcp(const std::string& address,
-                                       bool loopback_only) {
-  std::vector<SocketAddress> addresses = Resolve(address);
+absl::Status Listener::OpenTcp(bool loopback_only) {
+  absl::StatusOr<std::vector<SocketAddress>> addresses = Resolve(address_);
+  if (!addresses.ok()) return addresses.status();
   const auto is_loopback = [](const SocketAddress& one) {
     return IsLoopback(*one.get());
   };
   if (loopback_only &&
-      !std::all_of(addresses.begin(), addresses.end(), is_loopback)) {
+      !std::all_of(addresses->begin(), addresses->end(), is_loopback)) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "--listen: got \"", address,
+        "--listen: got \"", address_,
         "\", which other machines may reach, without encryption: give "
         "--tls-cert and --tls-key, or allow it with --allow-plaintext"));
   }
   const auto wildcard =
-      std::find_if(addresses.begin(), addresses.end(), IsWildcard);
-  if (wildcard != addresses.end()) addresses = {Wildcard(wildcard->port())};
+      std::find_if(addresses->begin(), addresses->end(), IsWildcard);
+  if (wildcard != addresses->end()) *addresses = {Wildcard(wildcard->port())};
+  int error = 0;
   for (int i = 0; i < kPortAttempts && sockets_.empty(); ++i) {
-    sockets_ = ListenOnAll(addresses);
-    if (addresses.size() < 2 || addresses.front().port() != 0) break;
+    sockets_ = ListenOnAll(*addresses, error);
+    if (addresses->size() < 2 || addresses->front().port() != 0) break;
   }
-  if (sockets_.empty()) return false;
-  address_ = absl::StrCat(address.substr(0, address.rfind(':')), ":",
+  if (sockets_.empty()) return CannotListen(address_, TcpReason(error));
+  address_ = absl::StrCat(address_.substr(0, address_.rfind(':')), ":",
                           ntohs(PortOf(sockets_.front())));
-  return true;
+  return absl::OkStatus();
 }
 
-bool Listener::OpenUnixPath(const std::string& path,
-                            std::optional<mode_t> mode) {
+absl::Status Listener::OpenUnixPath(const std::string& path,
+                                    std::optional<mode_t> mode) {
   const SocketAddress address = UnixAddress(path, /*abstract=*/false);
-  if (IsStale(address, path)) unlink(path.c_str());
+  if (IsStale(address, path) && unlink(path.c_str()) != 0) {
+    return CannotListen(address_, absl::StrCat("nobody serves it, but it "
+                                               "cannot be replaced: ",
+                                               std::strerror(errno)));
+  }
   Descriptor socket = NewSocket(AF_UNIX);
-  if (!socket.valid() || !Bind(socket, address)) return false;
+  if (!socket.valid() || !Bind(socket, address)) {
+    return CannotListen(address_, UnixReason(errno, path));
+  }
   struct stat file;
   if (lstat(path.c_str(), &file) == 0) {
     file_.reset(new SocketFile{path, file.st_dev, file.st_ino});
   }
   // Nobody can connect before it listens, so nobody is too early.
-  if (mode && chmod(path.c_str(), *mode) != 0) return false;
-  if (listen(socket.get(), kBacklog) != 0) return false;
+  if ((mode && chmod(path.c_str(), *mode) != 0) ||
+      listen(socket.get(), kBacklog) != 0) {
+    return CannotListen(address_, std::strerror(errno));
+  }
   sockets_.push_back(std::move(socket));
-  return true;
+  return absl::OkStatus();
 }
 
-bool Listener::OpenUnixAbstract(const std::string& name) {
+absl::Status Listener::OpenUnixAbstract(const std::string& name) {
   Descriptor socket = NewSocket(AF_UNIX);
   if (!socket.valid() ||
       !BindAndListen(socket, UnixAddress(name, /*abstract=*/true))) {
-    return false;
+    return CannotListen(address_, TcpReason(errno));
   }
   sockets_.push_back(std::move(socket));
-  return true;
+  return absl::OkStatus();
 }
 
 }  // namespace attention::server

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/connections/descriptor.h"
 
@@ -38,8 +39,8 @@ class Listener {
   //   theirs; one that nobody serves is replaced. %XX in its path is decoded,
   //   as gRPC's clients do.
   //
-  // Errors: Unavailable, naming the address; FailedPrecondition where others
-  // than `settings` allows could connect.
+  // Errors: Unavailable, naming the address and what is wrong with it;
+  // FailedPrecondition where others than `settings` allows could connect.
   static absl::StatusOr<Listener> Open(const std::string& address,
                                        const ListenSettings& settings = {});
 
@@ -60,10 +61,11 @@ class Listener {
   };
 
   Listener() = default;
-  // Whether they listen; a status where something else is wrong.
-  absl::StatusOr<bool> OpenTcp(const std::string& address, bool loopback_only);
-  bool OpenUnixPath(const std::string& path, std::optional<mode_t> mode);
-  bool OpenUnixAbstract(const std::string& name);
+  // Each for the kind of address_ that it is named for.
+  absl::Status OpenTcp(bool loopback_only);
+  absl::Status OpenUnixPath(const std::string& path,
+                            std::optional<mode_t> mode);
+  absl::Status OpenUnixAbstract(const std::string& name);
 
   std::string address_;
   bool is_unix_ = false;

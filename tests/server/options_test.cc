@@ -70,6 +70,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadOption{"BareIPv6", Listen({"::1:80"}),
                   "--listen: got \"::1:80\", wanted an IPv6 address in "
                   "brackets"},
+        BadOption{"Scheme", Listen({"http://localhost:80"}),
+                  "--listen: got \"http://localhost:80\", wanted host:port "
+                  "without a scheme"},
         BadOption{"NoPath", Listen({"unix:"}),
                   "--listen: got \"unix:\", wanted a path"},
         BadOption{"LongPath", Listen({"unix:" + std::string(108, 'a')}),
