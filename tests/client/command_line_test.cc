@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <iostream>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "attention/details/v1/details.pb.h"
+#include "client/cpp/cli/npy.h"
 #include "client/cpp/cli/report.h"
 #include "tests/client/fake_service.h"
 
@@ -130,6 +132,76 @@ TEST_F(CommandLine, SendsEveryOption) {
   EXPECT_THAT(sent.valid_lengths(), ElementsAre(1, 2));
   EXPECT_THAT(sent.query_starts(), ElementsAre(0, 3));
   EXPECT_THAT(sent.key_starts(), ElementsAre(0, 4));
+}
+
+TEST_F(CommandLine, LiteralsAsTheyArePrinted) {
+  const auto sent = Sent({"--mask=tensor([[True]])",
+                          "--past-key=array([[[[5., 6.]]]], dtype=float16)",
+                          "--past-value=[[[[7.]]]]", "--type=float64"});
+  EXPECT_EQ(sent.mask().data_type(), v1::DATA_TYPE_BOOL);
+  EXPECT_EQ(sent.past_key().data_type(), v1::DATA_TYPE_FLOAT16);
+  EXPECT_EQ(sent.past_value().data_type(), v1::DATA_TYPE_FLOAT64);
+}
+
+// What is on standard input while it lives.
+class StandardInput {
+ public:
+  explicit StandardInput(const std::string& text) : text_(text) {
+    std::cin.clear();
+    before_ = std::cin.rdbuf(text_.rdbuf());
+  }
+  ~StandardInput() { std::cin.rdbuf(before_); }
+
+ private:
+  std::istringstream text_;
+  std::streambuf* before_;
+};
+
+TEST_F(CommandLine, ADashReadsStandardInput) {
+  {
+    const StandardInput in("[[1. 0.]]\n");
+    EXPECT_THAT(Sent({"--mask=-"}).mask().shape(), ElementsAre(1, 2));
+  }
+  {
+    const StandardInput in("[[1,");
+    EXPECT_EQ(Compute({"--mask=-"}).err,
+              "attention_client: --mask: standard input: not a literal such as "
+              "[[1, 0], [0, 1]]: wrong at character 5 (the end)\n");
+  }
+  {
+    std::ostringstream npy;
+    const std::vector<float> values = {3, 4};
+    ASSERT_TRUE(WriteNpy(Tensor::Of<float>(values, {2, 1}), npy).ok());
+    const StandardInput in(npy.str());
+    EXPECT_THAT(Sent({"--mask", "-"}).mask().shape(), ElementsAre(2, 1));
+  }
+  const StandardInput in("[[1]]");
+  EXPECT_EQ(Compute({"--mask=-", "--past-key=-"}).err,
+            "attention_client: --past-key: got '-', but --mask reads standard "
+            "input already\n");
+}
+
+TEST_F(CommandLine, AMaskOfZerosAndOnesGetsAHint) {
+  const std::string note =
+      "attention_client: note: --mask: its numbers, all 0 or 1, are added to "
+      "the scores; to hide keys write false and true instead, or give an array "
+      "of type bool\n";
+  for (const std::string mask :
+       {"[[0, 1]]", "[[1.]]", "[[0]]", "array([[1]], dtype=uint8)",
+        "array([[1]], dtype=int8)", "array([[1]], dtype=int64)",
+        "tensor([[1., 0.]], dtype=torch.float16)",
+        "tensor([[1., 0.]], dtype=torch.bfloat16)",
+        "tensor([[1., 0.]], dtype=torch.float64)"}) {
+    const Outcome outcome = Compute({"--mask=" + mask});
+    EXPECT_EQ(outcome.code, kSuccess);
+    EXPECT_EQ(outcome.err, note) << mask;
+  }
+  for (const std::string mask :
+       {"[[true]]", "[[0, -1]]", "[[0, 0.5]]", "[[0, -inf]]", "[[]]",
+        "array([[1, 0]], dtype=bool)",
+        "tensor([[1., 2.]], dtype=torch.bfloat16)"}) {
+    EXPECT_EQ(Compute({"--mask=" + mask}).err, "") << mask;
+  }
 }
 
 TEST_F(CommandLine, PrintsTheOutputBare) {

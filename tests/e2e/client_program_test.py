@@ -92,10 +92,11 @@ class ProgramTest(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
 
-    def run_client(self, *arguments, **environment):
+    def run_client(self, *arguments, stdin=None, **environment):
         return subprocess.run(
             [CLIENT, *arguments],
             cwd=self.folder,
+            input=stdin,
             env={**os.environ, "LC_ALL": "C.UTF-8", **environment},
             capture_output=True,
             text=True,
@@ -283,6 +284,18 @@ class ComputeTest(ServedTest):
             ),
             within=1e-15,
         )
+
+    def test_literals_on_standard_input(self):
+        # As numpy and torch print the identity.
+        for text in [
+            "[[1. 0.]\n [0. 1.]]\n",
+            "tensor([[1., 0.],\n        [0., 1.]])\n",
+        ]:
+            run = self.call(
+                "compute", "--query", "-", *IDENTITY[1:], stdin=text
+            )
+            self.assertEqual(run.stderr, "")
+            self.assertEqual(run.stdout, self.compute(*IDENTITY))
 
     def test_packed_heads(self):
         output = self.compute(

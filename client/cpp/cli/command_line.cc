@@ -33,8 +33,9 @@ constexpr char kFooter[] =
 
 constexpr char kComputeFooter[] =
     "TENSOR is a literal such as \"[[1, 0], [0, 1]]\" (numbers, inf, -inf, "
-    "NaN; true and false\ngive BOOL), file.npy, file.safetensors or "
-    "file.safetensors:name.\nFILE is file.npy, file.safetensors or "
+    "NaN; true and false\ngive BOOL; also as numpy and torch print it), "
+    "file.npy, file.safetensors,\nfile.safetensors:name, or - for a literal or "
+    ".npy on standard input.\nFILE is file.npy, file.safetensors or "
     "file.safetensors:name; several outputs may share\none .safetensors "
     "file, and tensors that it holds already stay.\n\n"
     "Example:\n  attention_client compute --query=\"[[1,0],[0,1]]\" "
@@ -115,7 +116,8 @@ void AddTensors(CLI::App& app, ComputeFlags& flags) {
   AddEnum(
       app, "--type", kFloatTypes,
       [&](v1::DataType type) { flags.literal_type = type; },
-      "Element type of numbers in literals, the mask's excepted [float32]")
+      "Element type of numbers in literals without dtype=, the mask's excepted "
+      "[float32]")
       ->group("Tensors");
 }
 

@@ -1,11 +1,14 @@
 #include "client/cpp/cli/compute_command.h"
 
+#include <algorithm>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "attention/client.h"
+#include "attention/float16.h"
 #include "client/cpp/cli/explain.h"
 #include "client/cpp/cli/literal.h"
 #include "client/cpp/cli/tensor_argument.h"
@@ -40,7 +43,27 @@ absl::Status Read(const char* flag, const std::string& argument,
   return Read(flag, argument, literal_type, tensor.emplace());
 }
 
+// What one flag has read is not there for the next.
+absl::Status CheckStandardInput(const ComputeFlags& flags) {
+  const std::pair<const char*, const std::string&> arguments[] = {
+      {"--query", flags.query},       {"--key", flags.key},
+      {"--value", flags.value},       {"--mask", flags.mask},
+      {"--past-key", flags.past_key}, {"--past-value", flags.past_value}};
+  const char* reader = nullptr;
+  for (const auto& [flag, argument] : arguments) {
+    if (argument != kStandardInput) continue;
+    if (reader != nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          flag, ": got '-', but ", reader, " reads standard input already"));
+    }
+    reader = flag;
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Inputs> ReadInputs(const ComputeFlags& flags) {
+  absl::Status readable = CheckStandardInput(flags);
+  if (!readable.ok()) return readable;
   Inputs inputs;
   const v1::DataType type = flags.literal_type;
   // A mask's numbers need not be of the query's type, and small ones would
@@ -55,6 +78,35 @@ absl::StatusOr<Inputs> ReadInputs(const ComputeFlags& flags) {
     if (!status.ok()) return status;
   }
   return inputs;
+}
+
+template <typename T>
+bool Among(std::span<const T> elements, T zero, T one) {
+  return std::all_of(elements.begin(), elements.end(),
+                     [&](T x) { return x == zero || x == one; });
+}
+
+// Whether a mask of numbers, which are added, looks like one of truth values.
+bool LooksBoolean(const Tensor& mask) {
+  if (mask.size() == 0) return false;
+  switch (mask.type()) {
+    case v1::DATA_TYPE_FLOAT32:
+      return Among<float>(mask.elements<float>(), 0, 1);
+    case v1::DATA_TYPE_FLOAT64:
+      return Among<double>(mask.elements<double>(), 0, 1);
+    case v1::DATA_TYPE_FLOAT16:
+      return Among<uint16_t>(mask.elements<uint16_t>(), 0, ToFloat16(1));
+    case v1::DATA_TYPE_BFLOAT16:
+      return Among<uint16_t>(mask.elements<uint16_t>(), 0, ToBFloat16(1));
+    case v1::DATA_TYPE_INT8:
+      return Among<int8_t>(mask.elements<int8_t>(), 0, 1);
+    case v1::DATA_TYPE_INT32:
+      return Among<int32_t>(mask.elements<int32_t>(), 0, 1);
+    case v1::DATA_TYPE_INT64:
+      return Among<int64_t>(mask.elements<int64_t>(), 0, 1);
+    default:
+      return false;
+  }
 }
 
 ComputeRequest RequestOf(const ComputeFlags& flags, const Inputs& inputs) {
@@ -200,6 +252,11 @@ ExitCode RunCompute(const ComputeFlags& flags, std::ostream& out,
   absl::StatusOr<Targets> targets = TargetsOf(flags, *inputs);
   if (!targets.ok()) return BadInput(targets.status(), err);
 
+  if (inputs->mask && LooksBoolean(*inputs->mask)) {
+    err << "attention_client: note: --mask: its numbers, all 0 or 1, are added "
+           "to the scores; to hide keys write false and true instead, or give "
+           "an array of type bool\n";
+  }
   const absl::StatusOr<Connection> connection =
       Connect(flags.server, flags.connection);
   if (!connection.ok()) return BadInput(connection.status(), err);

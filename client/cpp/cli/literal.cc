@@ -1,174 +1,65 @@
 #include "client/cpp/cli/literal.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
-#include <nlohmann/json.hpp>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "attention/float16.h"
+#include "client/cpp/cli/literal_parser.h"
 
 namespace attention::cli {
 namespace {
 
-using Json = nlohmann::json;
-
-// No layout has more axes; caps the recursion below.
-constexpr size_t kMaxRank = 8;
-
-bool IsWord(char c) { return absl::ascii_isalpha(c); }
-bool IsNumberPart(char c) { return absl::ascii_isdigit(c) || c == '.'; }
-
-// JSON has no infinities: "-inf" becomes the string "\"-inf\"". Python's True
-// and False are let in as well.
-struct Quoted {
-  std::string text;
-  // For each character of `text`, the one of the original it stands for.
-  std::vector<size_t> origin;
-
-  void Append(const std::string& part, size_t from) {
-    text += part;
-    origin.insert(origin.end(), part.size(), from);
+// The number of an element in the literal's order as " at [1][0]".
+std::string Index(const std::vector<int64_t>& shape, size_t element) {
+  std::string index;
+  for (size_t axis = shape.size(); axis-- > 0;) {
+    const auto length = static_cast<size_t>(shape[axis]);
+    index = absl::StrCat("[", element % length, "]", index);
+    element /= length;
   }
-};
-
-bool IsSpecialNumber(const std::string& lower) {
-  return lower == "nan" || lower == "inf" || lower == "infinity";
+  return index.empty() ? "" : absl::StrCat(" at ", index);
 }
 
-Quoted QuoteWords(const std::string& text) {
-  Quoted quoted;
-  for (size_t i = 0; i < text.size();) {
-    const bool exponent = i > 0 && IsNumberPart(text[i - 1]);
-    if (!IsWord(text[i]) || exponent) {
-      quoted.Append(std::string(1, text[i]), i);
-      ++i;
-      continue;
-    }
-    size_t end = i;
-    while (end < text.size() && IsWord(text[end])) ++end;
-    const std::string word = text.substr(i, end - i);
-    const std::string lower = absl::AsciiStrToLower(word);
-    const bool boolean = lower == "true" || lower == "false";
-    if (IsSpecialNumber(lower)) {
-      const char sign = quoted.text.empty() ? ' ' : quoted.text.back();
-      const bool is_signed = sign == '-' || sign == '+';
-      if (is_signed) {
-        quoted.text.pop_back();
-        quoted.origin.pop_back();
-      }
-      quoted.Append(absl::StrCat("\"", is_signed ? std::string(1, sign) : "",
-                                 lower, "\""),
-                    i);
-    } else {
-      quoted.Append(boolean ? lower : word, i);
-    }
-    i = end;
-  }
-  return quoted;
+template <typename T>
+bool IsWhole(double number) {
+  // Beyond it a double may be another number than was written.
+  constexpr double kExact = 0x1p53;
+  const auto least = static_cast<double>(std::numeric_limits<T>::min());
+  const auto most = static_cast<double>(std::numeric_limits<T>::max());
+  return number == std::nearbyint(number) &&
+         number >= std::max(least, -kExact) && number <= std::min(most, kExact);
 }
 
-// Walks the nested arrays; collects shape and numbers.
-class Collector {
- public:
-  absl::Status Collect(const Json& json) { return Visit(json, 0); }
-
-  std::vector<int64_t> TakeShape() { return std::move(shape_); }
-  const std::vector<double>& numbers() const { return numbers_; }
-  bool booleans() const { return kind_ == Kind::kBooleans; }
-
- private:
-  enum class Kind { kNone, kNumbers, kBooleans };
-
-  absl::Status Visit(const Json& json, size_t depth) {
-    return json.is_array() ? VisitArray(json, depth) : VisitLeaf(json, depth);
+// Whether an element of `type` is the number but for rounding.
+bool Holds(v1::DataType type, double number) {
+  const bool special = !std::isfinite(number);
+  switch (type) {
+    case v1::DATA_TYPE_FLOAT32:
+      return special || std::isfinite(static_cast<float>(number));
+    case v1::DATA_TYPE_FLOAT16:
+      return special || std::isfinite(FromFloat16(ToFloat16(number)));
+    case v1::DATA_TYPE_BFLOAT16:
+      return special || std::isfinite(FromBFloat16(ToBFloat16(number)));
+    case v1::DATA_TYPE_BOOL:
+      return number == 0 || number == 1;
+    case v1::DATA_TYPE_INT8:
+      return IsWhole<int8_t>(number);
+    case v1::DATA_TYPE_INT32:
+      return IsWhole<int32_t>(number);
+    case v1::DATA_TYPE_INT64:
+      return IsWhole<int64_t>(number);
+    default:
+      return true;
   }
-
-  absl::Status VisitArray(const Json& json, size_t depth) {
-    if (depth == kMaxRank) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("nested more than ", kMaxRank, " deep", Place()));
-    }
-    const auto length = static_cast<int64_t>(json.size());
-    // A leaf fixes the rank: no array may stand beside it.
-    if (rank_known_ && depth == shape_.size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("got an array, wanted a number", Place()));
-    }
-    if (depth == shape_.size()) {
-      shape_.push_back(length);
-    } else if (shape_[depth] != length) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("rows of different length: got ", length,
-                       " elements, wanted ", shape_[depth], Place()));
-    }
-    for (size_t i = 0; i < json.size(); ++i) {
-      path_.push_back(i);
-      absl::Status status = Visit(json[i], depth + 1);
-      if (!status.ok()) return status;
-      path_.pop_back();
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status VisitLeaf(const Json& json, size_t depth) {
-    if (depth != shape_.size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("got ", json.dump(), ", wanted an array of ",
-                       shape_[depth], " elements", Place()));
-    }
-    rank_known_ = true;
-    const Kind kind = json.is_boolean() ? Kind::kBooleans : Kind::kNumbers;
-    if (!json.is_boolean() && !json.is_number() && !json.is_string()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "got ", json.dump(), ", wanted a number, true or false", Place()));
-    }
-    if (kind_ != Kind::kNone && kind != kind_) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "got ", json.dump(),
-          ", wanted numbers or truth values alone, not both", Place()));
-    }
-    kind_ = kind;
-    return Add(json);
-  }
-
-  absl::Status Add(const Json& json) {
-    if (json.is_boolean()) {
-      numbers_.push_back(json.get<bool>() ? 1 : 0);
-    } else if (json.is_number()) {
-      numbers_.push_back(json.get<double>());
-    } else {
-      const auto& text = json.get_ref<const std::string&>();
-      const bool is_signed = absl::StartsWithIgnoreCase(text, "-") ||
-                             absl::StartsWithIgnoreCase(text, "+");
-      if (!IsSpecialNumber(text.substr(is_signed ? 1 : 0))) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "got ", json.dump(), ", wanted a number, true or false", Place()));
-      }
-      numbers_.push_back(std::strtod(text.c_str(), nullptr));
-    }
-    return absl::OkStatus();
-  }
-
-  // " at [1][0]"; nothing for the whole literal.
-  std::string Place() const {
-    if (path_.empty()) return "";
-    return absl::StrCat(" at [", absl::StrJoin(path_, "]["), "]");
-  }
-
-  std::vector<int64_t> shape_;
-  std::vector<double> numbers_;
-  std::vector<size_t> path_;
-  bool rank_known_ = false;
-  Kind kind_ = Kind::kNone;
-};
+}
 
 template <typename T>
 std::string Shortest(T value) {
@@ -239,28 +130,17 @@ void FormatAxis(const Tensor& tensor, size_t axis, size_t& next,
 
 absl::StatusOr<Tensor> ParseLiteral(const std::string& text,
                                     v1::DataType type) {
-  const Quoted quoted = QuoteWords(text);
-  Json json;
-  try {
-    json = Json::parse(quoted.text);
-  } catch (const Json::exception& error) {
-    const auto* syntax = dynamic_cast<const Json::parse_error*>(&error);
-    const size_t position = syntax != nullptr ? syntax->byte : 0;
-    // Counted from 1, the end included.
-    const size_t place = position > 0 && position <= quoted.origin.size()
-                             ? quoted.origin[position - 1]
-                             : text.size();
+  absl::StatusOr<ParsedLiteral> literal = ReadLiteral(text);
+  if (!literal.ok()) return literal.status();
+  if (literal->booleans) type = v1::DATA_TYPE_BOOL;
+  type = literal->type.value_or(type);
+  for (size_t i = 0; i < literal->numbers.size(); ++i) {
+    if (Holds(type, literal->numbers[i])) continue;
     return absl::InvalidArgumentError(absl::StrCat(
-        "not a literal such as [[1, 0], [0, 1]]: wrong at character ",
-        place + 1,
-        place < text.size() ? absl::StrCat(" (", text.substr(place, 12), ")")
-                            : " (the end)"));
+        "got ", TokenAt(text, literal->places[i]), ", wanted a number that ",
+        TypeName(type), " holds", Index(literal->shape, i)));
   }
-  Collector collector;
-  absl::Status status = collector.Collect(json);
-  if (!status.ok()) return status;
-  return Tensor::Rounded(collector.booleans() ? v1::DATA_TYPE_BOOL : type,
-                         collector.numbers(), collector.TakeShape());
+  return Tensor::Rounded(type, literal->numbers, std::move(literal->shape));
 }
 
 std::string FormatLiteral(const Tensor& tensor) {

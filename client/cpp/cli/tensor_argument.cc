@@ -4,15 +4,17 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <map>
 #include <optional>
+#include <sstream>
 #include <system_error>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/cpp/cli/literal.h"
+#include "client/cpp/cli/literal_parser.h"
 #include "client/cpp/cli/npy.h"
 #include "client/cpp/cli/output_file.h"
 #include "client/cpp/cli/safetensors.h"
@@ -24,10 +26,6 @@ constexpr char kNpy[] = ".npy";
 constexpr char kSafetensors[] = ".safetensors";
 
 bool IsNpy(const std::string& path) { return absl::EndsWith(path, kNpy); }
-
-bool IsLiteral(absl::string_view text) {
-  return absl::StartsWith(absl::StripLeadingAsciiWhitespace(text), "[");
-}
 
 // Path and tensor name of "file.safetensors" and "file.safetensors:name".
 std::optional<TensorTarget> SplitSafetensors(const std::string& text) {
@@ -59,6 +57,26 @@ absl::StatusOr<std::ifstream> Open(const std::string& path) {
         absl::StrCat(path, ": cannot open: ", std::strerror(errno)));
   }
   return in;
+}
+
+// Numbers as text take more room than in a message, which has at most 2 GiB.
+constexpr size_t kMaxStandardInput = size_t{8} << 30;
+
+// A literal or the bytes of a .npy.
+absl::StatusOr<Tensor> ReadStandardInput(v1::DataType literal_type) {
+  std::string text;
+  char block[1 << 16];
+  while (std::cin.read(block, sizeof(block)), std::cin.gcount() > 0) {
+    text.append(block, static_cast<size_t>(std::cin.gcount()));
+    if (text.size() > kMaxStandardInput) {
+      return absl::InvalidArgumentError("more than 8 GiB: use a file");
+    }
+  }
+  if (!absl::StartsWith(text, "\x93NUMPY")) {
+    return ParseLiteral(text, literal_type);
+  }
+  std::istringstream in(std::move(text));
+  return ReadNpy(in);
 }
 
 // The .safetensors file that is there, to be added to; nothing if there is
@@ -133,13 +151,19 @@ absl::StatusOr<OutputFile> WriteFile(const FileOutput& output) {
 
 absl::StatusOr<Tensor> ReadTensorArgument(const std::string& argument,
                                           v1::DataType literal_type) {
-  if (IsLiteral(argument)) return ParseLiteral(argument, literal_type);
+  if (argument == kStandardInput) {
+    absl::StatusOr<Tensor> tensor = ReadStandardInput(literal_type);
+    if (!tensor.ok()) return Prefixed("standard input", tensor.status());
+    return tensor;
+  }
   const std::optional<TensorTarget> safetensors = SplitSafetensors(argument);
   if (!IsNpy(argument) && !safetensors) {
+    if (BeginsLiteral(argument)) return ParseLiteral(argument, literal_type);
     return absl::InvalidArgumentError(
         absl::StrCat("got '", argument,
                      "', wanted a literal such as [[1, 0], [0, 1]], file.npy, "
-                     "file.safetensors or file.safetensors:name"));
+                     "file.safetensors, file.safetensors:name or - for "
+                     "standard input"));
   }
   const std::string& path = safetensors ? safetensors->path : argument;
   absl::StatusOr<std::ifstream> in = Open(path);

@@ -11,8 +11,12 @@
 
 namespace attention::cli {
 
+// The argument that stands for standard input.
+inline constexpr char kStandardInput[] = "-";
+
 // Reads "[[1, 0], [0, 1]]" (numbers become `literal_type`), "file.npy",
-// "file.safetensors" or "file.safetensors:name".
+// "file.safetensors" or "file.safetensors:name"; "-" reads a literal or the
+// bytes of a .npy from standard input, to its end.
 absl::StatusOr<Tensor> ReadTensorArgument(const std::string& argument,
                                           v1::DataType literal_type);
 
