@@ -20,6 +20,7 @@
 #include "client/cpp/cli/connection_flags.h"
 #include "client/cpp/cli/flag_types.h"
 #include "client/cpp/cli/report.h"
+#include "client/cpp/cli/server_address.h"
 
 namespace attention::cli {
 namespace {
@@ -84,6 +85,7 @@ void AddServer(CLI::App& app, std::string& server,
                ConnectionFlags& connection) {
   app.add_option("--server", server, "host:port or unix:/path")
       ->type_name("ADDRESS")
+      ->check(ServerAddressError)
       ->capture_default_str();
   AddConnectionFlags(app, connection);
 }
