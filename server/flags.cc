@@ -10,6 +10,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "command_line/duration.h"
+#include "command_line/unknown_argument.h"
 #include "server/parse_bytes.h"
 #include "server/version.h"
 
@@ -17,6 +19,29 @@ namespace attention::server {
 namespace {
 
 constexpr char kProgram[] = "attention_server";
+
+const command_line::OtherNames kOtherNames = {
+    {"addr", "listen"},
+    {"address", "listen"},
+    {"bind", "listen"},
+    {"endpoint", "listen"},
+    {"grace", "shutdown-grace"},
+    {"grace-period", "shutdown-grace"},
+    {"grpc-port", "listen"},
+    {"host", "listen"},
+    {"http-port", "http-listen"},
+    {"jobs", "threads"},
+    {"max-message-size", "max-request-bytes"},
+    {"metrics", "http-listen"},
+    {"metrics-port", "http-listen"},
+    {"num-threads", "threads"},
+    {"port", "listen"},
+    {"prometheus-port", "http-listen"},
+    {"socket", "listen"},
+    {"timeout", "default-deadline"},
+    {"verbose", "log-level"},
+    {"verbosity", "log-level"},
+    {"workers", "threads"}};
 
 // A flag whose text `parse` turns into `*target`.
 template <typename T, typename Parse>
@@ -30,6 +55,18 @@ void AddParsed(CLI::App& app, const std::string& flag, T* target, Parse parse,
             flag, absl::StrCat("got \"", text, "\", wanted ", wanted));
       },
       help);
+}
+
+void AddDuration(CLI::App& app, const std::string& flag, absl::Duration* target,
+                 const char* help) {
+  AddParsed(
+      app, flag, target,
+      [](const std::string& text, absl::Duration* target) {
+        const auto duration = command_line::ParseDuration(text);
+        if (duration) *target = *duration;
+        return duration.has_value();
+      },
+      command_line::kWantedDuration, help);
 }
 
 void AddFlags(CLI::App& app, Options& options) {
@@ -61,12 +98,7 @@ void AddFlags(CLI::App& app, Options& options) {
             "Unused memory kept for the next requests. Default: 512MiB");
   const auto add_duration = [&app](const char* flag, absl::Duration* target,
                                    const char* help) {
-    AddParsed(
-        app, flag, target,
-        [](const std::string& text, absl::Duration* target) {
-          return absl::ParseDuration(text, target);
-        },
-        "a duration such as 500ms, 30s or 5m", help);
+    AddDuration(app, flag, target, help);
   };
   add_duration("--max-queue", &options.max_queue,
                "Longest wait before a call is refused instead. Default: 2s");
@@ -102,8 +134,11 @@ void AddFlags(CLI::App& app, Options& options) {
   add_duration("--shutdown-grace", &options.shutdown_grace,
                "How long running calls may go on after that. Default: 30s");
   app.add_option("--log-level", options.log_level,
-                 "trace, debug (a line for each request), info (for each "
-                 "failed one), warning, error or off. Default: info");
+                 "What is logged: debug adds a line for each request, info one "
+                 "for each failed one. Default: info")
+      ->transform(
+          [](const std::string& text) { return absl::AsciiStrToLower(text); })
+      ->type_name("trace|debug|info|warning|error|off");
   add_bytes("--log-buffer-bytes", &options.log_buffer_bytes,
             "Log lines that may wait for the reader of standard error; beyond "
             "it they are dropped and counted. Default: 1MiB");
@@ -149,12 +184,8 @@ void AddHttpFlags(CLI::App& app, Options& options) {
       "a number",
       "HTTP connections at once; one more closes the one that has gone longest "
       "without finishing a request. Default: 64");
-  AddParsed(
+  AddDuration(
       app, "--http-timeout", &options.http_timeout,
-      [](const std::string& text, absl::Duration* target) {
-        return absl::ParseDuration(text, target);
-      },
-      "a duration such as 500ms, 30s or 5m",
       "How long an HTTP client may take for a request and its answer, and stay "
       "idle. Default: 10s");
 }
@@ -223,8 +254,10 @@ Invocation ParseFlags(int argc, const char* const* argv) {
     invocation.standard_output = absl::StrCat(kProgram, " ", kVersion, "\n");
     return invocation;
   } catch (const CLI::ParseError& error) {
+    const auto unknown = command_line::UnknownArgument(app, kOtherNames);
     invocation.standard_error =
-        absl::StrCat(kProgram, ": ", OneLine(error.what()), "\n");
+        absl::StrCat(kProgram, ": ", OneLine(unknown.value_or(error.what())),
+                     unknown ? " (see --help)\n" : "\n");
     invocation.exit_code = 2;
     return invocation;
   }

@@ -134,6 +134,15 @@ TEST_F(CommandLine, SendsEveryOption) {
   EXPECT_THAT(sent.key_starts(), ElementsAre(0, 4));
 }
 
+TEST_F(CommandLine, NamesAreTakenInAnySpelling) {
+  const auto sent = Sent({"--layout=Bshd", "--causal=Bottom_Right",
+                          "--math-mode=FAST", "--type=FLOAT64"});
+  EXPECT_EQ(sent.options().layout(), v1::LAYOUT_BSHD);
+  EXPECT_EQ(sent.options().causal(), v1::CAUSAL_BOTTOM_RIGHT);
+  EXPECT_EQ(sent.options().math_mode(), v1::MATH_MODE_FAST);
+  EXPECT_EQ(sent.query().data_type(), v1::DATA_TYPE_FLOAT64);
+}
+
 TEST_F(CommandLine, LiteralsAsTheyArePrinted) {
   const auto sent = Sent({"--mask=tensor([[True]])",
                           "--past-key=array([[[[5., 6.]]]], dtype=float16)",
@@ -217,9 +226,19 @@ TEST_F(CommandLine, LabelsSeveralTensors) {
 TEST_F(CommandLine, UsageErrorsAreOneLineAndOne) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
       {{}, "got no command, wanted compute, health, info or bench"},
-      {{"bend"}, "bend"},
+      {{"benhc"}, "benhc: no such command, did you mean bench?"},
+      {{"--server=x", "health"}, "--server: this flag stands after a command"},
+      {{"health", "--port=1"}, "--port: no such flag, did you mean --server?"},
+      {{"compute", "--qeury=[[1]]"}, "did you mean --query?"},
+      {{"health", "--server=http://a:1"},
+       "--server: got 'http://a:1', wanted no scheme"},
+      {{"bench", "--server=localhost"},
+       "--server: got 'localhost', wanted a port too"},
+      {{"health", "--service=x", "--timeout=nan"}, "--timeout: got 'nan'"},
       {{"compute"}, "--query is required"},
-      {{"health", "--timeout=0"}, "--timeout: got '0', wanted a time above 0"},
+      {{"health", "--timeout=0"},
+       "--timeout: got '0', wanted a time such as 5 (seconds), 500ms or "
+       "1m30s, above 0"},
       {{"health", "--timeout=soon"}, "--timeout: got 'soon'"},
       {{"health", "extra"}, "extra"},
   };
@@ -243,7 +262,7 @@ TEST_F(CommandLine, WrongFlagsAreNamed) {
       {"--query-heads=1.5", "--query-heads"},
       {"--head=1", "--explain"},
       {"--scores-output=a.npy", "--scores"},
-      {"--nonsense", "--nonsense"},
+      {"--nonsense", "--nonsense: no such flag"},
       {"--mask=[[1],[2,3]]", "--mask: rows of different length"},
       {"--mask=none.npy", "--mask: none.npy: no such file"},
       {"--output=out.txt", "--output: got 'out.txt', wanted file.npy"},

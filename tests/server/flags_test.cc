@@ -105,6 +105,23 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.http_timeout, absl::Seconds(3));
 }
 
+TEST(FlagsTest, ANumberAloneIsSeconds) {
+  const Invocation invocation =
+      Parse({"--shutdown-grace=5", "--max-queue=0.5", "--http-timeout=3",
+             "--max-connection-age=60"});
+  ASSERT_TRUE(invocation.options.has_value()) << invocation.standard_error;
+  EXPECT_EQ(invocation.options->shutdown_grace, absl::Seconds(5));
+  EXPECT_EQ(invocation.options->max_queue, absl::Milliseconds(500));
+  EXPECT_EQ(invocation.options->http_timeout, absl::Seconds(3));
+  EXPECT_EQ(invocation.options->max_connection_age, absl::Minutes(1));
+}
+
+TEST(FlagsTest, LogLevelsMayBeInCapitals) {
+  const Invocation invocation = Parse({"--log-level=WARNING"});
+  ASSERT_TRUE(invocation.options.has_value()) << invocation.standard_error;
+  EXPECT_EQ(invocation.options->log_level, "warning");
+}
+
 TEST(FlagsTest, VersionAndHelpExitWithZero) {
   const Invocation version = Parse({"--version"});
   EXPECT_FALSE(version.options.has_value());
@@ -148,12 +165,12 @@ INSTANTIATE_TEST_SUITE_P(
         BadFlag{"BytesOverflow", "--max-pooled-bytes=9999999999999GiB",
                 "--max-pooled-bytes: got \"9999999999999GiB\", wanted a number "
                 "of bytes such as 1048576, 64MiB or 2GiB"},
-        BadFlag{"NoDuration", "--shutdown-grace=5",
-                "--shutdown-grace: got \"5\", wanted a duration such as 500ms, "
-                "30s or 5m"},
-        BadFlag{"NoHttpTimeout", "--http-timeout=5",
-                "--http-timeout: got \"5\", wanted a duration such as 500ms, "
-                "30s or 5m"},
+        BadFlag{"NoDuration", "--shutdown-grace=soon",
+                "--shutdown-grace: got \"soon\", wanted a time such as 5 "
+                "(seconds), 500ms or 1m30s"},
+        BadFlag{"NoHttpTimeout", "--http-timeout=5sec",
+                "--http-timeout: got \"5sec\", wanted a time such as 5 "
+                "(seconds), 500ms or 1m30s"},
         BadFlag{"NoHttpConnections", "--http-max-connections=x",
                 "--http-max-connections: got \"x\", wanted a number"},
         BadFlag{"NoOctalMode", "--unix-socket-mode=680",
@@ -169,10 +186,14 @@ INSTANTIATE_TEST_SUITE_P(
         BadFlag{"ClientCaAlone", "--tls-client-ca=/a",
                 "--tls-client-ca: got it alone, wanted --tls-cert and "
                 "--tls-key beside it"},
-        BadFlag{"Unknown", "--bogus",
-                "The following argument was not expected: --bogus"},
+        BadFlag{"Unknown", "--bogus", "--bogus: no such flag (see --help)"},
+        BadFlag{"Port", "--port=50051",
+                "--port: no such flag, did you mean --listen? (see --help)"},
+        BadFlag{"Slip", "--max-request-byte=1",
+                "--max-request-byte: no such flag, did you mean "
+                "--max-request-bytes? (see --help)"},
         BadFlag{"Positional", "bogus",
-                "The following argument was not expected: bogus"}),
+                "got 'bogus', wanted flags only (see --help)"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

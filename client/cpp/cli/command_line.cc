@@ -21,6 +21,7 @@
 #include "client/cpp/cli/flag_types.h"
 #include "client/cpp/cli/report.h"
 #include "client/cpp/cli/server_address.h"
+#include "command_line/unknown_argument.h"
 
 namespace attention::cli {
 namespace {
@@ -31,6 +32,29 @@ constexpr char kFooter[] =
     "Exit codes: 0 done (health: serving); 1 wrong command line, input or "
     "output file;\n2 the server refused (health: not serving); 3 no answer: "
     "unreachable, draining or timed out.";
+
+const command_line::OtherNames kOtherNames = {{"addr", "server"},
+                                              {"address", "server"},
+                                              {"attention-mask", "mask"},
+                                              {"attn-mask", "mask"},
+                                              {"deadline", "timeout"},
+                                              {"dtype", "type"},
+                                              {"endpoint", "server"},
+                                              {"host", "server"},
+                                              {"is-causal", "causal"},
+                                              {"k", "key"},
+                                              {"logit-cap", "softcap"},
+                                              {"lse", "log-sum-exp"},
+                                              {"num-heads", "query-heads"},
+                                              {"num-kv-heads", "kv-heads"},
+                                              {"o", "output"},
+                                              {"out", "output"},
+                                              {"port", "server"},
+                                              {"q", "query"},
+                                              {"sliding-window", "window"},
+                                              {"target", "server"},
+                                              {"url", "server"},
+                                              {"v", "value"}};
 
 constexpr char kComputeFooter[] =
     "TENSOR is a literal such as \"[[1, 0], [0, 1]]\" (numbers, inf, -inf, "
@@ -370,7 +394,9 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
     app.exit(request, out, err);
     return kSuccess;
   } catch (const CLI::Error& error) {
-    err << "attention_client: " << OneLine(error.what()) << " (see --help)\n";
+    const auto unknown = command_line::UnknownArgument(app, kOtherNames);
+    err << "attention_client: " << OneLine(unknown.value_or(error.what()))
+        << " (see --help)\n";
     return kBadInput;
   }
   if (compute.parsed()) return RunCompute(flags, out, err);

@@ -12,15 +12,16 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/time/time.h"
 #include "attention/v1/attention.pb.h"
+#include "command_line/duration.h"
 
 namespace attention::cli {
 
-// The names of an enum's values, lower case, without prefix.
+// The names of an enum's values, lower case, with dashes and without prefix.
 template <typename Enum>
 using Names = std::map<std::string, Enum>;
 
@@ -52,7 +53,8 @@ CLI::Option* AddText(CLI::App& app, const std::string& name, Use use,
       ->type_name(type);
 }
 
-// One of `names`, which must outlive `app`.
+// One of `names`, which must outlive `app`; also in capitals, or with
+// underscores for dashes.
 template <typename Enum, typename Set>
 CLI::Option* AddEnum(CLI::App& app, const std::string& name,
                      const Names<Enum>& names, Set set,
@@ -63,7 +65,8 @@ CLI::Option* AddEnum(CLI::App& app, const std::string& name,
   return AddText(
       app, name,
       [&names, set, all](const std::string& text) -> std::string {
-        const auto found = names.find(absl::AsciiStrToLower(text));
+        const auto found = names.find(
+            absl::StrReplaceAll(absl::AsciiStrToLower(text), {{"_", "-"}}));
         if (found == names.end()) return all;
         set(found->second);
         return "";
@@ -71,27 +74,21 @@ CLI::Option* AddEnum(CLI::App& app, const std::string& name,
       help, all);
 }
 
-// A finite time above 0 (or 0 too): "2.5" (seconds), "500ms", "1m".
+// A finite time above 0 (or 0 too).
 inline CLI::Option* AddDuration(CLI::App& app, const std::string& name,
                                 absl::Duration& time, const std::string& help,
                                 bool zero = false) {
   return AddText(
       app, name,
       [&time, zero](const std::string& text) -> std::string {
-        double seconds = 0;
-        absl::Duration parsed;
-        if (absl::SimpleAtod(text, &seconds)) {
-          parsed = absl::Seconds(seconds);
-        } else if (!absl::ParseDuration(text, &parsed)) {
-          parsed = absl::Seconds(-1);
+        const auto parsed = command_line::ParseDuration(text);
+        const bool good = parsed && (*parsed > absl::ZeroDuration() ||
+                                     (zero && *parsed == absl::ZeroDuration()));
+        if (!good || *parsed == absl::InfiniteDuration()) {
+          return absl::StrCat(command_line::kWantedDuration, ", ",
+                              zero ? "0 or more" : "above 0");
         }
-        const bool good = parsed > absl::ZeroDuration() ||
-                          (zero && parsed == absl::ZeroDuration());
-        if (!good || parsed == absl::InfiniteDuration()) {
-          return absl::StrCat("a time ", zero ? "of 0 or more" : "above 0",
-                              " such as 10, 2.5s, 500ms or 1m");
-        }
-        time = parsed;
+        time = *parsed;
         return "";
       },
       help, "TIME");

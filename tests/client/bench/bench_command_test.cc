@@ -247,9 +247,15 @@ TEST(BenchCommand, WrongFlagsAreNamed) {
       {"--shape=S=0", "--shape: got 'S=0', wanted sizes of at least 1"},
       {"--mix=S=2", "--mix: got 'S=2', wanted SHAPE:WEIGHT"},
       {"--rate=fast", "--rate: got 'fast', wanted calls per second"},
-      {"--duration=0", "--duration: got '0', wanted a time above 0"},
-      {"--warmup=-1", "--warmup: got '-1', wanted a time of 0 or more"},
-      {"--timeout=inf", "--timeout: got 'inf', wanted a time above 0"},
+      {"--duration=0",
+       "--duration: got '0', wanted a time such as 5 (seconds), 500ms or "
+       "1m30s, above 0"},
+      {"--warmup=-1",
+       "--warmup: got '-1', wanted a time such as 5 (seconds), 500ms or "
+       "1m30s, 0 or more"},
+      {"--timeout=inf",
+       "--timeout: got 'inf', wanted a time such as 5 (seconds), 500ms or "
+       "1m30s, above 0"},
       {"--clients=0", "--clients"},
       {"--type=int8", "--type: got 'int8'"},
       {"--json=/no/such/folder/x", "--json: cannot write /no/such/folder/x"},

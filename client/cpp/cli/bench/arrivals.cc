@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "command_line/duration.h"
 
 namespace attention::cli {
 
@@ -19,11 +20,14 @@ absl::StatusOr<std::vector<RateStep>> ParseRate(absl::string_view text,
     const std::vector<std::string> parts = absl::StrSplit(item, ':');
     RateStep step{0, duration};
     const bool number = absl::SimpleAtod(parts[0], &step.calls_per_second);
-    const bool timed =
-        parts.size() == 2 && absl::ParseDuration(parts[1], &step.duration);
+    const auto time = parts.size() == 2 ? command_line::ParseDuration(parts[1])
+                                        : std::nullopt;
+    if (time) step.duration = *time;
+    const bool timed = time.has_value();
     const bool alone = parts.size() == 1 && text == item;
     if (!number || !(timed || alone) || !(step.calls_per_second > 0) ||
-        step.calls_per_second > 1e7 || step.duration <= absl::ZeroDuration()) {
+        step.calls_per_second > 1e7 || step.duration <= absl::ZeroDuration() ||
+        step.duration == absl::InfiniteDuration()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "got '", text,
           "', wanted calls per second (above 0, at most 1e7) such as 200, or "

@@ -1,0 +1,25 @@
+// What to say about an argument that a program does not know.
+#ifndef ATTENTION_COMMAND_LINE_UNKNOWN_ARGUMENT_H_
+#define ATTENTION_COMMAND_LINE_UNKNOWN_ARGUMENT_H_
+
+#include <CLI/CLI.hpp>
+#include <map>
+#include <optional>
+#include <string>
+
+namespace attention::command_line {
+
+// What other programs call a flag, to what it is called here; both without
+// dashes. Names that are merely misspelt need no entry.
+using OtherNames = std::map<std::string, std::string>;
+
+// A line about the first argument that `app` or its command did not take, with
+// what was probably meant: "--port: no such flag, did you mean --listen?".
+// Nothing if all were taken. To be called after app.parse(), also after one
+// that threw: a misspelt flag is often the reason why another one is missing.
+std::optional<std::string> UnknownArgument(const CLI::App& app,
+                                           const OtherNames& other_names);
+
+}  // namespace attention::command_line
+
+#endif  // ATTENTION_COMMAND_LINE_UNKNOWN_ARGUMENT_H_
