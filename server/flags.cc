@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "command_line/completion.h"
 #include "command_line/duration.h"
 #include "command_line/unknown_argument.h"
 #include "server/parse_bytes.h"
@@ -245,6 +246,8 @@ Invocation ParseFlags(int argc, const char* const* argv) {
   AddLimitFlags(app, options);
   AddHttpFlags(app, options);
   AddCallerFlags(app, options);
+  std::string shell;
+  const CLI::App* completion = command_line::AddCompletionCommand(app, shell);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
@@ -259,6 +262,10 @@ Invocation ParseFlags(int argc, const char* const* argv) {
         absl::StrCat(kProgram, ": ", OneLine(unknown.value_or(error.what())),
                      unknown ? " (see --help)\n" : "\n");
     invocation.exit_code = 2;
+    return invocation;
+  }
+  if (completion->parsed()) {
+    invocation.standard_output = command_line::CompletionScript(app, shell);
     return invocation;
   }
   for (const std::string& error : Validate(options)) {

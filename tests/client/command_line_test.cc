@@ -213,6 +213,16 @@ TEST_F(CommandLine, AMaskOfZerosAndOnesGetsAHint) {
   }
 }
 
+TEST_F(CommandLine, Completion) {
+  const Outcome bash = RunWith({"completion", "bash"});
+  EXPECT_EQ(bash.code, kSuccess);
+  EXPECT_THAT(bash.out, HasSubstr("complete -F _attention_client "));
+  EXPECT_THAT(bash.out, HasSubstr("words='bottom-right top-left'"));
+  EXPECT_THAT(RunWith({"completion", "zsh"}).out,
+              StartsWith("#compdef attention_client\n"));
+  EXPECT_EQ(RunWith({"completion", "fish"}).code, kBadInput);
+}
+
 TEST_F(CommandLine, PrintsTheOutputBare) {
   EXPECT_EQ(Compute({}).out, "[[1, 0]]\n");
 }
@@ -225,7 +235,9 @@ TEST_F(CommandLine, LabelsSeveralTensors) {
 
 TEST_F(CommandLine, UsageErrorsAreOneLineAndOne) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
-      {{}, "got no command, wanted compute, health, info or bench"},
+      {{},
+       "got no command, wanted compute, health, info, bench or "
+       "completion"},
       {{"benhc"}, "benhc: no such command, did you mean bench?"},
       {{"--server=x", "health"}, "--server: this flag stands after a command"},
       {{"health", "--port=1"}, "--port: no such flag, did you mean --server?"},

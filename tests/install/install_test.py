@@ -41,12 +41,25 @@ def check_headers(include):
                 sys.exit(f"{header}: {line}")
 
 
+def check_completion(share):
+    """Scripts that their shells take, where these look for them."""
+    for program in ("attention_client", "attention_server"):
+        bash = share / "bash-completion/completions" / program
+        found = run("bash", "-c", f". '{bash}'; complete -p {program}")
+        if found != f"complete -F _{program} {program}\n":
+            sys.exit(f"{bash} does not complete {program}")
+        zsh = share / "zsh/site-functions" / f"_{program}"
+        if not zsh.read_text().startswith(f"#compdef {program}\n"):
+            sys.exit(f"{zsh} does not complete {program}")
+
+
 def main(cmake, build, consumer, *configure):
     with tempfile.TemporaryDirectory() as folder:
         prefix = pathlib.Path(folder) / "prefix"
         consumer_build = pathlib.Path(folder) / "build"
         run(cmake, "--install", build, "--prefix", str(prefix))
         check_headers(prefix / "include")
+        check_completion(prefix / "share")
         protos = prefix / "share" / "attention" / "proto"
         if not (protos / "attention" / "v1" / "attention.proto").is_file():
             sys.exit(f"{protos} does not hold the .proto files")

@@ -122,6 +122,16 @@ TEST(FlagsTest, LogLevelsMayBeInCapitals) {
   EXPECT_EQ(invocation.options->log_level, "warning");
 }
 
+TEST(FlagsTest, CompletionIsPrinted) {
+  for (const char* shell : {"bash", "zsh"}) {
+    const Invocation invocation = Parse({"completion", shell});
+    EXPECT_FALSE(invocation.options.has_value());
+    EXPECT_EQ(invocation.exit_code, 0);
+    EXPECT_THAT(invocation.standard_output, HasSubstr("_attention_server()"));
+    EXPECT_THAT(invocation.standard_output, HasSubstr("--shutdown-grace="));
+  }
+}
+
 TEST(FlagsTest, VersionAndHelpExitWithZero) {
   const Invocation version = Parse({"--version"});
   EXPECT_FALSE(version.options.has_value());
@@ -193,7 +203,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "--max-request-byte: no such flag, did you mean "
                 "--max-request-bytes? (see --help)"},
         BadFlag{"Positional", "bogus",
-                "got 'bogus', wanted flags only (see --help)"}),
+                "got 'bogus', wanted a command or a flag (see --help)"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

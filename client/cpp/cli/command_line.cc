@@ -21,6 +21,7 @@
 #include "client/cpp/cli/flag_types.h"
 #include "client/cpp/cli/report.h"
 #include "client/cpp/cli/server_address.h"
+#include "command_line/completion.h"
 #include "command_line/unknown_argument.h"
 
 namespace attention::cli {
@@ -388,6 +389,9 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   AddServer(bench, load.server, load.connection);
   AddBenchFlags(bench, load);
 
+  std::string shell;
+  const CLI::App& completion = *command_line::AddCompletionCommand(app, shell);
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version
@@ -407,8 +411,12 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
     return RunInfo(Connect(server, connection), timeout, out, err);
   }
   if (bench.parsed()) return RunBench(load, out, err);
-  err << "attention_client: got no command, wanted compute, health, info or "
-         "bench (see --help)\n";
+  if (completion.parsed()) {
+    out << command_line::CompletionScript(app, shell);
+    return kSuccess;
+  }
+  err << "attention_client: got no command, wanted compute, health, info, "
+         "bench or completion (see --help)\n";
   return kBadInput;
 }
 
