@@ -129,7 +129,8 @@ Server::Server(const Options& options)
       service_(options_, authenticator_),
       streamed_service_(CallEnvironment{options_, authenticator_, admission_,
                                         costs_, *buffers_, executor_, *log_,
-                                        log_limiter_, metrics_}),
+                                        log_limiter_, metrics_, connections_,
+                                        leaving_}),
       health_(v1::AttentionService::service_full_name()),
       reflection_({v1::GetCapabilitiesRequest::descriptor()->file(),
                    grpc::health::v1::HealthCheckRequest::descriptor()->file()}),
@@ -325,6 +326,7 @@ void Server::Drain() {
   acceptor_.reset();
   // They know no GOAWAY, and would be cut.
   if (in_process_) return;
+  leaving_ = true;
   const absl::Time leave = absl::Now() + kLeaveTime;
   do {
     // Again each time: a connection may just have been made.

@@ -135,6 +135,7 @@ class Server {
   std::atomic<bool> ready_{false};
   std::atomic<bool> draining_{false};
   std::atomic<bool> in_process_{false};  // there was such a channel
+  std::atomic<bool> leaving_{false};     // clients were told to
   StopRequest stop_;
   std::optional<Housekeeping> housekeeping_;
   std::mutex stop_mutex_;

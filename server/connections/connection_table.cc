@@ -104,6 +104,13 @@ int ConnectionTable::PrunePart(int begin) {
 
 std::optional<int64_t> ConnectionTable::BytesReceived(
     absl::string_view peer) const {
+  const std::optional<Traffic> traffic = TrafficWith(peer);
+  if (!traffic) return std::nullopt;
+  return traffic->bytes_received;
+}
+
+std::optional<ConnectionTable::Traffic> ConnectionTable::TrafficWith(
+    absl::string_view peer) const {
   int fd;
   ino_t inode;
   {
@@ -116,13 +123,14 @@ std::optional<int64_t> ConnectionTable::BytesReceived(
   tcp_info info{};
   socklen_t length = sizeof(info);
   if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0 ||
-      length < offsetof(tcp_info, tcpi_bytes_received) +
-                   sizeof(info.tcpi_bytes_received) ||
+      length < offsetof(tcp_info, tcpi_notsent_bytes) +
+                   sizeof(info.tcpi_notsent_bytes) ||
       // Inodes are not used again: what is this socket now was it then.
       InodeOf(fd) != inode) {
     return std::nullopt;
   }
-  return static_cast<int64_t>(info.tcpi_bytes_received);
+  return Traffic{static_cast<int64_t>(info.tcpi_bytes_received),
+                 info.tcpi_unacked == 0 && info.tcpi_notsent_bytes == 0};
 }
 
 }  // namespace attention::server

@@ -45,6 +45,13 @@ class ConnectionTable {
   // connection.
   std::optional<int64_t> BytesReceived(absl::string_view peer) const;
 
+  // The same, and whether the peer's system has all that was sent to it.
+  struct Traffic {
+    int64_t bytes_received = 0;
+    bool all_delivered = false;
+  };
+  std::optional<Traffic> TrafficWith(absl::string_view peer) const;
+
  private:
   // Invariants, with mutex_ held: open_ is the number of entries with an inode;
   // by_peer_[p] = f exactly if entries_[f].peer == p and no later entry took p.

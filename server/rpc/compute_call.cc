@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "grpc/support/time.h"
+#include "grpcpp/alarm.h"
 #include "kernel/attention.h"
 #include "server/admission/refusals.h"
 #include "server/convert.h"
@@ -36,6 +37,13 @@ constexpr int64_t kInlineBytes = int64_t{64} << 10;
 constexpr double kInlineFlops = 4e6;
 // Rows without keys are no flops, but work (AttentionPlan::work).
 constexpr double kInlineWork = 2e7;
+
+// Smaller answers are in the client's hands as soon as they are sent.
+constexpr int64_t kLargeAnswer = int64_t{64} << 10;
+// Between two looks at whether a client has read its answer.
+constexpr absl::Duration kReadLook = absl::Milliseconds(50);
+// Another call of the client may keep it from being silent.
+constexpr int kMostReadLooks = 20;
 
 // A call may be touched by gRPC, by the thread that works on it and by
 // Admission at the same time. So it counts who may still touch it and deletes
@@ -146,6 +154,13 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
       if (ok) return (void)End(WrongNumberOfMessages("more than one"));
       Received();
     });
+  }
+
+  // Of a large answer.
+  void OnWriteDone(bool /*ok*/) override {
+    HandOver();
+    Hold();
+    FinishOnceRead(std::nullopt);
   }
 
   void OnCancel() override {
@@ -492,7 +507,38 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     }
     HandOver();
     if (!status.ok()) return Finish(result);
+    if (record.response_bytes > kLargeAnswer) return StartWrite(&response_);
     StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
+  }
+
+  // When clients have been told to leave, gRPC closes the connection with its
+  // last call. If the client has not read all by then, its next frame finds the
+  // connection closed, and TCP throws away what was still on its way. So the
+  // call ends once everything is delivered and the client, which sends frames
+  // while it reads, has been silent from one look to the next.
+  void FinishOnceRead(std::optional<int64_t> bytes_before) {
+    HandOver();
+    if (env_.leaving && !cancelled_ && read_looks_ < kMostReadLooks) {
+      const auto traffic = env_.connections.TrafficWith(context_->peer());
+      if (traffic && !(traffic->all_delivered &&
+                       traffic->bytes_received == bytes_before)) {
+        // A client that takes nothing is given up by Admission.
+        read_looks_ += traffic->all_delivered;
+        return LookAgain(traffic->bytes_received);
+      }
+    }
+    HandOver();
+    Finish(grpc::Status::OK);
+    Drop();
+  }
+
+  void LookAgain(int64_t bytes_before) {
+    // A new one: the last may be what called.
+    read_look_.emplace();
+    HandOver();
+    read_look_->Set(
+        absl::ToChronoTime(absl::Now() + kReadLook),
+        [this, bytes_before](bool) { FinishOnceRead(bytes_before); });
   }
 
   const CallEnvironment& env_;
@@ -521,6 +567,9 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   KernelRequest kernel_request_;
   std::optional<AttentionPlan> plan_;
   std::optional<wire::ResponseEncoder> encoder_;
+
+  std::optional<grpc::Alarm> read_look_;
+  int read_looks_ = 0;  // with everything delivered
 
   std::mutex job_mutex_;
   std::unique_ptr<Executor::Job> job_;  // guarded by job_mutex_

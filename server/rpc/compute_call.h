@@ -4,12 +4,15 @@
 
 #include <spdlog/logger.h>
 
+#include <atomic>
+
 #include "base/buffer_pool.h"
 #include "base/executor.h"
 #include "grpcpp/generic/async_generic_service.h"
 #include "server/admission/admission.h"
 #include "server/admission/cost_model.h"
 #include "server/auth/authenticator.h"
+#include "server/connections/connection_table.h"
 #include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
 #include "server/options.h"
@@ -27,6 +30,10 @@ struct CallEnvironment {
   spdlog::logger& log;
   LogLimiter& log_limiter;
   Metrics& metrics;
+  const ConnectionTable& connections;
+  // Whether clients have been told to leave: each connection is closed with its
+  // last call.
+  const std::atomic<bool>& leaving;
 };
 
 // The header in which a client may tell the size of its message in bytes, so

@@ -163,6 +163,49 @@ TEST_F(GoawayTest, ACallOnItsWayIsServed) {
   EXPECT_FALSE(running.ended());
 }
 
+// As many rows of 1024 numbers as queries, from few bytes.
+v1::ComputeAttentionRequest RequestOfLargeAnswer(int64_t queries) {
+  v1::ComputeAttentionRequest request;
+  const auto set = [](int64_t rows, int64_t columns, v1::Tensor* tensor) {
+    tensor->set_data_type(v1::DATA_TYPE_FLOAT32);
+    tensor->add_shape(rows);
+    tensor->add_shape(columns);
+    tensor->set_data(std::string(4 * rows * columns, '\0'));
+  };
+  set(queries, 1, request.mutable_query());
+  set(1, 1, request.mutable_key());
+  set(1, 1024, request.mutable_value());
+  request.mutable_options()->set_layout(v1::LAYOUT_MATRIX);
+  return request;
+}
+
+TEST_F(GoawayTest, AClientThatReadsSlowlyGetsTheWholeAnswer) {
+  LongCall running(server_.Channel(Transport::kLoopback));
+  Http2Peer peer(address());
+  peer.TakeMuch();
+  WaitUntilRunning();
+  server_.server().Shutdown(absl::InfiniteFuture());
+  const Draining draining(server_.server());
+  const auto ping = peer.ReadFrameOf(Http2Peer::kPing);
+  ASSERT_TRUE(ping.has_value());
+  constexpr int64_t kQueries = 512;
+  peer.SendCall(1, RequestOfLargeAnswer(kQueries).SerializeAsString());
+  // The connection is to be closed with this call.
+  peer.AnswerPing(*ping);
+  size_t bytes = 0;
+  for (;;) {
+    const auto frame = peer.ReadFrame();
+    ASSERT_TRUE(frame.has_value()) << "closed after " << bytes << " bytes";
+    if (frame->type == Http2Peer::kData) {
+      bytes += frame->payload.size();
+      peer.TakeOneMore();
+    }
+    if (frame->stream == 1 && (frame->flags & Http2Peer::kEndStream)) break;
+  }
+  EXPECT_GT(bytes, kQueries * 1024 * sizeof(float));
+  EXPECT_FALSE(running.ended());
+}
+
 TEST_F(GoawayTest, CallsThatWaitAreServed) {
   const auto channel = server_.Channel(Transport::kLoopback);
   // More than are let in at once.

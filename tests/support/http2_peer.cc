@@ -46,6 +46,8 @@ Http2Peer::Http2Peer(const std::string& address)
   const timeval limit = {.tv_sec = 30, .tv_usec = 0};
   setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
   Send(socket_, Http2Start());
+  // What waits to be accepted is reset when the listener closes.
+  EXPECT_TRUE(ReadFrameOf(kSettings).has_value());
 }
 
 void Http2Peer::SendCall(uint32_t stream, const std::string& message) {
@@ -64,6 +66,20 @@ void Http2Peer::SendCall(uint32_t stream, const std::string& message) {
 
 void Http2Peer::AnswerPing(const Frame& ping) {
   SendFrame({kPing, kAck, 0, ping.payload});
+}
+
+void Http2Peer::TakeMuch() {
+  const int bytes = 16 << 10;
+  setsockopt(socket_.get(), SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
+  constexpr uint16_t kInitialWindowSize = 4;
+  constexpr uint32_t kWindow = 16 << 20;
+  SendFrame({kSettings, 0, 0,
+             BigEndian(kInitialWindowSize, 2) + BigEndian(kWindow, 4)});
+  SendFrame({kWindowUpdate, 0, 0, BigEndian(kWindow, 4)});
+}
+
+void Http2Peer::TakeOneMore() {
+  SendFrame({kWindowUpdate, 0, 0, BigEndian(1, 4)});
 }
 
 std::optional<Http2Peer::Frame> Http2Peer::ReadFrame() {

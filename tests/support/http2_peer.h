@@ -20,7 +20,8 @@ class Http2Peer {
     kRstStream = 3,
     kSettings = 4,
     kPing = 6,
-    kGoaway = 7
+    kGoaway = 7,
+    kWindowUpdate = 8
   };
   static constexpr uint8_t kEndStream = 1, kAck = 1;
 
@@ -31,13 +32,19 @@ class Http2Peer {
     std::string payload;
   };
 
-  // Connects to "127.0.0.1:port", and says that it is a client.
+  // Connects to "127.0.0.1:port", says that it is a client, and waits until the
+  // server has answered.
   explicit Http2Peer(const std::string& address);
 
   // A whole ComputeAttention call on `stream`, an odd number that grows.
   // `message`: at most 16 KiB.
   void SendCall(uint32_t stream, const std::string& message);
   void AnswerPing(const Frame& ping);
+  // Lets the server send 16 MiB more, and 16 MiB in each call to come, though
+  // little of it fits into this peer's system.
+  void TakeMuch();
+  // Lets the server send a byte more.
+  void TakeOneMore();
   // The next frame; nothing once the server has closed the connection. Fails
   // the test if neither comes within 30 s.
   std::optional<Frame> ReadFrame();
