@@ -279,16 +279,21 @@ TEST_F(TenantsTest, MemoryIsSavedUpForWhoseTurnItIs) {
 // A tenant at its own limit does not hold up others.
 TEST_F(TenantsTest, ATenantThatWaitsForItsOwnMemoryHoldsUpNobody) {
   const TenantPtr small = MakeTenant(3, {.name = "s", .max_bytes = 45 * kMega});
-  std::vector<Call*> inside;
-  inside.push_back(Enter(small, 20 * kMega));
-  inside.push_back(Enter(a_, 20 * kMega));
-  // It waits, and has no room for more than that.
-  Call* const waiting = Enter(small, 2 * kMega);
-  ASSERT_FALSE(waiting->refused);
-  Call* const other = Enter(b_, 20 * kMega);
+  const TenantPtr next = MakeTenant(4, {.name = "n"});
+  Call* const first = Enter(small, 10 * kMega);
+  Enter(a_, 20 * kMega);
+  Call* const second = Enter(a_, 10 * kMega);
+  // It waits for memory that "a" has, until its own tenant has too much.
+  Call* const waiting = Enter(small, 10 * kMega);
+  ASSERT_TRUE(first->ticket.Hold(MemoryKind::kAnswer, 6 * kMega).ok());
+  Call* const other = Enter(next, 10 * kMega);
+  ASSERT_FALSE(waiting->admitted || waiting->refused);
   ASSERT_FALSE(other->admitted || other->refused);
-  inside[1]->ticket.Release();
+  second->ticket.Release();
+  EXPECT_FALSE(waiting->admitted);
   EXPECT_TRUE(other->admitted);
+  first->ticket.Release();
+  EXPECT_TRUE(waiting->admitted);
 }
 
 TEST_F(TenantsTest, DrainingRefusesTheCallsOfAll) {
