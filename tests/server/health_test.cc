@@ -120,7 +120,7 @@ TEST_F(HealthServiceTest, OneWatcherTooManyIsRefusedUntilAnotherGoes) {
   EXPECT_EQ(ServingStatus(first->Read().value_or("")), "NOT_SERVING");
   EXPECT_EQ(ServingStatus(second->Read().value_or("")), "NOT_SERVING");
   const auto third = Watch();
-  EXPECT_EQ(third->Read(), std::nullopt);
+  ASSERT_EQ(third->Read(), std::nullopt);
   const grpc::Status refused = third->Finish();
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(refused.error_message(),

@@ -219,7 +219,7 @@ TEST_P(ReflectionTest, TellsWhatThereIsNotAndGoesOn) {
 
 TEST_P(ReflectionTest, ABadMessageEndsItsStream) {
   ASSERT_TRUE(stream_.Write("\xff\xff"));
-  EXPECT_EQ(stream_.Read(), std::nullopt);
+  ASSERT_EQ(stream_.Read(), std::nullopt);
   const grpc::Status status = stream_.Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(status.error_message(),
@@ -229,7 +229,7 @@ TEST_P(ReflectionTest, ABadMessageEndsItsStream) {
 TEST_P(ReflectionTest, AHugeMessageEndsItsStream) {
   ASSERT_TRUE(
       stream_.Write(FileOf(std::string(65536, 'a')).SerializeAsString()));
-  EXPECT_EQ(stream_.Read(), std::nullopt);
+  ASSERT_EQ(stream_.Read(), std::nullopt);
   EXPECT_EQ(stream_.Finish().error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
@@ -267,7 +267,7 @@ TEST(ReflectionServiceTest, OneStreamTooManyIsRefusedUntilAnotherGoes) {
     EXPECT_EQ(ServicesOf(Ask(first, ListServices())).size(), 2);
     EXPECT_EQ(ServicesOf(Ask(*second, ListServices())).size(), 2);
     RawStream third(channel, kV1);
-    EXPECT_EQ(third.Read(), std::nullopt);
+    ASSERT_EQ(third.Read(), std::nullopt);
     const grpc::Status refused = third.Finish();
     EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
     EXPECT_EQ(refused.error_message(),

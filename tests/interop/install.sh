@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs what tools.txt lists, unless it is there already: programs into
+# FOLDER/bin, Node's packages into FOLDER/node_modules, and a Go module with the
+# libraries into FOLDER/go.
+# Usage: install.sh FOLDER
+set -euo pipefail
+list=$(cd "$(dirname "$0")" && pwd)/tools.txt
+mkdir -p "$1"
+cd "$1"
+cmp -s "$list" installed.txt && exit
+
+# go_module FOLDER MODULE@VERSION...: a new module there that needs those. Not `go
+# install`, which asks what other versions there are.
+go_module() {
+  local folder=$1
+  shift
+  mkdir -p "$folder"
+  cd "$folder"
+  go mod init interop
+  go mod edit "${@/#/-require=}"
+} 2>/dev/null
+
+rm -rf bin go programs node_modules package.json package-lock.json
+mkdir bin
+bin=$PWD/bin
+while read -r kind name version folder; do
+  case $kind in
+    go)
+      echo "Installing: $name $version"
+      (go_module "programs/${name##*/}" "$name@$version" &&
+        go build -mod=mod -o "$bin/" "$name/$folder")
+      ;;
+    library) libraries+=("$name@$version") ;;
+    npm) packages+=("$name@$version") ;;
+  esac
+done < <(grep -v '^#' "$list")
+(go_module go "${libraries[@]}")
+echo "Installing: ${packages[*]}"
+npm install --silent --no-audit --no-fund --prefix . "${packages[@]}"
+cp "$list" installed.txt
