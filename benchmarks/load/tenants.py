@@ -26,7 +26,9 @@ SHAPES = {
     "byte-heavy": "--shape=S=128,T=128,H=8,D=64",
 }
 DEADLINE = "--timeout=1s"
-MODEST_PART, GREEDY_PART = 0.8, 10
+# What the greedy one's clients and its refusals take of the machine's cores is
+# not there for either of them, but was when the capacity was measured.
+MODEST_PART, GREEDY_PART = 0.6, 10
 MOST_LOST = 10  # percent
 
 
