@@ -1,34 +1,22 @@
 #include "server/admission/admission.h"
 
 #include <algorithm>
-#include <cmath>
 #include <iterator>
 #include <memory>
 #include <new>
-#include <numeric>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "server/admission/refusals.h"
-#include "server/admission/work_budget.h"
+#include "server/admission/state.h"
 
 namespace attention::server {
 namespace {
 
-// What a call that waits may have sent already: gRPC's flow control lets a
-// stream send 16 KiB before it is read (server.cc), beside its headers; buffers
-// have slack.
-constexpr int64_t kWaitingBytes = int64_t{128} << 10;
-// A message that is said to have no more is small: read, it takes little more
-// than unread, and is soon gone.
-constexpr int64_t kSmallBytes = kWaitingBytes;
 // A message of unknown size is charged for so much at first, or for a part of
-// the reserve; and there are so many such reads at once.
+// the reserve.
 constexpr int64_t kYoungBytes = int64_t{1} << 20;
 constexpr int64_t kYoungPart = 32;
-constexpr int64_t kMaxYoungReads = 16;
-// Calls among which a small one is looked for when the first does not fit.
-constexpr int kMostPassed = 64;
 // So much of the budget, or a part of it, is a reserve that large calls may not
 // take: however much they upload, small ones find room.
 constexpr int64_t kReserve = int64_t{128} << 20;
@@ -45,8 +33,6 @@ constexpr absl::Duration kPatience = absl::Milliseconds(100);
 // A call is let in if twice the time it will probably wait is left: what is
 // foretold may be wrong, and who ends just too late has cost time for nothing.
 constexpr double kWaitMargin = 2;
-// Of its own time only this part is sure.
-constexpr double kSurePart = 0.5;
 
 // So much work, by time and by number, is inside at once; what is more waits
 // unread, where it costs nothing and does not slow down what is inside.
@@ -61,22 +47,6 @@ constexpr double kSpeedWeight = 0.3;
 constexpr double kLeastSpeed = 0.125;
 constexpr double kMostSpeed = 2;
 
-// Calls by the power of two of their seconds, from 1 us on.
-size_t RankOf(double seconds, size_t ranks) {
-  if (!(seconds > 1e-6)) return 0;
-  return std::min(ranks - 1, static_cast<size_t>(std::log2(seconds * 1e6)));
-}
-
-// What the executor does before a call of so many seconds of the same tenant,
-// or in turn with it: the smaller of two calls goes first, by powers of two.
-template <size_t kRanks>
-double UpToRankOf(double seconds, const std::array<double, kRanks>& by_rank) {
-  const size_t last = std::min(RankOf(seconds, kRanks) + 1, kRanks - 1);
-  // Less than nothing can only be an error of rounding.
-  return std::max(
-      0.0, std::accumulate(by_rank.begin(), by_rank.begin() + last + 1, 0.0));
-}
-
 // Who pays for calls of which nobody said who does.
 const TenantPtr& Everybody() {
   static const auto& everybody =
@@ -89,78 +59,6 @@ int64_t ReserveOf(int64_t max_bytes) {
 }
 
 }  // namespace
-
-// The calls of one connection.
-struct Admission::Peer {
-  int64_t waiting = 0;
-  int64_t reading = 0;
-  int64_t inside = 0;         // those that are read, too
-  int64_t reading_bytes = 0;  // charged for the messages
-};
-
-struct Admission::Entry {
-  enum class Phase : uint8_t { kWaiting, kReading, kWorking, kSending };
-
-  Entrant* entrant = nullptr;
-  Request request;
-  Peers::iterator peer;
-  Share* share = nullptr;
-  Entries::iterator self;  // its place in a list
-  std::array<int64_t, kMemoryKinds> bytes{};
-  double seconds = 0;
-  double charged = 0;  // of its share's time, in seconds
-  Phase phase = Phase::kWaiting;
-  absl::Time since;           // of this phase
-  absl::Status expelled;      // why it has to go; OK: it need not
-  Upload upload;              // while reading
-  int64_t unknown_bytes = 0;  // of unknown_bytes_
-  int64_t sending_bytes = 0;  // while sending
-
-  bool Reading() const { return phase == Phase::kReading && expelled.ok(); }
-  bool Small() const { return request.bytes && *request.bytes <= kSmallBytes; }
-};
-
-// What a tenant has of the server.
-struct Admission::Share {
-  explicit Share(absl::Time now) : work(now) {}
-
-  TenantPtr tenant;  // as its latest call had it
-  Entries waiting;   // not read yet: small ones first, each kind in the order
-                     // they came
-  int64_t small_waiting = 0;  // so many, which stand first in `waiting`
-  int64_t inside = 0;
-  int64_t entering = 0;       // in Enter(), which may let go of the lock
-  int64_t bytes = 0;          // all that its calls are charged for
-  int64_t unknown_bytes = 0;  // of those, uploads of unknown size
-  // Thread-seconds of the calls that wait and of those inside, by rank.
-  std::array<double, kRanks> seconds_waiting{};
-  std::array<double, kRanks> seconds_inside{};
-  double all_waiting = 0, all_inside = 0;  // the sums of both
-  double time = 0;  // thread-seconds that were let in, over weight
-  WorkBudget work;
-
-  bool Idle() const { return waiting.empty() && inside == 0 && entering == 0; }
-  // What counts for its limit: how much of an upload of unknown size is there
-  // can not be told.
-  int64_t limited_bytes() const { return bytes - unknown_bytes; }
-  // Less than nothing can only be an error of rounding.
-  double inside_seconds() const { return std::max(0.0, all_inside); }
-  double all_seconds() const { return std::max(0.0, all_inside + all_waiting); }
-
-  // What is worked off of all tenants until `own` seconds of this one are.
-  // Others have their part by weight meanwhile, or all that they want,
-  // (*wanted)(), if that is less.
-  double Until(const Shares& shares, double own,
-               double (Share::*wanted)() const) const {
-    double seconds = own;
-    for (const auto& [id, other] : shares) {
-      if (&other == this) continue;
-      seconds += std::min((other.*wanted)(),
-                          own * other.tenant->weight / tenant->weight);
-    }
-    return seconds;
-  }
-};
 
 Admission::Admission(const Settings& settings, CostModel& costs)
     : settings_(settings),
@@ -253,64 +151,6 @@ bool Admission::MayWait(const Entry& entry) const {
          std::max(kWaitingBytes, reserve_ / 2);
 }
 
-// What its tenant's own limits say of a call that comes in.
-absl::Status Admission::CheckShare(const Entry& entry) const {
-  const Share& share = *entry.share;
-  const Tenant& tenant = *entry.request.tenant;
-  const int64_t bytes =
-      entry.request.bytes ? BytesToRead(entry) : kWaitingBytes;
-  if (bytes > tenant.max_bytes) return TenantTooLarge(tenant, bytes);
-  if (bytes > tenant.max_bytes - share.limited_bytes()) {
-    return TenantHoldsTooMuch(tenant, bytes);
-  }
-  const absl::Duration wait = share.work.Wait(entry.since);
-  return wait > absl::ZeroDuration() ? TenantWorksTooMuch(tenant, wait)
-                                     : absl::OkStatus();
-}
-
-// Who waits of a tenant with many calls, for its weight, makes way for another
-// tenant's first ones; and on a connection with many calls for another
-// connection's.
-Admission::Entry* Admission::OneTooManyWaiting(const Entry& entry) {
-  const auto waiting = [](const Share& share, int64_t more) {
-    return static_cast<double>(share.waiting.size() + more) /
-           share.tenant->weight;
-  };
-  Share* most = entry.share;
-  double most_waiting = waiting(*most, 1);
-  for (auto& [id, share] : shares_) {
-    if (share.waiting.empty() || waiting(share, 0) <= most_waiting) continue;
-    most = &share;
-    most_waiting = waiting(share, 0);
-  }
-  if (most != entry.share) return &most->waiting.back();
-  const int64_t own = entry.peer->second.waiting;
-  int looked_at = 0;
-  for (auto it = most->waiting.end(); it != most->waiting.begin();) {
-    if (++looked_at > kMostPassed) break;
-    --it;
-    if (!it->Small() && it->peer->second.waiting > own) return &*it;
-  }
-  return nullptr;
-}
-
-// Of the calls inside, what is worked off until those of the entry's tenant are
-// that come before a call of so many seconds, and `own` seconds of that call.
-double Admission::SecondsInside(const Entry& entry, double seconds,
-                                double own) const {
-  const Share& share = *entry.share;
-  return share.Until(shares_, own + UpToRankOf(seconds, share.seconds_inside),
-                     &Share::inside_seconds);
-}
-
-double Admission::SecondsAhead(const Entry& entry, double seconds) const {
-  const Share& share = *entry.share;
-  return share.Until(shares_,
-                     UpToRankOf(seconds, share.seconds_inside) +
-                         UpToRankOf(seconds, share.seconds_waiting),
-                     &Share::all_seconds);
-}
-
 absl::Duration Admission::TimeFor(double seconds) const {
   return absl::Seconds(seconds / speed_);
 }
@@ -391,31 +231,6 @@ bool Admission::HasRoom(const Entry& entry) const {
   return held + excess_bytes_ + more <= limit;
 }
 
-// Whether its tenant may hold so much more.
-bool Admission::ShareHolds(const Entry& entry, int64_t more) {
-  return more <= entry.request.tenant->max_bytes - entry.share->limited_bytes();
-}
-
-// Whether its tenant may hold it, which waits, once it is read.
-bool Admission::ShareHasRoom(const Entry& entry) const {
-  return !entry.request.bytes ||
-         ShareHolds(entry, BytesToRead(entry) - kWaitingBytes);
-}
-
-// Charges its tenant for so many seconds in all.
-void Admission::Charge(Entry& entry, double seconds) {
-  entry.share->time += (seconds - entry.charged) / entry.request.tenant->weight;
-  entry.charged = seconds;
-}
-
-// Those who would come back as if they were new.
-void Admission::ForgetShares(absl::Time now) {
-  std::erase_if(shares_, [&](const auto& item) {
-    const Share& share = item.second;
-    return share.Idle() && share.time <= share_time_ && share.work.Full(now);
-  });
-}
-
 void Admission::StartRead(Entry& entry) {
   const double seconds = entry.seconds;
   SetSeconds(entry, 0);
@@ -466,65 +281,6 @@ void Admission::ChargeUpload(Entry& entry, int64_t bytes) {
   }
   SetBytes(entry, MemoryKind::kRequest, bytes);
   SetBytes(entry, MemoryKind::kTensors, bytes);
-}
-
-// Of a tenant's calls that need not wait for work to be done: a small one; else
-// the first whose connection has the fewest messages under way; else, where
-// that one does not fit, one that is charged for little. Those are soon gone,
-// so that it need not wait for long. `few`: so many are looked at; `blocked`:
-// whether one of another tenant waits for memory, then those that are charged
-// for much have to wait; set if one of this tenant does.
-Admission::Entry* Admission::NextOf(Share& share, int64_t few, bool* blocked) {
-  Entry *small = nullptr, *first = nullptr, *light = nullptr;
-  const auto prefer = [](Entry& candidate, Entry*& chosen) {
-    if (chosen == nullptr ||
-        candidate.peer->second.reading < chosen->peer->second.reading) {
-      chosen = &candidate;
-    }
-  };
-  for (Entry& entry : share.waiting) {
-    if (--few < 0) break;
-    if (!MayStart(entry)) continue;
-    const int64_t bytes = entry.request.bytes.value_or(uploads_.young_bytes);
-    if (entry.Small()) {
-      prefer(entry, small);
-    } else {
-      prefer(entry, first);
-      if (bytes <= uploads_.young_bytes) prefer(entry, light);
-    }
-  }
-  if (*blocked) first = nullptr;
-  for (Entry* const chosen : {small, first, light}) {
-    if (chosen == nullptr) continue;
-    if (!HasRoom(*chosen)) {
-      *blocked |= chosen == first && ShareHasRoom(*chosen);
-      continue;
-    }
-    if (chosen->request.bytes || young_reads_ < kMaxYoungReads) return chosen;
-  }
-  return nullptr;
-}
-
-// Tenants come by turns. Where the one whose turn it is waits for memory,
-// others only go before it with what is soon gone.
-Admission::Entry* Admission::NextToRead() {
-  turns_.clear();
-  for (auto& [id, share] : shares_) {
-    if (!share.waiting.empty()) turns_.push_back(&share);
-  }
-  if (turns_.size() > 1) {
-    std::sort(turns_.begin(), turns_.end(),
-              [](const Share* a, const Share* b) { return a->time < b->time; });
-  }
-  const int64_t few =
-      kMostPassed /
-      std::clamp<int64_t>(static_cast<int64_t>(turns_.size()), 1, kMostPassed);
-  bool blocked = false;
-  for (Share* const share : turns_) {
-    Entry* const next = NextOf(*share, few, &blocked);
-    if (next != nullptr) return next;
-  }
-  return nullptr;
 }
 
 void Admission::AdmitWaiting(Lock& lock) {
@@ -899,126 +655,9 @@ int64_t Admission::calls() const {
   return static_cast<int64_t>(inside_.size()) + waiting_calls_;
 }
 
-int64_t Admission::tenant_bytes(int tenant) const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = shares_.find(tenant);
-  return found == shares_.end() ? 0 : found->second.bytes;
-}
-
 int64_t Admission::transferred_bytes() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return transferred_bytes_;
-}
-
-Admission::Ticket& Admission::Ticket::operator=(Ticket&& other) noexcept {
-  if (this == &other) return *this;
-  Release();
-  admission_ = std::exchange(other.admission_, nullptr);
-  entry_ = other.entry_;
-  return *this;
-}
-
-absl::Status Admission::Ticket::ReadDone(int64_t bytes) {
-  if (!admission_) return absl::OkStatus();
-  Lock lock(admission_->mutex_);
-  Entry& entry = *entry_;
-  // What it held is given back.
-  if (!entry.expelled.ok()) return entry.expelled;
-  admission_->EndRead(entry);
-  admission_->transferred_bytes_ += bytes;
-  // What came for this call is not progress of the others on its connection.
-  const auto received = entry.peer->second.reading > 0
-                            ? admission_->ReceivedOn(entry.request.peer)
-                            : std::nullopt;
-  if (received) {
-    for (Entry& other : admission_->inside_) {
-      if (other.peer == entry.peer && other.Reading()) {
-        other.upload.NotMine(bytes, *received);
-      }
-    }
-  }
-  const int64_t reserved =
-      entry.bytes[static_cast<size_t>(MemoryKind::kRequest)];
-  absl::Status status;
-  if (bytes <= reserved) {
-    admission_->SetBytes(entry, MemoryKind::kRequest, bytes);
-    admission_->SetBytes(entry, MemoryKind::kTensors, bytes);
-    // Only now is it known what a message of unknown size counts for.
-    if (!ShareHolds(entry, 0)) {
-      status = TenantHoldsTooMuch(*entry.request.tenant, 2 * bytes);
-    }
-  } else {
-    status = admission_->Grow(entry, MemoryKind::kRequest, bytes);
-    if (status.ok()) {
-      status = admission_->Grow(entry, MemoryKind::kTensors, bytes);
-    }
-  }
-  admission_->AdmitWaiting(lock);
-  return status;
-}
-
-absl::Status Admission::Ticket::Hold(MemoryKind kind, int64_t bytes) {
-  if (!admission_) return absl::OkStatus();
-  Lock lock(admission_->mutex_);
-  const absl::Status status = admission_->Grow(*entry_, kind, bytes);
-  if (status.ok()) admission_->AdmitWaiting(lock);
-  return status;
-}
-
-absl::Status Admission::Ticket::Expect(double seconds, double work) {
-  if (!admission_) return absl::OkStatus();
-  Lock lock(admission_->mutex_);
-  Entry& entry = *entry_;
-  admission_->SetSeconds(entry, 0);
-  const absl::Duration ahead =
-      admission_->TimeFor(admission_->SecondsInside(entry, seconds, 0));
-  const absl::Duration end = admission_->TimeFor(
-      admission_->SecondsInside(entry, seconds, kSurePart * seconds));
-  const absl::Time now = absl::Now();
-  const absl::Duration left = entry.request.deadline - now;
-  admission_->SetSeconds(entry, seconds);
-  admission_->Charge(entry, seconds);
-  // It may be less than was thought.
-  admission_->AdmitWaiting(lock);
-  if (ahead > admission_->settings_.max_queue) {
-    return WouldWaitTooLong(ahead, admission_->settings_.max_queue);
-  }
-  if (end > left) {
-    return WouldTakeTooLong(ahead, admission_->TimeFor(seconds), left);
-  }
-  const Tenant& tenant = *entry.request.tenant;
-  const absl::Duration wait = entry.share->work.Wait(now);
-  if (wait > absl::ZeroDuration()) return TenantWorksTooMuch(tenant, wait);
-  entry.share->work.Take(work, tenant.max_work, now);
-  return absl::OkStatus();
-}
-
-void Admission::Ticket::Sending(int64_t bytes) {
-  if (!admission_) return;
-  Lock lock(admission_->mutex_);
-  admission_->done_seconds_ += entry_->seconds;
-  ++admission_->done_calls_;
-  admission_->SetSeconds(*entry_, 0);
-  admission_->transferred_bytes_ += bytes;
-  entry_->phase = Entry::Phase::kSending;
-  entry_->since = absl::Now();
-  entry_->sending_bytes = bytes;
-  admission_->AdmitWaiting(lock);
-}
-
-void Admission::Ticket::Failing() {
-  if (!admission_) return;
-  Lock lock(admission_->mutex_);
-  admission_->SetSeconds(*entry_, 0);
-  if (entry_->Reading()) admission_->EndRead(*entry_);
-  entry_->phase = Entry::Phase::kSending;
-  entry_->since = absl::Now();
-  entry_->sending_bytes = 0;
-  admission_->AdmitWaiting(lock);
-}
-
-void Admission::Ticket::Release() {
-  if (admission_) std::exchange(admission_, nullptr)->Release(entry_);
 }
 
 }  // namespace attention::server
