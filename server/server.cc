@@ -127,13 +127,13 @@ Server::Server(const Options& options)
                                   options.max_inflight_bytes)),
       executor_(static_cast<int>(options.threads)),
       service_(options_, authenticator_),
-      streamed_service_(CallEnvironment{options_, authenticator_, admission_,
-                                        costs_, *buffers_, executor_, *log_,
-                                        log_limiter_, metrics_, connections_,
-                                        leaving_}),
-      health_(v1::AttentionService::service_full_name()),
+      streamed_service_(CallEnvironment{
+          options_, authenticator_, admission_, costs_, *buffers_, executor_,
+          *log_, log_limiter_, metrics_, connections_, leaving_}),
+      health_(v1::AttentionService::service_full_name(), authenticator_),
       reflection_({v1::GetCapabilitiesRequest::descriptor()->file(),
-                   grpc::health::v1::HealthCheckRequest::descriptor()->file()}),
+                   grpc::health::v1::HealthCheckRequest::descriptor()->file()},
+                  authenticator_),
       quota_("server"),
       reloader_(options.reload_interval) {
   metrics_.SetSnapshotSource([this] { return TakeSnapshot(); });

@@ -240,8 +240,7 @@ absl::StatusOr<Listener> Listener::Open(const std::string& address,
   if (absl::ConsumePrefix(&rest, "unix-abstract:")) {
     status = listener.OpenUnixAbstract(PercentDecoded(rest));
   } else if (absl::ConsumePrefix(&rest, "unix:")) {
-    status =
-        listener.OpenUnixPath(PercentDecoded(rest), settings.unix_mode);
+    status = listener.OpenUnixPath(PercentDecoded(rest), settings.unix_mode);
   } else {
     listener.is_unix_ = false;
     status = listener.OpenTcp(settings.loopback_only);

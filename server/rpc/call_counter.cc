@@ -51,9 +51,7 @@ absl::Status Explained(absl::string_view name, absl::string_view method,
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   const std::string& text = status.error_message();
   if (status.ok()) return absl::OkStatus();
-  // The second is how a watch ends that is cancelled.
-  if (cancelled ||
-      (code == absl::StatusCode::kUnknown && text == "OnCancel()")) {
+  if (cancelled) {
     return absl::CancelledError("the call was cancelled");
   }
   if (code == absl::StatusCode::kUnimplemented && name == "other") {
@@ -70,9 +68,6 @@ absl::Status Explained(absl::string_view name, absl::string_view method,
        text == "could not parse request")) {
     return absl::InvalidArgumentError(
         absl::StrCat("wanted one valid request message of ", name));
-  }
-  if (code == absl::StatusCode::kNotFound) {
-    return WithReason(Reason::kUnknownService, absl::NotFoundError(text));
   }
   return absl::Status(code, text);
 }
@@ -139,8 +134,7 @@ class CallCounter final : public Interceptor {
     const absl::Status status =
         !headers_.ok() ? headers_
         : ours         ? FromGrpcStatus(sent)
-                       : Explained(record_.method, info_.method(), sent,
-                                   Cancelled());
+               : Explained(record_.method, info_.method(), sent, Cancelled());
     record_.End(status, log_, log_limiter_, metrics_);
     if (!status.ok() && !ours) methods.ModifySendStatus(ToGrpcStatus(status));
     for (const auto& trailer : record_.caller.Trailers()) {

@@ -1,6 +1,7 @@
 // Logs and counts the calls that are not ComputeAttention: GetCapabilities,
-// health, reflection, and methods that nobody knows; gives their errors a reason
-// and their answers the ids of their callers. ComputeCall does that for its own.
+// health, reflection, and methods that nobody knows; gives their errors a
+// reason and their answers the ids of their callers. ComputeCall does that for
+// its own.
 #ifndef ATTENTION_SERVER_RPC_CALL_COUNTER_H_
 #define ATTENTION_SERVER_RPC_CALL_COUNTER_H_
 

@@ -75,8 +75,12 @@ class HealthService::Watcher final
   bool finished_ = false;
 };
 
-HealthService::HealthService(std::string service, size_t max_watchers)
-    : service_(std::move(service)), max_watchers_(max_watchers) {}
+HealthService::HealthService(std::string service,
+                             const Authenticator& authenticator,
+                             size_t max_watchers)
+    : service_(std::move(service)),
+      authenticator_(authenticator),
+      max_watchers_(max_watchers) {}
 
 void HealthService::SetServing(bool serving) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -88,10 +92,18 @@ grpc::ServerUnaryReactor* HealthService::Check(
     grpc::CallbackServerContext* context, const HealthCheckRequest* request,
     HealthCheckResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const absl::Status allowed =
+      authenticator_.CheckHealth(context->client_metadata());
+  if (!allowed.ok()) {
+    reactor->Finish(ToGrpcStatus(allowed));
+    return reactor;
+  }
   if (!Knows(request->service())) {
-    reactor->Finish(ToGrpcStatus(absl::NotFoundError(
-        absl::StrCat("service: got \"", request->service(),
-                     "\", wanted \"\" or \"", service_, "\""))));
+    reactor->Finish(ToGrpcStatus(WithReason(
+        Reason::kUnknownService,
+        absl::NotFoundError(absl::StrCat("service: got \"", request->service(),
+                                         "\", wanted \"\" or \"", service_,
+                                         "\"")))));
     return reactor;
   }
   response->set_status(status());
@@ -103,6 +115,12 @@ grpc::ServerUnaryReactor* HealthService::List(
     grpc::CallbackServerContext* context, const HealthListRequest*,
     HealthListResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const absl::Status allowed =
+      authenticator_.CheckHealth(context->client_metadata());
+  if (!allowed.ok()) {
+    reactor->Finish(ToGrpcStatus(allowed));
+    return reactor;
+  }
   HealthCheckResponse whole;
   whole.set_status(status());
   auto& statuses = *response->mutable_statuses();
@@ -113,7 +131,13 @@ grpc::ServerUnaryReactor* HealthService::List(
 }
 
 grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(
-    grpc::CallbackServerContext*, const HealthCheckRequest* request) {
+    grpc::CallbackServerContext* context, const HealthCheckRequest* request) {
+  const absl::Status allowed =
+      authenticator_.CheckHealth(context->client_metadata());
+  if (!allowed.ok()) {
+    return new RefusedCall<grpc::ServerWriteReactor<HealthCheckResponse>>(
+        ToGrpcStatus(allowed));
+  }
   const bool known = Knows(request->service());
   const std::lock_guard<std::mutex> lock(mutex_);
   if (watchers_.size() >= max_watchers_) {

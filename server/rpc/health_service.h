@@ -11,6 +11,7 @@
 
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpc/health/v1/health.pb.h"
+#include "server/auth/authenticator.h"
 
 namespace attention::server {
 
@@ -23,9 +24,9 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   // gRPC holds for an open call, and nothing more while nothing changes.
   static constexpr size_t kMaxWatchers = 10'000;
 
-  // `service`: its full name.
-  explicit HealthService(std::string service,
-                         size_t max_watchers = kMaxWatchers);
+  // `service`: its full name. `authenticator` says who may ask.
+  HealthService(std::string service, const Authenticator& authenticator,
+                size_t max_watchers = kMaxWatchers);
 
   // Tells all watchers where it changes something; does not wait for them.
   void SetServing(bool serving);
@@ -51,6 +52,7 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   Status StatusLocked() const;
 
   const std::string service_;
+  const Authenticator& authenticator_;
   const size_t max_watchers_;
   std::mutex mutex_;
   // Guarded by mutex_, as is what watchers hold.

@@ -221,8 +221,10 @@ std::vector<const FileDescriptor*> WithReflection(
 }  // namespace
 
 ReflectionService::ReflectionService(std::vector<const FileDescriptor*> files,
+                                     const Authenticator& authenticator,
                                      int max_streams)
     : protos_(WithReflection(std::move(files))),
+      authenticator_(authenticator),
       max_streams_(max_streams),
       v1_(std::make_unique<Version<ServerReflection>>(*this)),
       v1alpha_(std::make_unique<Version<v1alpha::ServerReflection>>(*this)) {}
@@ -236,6 +238,9 @@ void ReflectionService::Register(grpc::ServerBuilder& builder) {
 
 ReflectionService::Reactor* ReflectionService::Start(
     grpc::CallbackServerContext& context) {
+  const absl::Status allowed =
+      authenticator_.Check(context.client_metadata()).status();
+  if (!allowed.ok()) return new RefusedCall<Reactor>(ToGrpcStatus(allowed));
   if (streams_.fetch_add(1, std::memory_order_relaxed) < max_streams_) {
     return new Stream(*this, context);
   }

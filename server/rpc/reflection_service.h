@@ -10,6 +10,7 @@
 
 #include "grpc/reflection/v1/reflection.pb.h"
 #include "grpcpp/server_builder.h"
+#include "server/auth/authenticator.h"
 #include "server/rpc/described_protos.h"
 
 namespace attention::server {
@@ -30,10 +31,11 @@ class ReflectionService {
   // A larger request ends its stream with RESOURCE_EXHAUSTED.
   static constexpr int64_t kMaxRequestBytes = 65536;
 
-  // Lists the services of `files`, and reflection itself.
-  explicit ReflectionService(
-      std::vector<const google::protobuf::FileDescriptor*> files,
-      int max_streams = kMaxStreams);
+  // Lists the services of `files`, and reflection itself. `authenticator` says
+  // who may ask.
+  ReflectionService(std::vector<const google::protobuf::FileDescriptor*> files,
+                    const Authenticator& authenticator,
+                    int max_streams = kMaxStreams);
   ~ReflectionService();
 
   void Register(grpc::ServerBuilder& builder);
@@ -48,6 +50,7 @@ class ReflectionService {
   Reactor* Start(grpc::CallbackServerContext& context);
 
   const DescribedProtos protos_;
+  const Authenticator& authenticator_;
   const int max_streams_;
   std::atomic<int> streams_{0};
   const std::unique_ptr<grpc::Service> v1_;

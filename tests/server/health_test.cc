@@ -94,7 +94,8 @@ class HealthServiceTest : public ::testing::Test {
     return watch;
   }
 
-  server::HealthService health_{kService, /*max_watchers=*/2};
+  const server::Authenticator authenticator_{/*open_health=*/true};
+  server::HealthService health_{kService, authenticator_, /*max_watchers=*/2};
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
 };

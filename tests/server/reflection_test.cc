@@ -256,7 +256,8 @@ INSTANTIATE_TEST_SUITE_P(Versions, ReflectionTest,
                          });
 
 TEST(ReflectionServiceTest, OneStreamTooManyIsRefusedUntilAnotherGoes) {
-  server::ReflectionService reflection({}, /*max_streams=*/2);
+  const server::Authenticator authenticator(/*open_health=*/true);
+  server::ReflectionService reflection({}, authenticator, /*max_streams=*/2);
   grpc::ServerBuilder builder;
   reflection.Register(builder);
   const auto server = builder.BuildAndStart();

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "attention/v1/attention.grpc.pb.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "server/auth/token_file.h"
 #include "tests/support/certificates.h"
 #include "tests/support/messages.h"
@@ -31,8 +33,9 @@ std::string Line(const std::string& token, const std::string& rest) {
 
 class TokensTest : public ::testing::Test {
  protected:
-  void Start(const std::string& tokens) {
+  void Start(const std::string& tokens, bool open_health = false) {
     server::Options options = TestServer::DefaultOptions();
+    options.open_health = open_health;
     options.tokens = folder_.Write("tokens", tokens);
     options.reload_interval = absl::Milliseconds(1);
     server_ = std::make_unique<TestServer>(options);
@@ -59,6 +62,32 @@ class TokensTest : public ::testing::Test {
     return stub_->GetCapabilities(&context, {}, &response);
   }
 
+  // One call, of a stream if need be, with an empty message.
+  grpc::Status Call(const std::string& method, const std::string& token) {
+    grpc::ClientContext context;
+    Authorize(token, context);
+    // A watch and a reflection stream do not end by themselves.
+    context.set_deadline(std::chrono::system_clock::now() +
+                         std::chrono::milliseconds(500));
+    grpc::CompletionQueue queue;
+    grpc::GenericStub stub(server_->Channel(Transport::kLoopback));
+    const auto stream = stub.PrepareCall(&context, method, &queue);
+    void* tag;
+    bool ok;
+    stream->StartCall(nullptr);
+    queue.Next(&tag, &ok);
+    const grpc::Slice empty;
+    const grpc::ByteBuffer message(&empty, 1);
+    if (ok) {
+      stream->WriteLast(message, grpc::WriteOptions(), nullptr);
+      queue.Next(&tag, &ok);
+    }
+    grpc::Status status;
+    stream->Finish(&status, nullptr);
+    queue.Next(&tag, &ok);
+    return status;
+  }
+
   const TestFolder folder_;
   std::unique_ptr<TestServer> server_;
   std::unique_ptr<v1::AttentionService::Stub> stub_;
@@ -79,6 +108,29 @@ TEST_F(TokensTest, EveryCallNeedsOne) {
     EXPECT_EQ(status.error_message(),
               "authorization: the token is not known here");
     EXPECT_EQ(DetailsOf(status).reason, "TOKEN_UNKNOWN");
+  }
+}
+
+TEST_F(TokensTest, HealthAndReflectionNeedOneToo) {
+  const std::vector<std::string> health = {"/grpc.health.v1.Health/Check",
+                                           "/grpc.health.v1.Health/List",
+                                           "/grpc.health.v1.Health/Watch"};
+  const std::vector<std::string> reflection = {
+      "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"};
+  for (const bool open_health : {false, true}) {
+    Start(Line("t-a", "a"), open_health);
+    for (const bool is_health : {false, true}) {
+      const bool open = open_health && is_health;
+      for (const std::string& method : is_health ? health : reflection) {
+        const grpc::Status status = Call(method, "");
+        EXPECT_EQ(DetailsOf(status).reason == "TOKEN_MISSING", !open)
+            << method << " " << status.error_message();
+        EXPECT_NE(Call(method, "t-a").error_code(),
+                  grpc::StatusCode::UNAUTHENTICATED)
+            << method;
+      }
+    }
   }
 }
 
