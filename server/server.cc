@@ -286,7 +286,7 @@ absl::Status Server::Listen() {
       std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
       interceptors;
   interceptors.push_back(std::make_unique<CallCounterFactory>(
-      options_, *log_, log_limiter_, metrics_));
+      options_, authenticator_, *log_, log_limiter_, metrics_));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) {

@@ -171,15 +171,14 @@ std::vector<MetricFamily> TenantFamilies(
     bytes.push_back(
         {static_cast<double>(tenant.bytes), {{"tenant", tenant.name}}});
   }
-  return {CounterFamily("attention_tenant_calls_total",
-                        "Calls of ComputeAttention that ended, by tenant and "
-                        "how they ended.",
-                        calls),
-          CounterFamily("attention_tenant_used_work_seconds_total",
-                        "Seconds of threads that a tenant's ended calls took.",
-                        used),
-          GaugeFamily("attention_tenant_memory_bytes",
-                      "Memory that a tenant's calls hold.", bytes)};
+  return {
+      CounterFamily("attention_tenant_calls_total",
+                    "Calls that ended, by tenant and how they ended.", calls),
+      CounterFamily("attention_tenant_used_work_seconds_total",
+                    "Seconds of threads that a tenant's ended calls took.",
+                    used),
+      GaugeFamily("attention_tenant_memory_bytes",
+                  "Memory that a tenant's calls hold.", bytes)};
 }
 
 }  // namespace

@@ -75,11 +75,12 @@ absl::Status Explained(absl::string_view name, absl::string_view method,
 class CallCounter final : public Interceptor {
  public:
   CallCounter(absl::string_view name, grpc::experimental::ServerRpcInfo& info,
-              int64_t max_header_bytes, spdlog::logger& log,
-              LogLimiter& log_limiter, Metrics& metrics)
+              int64_t max_header_bytes, const Authenticator& authenticator,
+              spdlog::logger& log, LogLimiter& log_limiter, Metrics& metrics)
       : record_(name),
         info_(info),
         max_header_bytes_(max_header_bytes),
+        authenticator_(authenticator),
         log_(log),
         log_limiter_(log_limiter),
         metrics_(metrics) {
@@ -120,6 +121,9 @@ class CallCounter final : public Interceptor {
 
   void Begin(const CallHeaders& headers) {
     record_.caller = CallerIds(headers);
+    if (auto tenant = authenticator_.Check(headers); tenant.ok()) {
+      record_.tenant = *std::move(tenant);
+    }
     headers_ = CheckHeaders(headers, max_header_bytes_);
     // It would hold them for as long as it likes.
     if (!headers_.ok() && record_.method == kWatch) {
@@ -147,6 +151,7 @@ class CallCounter final : public Interceptor {
   absl::Status headers_;
   grpc::experimental::ServerRpcInfo& info_;
   const int64_t max_header_bytes_;
+  const Authenticator& authenticator_;
   spdlog::logger& log_;
   LogLimiter& log_limiter_;
   Metrics& metrics_;
@@ -159,7 +164,8 @@ Interceptor* CallCounterFactory::CreateServerInterceptor(
   const absl::string_view name = NameOf(info->method());
   if (name.empty()) return nullptr;
   return new (std::nothrow)
-      CallCounter(name, *info, max_header_bytes_, log_, log_limiter_, metrics_);
+      CallCounter(name, *info, max_header_bytes_, authenticator_, log_,
+                  log_limiter_, metrics_);
 }
 
 }  // namespace attention::server

@@ -8,6 +8,7 @@
 #include <spdlog/logger.h>
 
 #include "grpcpp/support/server_interceptor.h"
+#include "server/auth/authenticator.h"
 #include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
 #include "server/options.h"
@@ -20,9 +21,11 @@ namespace attention::server {
 class CallCounterFactory final
     : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
-  CallCounterFactory(const Options& options, spdlog::logger& log,
-                     LogLimiter& log_limiter, Metrics& metrics)
+  CallCounterFactory(const Options& options, const Authenticator& authenticator,
+                     spdlog::logger& log, LogLimiter& log_limiter,
+                     Metrics& metrics)
       : max_header_bytes_(options.max_header_bytes),
+        authenticator_(authenticator),
         log_(log),
         log_limiter_(log_limiter),
         metrics_(metrics) {}
@@ -33,6 +36,7 @@ class CallCounterFactory final
 
  private:
   const int64_t max_header_bytes_;
+  const Authenticator& authenticator_;
   spdlog::logger& log_;
   LogLimiter& log_limiter_;
   Metrics& metrics_;

@@ -313,6 +313,15 @@ TEST(TokensProgramTest, LogsTenantsButNoTokensAndKeepsThemOverABadFile) {
   };
   EXPECT_EQ(ComputeAt(address, "secret-a"), grpc::StatusCode::OK);
   reads("event=call rpc=ComputeAttention tenant=tenant-a code=OK ");
+  {
+    const auto stub = v1::AttentionService::NewStub(
+        ChannelTo(address, grpc::InsecureChannelCredentials()));
+    grpc::ClientContext context;
+    context.AddMetadata("authorization", "Bearer secret-a");
+    v1::GetCapabilitiesResponse response;
+    EXPECT_TRUE(stub->GetCapabilities(&context, {}, &response).ok());
+  }
+  reads("event=call rpc=GetCapabilities tenant=tenant-a code=OK ");
   EXPECT_EQ(ComputeAt(address, "secret-b"), grpc::StatusCode::UNAUTHENTICATED);
   reads("level=info event=call rpc=ComputeAttention code=UNAUTHENTICATED ");
   // A token in place of its hash.
