@@ -17,6 +17,9 @@ constexpr absl::Duration kAfterFailure = absl::Milliseconds(10);
 constexpr absl::Duration kTotalsInterval = absl::Milliseconds(100);
 // Giving freed memory back takes the allocator's locks for a while.
 constexpr absl::Duration kTrimInterval = absl::Seconds(1);
+// Of the time, one part in so many at most goes into measuring what is
+// allocated.
+constexpr int kMeasureShare = 10;
 // gRPC's quota never falls below this: small calls, headers, windows.
 constexpr int64_t kLeastQuota = int64_t{32} << 20;
 // Smaller changes of the quota are not worth a lock.
@@ -70,19 +73,28 @@ void Housekeeping::Run() {
   while (admission_.WaitForTick(pause)) {
     const absl::Time now = absl::Now();
     try {
-      int64_t transport = 0;
-      if (own_process_ && admission_.WantsTransportBytes()) {
-        const Admission::Snapshot held = admission_.snapshot();
-        transport = std::max<int64_t>(
-            0, AllocatedBytes() - baseline_bytes_ -
-                   held.bytes[static_cast<size_t>(MemoryKind::kScratch)]);
-      }
-      pause = admission_.Tick(now, transport);
+      pause = admission_.Tick(now, TransportBytes(now));
       LookAtMemory(now);
     } catch (const std::bad_alloc&) {
       pause = kAfterFailure;
     }
   }
+}
+
+// What the network layer holds, measured; 0 where it is not to be had.
+int64_t Housekeeping::TransportBytes(absl::Time now) {
+  if (!own_process_ || now < next_transport_look_ ||
+      !admission_.WantsTransportBytes()) {
+    return 0;
+  }
+  const int64_t scratch =
+      admission_.snapshot().bytes[static_cast<size_t>(MemoryKind::kScratch)];
+  const absl::Time begin = absl::Now();
+  const int64_t allocated = AllocatedBytes();
+  // It walks through all free pieces with the allocator's locks held: millions
+  // of them would stop everybody.
+  next_transport_look_ = now + kMeasureShare * (absl::Now() - begin);
+  return std::max<int64_t>(0, allocated - baseline_bytes_ - scratch);
 }
 
 void Housekeeping::LookAtMemory(absl::Time now) {

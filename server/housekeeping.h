@@ -29,6 +29,7 @@ class Housekeeping {
 
  private:
   void Run();
+  int64_t TransportBytes(absl::Time now);
   void LookAtMemory(absl::Time now);
   void SetQuota();
 
@@ -41,7 +42,7 @@ class Housekeeping {
   const int64_t baseline_bytes_;  // allocated before the first call
   int64_t quota_bytes_ = 0;
   int64_t trimmed_at_ = 0;  // Admission::transferred_bytes() then
-  absl::Time next_totals_, next_trim_;
+  absl::Time next_transport_look_, next_totals_, next_trim_;
   std::thread thread_;
 };
 

@@ -22,7 +22,10 @@ namespace {
 
 // Calls one connection may have open at once.
 constexpr int kMaxStreams = 1024;
-constexpr int kLookaheadBytes = 16384;
+// gRPC works through all that it read at once before anybody else has his turn:
+// with its own 4 MiB, tens of thousands of streams that were reset. More gains
+// nothing for large messages.
+constexpr int kMaxReadBytes = 256 << 10;
 // A peer that vanished holds its calls' memory no longer than this.
 constexpr int kKeepaliveMs = 60'000;
 // How long clients without a running call have to leave when the server stops.
@@ -106,8 +109,9 @@ void Configure(grpc::ServerBuilder& builder) {
   // A stream that has not been read yet may send so much and no more: what is
   // not let in waits in the client. A read then grants what its message needs.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES,
-                             kLookaheadBytes);
+                             static_cast<int>(kUnreadWindowBytes));
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  builder.AddChannelArgument(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, kMaxReadBytes);
 }
 
 }  // namespace
@@ -122,14 +126,15 @@ Server::Server(const Options& options)
                 .grpc_version = grpc::Version(),
                 .threads = options.threads}),
       authenticator_(options.open_health),
+      guard_(connections_, *log_, log_limiter_),
       admission_(AdmissionSettings(options, connections_), costs_),
       buffers_(BufferPool::Create(options.max_pooled_bytes,
                                   options.max_inflight_bytes)),
       executor_(static_cast<int>(options.threads)),
       service_(options_, authenticator_),
       streamed_service_(CallEnvironment{
-          options_, authenticator_, admission_, costs_, *buffers_, executor_,
-          *log_, log_limiter_, metrics_, connections_, leaving_}),
+          options_, authenticator_, admission_, connections_, costs_, *buffers_,
+          executor_, *log_, log_limiter_, metrics_, leaving_}),
       health_(v1::AttentionService::service_full_name(), authenticator_),
       reflection_({v1::GetCapabilitiesRequest::descriptor()->file(),
                    grpc::health::v1::HealthCheckRequest::descriptor()->file()},
@@ -172,6 +177,7 @@ Snapshot Server::TakeSnapshot() const {
           .bytes_per_second = costs_.bytes_per_second(),
           .connections = connections_.open(),
           .max_connections = options_.max_connections,
+          .connections_cut = guard_.cut(),
           .log_lines_dropped = LogLinesDropped(*log_),
           .draining = draining_,
           .tenants = TenantSamples(authenticator_, admission_)};
@@ -286,7 +292,7 @@ absl::Status Server::Listen() {
       std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
       interceptors;
   interceptors.push_back(std::make_unique<CallCounterFactory>(
-      options_, authenticator_, *log_, log_limiter_, metrics_));
+      options_, authenticator_, connections_, *log_, log_limiter_, metrics_));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) {
@@ -296,7 +302,7 @@ absl::Status Server::Listen() {
   housekeeping_.emplace(admission_, costs_, log_limiter_, quota_, options_);
   acceptor_ = std::make_unique<Acceptor>(
       std::move(listeners), options_.max_connections,
-      Acceptor::Sinks{*tcp_sink_, *unix_sink_}, connections_, *log_);
+      Acceptor::Sinks{*tcp_sink_, *unix_sink_}, connections_, guard_, *log_);
   return absl::OkStatus();
 }
 

@@ -30,6 +30,7 @@
 #include "server/auth/reloader.h"
 #include "server/auth/tls_credentials.h"
 #include "server/connections/acceptor.h"
+#include "server/connections/connection_guard.h"
 #include "server/connections/connection_table.h"
 #include "server/housekeeping.h"
 #include "server/http/http_server.h"
@@ -120,6 +121,7 @@ class Server {
   Metrics metrics_;
   ConnectionTable connections_;
   Authenticator authenticator_;
+  ConnectionGuard guard_;
   CostModel costs_;
   Admission admission_;
   const std::shared_ptr<BufferPool> buffers_;

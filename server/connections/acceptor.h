@@ -1,4 +1,5 @@
-// Accepts connections and hands them to gRPC, within a limit.
+// Accepts connections and hands them to gRPC, within a limit; looks after those
+// that are open.
 //
 // gRPC has listeners of its own; those of 1.51 stop for ever, without a word,
 // the first time that descriptors run out.
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "grpcpp/server_builder.h"
+#include "server/connections/connection_guard.h"
 #include "server/connections/connection_table.h"
 #include "server/connections/descriptor.h"
 #include "server/connections/listener.h"
@@ -26,6 +28,9 @@ namespace attention::server {
 // New connections then wait in the kernel's queue. It looks again every 50 ms.
 // It logs a warning when it stops, at most once a minute, and a line when it
 // has gone on for a second.
+//
+// While connections are open it lets `guard` look at them: no other thread is
+// as free as this one when peers flood the server.
 //
 // Not thread-safe.
 class Acceptor {
@@ -44,7 +49,7 @@ class Acceptor {
   // Throws std::system_error if there is no thread or descriptor to be had.
   Acceptor(std::vector<Listener> listeners, int64_t max_connections,
            const Sinks& sinks, ConnectionTable& connections,
-           spdlog::logger& log);
+           ConnectionGuard& guard, spdlog::logger& log);
 
   // Closes the listeners; connections that wait in their queues are reset.
   // Those handed over go on.
@@ -58,6 +63,7 @@ class Acceptor {
   enum class Obstacle { kNone, kMaxConnections, kDescriptors, kSystem };
 
   void Run();
+  void LookAtPeers();
   Obstacle FindObstacle();
   bool DescriptorsLeft() const;
   void PruneIfDue(Clock::duration interval);
@@ -75,6 +81,7 @@ class Acceptor {
   const int low_descriptors_;
   const Sinks sinks_;
   ConnectionTable& connections_;
+  ConnectionGuard& guard_;
   spdlog::logger& log_;
   // An eventfd, readable once the destructor has begun.
   const Descriptor stop_;

@@ -1,8 +1,11 @@
 #include "server/connections/connection_table.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -10,6 +13,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/connections/descriptor.h"
 #include "server/connections/percent.h"
 
 namespace attention::server {
@@ -44,7 +49,7 @@ std::string IPv6Name(const sockaddr_in6& address) {
 
 // gRPC's name of the peer, but not percent-encoded; empty for a Unix socket.
 // Nothing if there is no peer any more.
-std::optional<std::string> PeerOf(int fd) {
+std::optional<std::string> PeerOfSocket(int fd) {
   sockaddr_storage storage{};
   socklen_t length = sizeof(storage);
   if (getpeername(fd, reinterpret_cast<sockaddr*>(&storage), &length) != 0) {
@@ -65,7 +70,7 @@ std::optional<std::string> PeerOf(int fd) {
 }  // namespace
 
 bool ConnectionTable::Add(int fd) {
-  std::optional<std::string> peer = PeerOf(fd);
+  std::optional<std::string> peer = PeerOfSocket(fd);
   const ino_t inode = InodeOf(fd);
   if (!peer.has_value() || inode == 0) return false;
   std::lock_guard<std::mutex> lock(mutex_);
@@ -73,7 +78,7 @@ bool ConnectionTable::Add(int fd) {
   // The number is free for `fd` only because its last socket was closed.
   Forget(fd);
   if (!peer->empty()) by_peer_[*peer] = fd;
-  entries_[fd] = {inode, *std::move(peer)};
+  entries_[fd] = {inode, *std::move(peer), Traffic(absl::Now())};
   ++open_;
   return true;
 }
@@ -102,35 +107,95 @@ int ConnectionTable::PrunePart(int begin) {
   return end < size ? end : -1;
 }
 
-std::optional<int64_t> ConnectionTable::BytesReceived(
+std::optional<ConnectionId> ConnectionTable::Find(
     absl::string_view peer) const {
-  const std::optional<Traffic> traffic = TrafficWith(peer);
-  if (!traffic) return std::nullopt;
-  return traffic->bytes_received;
+  const std::string name = PercentDecoded(peer);
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = by_peer_.find(name);
+  if (found == by_peer_.end()) return std::nullopt;
+  return ConnectionId{found->second, entries_[found->second].inode};
 }
 
-std::optional<ConnectionTable::Traffic> ConnectionTable::TrafficWith(
+std::optional<int64_t> ConnectionTable::BytesReceived(
     absl::string_view peer) const {
-  int fd;
-  ino_t inode;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = by_peer_.find(PercentDecoded(peer));
-    if (found == by_peer_.end()) return std::nullopt;
-    fd = found->second;
-    inode = entries_[fd].inode;
-  }
+  const std::optional<ConnectionId> connection = Find(peer);
+  return connection ? BytesReceived(*connection) : std::nullopt;
+}
+
+std::optional<int64_t> ConnectionTable::BytesReceived(
+    const ConnectionId& connection) {
+  const std::optional<Delivery> delivery = DeliveryOn(connection);
+  if (!delivery) return std::nullopt;
+  return delivery->bytes_received;
+}
+
+std::optional<ConnectionTable::Delivery> ConnectionTable::DeliveryOn(
+    const ConnectionId& connection) {
   tcp_info info{};
   socklen_t length = sizeof(info);
-  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0 ||
+  if (getsockopt(connection.fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0 ||
       length < offsetof(tcp_info, tcpi_notsent_bytes) +
                    sizeof(info.tcpi_notsent_bytes) ||
       // Inodes are not used again: what is this socket now was it then.
-      InodeOf(fd) != inode) {
+      InodeOf(connection.fd) != connection.inode) {
     return std::nullopt;
   }
-  return Traffic{static_cast<int64_t>(info.tcpi_bytes_received),
-                 info.tcpi_unacked == 0 && info.tcpi_notsent_bytes == 0};
+  return Delivery{static_cast<int64_t>(info.tcpi_bytes_received),
+                  info.tcpi_unacked == 0 && info.tcpi_notsent_bytes == 0};
+}
+
+int64_t ConnectionTable::BytesUnread(const ConnectionId& connection) {
+  int bytes = 0;
+  return ioctl(connection.fd, SIOCINQ, &bytes) == 0 ? bytes : 0;
+}
+
+ConnectionTable::Entry* ConnectionTable::FindEntry(
+    const ConnectionId& connection) {
+  return const_cast<Entry*>(std::as_const(*this).FindEntry(connection));
+}
+
+const ConnectionTable::Entry* ConnectionTable::FindEntry(
+    const ConnectionId& connection) const {
+  if (connection.fd < 0 || connection.fd >= entries_.size()) return nullptr;
+  const Entry& entry = entries_[connection.fd];
+  return entry.inode == connection.inode && entry.inode != 0 ? &entry : nullptr;
+}
+
+int ConnectionTable::List(int begin, int most,
+                          std::vector<ConnectionId>& found) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int size = static_cast<int>(entries_.size());
+  for (int fd = begin; fd < size; ++fd) {
+    const Entry& entry = entries_[fd];
+    if (entry.inode == 0 || entry.peer.empty() || entry.cut) continue;
+    if (most-- == 0) return fd;
+    found.push_back({fd, entry.inode});
+  }
+  return 0;
+}
+
+std::string ConnectionTable::PeerOf(const ConnectionId& connection) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Entry* const entry = FindEntry(connection);
+  return entry == nullptr ? "" : entry->peer;
+}
+
+bool ConnectionTable::Cut(const ConnectionId& connection) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Entry* const entry = FindEntry(connection);
+  if (entry == nullptr || entry->cut) return false;
+  // gRPC may close the number at any time, and others get it: a descriptor of
+  // our own stays what it is.
+  const Descriptor own(fcntl(connection.fd, F_DUPFD_CLOEXEC, 0));
+  if (!own.valid() || InodeOf(own.get()) != connection.inode) return false;
+  // shutdown() alone would leave what the system has received to be read.
+  sockaddr nobody{};
+  nobody.sa_family = AF_UNSPEC;
+  if (connect(own.get(), &nobody, sizeof(nobody)) != 0) {
+    shutdown(own.get(), SHUT_RDWR);
+  }
+  entry->cut = true;
+  return true;
 }
 
 }  // namespace attention::server

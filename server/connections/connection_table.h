@@ -19,11 +19,20 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "server/connections/traffic.h"
 
 namespace attention::server {
 
+// A connection, once it was open: no other one is ever equal to it.
+struct ConnectionId {
+  int fd = -1;
+  ino_t inode = 0;
+
+  bool operator==(const ConnectionId&) const = default;
+};
+
 // Thread-safe. Its memory grows with the largest number of a descriptor, which
-// RLIMIT_NOFILE bounds: about 100 bytes each.
+// RLIMIT_NOFILE bounds: about 400 bytes each.
 class ConnectionTable {
  public:
   // Remembers an open socket, before anybody could close it. False, and nothing
@@ -44,13 +53,42 @@ class ConnectionTable {
   // connects to two listeners from one port of its own is known by its later
   // connection.
   std::optional<int64_t> BytesReceived(absl::string_view peer) const;
+  // The same by its id; of them, what the process has not read yet.
+  static std::optional<int64_t> BytesReceived(const ConnectionId& connection);
+  static int64_t BytesUnread(const ConnectionId& connection);
 
-  // The same, and whether the peer's system has all that was sent to it.
-  struct Traffic {
+  // The bytes that were received, and whether the peer's system has all that
+  // was sent to it.
+  struct Delivery {
     int64_t bytes_received = 0;
     bool all_delivered = false;
   };
-  std::optional<Traffic> TrafficWith(absl::string_view peer) const;
+  static std::optional<Delivery> DeliveryOn(const ConnectionId& connection);
+
+  // The open connection of a peer, as above; nothing if it has none that is
+  // TCP.
+  std::optional<ConnectionId> Find(absl::string_view peer) const;
+
+  // Calls `visit` with the account of a connection, under a lock: it must be
+  // short. Nothing if the connection is over.
+  template <typename Visit>
+  void VisitTraffic(const ConnectionId& connection, const Visit& visit) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (Entry* const entry = FindEntry(connection)) visit(entry->traffic);
+  }
+
+  // Adds up to `most` open TCP connections to `found`, from descriptor `begin`
+  // on, but for those that were cut. Returns where to go on; 0 once it has seen
+  // all.
+  int List(int begin, int most, std::vector<ConnectionId>& found) const;
+
+  // "ipv4:127.0.0.1:54321", not percent-encoded; empty if the connection is
+  // over.
+  std::string PeerOf(const ConnectionId& connection) const;
+
+  // Resets a TCP connection, whatever is on its way: what gRPC has not read yet
+  // is gone, and its calls end. False if it is over or was cut before.
+  bool Cut(const ConnectionId& connection);
 
  private:
   // Invariants, with mutex_ held: open_ is the number of entries with an inode;
@@ -58,9 +96,13 @@ class ConnectionTable {
   struct Entry {
     ino_t inode = 0;   // 0: no connection.
     std::string peer;  // Empty for a Unix socket.
+    Traffic traffic;
+    bool cut = false;
   };
 
   // Need mutex_.
+  Entry* FindEntry(const ConnectionId& connection);
+  const Entry* FindEntry(const ConnectionId& connection) const;
   void Forget(int fd);
   // Where the next part begins; -1 at the end.
   int PrunePart(int begin);

@@ -148,6 +148,10 @@ std::vector<MetricFamily> SnapshotFamilies(const Snapshot& now) {
         now.connections);
   gauge("attention_connections_limit",
         "Most connections of gRPC at once; 0: no limit.", now.max_connections);
+  families.push_back(CounterFamily(
+      "attention_connections_cut_total",
+      "Connections that were cut because their peers flooded the server.",
+      static_cast<double>(now.connections_cut)));
   gauge("attention_draining", "1 once the server is shutting down, else 0.",
         now.draining);
   families.push_back(

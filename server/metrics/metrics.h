@@ -75,6 +75,7 @@ struct Snapshot {
   // Of gRPC.
   int64_t connections = 0;
   int64_t max_connections = 0;
+  int64_t connections_cut = 0;  // since the start
   // Since the start.
   int64_t log_lines_dropped = 0;
   bool draining = false;

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "grpcpp/server_context.h"
 #include "server/rpc/call_headers.h"
 #include "server/rpc/call_record.h"
+#include "server/rpc/call_traffic.h"
 #include "server/status.h"
 
 namespace attention::server {
@@ -24,7 +26,7 @@ using ::grpc::experimental::Interceptor;
 using ::grpc::experimental::InterceptorBatchMethods;
 
 // The method's name in logs and metrics, one of a fixed set; empty for those
-// that are not counted here.
+// that are not looked at here.
 absl::string_view NameOf(absl::string_view method) {
   constexpr std::pair<absl::string_view, absl::string_view> kNames[] = {
       {"/attention.v1.AttentionService/ComputeAttention", ""},
@@ -76,11 +78,13 @@ class CallCounter final : public Interceptor {
  public:
   CallCounter(absl::string_view name, grpc::experimental::ServerRpcInfo& info,
               int64_t max_header_bytes, const Authenticator& authenticator,
-              spdlog::logger& log, LogLimiter& log_limiter, Metrics& metrics)
+              ConnectionTable& connections, spdlog::logger& log,
+              LogLimiter& log_limiter, Metrics& metrics)
       : record_(name),
         info_(info),
         max_header_bytes_(max_header_bytes),
         authenticator_(authenticator),
+        connections_(connections),
         log_(log),
         log_limiter_(log_limiter),
         metrics_(metrics) {
@@ -100,6 +104,10 @@ class CallCounter final : public Interceptor {
               InterceptionHookPoints::PRE_SEND_STATUS)) {
         End(*methods);
       }
+      if (methods->QueryInterceptionHookPoint(
+              InterceptionHookPoints::POST_RECV_CLOSE)) {
+        EndTraffic();
+      }
     } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
       // The call matters more than what is told of it.
     }
@@ -116,10 +124,16 @@ class CallCounter final : public Interceptor {
            grpc_call_failed_before_recv_message(context.c_call()) != 0;
   }
 
+  void EndTraffic() {
+    if (traffic_) traffic_->End({.cancelled = Cancelled()});
+  }
+
   // gRPC orders what it calls, but ThreadSanitizer does not see into it.
   void HandOver() { handovers_.fetch_add(1, std::memory_order_acq_rel); }
 
   void Begin(const CallHeaders& headers) {
+    traffic_.emplace(connections_, info_.server_context()->peer(),
+                     HeaderBytes(headers));
     record_.caller = CallerIds(headers);
     if (auto tenant = authenticator_.Check(headers); tenant.ok()) {
       record_.tenant = *std::move(tenant);
@@ -152,6 +166,8 @@ class CallCounter final : public Interceptor {
   grpc::experimental::ServerRpcInfo& info_;
   const int64_t max_header_bytes_;
   const Authenticator& authenticator_;
+  std::optional<CallTraffic> traffic_;
+  ConnectionTable& connections_;
   spdlog::logger& log_;
   LogLimiter& log_limiter_;
   Metrics& metrics_;
@@ -164,8 +180,8 @@ Interceptor* CallCounterFactory::CreateServerInterceptor(
   const absl::string_view name = NameOf(info->method());
   if (name.empty()) return nullptr;
   return new (std::nothrow)
-      CallCounter(name, *info, max_header_bytes_, authenticator_, log_,
-                  log_limiter_, metrics_);
+      CallCounter(name, *info, max_header_bytes_, authenticator_, connections_,
+                  log_, log_limiter_, metrics_);
 }
 
 }  // namespace attention::server

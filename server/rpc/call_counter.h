@@ -1,7 +1,7 @@
 // Logs and counts the calls that are not ComputeAttention: GetCapabilities,
 // health, reflection, and methods that nobody knows; gives their errors a
-// reason and their answers the ids of their callers. ComputeCall does that for
-// its own.
+// reason and their answers the ids of their callers. Each of them has its part
+// in the account of its connection. ComputeCall does all that for its own.
 #ifndef ATTENTION_SERVER_RPC_CALL_COUNTER_H_
 #define ATTENTION_SERVER_RPC_CALL_COUNTER_H_
 
@@ -9,6 +9,7 @@
 
 #include "grpcpp/support/server_interceptor.h"
 #include "server/auth/authenticator.h"
+#include "server/connections/connection_table.h"
 #include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
 #include "server/options.h"
@@ -22,10 +23,11 @@ class CallCounterFactory final
     : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
   CallCounterFactory(const Options& options, const Authenticator& authenticator,
-                     spdlog::logger& log, LogLimiter& log_limiter,
-                     Metrics& metrics)
+                     ConnectionTable& connections, spdlog::logger& log,
+                     LogLimiter& log_limiter, Metrics& metrics)
       : max_header_bytes_(options.max_header_bytes),
         authenticator_(authenticator),
+        connections_(connections),
         log_(log),
         log_limiter_(log_limiter),
         metrics_(metrics) {}
@@ -37,6 +39,7 @@ class CallCounterFactory final
  private:
   const int64_t max_header_bytes_;
   const Authenticator& authenticator_;
+  ConnectionTable& connections_;
   spdlog::logger& log_;
   LogLimiter& log_limiter_;
   Metrics& metrics_;

@@ -22,6 +22,7 @@
 #include "server/logging.h"
 #include "server/rpc/call_headers.h"
 #include "server/rpc/call_record.h"
+#include "server/rpc/call_traffic.h"
 #include "server/status.h"
 #include "server/wire/request_decoder.h"
 #include "server/wire/response_encoder.h"
@@ -53,7 +54,10 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
  public:
   ComputeCall(const CallEnvironment& environment,
               grpc::GenericCallbackServerContext* context)
-      : env_(environment), context_(context) {}
+      : env_(environment),
+        context_(context),
+        traffic_(environment.connections, context->peer(),
+                 HeaderBytes(context->client_metadata())) {}
 
   void Start() {
     Guarded([&] {
@@ -88,6 +92,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
       if (!ended_) {
         ticket_ = std::move(ticket);
         record_.wait = absl::Now() - record_.arrival;
+        traffic_.Read(
+            AnnouncedBytes().value_or(env_.options.max_request_bytes));
         ReadInto(&request_);
       }
     }
@@ -183,6 +189,9 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
       const std::lock_guard<std::recursive_mutex> lock(end_mutex_);
       done_ = true;
     }
+    traffic_.End({.message_bytes = message_bytes_,
+                  .response_bytes = record_.response_bytes,
+                  .cancelled = cancelled_});
     // The answer has been sent, or nobody wants it any more.
     ticket_.Release();
     Drop();
@@ -238,6 +247,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     record_.receive = now - record_.arrival - record_.wait;
     received_ = now;
     record_.request_bytes = static_cast<int64_t>(request_.Length());
+    message_bytes_ = record_.request_bytes;
     if (record_.request_bytes > env_.options.max_request_bytes) {
       return (void)End(RequestTooLarge(record_.request_bytes,
                                        env_.options.max_request_bytes));
@@ -519,12 +529,12 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   void FinishOnceRead(std::optional<int64_t> bytes_before) {
     HandOver();
     if (env_.leaving && !cancelled_ && read_looks_ < kMostReadLooks) {
-      const auto traffic = env_.connections.TrafficWith(context_->peer());
-      if (traffic && !(traffic->all_delivered &&
-                       traffic->bytes_received == bytes_before)) {
+      const auto delivery = traffic_.Delivered();
+      if (delivery && !(delivery->all_delivered &&
+                        delivery->bytes_received == bytes_before)) {
         // A client that takes nothing is given up by Admission.
-        read_looks_ += traffic->all_delivered;
-        return LookAgain(traffic->bytes_received);
+        read_looks_ += delivery->all_delivered;
+        return LookAgain(delivery->bytes_received);
       }
     }
     HandOver();
@@ -544,6 +554,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   const CallEnvironment& env_;
   grpc::GenericCallbackServerContext* const context_;
   CallRecord record_{kMethod};
+  CallTraffic traffic_;
+  std::optional<int64_t> message_bytes_;  // once it is read
   grpc::ByteBuffer request_;
   bool has_message_ = false;
   grpc::ByteBuffer surplus_;

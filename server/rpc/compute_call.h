@@ -24,13 +24,13 @@ struct CallEnvironment {
   const Options& options;
   const Authenticator& authenticator;
   Admission& admission;
+  ConnectionTable& connections;
   CostModel& costs;
   BufferPool& buffers;
   Executor& executor;
   spdlog::logger& log;
   LogLimiter& log_limiter;
   Metrics& metrics;
-  const ConnectionTable& connections;
   // Whether clients have been told to leave: each connection is closed with its
   // last call.
   const std::atomic<bool>& leaving;

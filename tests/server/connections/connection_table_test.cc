@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <string>
 #include <vector>
 
@@ -135,6 +136,56 @@ TEST_F(ConnectionTableTest, BytesOfStrangersAreUnknown) {
   for (const char* peer : {"ipv4:127.0.0.1:1", "inproc", "%", "%5"}) {
     EXPECT_EQ(table_.BytesReceived(peer), std::nullopt) << peer;
   }
+}
+
+TEST_F(ConnectionTableTest, ListsThemInParts) {
+  std::vector<Connection> connections(5);
+  for (Connection& connection : connections) {
+    connection = NewConnection();
+    ASSERT_TRUE(table_.Add(connection.served.get()));
+  }
+  std::vector<ConnectionId> found;
+  int position = table_.List(0, 3, found);
+  EXPECT_EQ(found.size(), 3);
+  EXPECT_GT(position, 0);
+  position = table_.List(position, 3, found);
+  EXPECT_EQ(position, 0);
+  ASSERT_EQ(found.size(), 5);
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(table_.PeerOf(found[i]), IPv4NameOf(connections[i].client)) << i;
+    EXPECT_EQ(table_.Find(IPv4NameOf(connections[i].client)), found[i]);
+  }
+}
+
+TEST_F(ConnectionTableTest, ACutConnectionIsReset) {
+  const Connection connection = NewConnection();
+  ASSERT_TRUE(table_.Add(connection.served.get()));
+  Send(connection.client, "0123456789");
+  const ConnectionId id = table_.Find(IPv4NameOf(connection.client)).value();
+  EXPECT_TRUE(
+      WaitUntil([&] { return ConnectionTable::BytesUnread(id) == 10; }));
+  EXPECT_TRUE(table_.Cut(id));
+  EXPECT_FALSE(table_.Cut(id));
+  // What has come is gone, and the peer hears of it.
+  char byte;
+  EXPECT_LE(recv(connection.served.get(), &byte, 1, MSG_DONTWAIT), 0);
+  EXPECT_EQ(recv(connection.client.get(), &byte, 1, 0), -1);
+  EXPECT_EQ(errno, ECONNRESET);
+  std::vector<ConnectionId> found;
+  table_.List(0, 10, found);
+  EXPECT_TRUE(found.empty());
+}
+
+TEST_F(ConnectionTableTest, CutsNobodyWhoHasTheNumberNow) {
+  Connection first = NewConnection();
+  ASSERT_TRUE(table_.Add(first.served.get()));
+  const ConnectionId id = table_.Find(IPv4NameOf(first.client)).value();
+  Connection second = NewConnection();
+  ASSERT_GE(dup2(second.served.get(), first.served.get()), 0);
+  EXPECT_FALSE(table_.Cut(id));
+  Send(first.served, "x");
+  char byte = 0;
+  EXPECT_EQ(recv(second.client.get(), &byte, 1, 0), 1);
 }
 
 TEST_F(ConnectionTableTest, BytesOverIPv6) {

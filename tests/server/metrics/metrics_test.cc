@@ -188,6 +188,7 @@ TEST(MetricsTest, ReadsASnapshotAtEachScrape) {
                     .bytes_per_second = 2e10,
                     .connections = 8,
                     .max_connections = 9,
+                    .connections_cut = 11,
                     .log_lines_dropped = 10,
                     .draining = true};
   });
@@ -207,6 +208,7 @@ TEST(MetricsTest, ReadsASnapshotAtEachScrape) {
       {"attention_measured_bytes_per_second", 2e10},
       {"attention_connections", 8},
       {"attention_connections_limit", 9},
+      {"attention_connections_cut_total", 11},
       {"attention_log_lines_dropped_total", 10},
       {"attention_draining", 1}};
   for (const auto& [series, value] : wanted) {
