@@ -17,6 +17,7 @@ constexpr absl::Duration kAfterFailure = absl::Milliseconds(10);
 constexpr absl::Duration kTotalsInterval = absl::Milliseconds(100);
 // Giving freed memory back takes the allocator's locks for a while.
 constexpr absl::Duration kTrimInterval = absl::Seconds(1);
+constexpr int64_t kMuchFreed = int64_t{1} << 20;
 // Of the time, one part in so many at most goes into measuring what is
 // allocated.
 constexpr int kMeasureShare = 10;
@@ -25,14 +26,21 @@ constexpr int64_t kLeastQuota = int64_t{32} << 20;
 // Smaller changes of the quota are not worth a lock.
 constexpr int64_t kQuotaStep = int64_t{4} << 20;
 
-// Bytes that the C library's allocator has given out. The large buffers of
+// Bytes that the C library's allocator has given out, and those that it keeps
+// to give out again, given back to the system or not. The large buffers of
 // BufferPool are not among them, gRPC's are; other allocators say 0.
-int64_t AllocatedBytes() {
+struct Allocator {
+  int64_t used_bytes = 0;
+  int64_t free_bytes = 0;
+};
+
+Allocator LookAtAllocator() {
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
   const struct mallinfo2 info = mallinfo2();
-  return static_cast<int64_t>(info.uordblks + info.hblkhd);
+  return {static_cast<int64_t>(info.uordblks + info.hblkhd),
+          static_cast<int64_t>(info.fordblks)};
 #else
-  return 0;
+  return {};
 #endif
 }
 
@@ -60,7 +68,7 @@ Housekeeping::Housekeeping(Admission& admission, CostModel& costs,
       quota_(quota),
       max_bytes_(options.max_inflight_bytes),
       own_process_(options.own_process),
-      baseline_bytes_(AllocatedBytes()),
+      baseline_bytes_(LookAtAllocator().used_bytes),
       thread_([this] { Run(); }) {}
 
 Housekeeping::~Housekeeping() {
@@ -81,20 +89,26 @@ void Housekeeping::Run() {
   }
 }
 
-// What the network layer holds, measured; 0 where it is not to be had.
-int64_t Housekeeping::TransportBytes(absl::Time now) {
-  if (!own_process_ || now < next_transport_look_ ||
-      !admission_.WantsTransportBytes()) {
-    return 0;
-  }
-  const int64_t scratch =
-      admission_.snapshot().bytes[static_cast<size_t>(MemoryKind::kScratch)];
+bool Housekeeping::Measure(absl::Time now) {
+  if (now < next_measure_) return false;
   const absl::Time begin = absl::Now();
-  const int64_t allocated = AllocatedBytes();
+  const Allocator allocator = LookAtAllocator();
   // It walks through all free pieces with the allocator's locks held: millions
   // of them would stop everybody.
-  next_transport_look_ = now + kMeasureShare * (absl::Now() - begin);
-  return std::max<int64_t>(0, allocated - baseline_bytes_ - scratch);
+  next_measure_ = now + kMeasureShare * (absl::Now() - begin);
+  used_bytes_ = allocator.used_bytes;
+  free_bytes_ = allocator.free_bytes;
+  least_free_bytes_ = std::min(least_free_bytes_, free_bytes_);
+  return true;
+}
+
+// What the network layer holds, measured; 0 where it is not to be had.
+int64_t Housekeeping::TransportBytes(absl::Time now) {
+  if (!own_process_ || !admission_.WantsTransportBytes()) return 0;
+  const int64_t scratch =
+      admission_.snapshot().bytes[static_cast<size_t>(MemoryKind::kScratch)];
+  if (!Measure(now)) return 0;
+  return std::max<int64_t>(0, used_bytes_ - baseline_bytes_ - scratch);
 }
 
 void Housekeeping::LookAtMemory(absl::Time now) {
@@ -107,10 +121,22 @@ void Housekeeping::LookAtMemory(absl::Time now) {
   if (now >= next_trim_) {
     next_trim_ = now + kTrimInterval;
     log_limiter_.Tell(now);
-    const int64_t transferred = admission_.transferred_bytes();
-    if (transferred != trimmed_at_) GiveFreedMemoryBack();
-    trimmed_at_ = transferred;
+    TrimIfFreed(now);
   }
+}
+
+// After calls, which free their messages, and after anything else that freed
+// much: headers, watches, streams that were reset.
+void Housekeeping::TrimIfFreed(absl::Time now) {
+  Measure(now);
+  const int64_t transferred = admission_.transferred_bytes();
+  if (transferred == trimmed_at_ &&
+      free_bytes_ - least_free_bytes_ < kMuchFreed) {
+    return;
+  }
+  GiveFreedMemoryBack();
+  trimmed_at_ = transferred;
+  least_free_bytes_ = free_bytes_;
 }
 
 // What the budget leaves to gRPC's own buffers.

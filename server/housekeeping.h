@@ -29,7 +29,10 @@ class Housekeeping {
 
  private:
   void Run();
+  // False if it is too early to measure again.
+  bool Measure(absl::Time now);
   int64_t TransportBytes(absl::Time now);
+  void TrimIfFreed(absl::Time now);
   void LookAtMemory(absl::Time now);
   void SetQuota();
 
@@ -42,7 +45,11 @@ class Housekeeping {
   const int64_t baseline_bytes_;  // allocated before the first call
   int64_t quota_bytes_ = 0;
   int64_t trimmed_at_ = 0;  // Admission::transferred_bytes() then
-  absl::Time next_transport_look_, next_totals_, next_trim_;
+  // Of the allocator, as last measured, and the least since it was trimmed.
+  int64_t used_bytes_ = 0;
+  int64_t free_bytes_ = 0;
+  int64_t least_free_bytes_ = 0;
+  absl::Time next_measure_, next_totals_, next_trim_;
   std::thread thread_;
 };
 
