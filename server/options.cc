@@ -131,8 +131,16 @@ void CheckHttp(const Options& options, Validator& validator) {
                                "\", wanted host:port with a port of 0 to "
                                "65535; an IPv6 address in brackets"));
   }
-  validator.CheckRange("http-max-connections", options.http_max_connections, 1,
-                       kMaxHttpConnections);
+  const int64_t connections = options.http_max_connections;
+  if (validator.CheckRange("http-max-connections", connections, 1,
+                           kMaxHttpConnections) &&
+      !address.empty() && connections > MostHttpConnections()) {
+    validator.Add(
+        "http-max-connections",
+        absl::StrCat("got ", connections, ", wanted 1 to ",
+                     MostHttpConnections(), " (of ", DescriptorLimit(),
+                     " descriptors, see ulimit -n)"));
+  }
   if (options.http_timeout < kMinHttpTimeout ||
       options.http_timeout > kMaxHttpTimeout) {
     validator.Add(
@@ -187,13 +195,22 @@ void CheckShapes(const Options& options, Validator& validator) {
 }
 
 void CheckConnections(const Options& options, Validator& validator) {
-  const int64_t most = MostConnections();
+  // Too many there are told of there.
+  const int64_t http =
+      options.http_listen.empty()
+          ? 0
+          : std::min(options.http_max_connections, MostHttpConnections());
+  const int64_t most = MostConnections(http);
   if (options.max_connections < 1 || options.max_connections > most) {
     validator.Add(
         "max-connections",
-        absl::StrCat("got ", options.max_connections, ", wanted 1 to ", most,
-                     " (of ", DescriptorLimit(),
-                     " descriptors, see ulimit -n)"));
+        absl::StrCat(
+            "got ", options.max_connections, ", wanted 1 to ", most, " (of ",
+            DescriptorLimit(), " descriptors, see ulimit -n",
+            http > HttpReserve(DescriptorLimit())
+                ? absl::StrCat(", and beside --http-max-connections=", http)
+                : "",
+            ")"));
   }
   constexpr absl::Duration kLeast = absl::Milliseconds(1);
   validator.CheckDuration("handshake-timeout", options.handshake_timeout,
@@ -220,6 +237,10 @@ AttentionLimits Options::kernel_limits() const {
           .batch = max_batch,
           .batch_heads = max_batch_heads,
           .work = static_cast<double>(max_work)};
+}
+
+int64_t Options::DefaultHttpConnections() {
+  return HttpReserve(DescriptorLimit());
 }
 
 int64_t Options::DefaultConnections() {

@@ -85,9 +85,11 @@ struct Options {
   int64_t max_pooled_bytes = int64_t{512} << 20;
 
   // HTTP connections at once, [1, 10000]. When one more comes, the one that has
-  // gone longest without finishing a request is closed. Raise it for many
-  // scrapers and probes; each costs a descriptor and at most some 50 KiB.
-  int64_t http_max_connections = 64;
+  // gone longest without finishing a request is closed. The default is 64, or
+  // less where descriptors are few. Raise it for many scrapers and probes; each
+  // costs a descriptor, which max_connections must then leave, and at most some
+  // 50 KiB.
+  int64_t http_max_connections = DefaultHttpConnections();
   // How long an HTTP client may take from connecting, or from its answer
   // before, to the end of its answer, [100 ms, 1 h]. Raise it to keep
   // connections open between rare scrapes; slow clients then hold theirs as
@@ -207,6 +209,7 @@ struct Options {
 
   static int64_t DefaultThreads();
   static int64_t DefaultConnections();
+  static int64_t DefaultHttpConnections();
 };
 
 // One line for each setting that is out of its range, beginning with the flag's

@@ -86,6 +86,7 @@ class HttpServer::Loop {
        ListenSocket socket)
       : options_(options),
         timeout_(absl::ToChronoNanoseconds(options.timeout)),
+        answer_patience_(absl::ToChronoNanoseconds(options.answer_patience)),
         routes_(std::move(routes)),
         socket_(std::move(socket)),
         wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
@@ -109,7 +110,7 @@ class HttpServer::Loop {
   struct Connection {
     int fd;
     Clock::time_point deadline;
-    // An answer is on its way: it is not what makes room for others.
+    // An answer is on its way: it makes room for others only after a while.
     bool answering = false;
     std::list<Connection>::iterator self = {};
   };
@@ -138,6 +139,7 @@ class HttpServer::Loop {
 
   const HttpServerOptions options_;
   const Clock::duration timeout_;
+  const Clock::duration answer_patience_;
   const std::vector<HttpRoute> routes_;
   const ListenSocket socket_;
   const FileDescriptor wake_;
@@ -251,7 +253,10 @@ void HttpServer::Loop::CutExpired(Clock::time_point now) {
 
 void HttpServer::Loop::CutLongestWaiting(Clock::time_point now) {
   for (Connection& connection : connections_) {
-    if (!connection.answering) return Cut(connection, now);
+    const Clock::duration unfinished = now - (connection.deadline - timeout_);
+    if (!connection.answering || unfinished >= answer_patience_) {
+      return Cut(connection, now);
+    }
   }
 }
 

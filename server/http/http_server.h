@@ -65,6 +65,10 @@ struct HttpServerOptions {
   // idle and slow clients cannot keep out others. Costs a descriptor each, and
   // max_header_bytes, max_body_bytes and an answer at most.
   int64_t max_connections = 64;
+  // A connection whose request is being answered need not make room until it
+  // has gone so long without finishing one: an honest client takes its answer
+  // in less.
+  absl::Duration answer_patience = absl::Seconds(1);
   // A connection is closed when it has not finished a request within this time
   // of being accepted, or of finishing the request before. To finish means that
   // all of the answer was taken. Greater than 0.

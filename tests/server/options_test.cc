@@ -154,6 +154,17 @@ INSTANTIATE_TEST_SUITE_P(
         BadOption{"MoreConnectionsThanDescriptors",
                   [](Options& o) { o.max_connections = MostConnections() + 1; },
                   ConnectionsError(MostConnections() + 1)},
+        BadOption{"MoreConnectionsThanHttpLeaves",
+                  [](Options& o) {
+                    o.http_listen = "127.0.0.1:0";
+                    o.http_max_connections = 100;
+                    o.max_connections = MostConnections(100) + 1;
+                  },
+                  absl::StrCat("--max-connections: got ",
+                               MostConnections(100) + 1, ", wanted 1 to ",
+                               MostConnections(100), " (of ", DescriptorLimit(),
+                               " descriptors, see ulimit -n, and "
+                               "beside --http-max-connections=100)")},
         BadOption{"NoHandshake",
                   [](Options& o) { o.handshake_timeout = absl::Seconds(0); },
                   "--handshake-timeout: got 0, wanted 1ms to 1h"},

@@ -275,8 +275,27 @@ TEST(HttpServerTest, AThousandConnectionsKeepNobodyOut) {
   }
 }
 
+TEST(HttpServerTest, AnswersThatNobodyTakesMakeRoom) {
+  const auto server = StartServer({.max_connections = 2,
+                                   .answer_patience = absl::Milliseconds(10),
+                                   .timeout = kLong});
+  std::vector<std::unique_ptr<HttpClient>> deaf;
+  for (int i = 0; i < 2; ++i) {
+    deaf.push_back(std::make_unique<HttpClient>(server->address(), 4096));
+    for (int request = 0; request < 3; ++request) {
+      deaf.back()->Send("GET /large HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    EXPECT_TRUE(WaitUntil([&] { return server->connections() == i + 1; }));
+  }
+  HttpClient client(server->address());
+  EXPECT_EQ(client.Get("/ok").status, 200);
+  EXPECT_LT(deaf[0]->ReadToEnd(), kLargeBytes);
+  EXPECT_FALSE(deaf[1]->IsClosed());
+}
+
 TEST(HttpServerTest, ConnectionsWaitWhileAllAreBeingAnswered) {
-  const auto server = StartServer({.max_connections = 1, .timeout = kLong});
+  const auto server = StartServer(
+      {.max_connections = 1, .answer_patience = kLong, .timeout = kLong});
   auto deaf = std::make_unique<HttpClient>(server->address(), 4096);
   deaf->Send("GET /large HTTP/1.1\r\nHost: test\r\n\r\n");
   EXPECT_TRUE(WaitUntil([&] { return server->connections() == 1; }));
