@@ -128,12 +128,12 @@ void AddFlags(CLI::App& app, Options& options) {
       "--drain-delay", &options.drain_delay,
       "How long calls are still taken after SIGTERM, while health says "
       "NOT_SERVING. Default: 0s");
+  add_duration("--shutdown-grace", &options.shutdown_grace,
+               "How long running calls may go on after that. Default: 30s");
   add_bytes("--max-header-bytes", &options.max_header_bytes,
             "Largest headers of a call. Default: 64KiB");
   add_duration("--min-ping-interval", &options.min_ping_interval,
                "Least time between a client's pings. Default: 4s");
-  add_duration("--shutdown-grace", &options.shutdown_grace,
-               "How long running calls may go on after that. Default: 30s");
   app.add_option("--log-level", options.log_level,
                  "What is logged: debug adds a line for each request, info one "
                  "for each failed one. Default: info")

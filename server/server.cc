@@ -31,7 +31,9 @@ constexpr int kKeepaliveMs = 60'000;
 // How long clients without a running call have to leave when the server stops.
 // Those that live need a round trip.
 constexpr absl::Duration kLeaveTime = absl::Milliseconds(500);
+// How often the server looks whether they have left, at first and later.
 constexpr absl::Duration kDrainLook = absl::Milliseconds(20);
+constexpr absl::Duration kLateDrainLook = absl::Milliseconds(200);
 
 Admission::Settings AdmissionSettings(const Options& options,
                                       const ConnectionTable& connections) {
@@ -188,46 +190,49 @@ absl::Status Server::LoadIdentity() {
   const TlsFiles files = TlsFilesOf(options_);
   std::vector<std::string> paths = {files.cert, files.key};
   if (!files.client_ca.empty()) paths.push_back(files.client_ca);
-  reloader_.Watch(std::move(paths), [this] { ReloadIdentity(); });
+  reloader_.Watch(std::move(paths), [this] { return ReloadIdentity(); });
   absl::StatusOr<TlsMaterial> material = LoadTls(files);
   if (!material.ok()) return material.status();
   tls_.emplace(*std::move(material));
   return absl::OkStatus();
 }
 
-void Server::ReloadIdentity() {
+bool Server::ReloadIdentity() {
   absl::StatusOr<TlsMaterial> material = LoadTls(TlsFilesOf(options_));
-  if (!material.ok()) {
-    log_->warn("event=reload_refused error={}",
-               Quoted(material.status().message()));
-    return;
-  }
+  TellRefused(material.status(), identity_error_);
+  if (!material.ok()) return false;
   log_->info("event=reloaded file={} expires={}", Quoted(options_.tls_cert),
              absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", material->expires,
                               absl::UTCTimeZone()));
   tls_->Replace(*std::move(material));
+  return true;
+}
+
+// Once for each error, which may well last.
+void Server::TellRefused(const absl::Status& status, std::string& last) {
+  if (status.message() == last) return;
+  last = std::string(status.message());
+  if (!status.ok()) log_->warn("event=reload_refused error={}", Quoted(last));
 }
 
 absl::Status Server::LoadTokens() {
   if (options_.tokens.empty()) return absl::OkStatus();
-  reloader_.Watch({options_.tokens}, [this] { ReloadTokens(); });
+  reloader_.Watch({options_.tokens}, [this] { return ReloadTokens(); });
   absl::StatusOr<TokenFile> file = LoadTokenFile(options_.tokens);
   if (!file.ok()) return file.status();
   authenticator_.SetTokens(*std::move(file));
   return absl::OkStatus();
 }
 
-void Server::ReloadTokens() {
+bool Server::ReloadTokens() {
   absl::StatusOr<TokenFile> file = LoadTokenFile(options_.tokens);
-  if (!file.ok()) {
-    log_->warn("event=reload_refused error={}",
-               Quoted(file.status().message()));
-    return;
-  }
+  TellRefused(file.status(), tokens_error_);
+  if (!file.ok()) return false;
   log_->info("event=reloaded file={} tokens={} tenants={}",
              Quoted(options_.tokens), file->tokens.size(),
              file->tenants.size());
   authenticator_.SetTokens(*std::move(file));
+  return true;
 }
 
 absl::Status Server::ListenHttp() {
@@ -342,7 +347,9 @@ void Server::Drain() {
         (connections_.open() == 0 || absl::Now() >= leave)) {
       return;
     }
-  } while (stop_.WaitUntil(absl::Now() + kDrainLook));
+  } while (stop_.WaitUntil(absl::Now() + (absl::Now() < leave + kLeaveTime
+                                              ? kDrainLook
+                                              : kLateDrainLook)));
 }
 
 void Server::Wait() {

@@ -104,9 +104,10 @@ class Server {
  private:
   explicit Server(const Options& options);
   absl::Status LoadIdentity();
-  void ReloadIdentity();
+  bool ReloadIdentity();
   absl::Status LoadTokens();
-  void ReloadTokens();
+  bool ReloadTokens();
+  void TellRefused(const absl::Status& status, std::string& last);
   absl::Status Listen();
   absl::Status ListenHttp();
   void Drain();
@@ -148,6 +149,9 @@ class Server {
   // Guarded by stop_mutex_ once Start() has returned.
   std::unique_ptr<HttpServer> http_server_;
   std::unique_ptr<Acceptor> acceptor_;
+  // Why files could not be read again; of the reloader's thread.
+  std::string identity_error_;
+  std::string tokens_error_;
   Reloader reloader_;
 };
 

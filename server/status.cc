@@ -133,6 +133,8 @@ absl::string_view ReasonName(Reason reason) {
       return "TENANT_BYTES";
     case Reason::kTenantWork:
       return "TENANT_WORK";
+    case Reason::kTooManyStreams:
+      return "TOO_MANY_STREAMS";
   }
   return "";
 }

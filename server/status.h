@@ -48,8 +48,9 @@ enum class Reason : uint8_t {
   kTenantTooLarge,    // above the tenant's bytes in flight alone
   kTenantBytes,       // above them together with its other calls
   kTenantWork,        // above the tenant's work per second
+  kTooManyStreams,    // health watches or reflection streams
 };
-inline constexpr Reason kLastReason = Reason::kTenantWork;
+inline constexpr Reason kLastReason = Reason::kTooManyStreams;
 
 // "QUEUE_FULL"; empty for kNone.
 absl::string_view ReasonName(Reason reason);

@@ -80,7 +80,6 @@ absl::Status Admission::Ticket::Expect(double seconds, double work) {
   const absl::Time now = absl::Now();
   const absl::Duration left = entry.request.deadline - now;
   admission_->SetSeconds(entry, seconds);
-  admission_->Charge(entry, seconds);
   // It may be less than was thought.
   admission_->AdmitWaiting(lock);
   if (ahead > admission_->settings_.max_queue) {
@@ -93,6 +92,7 @@ absl::Status Admission::Ticket::Expect(double seconds, double work) {
   const absl::Duration wait = entry.share->work.Wait(now);
   if (wait > absl::ZeroDuration()) return TenantWorksTooMuch(tenant, wait);
   entry.share->work.Take(work, tenant.max_work, now);
+  admission_->Charge(entry, seconds);
   return absl::OkStatus();
 }
 

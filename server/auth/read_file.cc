@@ -1,6 +1,7 @@
 #include "server/auth/read_file.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +14,9 @@
 
 namespace attention::server {
 namespace {
+
+// How long whoever writes into a pipe may take to go on.
+constexpr int kWriterMs = 10'000;
 
 absl::Status Failed(int error) {
   return absl::InvalidArgumentError(
@@ -34,6 +38,13 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
     if (got < 0 && errno == EINTR) {
       text.resize(before);
       continue;
+    }
+    if (got < 0 && errno == EAGAIN) {
+      text.resize(before);
+      pollfd ready{file.get(), POLLIN, 0};
+      if (poll(&ready, 1, kWriterMs) > 0) continue;
+      return absl::InvalidArgumentError(
+          "cannot be read: nobody writes into this pipe");
     }
     if (got < 0) return Failed(errno);
     text.resize(before + got);

@@ -48,7 +48,7 @@ Reloader::~Reloader() {
 }
 
 void Reloader::Watch(std::vector<std::string> paths,
-                     std::function<void()> reload) {
+                     std::function<bool()> reload) {
   watched_.push_back({FileChanges(std::move(paths)), std::move(reload)});
 }
 
@@ -66,9 +66,10 @@ void Reloader::Run() {
   while (!stopped()) {
     for (Watched& watched : watched_) {
       try {
-        if (watched.changes.Look()) watched.reload();
+        if (watched.changes.Look()) watched.pending = true;
+        if (watched.pending) watched.pending = !watched.reload();
       } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
-        // What was there stays until the next change.
+        // What was there stays until the next look.
       }
     }
   }

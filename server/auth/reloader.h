@@ -55,8 +55,9 @@ class Reloader {
 
   // Call before the files are read, so that no change is missed. `reload` runs
   // on the thread, one at a time; it may block, which only holds up the other
-  // files. None after the destructor. May be called until Start().
-  void Watch(std::vector<std::string> paths, std::function<void()> reload);
+  // files. False: it did not work, and is tried again at the next look. None
+  // after the destructor. May be called until Start().
+  void Watch(std::vector<std::string> paths, std::function<bool()> reload);
 
   // Starts the thread, if there is something to watch. Throws
   // std::system_error if there is none to be had. Once.
@@ -65,7 +66,8 @@ class Reloader {
  private:
   struct Watched {
     FileChanges changes;
-    std::function<void()> reload;
+    std::function<bool()> reload;
+    bool pending = false;  // it has failed
   };
 
   void Run();

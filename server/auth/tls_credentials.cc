@@ -69,9 +69,8 @@ grpc_ssl_certificate_config_reload_status TlsIdentity::Fetch(
                                         material.cert_chain.c_str()};
   // gRPC 1.51 aborts without roots, also where clients are asked for no
   // certificate and nothing is held to them.
-  const std::string& roots = identity.client_certificates_
-                                 ? material.client_ca
-                                 : material.cert_chain;
+  const std::string& roots =
+      identity.client_certificates_ ? material.client_ca : material.cert_chain;
   *config = grpc_ssl_server_certificate_config_create(roots.c_str(), &pair, 1);
   return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
 }

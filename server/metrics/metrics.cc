@@ -30,12 +30,16 @@ constexpr absl::string_view kMethods[] = {
     "ComputeAttention", "GetCapabilities", "Health/Check", "Health/List",
     "Health/Watch",     "Reflection",      "other"};
 constexpr absl::string_view kReasons[] = {
-    "QUEUE_FULL",       "DEADLINE_TOO_CLOSE", "MEMORY_BUSY",
-    "MEMORY_TOO_LARGE", "OUT_OF_MEMORY",      "HEADERS_TOO_LARGE", "REQUEST_TOO_LARGE",
-    "ANSWER_TOO_LARGE", "DRAINING",           "SLOW_UPLOAD",
-    "SLOW_READER",      "TOKEN_MISSING",      "TOKEN_MALFORMED",
-    "TOKEN_UNKNOWN",    "TENANT_NOT_ALLOWED", "TENANT_TOO_LARGE",
-    "TENANT_BYTES",     "TENANT_WORK",        "other"};
+    "QUEUE_FULL",         "DEADLINE_TOO_CLOSE",
+    "MEMORY_BUSY",        "MEMORY_TOO_LARGE",
+    "OUT_OF_MEMORY",      "HEADERS_TOO_LARGE",
+    "REQUEST_TOO_LARGE",  "ANSWER_TOO_LARGE",
+    "DRAINING",           "SLOW_UPLOAD",
+    "SLOW_READER",        "TOKEN_MISSING",
+    "TOKEN_MALFORMED",    "TOKEN_UNKNOWN",
+    "TENANT_NOT_ALLOWED", "TENANT_TOO_LARGE",
+    "TENANT_BYTES",       "TENANT_WORK",
+    "TOO_MANY_STREAMS",   "other"};
 // How a call ended: with an answer, refused by the server, or else.
 constexpr absl::string_view kResults[] = {"ok", "refused", "error"};
 // gRPC's codes are 0 to 16.
@@ -151,7 +155,7 @@ std::vector<MetricFamily> SnapshotFamilies(const Snapshot& now) {
   families.push_back(CounterFamily(
       "attention_connections_cut_total",
       "Connections that were cut because their peers flooded the server.",
-      static_cast<double>(now.connections_cut)));
+      {{static_cast<double>(now.connections_cut), {}}}));
   gauge("attention_draining", "1 once the server is shutting down, else 0.",
         now.draining);
   families.push_back(

@@ -35,9 +35,9 @@ void CallRecord::End(const absl::Status& status, spdlog::logger& log,
                      .predicted_seconds = predicted_seconds,
                      .used_seconds = used_seconds});
   if (tenant == nullptr) return;
-  const auto result = status.ok()                         ? CallResult::kOk
-                      : ReasonOf(status) != Reason::kNone ? CallResult::kRefused
-                                                          : CallResult::kError;
+  const auto result = status.ok()                   ? CallResult::kOk
+                      : IsRefusal(ReasonOf(status)) ? CallResult::kRefused
+                                                    : CallResult::kError;
   ++tenant->use->calls[static_cast<size_t>(result)];
   tenant->use->used_seconds += used_seconds;
 }

@@ -106,15 +106,19 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   }
   void Expel(absl::Status status) override {
     const std::lock_guard<std::recursive_mutex> lock(end_mutex_);
+    // Not record_, which another thread may be writing to.
+    CallRecord record(kMethod);
+    record.tenant = record_.tenant;
+    record.wait = absl::Now() - record_.arrival;
+    try {
+      record.caller = record_.caller;
+    } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
+      // That the call ends matters more than whose it was.
+    }
     if (ended_.exchange(true)) {
       if (!done_) context_->TryCancel();
       return;
     }
-    // Not record_, which another thread may be writing to.
-    CallRecord record(kMethod);
-    record.tenant = record_.tenant;
-    record.caller = record_.caller;
-    record.wait = absl::Now() - record_.arrival;
     FinishWith(status, record);
   }
   void Hold() override { holders_.fetch_add(1, std::memory_order_relaxed); }
@@ -534,7 +538,11 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
                         delivery->bytes_received == bytes_before)) {
         // A client that takes nothing is given up by Admission.
         read_looks_ += delivery->all_delivered;
-        return LookAgain(delivery->bytes_received);
+        try {
+          return LookAgain(delivery->bytes_received);
+        } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
+          // Nothing throws once the alarm is there.
+        }
       }
     }
     HandOver();

@@ -142,9 +142,12 @@ grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(
   const std::lock_guard<std::mutex> lock(mutex_);
   if (watchers_.size() >= max_watchers_) {
     return new RefusedCall<grpc::ServerWriteReactor<HealthCheckResponse>>(
-        ToGrpcStatus(absl::ResourceExhaustedError(absl::StrCat(
-            "the server has ", max_watchers_,
-            " health watchers, as many as it takes; use Check instead"))));
+        ToGrpcStatus(RetryLater(
+            Reason::kTooManyStreams,
+            absl::StrCat(
+                "the server has ", max_watchers_,
+                " health watchers, as many as it takes; use Check instead"),
+            absl::Seconds(1))));
   }
   auto watcher = std::make_unique<Watcher>(*this, known);
   watchers_.insert(watcher.get());

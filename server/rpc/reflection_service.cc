@@ -172,7 +172,10 @@ class ReflectionService::Stream final : public Reactor {
   absl::Status Answer() {
     const auto bytes = static_cast<int64_t>(request_.Length());
     if (bytes > kMaxRequestBytes) {
-      return RequestTooLarge(bytes, kMaxRequestBytes);
+      return WithReason(Reason::kRequestTooLarge,
+                        absl::ResourceExhaustedError(absl::StrCat(
+                            "the request has ", bytes,
+                            " bytes, wanted at most ", kMaxRequestBytes)));
     }
     ServerReflectionRequest request;
     grpc::ProtoBufferReader reader(&request_);
@@ -242,13 +245,19 @@ ReflectionService::Reactor* ReflectionService::Start(
       authenticator_.Check(context.client_metadata()).status();
   if (!allowed.ok()) return new RefusedCall<Reactor>(ToGrpcStatus(allowed));
   if (streams_.fetch_add(1, std::memory_order_relaxed) < max_streams_) {
-    return new Stream(*this, context);
+    try {
+      return new Stream(*this, context);
+    } catch (const std::bad_alloc&) {
+      streams_.fetch_sub(1, std::memory_order_relaxed);
+      throw;
+    }
   }
   streams_.fetch_sub(1, std::memory_order_relaxed);
-  return new RefusedCall<Reactor>(
-      ToGrpcStatus(absl::ResourceExhaustedError(absl::StrCat(
-          "the server has ", max_streams_,
-          " reflection streams, as many as it takes; try again later"))));
+  return new RefusedCall<Reactor>(ToGrpcStatus(
+      RetryLater(Reason::kTooManyStreams,
+                 absl::StrCat("the server has ", max_streams_,
+                              " reflection streams, as many as it takes"),
+                 absl::Seconds(1))));
 }
 
 }  // namespace attention::server

@@ -78,7 +78,12 @@ def test_grpcurl_shows_the_details_of_an_error(grpcurl, request_json):
                     "description": "got (1, 3), wanted query's head size 2",
                 }
             ],
-        }
+        },
+        {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "domain": "attention",
+            "reason": "INVALID_FIELD",
+        },
     ]
 
 

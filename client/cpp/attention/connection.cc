@@ -218,13 +218,13 @@ void Connection::Authorize(grpc::ClientContext& context) const {
 }
 
 absl::Status Connection::Explain(const grpc::Status& status) const {
-  return WithProxy(internal::ExplainConnectFailure(
-                       FromGrpcStatus(status),
-                       {.target = target_,
-                        .plaintext = plaintext_,
-                        .tls = tls_,
-                        .has_certificate = has_certificate_}),
-                   proxy_);
+  return WithProxy(
+      internal::ExplainConnectFailure(FromGrpcStatus(status),
+                                      {.target = target_,
+                                       .plaintext = plaintext_,
+                                       .tls = tls_,
+                                       .has_certificate = has_certificate_}),
+      proxy_);
 }
 
 }  // namespace attention

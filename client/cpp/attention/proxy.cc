@@ -53,7 +53,9 @@ bool IsLoopback(absl::string_view host) {
          // No name ends with a number.
          (absl::StartsWith(host, "127.") &&
           host.find_first_not_of("0123456789.") == absl::string_view::npos) ||
-         host == "::1";
+         host == "::1" ||
+         // Addresses that stand for any lead to this machine.
+         host == "0.0.0.0" || host == "::";
 }
 
 // The first of the variables that is set, as gRPC sees it: an empty one hides

@@ -136,7 +136,8 @@ void AddTensors(CLI::App& app, ComputeFlags& flags) {
   add("--key", flags.key, "What is asked: (L, D)")->required();
   add("--value", flags.value, "What is weighted and summed: (L, Dv)")
       ->required();
-  add("--mask", flags.mask, "BOOL: true attends; numbers, of any type: added to the scores");
+  add("--mask", flags.mask,
+      "BOOL: true attends; numbers, of any type: added to the scores");
   add("--past-key", flags.past_key, "Keys before --key: (B, Hkv, P, D)");
   add("--past-value", flags.past_value,
       "Values before --value: (B, Hkv, P, Dv)");

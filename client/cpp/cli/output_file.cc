@@ -185,11 +185,14 @@ absl::Status OutputFile::KeepOwnerAndMode() const {
   struct stat old = {};
   if (::stat(place_.path.c_str(), &old) != 0) return absl::OkStatus();
   // Only root can give files away; others keep the group where they can.
+  mode_t mode = old.st_mode & 0777;
   if (::fchown(temporary_.get(), old.st_uid, old.st_gid) != 0 &&
-      ::fchown(temporary_.get(), -1, old.st_gid) != 0 && errno != EPERM) {
-    return Failed("cannot keep its owner", errno);
+      ::fchown(temporary_.get(), -1, old.st_gid) != 0) {
+    if (errno != EPERM) return Failed("cannot keep its owner", errno);
+    // What the old group could do is not for the new one.
+    mode &= ~mode_t{070};
   }
-  if (::fchmod(temporary_.get(), old.st_mode & 0777) != 0) {
+  if (::fchmod(temporary_.get(), mode) != 0) {
     return Failed("cannot keep its permissions", errno);
   }
   return absl::OkStatus();

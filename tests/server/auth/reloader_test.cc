@@ -77,8 +77,8 @@ TEST(ReloaderTest, CallsForTheFilesThatChanged) {
   const TestFolder folder;
   std::atomic<int> first{0}, second{0};
   Reloader reloader(absl::Milliseconds(1));
-  reloader.Watch({folder.Write("first", "1")}, [&] { ++first; });
-  reloader.Watch({folder.Write("second", "2")}, [&] { ++second; });
+  reloader.Watch({folder.Write("first", "1")}, [&] { return ++first > 0; });
+  reloader.Watch({folder.Write("second", "2")}, [&] { return ++second > 0; });
   reloader.Start();
   folder.Write("second", "3");
   EXPECT_TRUE(WaitUntil([&] { return second == 1; }));
@@ -87,10 +87,25 @@ TEST(ReloaderTest, CallsForTheFilesThatChanged) {
   EXPECT_EQ(second, 1);
 }
 
+TEST(ReloaderTest, TriesAgainWhatFailed) {
+  const TestFolder folder;
+  std::atomic<int> tries{0};
+  Reloader reloader(absl::Milliseconds(1));
+  reloader.Watch({folder.Write("file", "1")}, [&] { return ++tries >= 3; });
+  reloader.Start();
+  folder.Write("file", "2");
+  EXPECT_TRUE(WaitUntil([&] { return tries == 3; }));
+  folder.Write("file", "3");
+  EXPECT_TRUE(WaitUntil([&] { return tries == 4; }));
+}
+
 TEST(ReloaderTest, EndsAtOnceHoweverLongItsInterval) {
   const TestFolder folder;
   Reloader reloader(absl::Hours(1));
-  reloader.Watch({folder.Write("file", "1")}, [] { FAIL(); });
+  reloader.Watch({folder.Write("file", "1")}, [] {
+    ADD_FAILURE();
+    return true;
+  });
   reloader.Start();
 }
 

@@ -65,6 +65,8 @@ def _host(place: str) -> str:
 def _is_loopback(host: str) -> bool:
     host = host.lower().removesuffix(".")
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
+        # Addresses that stand for any lead to this machine.
+        return address.is_loopback or address.is_unspecified
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
