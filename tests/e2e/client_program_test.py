@@ -408,10 +408,12 @@ class ComputeTest(ServedTest):
                 )
                 output = self.compute(*IDENTITY, "--mask=mask.npy")
                 self.assertEqual(output, "[[1, 0],\n [0, 1]]\n")
-                # Numbers are added, also where they look like truth values.
+                # Numbers are added, also where they look like truth values;
+                # then the program says so.
                 write_npy(self.folder / "mask.npy", kind, [2, 2], [1, 1, 1, 1])
-                output = json.loads(self.compute(*IDENTITY, "--mask=mask.npy"))
-                self.assert_close(flat(output), flat(identity))
+                run = self.call("compute", *IDENTITY, "--mask=mask.npy")
+                self.assertIn("all 0 or 1, are added", run.stderr)
+                self.assert_close(flat(json.loads(run.stdout)), flat(identity))
 
     def test_output_keeps_other_tensors(self):
         file = self.folder / "weights.safetensors"
