@@ -1,5 +1,6 @@
 """What a real server serves over HTTP, scraped once a session."""
 
+import hashlib
 import subprocess
 import urllib.request
 
@@ -10,12 +11,17 @@ from e2e.server_process import ServerProcess
 
 
 @pytest.fixture(scope="session")
-def http_address(server_binary):
-    """Where a server that has answered a good and a bad call serves HTTP."""
-    with ServerProcess(server_binary, "--http-listen=127.0.0.1:0") as server:
+def http_address(server_binary, tmp_path_factory):
+    """Where a server that has answered a good and a bad call of a tenant serves
+    HTTP."""
+    tokens = tmp_path_factory.mktemp("server") / "tokens"
+    tokens.write_text(f"{hashlib.sha256(b'secret').hexdigest()} tenant\n")
+    with ServerProcess(
+        server_binary, "--http-listen=127.0.0.1:0", f"--tokens={tokens}"
+    ) as server:
         prefix, line = "listening on ", server.process.stdout.readline()
         assert line.startswith(prefix + "http://"), line
-        with Client(server.address, timeout=60) as client:
+        with Client(server.address, timeout=60, token="secret") as client:
             client.compute([[1.0]], [[1.0]], [[2.0]])
             with pytest.raises(AttentionError):
                 client.compute([[1.0]], [[1.0, 2.0]], [[2.0]])

@@ -145,6 +145,7 @@ _MAYBE_FROM_PROXY = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
 
+
 def from_rpc_error(
     error: grpc.RpcError, target: str, message: str = "", proxy: str = ""
 ) -> AttentionError:

@@ -66,12 +66,10 @@ def exact_mask(mask: Any) -> Any:
     """A mask as to_wire() takes it: integers that the wire lacks keep their
     values in the next wider type. Warns of integers 0 and 1, which look like
     truth values and are not."""
-    if mask is None or isinstance(mask, np.ma.MaskedArray):
-        return mask
-    try:
-        array = np.asarray(mask)
-    except (TypeError, ValueError):
-        return mask  # For to_wire() to refuse.
+    if mask is None:
+        return None
+    arguments.array(mask, "mask")  # Refuses what cannot be read.
+    array = np.asarray(mask)
     if array.dtype.kind not in "iu":
         return mask
     if array.size and array.min() >= 0 and array.max() <= 1:
