@@ -171,6 +171,7 @@ Snapshot Server::TakeSnapshot() const {
           .tensor_bytes = bytes(MemoryKind::kTensors),
           .answer_bytes = bytes(MemoryKind::kAnswer),
           .scratch_bytes = bytes(MemoryKind::kScratch),
+          .header_bytes = bytes(MemoryKind::kHeaders),
           .pooled_bytes = static_cast<int64_t>(buffers_->retained()),
           .waiting_calls = held.waiting_calls,
           .running_calls = held.calls,

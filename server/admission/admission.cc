@@ -96,6 +96,7 @@ void Admission::Enter(Entrant* entrant, const Request& request) {
     status = Check(added, lock);
     --share.entering;
     if (status.ok()) {
+      SetBytes(added, MemoryKind::kHeaders, request.header_bytes);
       SetBytes(added, MemoryKind::kRequest,
                std::min(kWaitingBytes, settings_.max_request_bytes));
       SetSeconds(added, costs_.CallSeconds(request.bytes));
@@ -145,7 +146,9 @@ absl::Status Admission::Check(const Entry& entry, Lock& lock) {
 // are small and for what small calls need in the end.
 bool Admission::MayWait(const Entry& entry) const {
   if (entry.Small()) {
-    return total_bytes_ - unknown_bytes_ + kWaitingBytes <= settings_.max_bytes;
+    return total_bytes_ - unknown_bytes_ + kWaitingBytes +
+               entry.request.header_bytes <=
+           settings_.max_bytes;
   }
   return WaitingBytes() + kWaitingBytes <=
          std::max(kWaitingBytes, reserve_ / 2);
@@ -188,6 +191,7 @@ bool Admission::Withdraw(Entrant* entrant) {
 // Ends the waiting of a call, which goes to `out`.
 void Admission::TakeOut(Entry& entry, Entries& out) {
   SetBytes(entry, MemoryKind::kRequest, 0);
+  SetBytes(entry, MemoryKind::kHeaders, 0);
   SetSeconds(entry, 0);
   entry.share->small_waiting -= entry.Small();
   --waiting_calls_;
@@ -222,7 +226,9 @@ bool Admission::HasRoom(const Entry& entry) const {
   const int64_t bytes = entry.request.bytes.value_or(uploads_.young_bytes);
   // Calls that wait have a part of the reserve of their own.
   const int64_t more = BytesToRead(entry);
-  const int64_t held = total_bytes_ - WaitingBytes();
+  // The largest message may take all that there is, but for its headers.
+  const int64_t own = inside_.empty() ? entry.request.header_bytes : 0;
+  const int64_t held = total_bytes_ - WaitingBytes() - own;
   if (entry.Small()) return held - unknown_bytes_ + more <= settings_.max_bytes;
   int64_t limit = LargeLimit();
   if (bytes <= uploads_.young_bytes) {
@@ -481,6 +487,9 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
 
 absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
   Lock lock(mutex_);
+  // It holds headers too.
+  transport_bytes = std::max<int64_t>(
+      0, transport_bytes - bytes_[static_cast<size_t>(MemoryKind::kHeaders)]);
   excess_bytes_ = std::max<int64_t>(
       0, transport_bytes - bytes_[static_cast<size_t>(MemoryKind::kRequest)]);
   bool reading = false;

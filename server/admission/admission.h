@@ -48,8 +48,9 @@ enum class MemoryKind : uint8_t {
   kTensors,  // its tensors, copied out of it
   kAnswer,
   kScratch,  // what computing takes beside
+  kHeaders,  // its headers, and what every call takes
 };
-inline constexpr size_t kMemoryKinds = 4;
+inline constexpr size_t kMemoryKinds = 5;
 
 class Admission {
  public:
@@ -77,7 +78,9 @@ class Admission {
     // The size of the message, if the caller has announced it.
     std::optional<int64_t> bytes;
     absl::Time deadline = absl::InfiniteFuture();
-    std::string peer;
+    std::string peer = {};
+    // Held from here on, until the call is refused or its ticket is gone.
+    int64_t header_bytes = 0;
     // Null: the one without a name and limits.
     TenantPtr tenant = {};
   };

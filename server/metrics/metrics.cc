@@ -131,7 +131,7 @@ std::vector<MetricFamily> SnapshotFamilies(const Snapshot& now) {
       "Memory of calls by kind; pooled is unused and kept for the next ones.",
       {kind("reading", now.reading_bytes), kind("tensors", now.tensor_bytes),
        kind("answers", now.answer_bytes), kind("scratch", now.scratch_bytes),
-       kind("pooled", now.pooled_bytes)}));
+       kind("headers", now.header_bytes), kind("pooled", now.pooled_bytes)}));
   gauge("attention_memory_limit_bytes",
         "Most memory that calls may hold together (--max-inflight-bytes).",
         now.budget_bytes);

@@ -64,6 +64,7 @@ struct Snapshot {
   int64_t tensor_bytes = 0;
   int64_t answer_bytes = 0;
   int64_t scratch_bytes = 0;
+  int64_t header_bytes = 0;
   int64_t pooled_bytes = 0;
   int64_t waiting_calls = 0;
   int64_t running_calls = 0;

@@ -38,6 +38,8 @@ constexpr int64_t kInlineBytes = int64_t{64} << 10;
 constexpr double kInlineFlops = 4e6;
 // Rows without keys are no flops, but work (AttentionPlan::work).
 constexpr double kInlineWork = 2e7;
+// What gRPC and this file take for every call, beside its headers.
+constexpr int64_t kCallBytes = int64_t{16} << 10;
 
 // Smaller answers are in the client's hands as soon as they are sent.
 constexpr int64_t kLargeAnswer = int64_t{64} << 10;
@@ -56,8 +58,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
               grpc::GenericCallbackServerContext* context)
       : env_(environment),
         context_(context),
-        traffic_(environment.connections, context->peer(),
-                 HeaderBytes(context->client_metadata())) {}
+        header_bytes_(HeaderBytes(context->client_metadata())),
+        traffic_(environment.connections, context->peer(), header_bytes_) {}
 
   void Start() {
     Guarded([&] {
@@ -75,6 +77,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
         env_.admission.Enter(this, {.bytes = AnnouncedBytes(),
                                     .deadline = Deadline(),
                                     .peer = context_->peer(),
+                                    .header_bytes = header_bytes_ + kCallBytes,
                                     .tenant = record_.tenant});
       } catch (const std::bad_alloc&) {
         Drop();  // Neither will come.
@@ -562,6 +565,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   const CallEnvironment& env_;
   grpc::GenericCallbackServerContext* const context_;
   CallRecord record_{kMethod};
+  const int64_t header_bytes_;
   CallTraffic traffic_;
   std::optional<int64_t> message_bytes_;  // once it is read
   grpc::ByteBuffer request_;

@@ -28,6 +28,7 @@
 #include "grpcpp/security/credentials.h"
 #include "server/process_limits.h"
 #include "tests/support/http2_peer.h"
+#include "tests/support/http2_frames.h"
 #include "tests/support/http_client.h"
 #include "tests/support/long_call.h"
 #include "tests/support/messages.h"
@@ -567,6 +568,45 @@ TEST(BinaryTest, ServesAgainAfterDescriptorsRanOut) {
               HasSubstr("event=accept_stopped reason=\"max_connections\" "
                         "open_connections=48 max_connections=48 "
                         "descriptor_limit=64"));
+}
+
+int64_t ResidentBytes(pid_t pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/statm"));
+  int64_t all = 0, resident = 0;
+  file >> all >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+TEST(BinaryTest, GivesBackTheMemoryOfCallsThatTransferNothing) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers have allocators of their own";
+  Subprocess server = StartServer({"--listen=127.0.0.1:0"});
+  const std::string address = AddressIn(server.ReadLine());
+  constexpr int64_t kMuch = int64_t{16} << 20;
+  // Memory grows a little with the first peer.
+  EXPECT_EQ(HealthOf(Connect(address), ""), "SERVING");
+  const int64_t before = ResidentBytes(server.pid());
+  {
+    // Calls that are open, with large headers, and no message.
+    std::string headers =
+        CallHeaders("/attention.v1.AttentionService/GetCapabilities");
+    for (int i = 0; i < 50; ++i) {
+      headers += Header(absl::StrCat("k", i), std::string(120, 'v'));
+    }
+    std::vector<server::Descriptor> peers(4);
+    for (server::Descriptor& peer : peers) {
+      peer = ConnectTo(address);
+      Send(peer, Http2Start());
+      for (uint32_t i = 0; i < 1000; ++i) {
+        Send(peer, MakeFrame(Frame::kHeaders, kEndHeaders, 2 * i + 1, headers));
+      }
+    }
+    EXPECT_TRUE(WaitUntil(
+        [&] { return ResidentBytes(server.pid()) >= before + 2 * kMuch; }));
+  }
+  EXPECT_TRUE(
+      WaitUntil([&] { return ResidentBytes(server.pid()) <= before + kMuch; }));
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait().exit_code, 0);
 }
 
 TEST(BinaryTest, RefusesAPortInUse) {

@@ -1,5 +1,4 @@
 // Peers that flood the server lose their connection, others do not.
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -11,9 +10,7 @@
 #include <string>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
-#include "grpcpp/grpcpp.h"
+#include "tests/support/http2_frames.h"
 #include "tests/support/raw_call.h"
 #include "tests/support/socket.h"
 #include "tests/support/test_server.h"
@@ -26,43 +23,6 @@ using server::Descriptor;
 constexpr char kCompute[] = "/attention.v1.AttentionService/ComputeAttention";
 constexpr char kCapabilities[] =
     "/attention.v1.AttentionService/GetCapabilities";
-
-// HTTP/2's types of frames.
-enum class Frame : char {
-  kHeaders = 1,
-  kReset = 3,
-  kPing = 6,
-  kWindowUpdate = 8,
-  kContinuation = 9
-};
-constexpr char kEndHeaders = 4;
-
-std::string BigEndian(uint32_t value) {
-  std::string bytes(4, '\0');
-  for (int i = 3; i >= 0; --i, value >>= 8) bytes[i] = static_cast<char>(value);
-  return bytes;
-}
-
-std::string MakeFrame(Frame type, char flags, uint32_t stream,
-                      absl::string_view payload) {
-  return absl::StrCat(
-      BigEndian(static_cast<uint32_t>(payload.size())).substr(1),
-      std::string(1, static_cast<char>(type)), std::string(1, flags),
-      BigEndian(stream), payload);
-}
-
-// Not indexed, not compressed.
-std::string Header(absl::string_view name, absl::string_view value) {
-  return absl::StrCat(std::string(1, '\0'),
-                      std::string(1, static_cast<char>(name.size())), name,
-                      std::string(1, static_cast<char>(value.size())), value);
-}
-
-std::string CallHeaders(absl::string_view method) {
-  return Header(":method", "POST") + Header(":scheme", "http") +
-         Header(":path", method) + Header(":authority", "x") +
-         Header("content-type", "application/grpc") + Header("te", "trailers");
-}
 
 class FloodsTest : public ::testing::Test {
  protected:

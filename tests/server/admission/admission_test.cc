@@ -99,6 +99,49 @@ TEST_F(AdmissionTest, AnAnnouncedMessageHoldsItsBytesTwice) {
   EXPECT_EQ(admission().calls(), 0);
 }
 
+TEST_F(AdmissionTest, HeadersAreHeldUntilTheCallIsGone) {
+  Call call;
+  admission().Enter(&call, {.bytes = kMega, .header_bytes = 1000});
+  ASSERT_TRUE(call.admitted);
+  EXPECT_EQ(Held(), 2 * kMega + 1000);
+  EXPECT_TRUE(call.ticket.ReadDone(10).ok());
+  EXPECT_TRUE(call.ticket.Hold(MemoryKind::kTensors, 0).ok());
+  EXPECT_TRUE(call.ticket.Hold(MemoryKind::kRequest, 0).ok());
+  // Its answer may not be taken for long.
+  call.ticket.Sending(10);
+  EXPECT_EQ(Held(), 1000);
+  call.ticket.Release();
+  EXPECT_EQ(Held(), 0);
+}
+
+TEST_F(AdmissionTest, CallsWithoutRoomForTheirHeadersAreRefused) {
+  std::vector<std::unique_ptr<Call>> calls;
+  const auto enter = [&] {
+    calls.push_back(std::make_unique<Call>());
+    admission().Enter(calls.back().get(), {.bytes = 10, .header_bytes = kMega});
+    return calls.back().get();
+  };
+  // Small ones, each of which is answered, and takes nothing of it.
+  while (enter()->admitted) {
+    ASSERT_LE(Held(), settings_.max_bytes);
+    Admission::Ticket& ticket = calls.back()->ticket;
+    ASSERT_TRUE(ticket.ReadDone(10).ok());
+    ticket.Sending(10);
+  }
+  ASSERT_TRUE(calls.back()->refused);
+  EXPECT_EQ(calls.back()->refused->code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_GT(calls.size(), 95);
+  const int64_t before = Held();
+  calls.front()->ticket.Release();
+  EXPECT_EQ(Held(), before - kMega - 20);
+  EXPECT_TRUE(enter()->admitted);
+  // Those that are refused hold nothing.
+  admission().Drain();
+  calls.clear();
+  EXPECT_EQ(Held(), 0);
+}
+
 TEST_F(AdmissionTest, CallsWaitForMemoryInTheOrderTheyCame) {
   std::vector<std::unique_ptr<Call>> calls;
   for (int i = 0; i < 5; ++i) {
