@@ -195,11 +195,11 @@ void CheckShapes(const Options& options, Validator& validator) {
 }
 
 void CheckConnections(const Options& options, Validator& validator) {
-  // Too many there are told of there.
-  const int64_t http =
-      options.http_listen.empty()
-          ? 0
-          : std::min(options.http_max_connections, MostHttpConnections());
+  // Where HTTP asks for too many, CheckHttp() says so.
+  const bool beside_http =
+      !options.http_listen.empty() &&
+      options.http_max_connections <= MostHttpConnections();
+  const int64_t http = beside_http ? options.http_max_connections : 0;
   const int64_t most = MostConnections(http);
   if (options.max_connections < 1 || options.max_connections > most) {
     validator.Add(

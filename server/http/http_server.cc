@@ -32,6 +32,9 @@ using Clock = std::chrono::steady_clock;
 
 // How long accepting pauses where it cannot succeed.
 constexpr auto kAcceptPause = std::chrono::milliseconds(50);
+// Answers that wait in the system for their client; else it holds megabytes,
+// and requests sent together are answered for nobody until it is full.
+constexpr int kSendBufferBytes = 64 << 10;
 // Room for the headers of an answer in a connection's memory.
 constexpr int64_t kAnswerHeaderBytes = 1024;
 
@@ -222,6 +225,8 @@ void HttpServer::Loop::Accept(Clock::time_point now) {
     const int fd = accept4(socket_.fd.get(), reinterpret_cast<sockaddr*>(&peer),
                            &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
+      setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSendBufferBytes,
+                 sizeof(kSendBufferBytes));
       // Takes the descriptor, whatever comes of it.
       MHD_add_connection(daemon_, fd, reinterpret_cast<sockaddr*>(&peer),
                          length);
