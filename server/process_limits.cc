@@ -25,9 +25,9 @@ namespace {
 // Beyond listeners: what gRPC polls with, and a few connections.
 constexpr int kDescriptors = 24;
 // Beside those that compute, HTTP's and the one that looks at files: main(),
-// signals, housekeeping, the acceptor, and one each that writes the log and
-// standard output.
-constexpr int kOwnThreads = 6;
+// signals, housekeeping, the acceptor, the guard of connections, and one each
+// that writes the log and standard output.
+constexpr int kOwnThreads = 7;
 // gRPC 1.51's. Two executors may grow to two threads per core each. The pollers
 // of callbacks and the event engine are as many as cores allow, within a range.
 // Then two for timers, and some that come and go.

@@ -308,7 +308,7 @@ absl::Status Server::Listen() {
   housekeeping_.emplace(admission_, costs_, log_limiter_, quota_, options_);
   acceptor_ = std::make_unique<Acceptor>(
       std::move(listeners), options_.max_connections,
-      Acceptor::Sinks{*tcp_sink_, *unix_sink_}, connections_, guard_, *log_);
+      Acceptor::Sinks{*tcp_sink_, *unix_sink_}, connections_, *log_);
   return absl::OkStatus();
 }
 

@@ -13,7 +13,6 @@
 #include <system_error>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "server/connections/limits.h"
 #include "server/logging.h"
 
@@ -24,9 +23,9 @@ using std::chrono::milliseconds;
 
 // Accepted from one listener before others have their turn.
 constexpr int kBatch = 64;
-// How often connections are looked at, and those that have closed are looked
-// for while others wait for a place; and else, when it is for open() alone.
-constexpr milliseconds kTurn(50);
+// How often closed connections are looked for: while others wait for a place,
+// and else, when it is for open() alone.
+constexpr milliseconds kPruneWaiting(50);
 constexpr milliseconds kPruneIdle(1000);
 // Of the time, one part in so many at most goes into looking for them.
 constexpr int kPruneShare = 20;
@@ -65,13 +64,12 @@ bool IsOfTheConnection(int error) {
 
 Acceptor::Acceptor(std::vector<Listener> listeners, int64_t max_connections,
                    const Sinks& sinks, ConnectionTable& connections,
-                   ConnectionGuard& guard, spdlog::logger& log)
+                   spdlog::logger& log)
     : listeners_(std::move(listeners)),
       max_connections_(max_connections),
       low_descriptors_(LowDescriptors()),
       sinks_(sinks),
       connections_(connections),
-      guard_(guard),
       log_(log),
       stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!stop_.valid()) {
@@ -99,22 +97,15 @@ void Acceptor::Run() {
     Report(obstacle);
     const size_t count = obstacle == Obstacle::kNone ? polled.size() : 1;
     const bool idle = connections_.open() == 0 && !stopped_;
-    const int ready =
-        poll(polled.data(), count, idle ? -1 : static_cast<int>(kTurn.count()));
-    LookAtPeers();
+    const milliseconds timeout =
+        obstacle == Obstacle::kNone ? kPruneIdle : kPruneWaiting;
+    const int ready = poll(polled.data(), count,
+                           idle ? -1 : static_cast<int>(timeout.count()));
     if (ready <= 0) continue;
     if (polled[0].revents != 0) return;
     for (size_t i = 1; i < count; ++i) {
       if (polled[i].revents != 0) Accept(polled[i].fd, *sinks[i]);
     }
-  }
-}
-
-void Acceptor::LookAtPeers() {
-  try {
-    guard_.Look(absl::Now());
-  } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
-    // At the next turn there may be memory.
   }
 }
 
@@ -124,7 +115,7 @@ Acceptor::Obstacle Acceptor::FindObstacle() {
     error_ = 0;
   }
   const auto full = [this] { return connections_.open() >= max_connections_; };
-  PruneIfDue(full() ? kTurn : kPruneIdle);
+  PruneIfDue(full() ? kPruneWaiting : kPruneIdle);
   if (full()) return Obstacle::kMaxConnections;
   if (may_lack_descriptors_ && !DescriptorsLeft()) {
     return Obstacle::kDescriptors;

@@ -1,5 +1,4 @@
-// Accepts connections and hands them to gRPC, within a limit; looks after those
-// that are open.
+// Accepts connections and hands them to gRPC, within a limit.
 //
 // gRPC has listeners of its own; those of 1.51 stop for ever, without a word,
 // the first time that descriptors run out.
@@ -14,7 +13,6 @@
 #include <vector>
 
 #include "grpcpp/server_builder.h"
-#include "server/connections/connection_guard.h"
 #include "server/connections/connection_table.h"
 #include "server/connections/descriptor.h"
 #include "server/connections/listener.h"
@@ -28,9 +26,6 @@ namespace attention::server {
 // New connections then wait in the kernel's queue. It looks again every 50 ms.
 // It logs a warning when it stops, at most once a minute, and a line when it
 // has gone on for a second.
-//
-// While connections are open it lets `guard` look at them: no other thread is
-// as free as this one when peers flood the server.
 //
 // Not thread-safe.
 class Acceptor {
@@ -49,7 +44,7 @@ class Acceptor {
   // Throws std::system_error if there is no thread or descriptor to be had.
   Acceptor(std::vector<Listener> listeners, int64_t max_connections,
            const Sinks& sinks, ConnectionTable& connections,
-           ConnectionGuard& guard, spdlog::logger& log);
+           spdlog::logger& log);
 
   // Closes the listeners; connections that wait in their queues are reset.
   // Those handed over go on.
@@ -63,7 +58,6 @@ class Acceptor {
   enum class Obstacle { kNone, kMaxConnections, kDescriptors, kSystem };
 
   void Run();
-  void LookAtPeers();
   Obstacle FindObstacle();
   bool DescriptorsLeft() const;
   void PruneIfDue(Clock::duration interval);
@@ -81,7 +75,6 @@ class Acceptor {
   const int low_descriptors_;
   const Sinks sinks_;
   ConnectionTable& connections_;
-  ConnectionGuard& guard_;
   spdlog::logger& log_;
   // An eventfd, readable once the destructor has begun.
   const Descriptor stop_;

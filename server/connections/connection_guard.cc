@@ -1,15 +1,19 @@
 #include "server/connections/connection_guard.h"
 
 #include <algorithm>
+#include <new>
 #include <optional>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "server/logging.h"
 
 namespace attention::server {
 namespace {
 
 constexpr absl::Duration kInterval = absl::Milliseconds(50);
+// While there are none.
+constexpr absl::Duration kIdleInterval = absl::Milliseconds(200);
 // In turn and suspects, at each look.
 constexpr int kInTurn = 128;
 constexpr size_t kMostSuspects = 128;
@@ -35,9 +39,40 @@ const char* NameOf(Traffic::Fault fault) {
 
 }  // namespace
 
+ConnectionGuard::ConnectionGuard(ConnectionTable& connections,
+                                 spdlog::logger& log, LogLimiter& log_limiter)
+    : connections_(connections),
+      log_(log),
+      log_limiter_(log_limiter),
+      thread_([this] { Run(); }) {}
+
+ConnectionGuard::~ConnectionGuard() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  stop_wanted_.notify_one();
+  thread_.join();
+}
+
+void ConnectionGuard::Run() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const auto stop = [this] { return stop_; };
+  for (;;) {
+    const absl::Duration pause =
+        connections_.open() > 0 ? kInterval : kIdleInterval;
+    if (stop_wanted_.wait_for(lock, absl::ToChronoNanoseconds(pause), stop)) {
+      return;
+    }
+    try {
+      Look(absl::Now());
+    } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
+      // At the next look there may be memory.
+    }
+  }
+}
+
 void ConnectionGuard::Look(absl::Time now) {
-  if (now < next_look_) return;
-  next_look_ = now + kInterval;
   looked_at_.clear();
   looked_at_.swap(suspects_);
   position_ = connections_.List(position_, kInTurn, looked_at_);

@@ -18,10 +18,8 @@
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "server/connections/acceptor.h"
-#include "server/connections/connection_guard.h"
 #include "server/connections/connection_table.h"
 #include "server/connections/listener.h"
-#include "server/log_limiter.h"
 #include "tests/support/long_call.h"
 #include "tests/support/messages.h"
 #include "tests/support/raw_call.h"
@@ -237,10 +235,8 @@ TEST(ConnectionBytesTest, PeersHaveTheNamesThatGrpcGivesThem) {
   listeners.push_back(*std::move(listener));
   server::ConnectionTable connections;
   spdlog::logger log("none");
-  server::LogLimiter log_limiter(log, /*lines_per_second=*/0);
-  server::ConnectionGuard guard(connections, log, log_limiter);
   const server::Acceptor acceptor(std::move(listeners), 10, {*sink, *sink},
-                                  connections, guard, log);
+                                  connections, log);
   for (const std::string host : {"127.0.0.1", "[::1]"}) {
     if (!ConnectTo(host + port).valid()) continue;  // No IPv6 here.
     const auto channel =

@@ -98,7 +98,7 @@ class AcceptorTest : public ::testing::Test {
   void Start(int64_t max_connections) {
     acceptor_ = std::make_unique<Acceptor>(
         std::move(listeners_), max_connections,
-        Acceptor::Sinks{sink_, unix_sink_}, connections_, guard_, log_);
+        Acceptor::Sinks{sink_, unix_sink_}, connections_, log_);
   }
 
   // At the two addresses in turn.
@@ -116,8 +116,6 @@ class AcceptorTest : public ::testing::Test {
   spdlog::logger log_{"test", lines_};
   FakeSink sink_, unix_sink_;
   ConnectionTable connections_;
-  LogLimiter log_limiter_{log_, /*lines_per_second=*/0};
-  ConnectionGuard guard_{connections_, log_, log_limiter_};
   std::vector<Listener> listeners_;
   std::vector<std::string> addresses_;
   std::vector<Descriptor> clients_;
