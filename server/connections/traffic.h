@@ -39,7 +39,7 @@ class Traffic {
     // Of the message, if all of it came and was read.
     std::optional<int64_t> message_bytes = std::nullopt;
     int64_t response_bytes = 0;
-    // By the peer, by its deadline, or with the connection.
+    // By the peer or with the connection, before its deadline.
     bool cancelled = false;
     // What came on the connection by now; wanted for messages that were cut
     // off.

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "grpc/grpc.h"
+#include "grpc/support/time.h"
 #include "grpcpp/server_context.h"
 #include "server/rpc/call_headers.h"
 #include "server/rpc/call_record.h"
@@ -125,7 +126,10 @@ class CallCounter final : public Interceptor {
   }
 
   void EndTraffic() {
-    if (traffic_) traffic_->End({.cancelled = Cancelled()});
+    if (!traffic_) return;
+    const gpr_timespec deadline = info_.server_context()->raw_deadline();
+    const bool late = gpr_time_cmp(gpr_now(deadline.clock_type), deadline) >= 0;
+    traffic_->End({.cancelled = Cancelled() && !late});
   }
 
   // gRPC orders what it calls, but ThreadSanitizer does not see into it.

@@ -178,6 +178,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
 
   void OnCancel() override {
     HandOver();
+    given_up_.store(absl::Now() < Deadline(), std::memory_order_relaxed);
     cancelled_.store(true, std::memory_order_relaxed);
     if (env_.admission.Withdraw(this)) {
       End(Abandoned());
@@ -198,7 +199,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     }
     traffic_.End({.message_bytes = message_bytes_,
                   .response_bytes = record_.response_bytes,
-                  .cancelled = cancelled_});
+                  .cancelled = given_up_});
     // The answer has been sent, or nobody wants it any more.
     ticket_.Release();
     Drop();
@@ -582,6 +583,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   std::recursive_mutex end_mutex_;
   bool done_ = false;  // guarded by end_mutex_
   std::atomic<bool> cancelled_{false};
+  std::atomic<bool> given_up_{false};  // cancelled before its deadline
   Admission::Ticket ticket_;
 
   absl::Time received_, decoded_;
