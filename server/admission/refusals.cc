@@ -181,12 +181,12 @@ absl::Status TenantWorksTooMuch(const Tenant& tenant, absl::Duration wait) {
   return Made(absl::StatusCode::kResourceExhausted, [&] {
     return WithQuota(
         SubjectOf(tenant),
-        RetryLater(
-            Reason::kTenantWork,
-            absl::StrCat("the tenant \"", tenant.name, "\" has used up its ",
-                         tenant.max_work, " multiply-adds per second, for ",
-                         Rounded(wait), " from now on"),
-            std::max(wait, kLeastDelay)));
+        RetryLater(Reason::kTenantWork,
+                   absl::StrCat("the tenant \"", tenant.name,
+                                "\" has used up its ", tenant.max_work,
+                                " multiply-adds per second; try again in ",
+                                Rounded(wait)),
+                   std::max(wait, kLeastDelay)));
   });
 }
 

@@ -114,13 +114,11 @@ absl::StatusOr<TenantPtr> Authenticator::Check(const Metadata& metadata) const {
                          "authorization: the token is not known here");
 }
 
-absl::StatusOr<TenantPtr> Authenticator::CheckCompute(
-    const Metadata& metadata) const {
-  absl::StatusOr<TenantPtr> tenant = Check(metadata);
-  if (!tenant.ok() || (*tenant)->may_compute()) return tenant;
+absl::Status MayCompute(const Tenant& tenant) {
+  if (tenant.may_compute()) return absl::OkStatus();
   return WithReason(Reason::kTenantNotAllowed,
                     absl::PermissionDeniedError(
-                        absl::StrCat("the tenant \"", (*tenant)->name,
+                        absl::StrCat("the tenant \"", tenant.name,
                                      "\" may not compute: its weight is 0")));
 }
 

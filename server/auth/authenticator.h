@@ -38,8 +38,6 @@ class Authenticator {
   // Errors: Unauthenticated, with a reason: there is no token, it is malformed
   // or there are several, or nobody knows it. Never with the token.
   absl::StatusOr<TenantPtr> Check(const Metadata& metadata) const;
-  // The same for a call that computes. PermissionDenied if the tenant may not.
-  absl::StatusOr<TenantPtr> CheckCompute(const Metadata& metadata) const;
   // The same for health: also OK without a token if that is open.
   absl::Status CheckHealth(const Metadata& metadata) const;
 
@@ -64,6 +62,9 @@ class Authenticator {
   std::shared_ptr<const Table> table_;  // guarded by mutex_; null: no tokens
   int last_id_ = 0;                     // guarded by mutex_
 };
+
+// PermissionDenied, with a reason, if the tenant may not.
+absl::Status MayCompute(const Tenant& tenant);
 
 }  // namespace attention::server
 

@@ -67,7 +67,9 @@ void Reloader::Run() {
     for (Watched& watched : watched_) {
       try {
         if (watched.changes.Look()) watched.pending = true;
-        if (watched.pending) watched.pending = !watched.reload();
+        if (!watched.pending) continue;
+        watched.changes.Accept();
+        watched.pending = !watched.reload();
       } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
         // What was there stays until the next look.
       }

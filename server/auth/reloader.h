@@ -26,6 +26,8 @@ class FileChanges {
 
   // Looks again. True once for each change.
   bool Look();
+  // What the last Look() saw is no change any more.
+  void Accept() { told_ = last_; }
 
  private:
   // What stat() says of a file; all zero if there is none.

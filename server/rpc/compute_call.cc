@@ -70,10 +70,11 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
       if (!status.ok()) return (void)End(status);
       Hold();  // Until Admitted() or Refused().
       try {
-        auto tenant =
-            env_.authenticator.CheckCompute(context_->client_metadata());
+        auto tenant = env_.authenticator.Check(context_->client_metadata());
         if (!tenant.ok()) return Refused(tenant.status());
         record_.tenant = *std::move(tenant);
+        const absl::Status allowed = MayCompute(*record_.tenant);
+        if (!allowed.ok()) return Refused(allowed);
         env_.admission.Enter(this, {.bytes = AnnouncedBytes(),
                                     .deadline = Deadline(),
                                     .peer = context_->peer(),

@@ -4,6 +4,7 @@
 #include <grpcpp/create_channel.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <utility>
 
@@ -121,8 +122,11 @@ grpc::ChannelArguments WithoutProxy(const grpc::ChannelArguments& arguments) {
     }
   }
   direct.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  // Of later versions than 1.51.
-  direct.SetString("grpc.address_http_proxy", "");
+  // Of later versions than 1.51, which complain of it where the variable is not
+  // set.
+  if (std::getenv("GRPC_ADDRESS_HTTP_PROXY") != nullptr) {
+    direct.SetString("grpc.address_http_proxy", "");
+  }
   return direct;
 }
 

@@ -28,13 +28,19 @@ def cause(error: grpc.RpcError, security: Security) -> str:
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         return ""
     if found := re.search("CERTIFICATE_VERIFY_FAILED: ([^;]+)", text):
-        return f"the server's certificate was refused: {found[1]}"
+        # gRPC may add OpenSSL's code for "no other error".
+        return (
+            "the server's certificate was refused: "
+            f"{found[1].removesuffix(': OK')}"
+        )
     if found := re.search("Peer name (.+) is not in peer certificate", text):
         return f"the server's certificate is not for {found[1]}"
+    if "Hostname Verification Check failed" in text:
+        return "the server's certificate is not for the name in the target"
     if "WRONG_VERSION_NUMBER" in text:
         return "the server does not speak TLS on this port"
     # The server has accepted the connection, and ended it before HTTP/2 began.
-    # Both ends know why; only the server says so, in its log.
+    # Why, neither end tells.
     if "last error: " not in text or not re.search(
         "Socket closed|[Cc]onnection reset", text
     ):

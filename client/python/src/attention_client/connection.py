@@ -104,11 +104,10 @@ def _no_proxy(options: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Options with which neither themselves nor the environment choose a proxy:
     one on loopback could send the call elsewhere."""
     others = [pair for pair in options if "http_proxy" not in pair[0]]
-    return [
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.address_http_proxy", ""),
-        *others,
-    ]
+    # Of no address; gRPC complains of it where the variable is not set.
+    if "GRPC_ADDRESS_HTTP_PROXY" in os.environ:
+        others.append(("grpc.address_http_proxy", ""))
+    return [("grpc.enable_http_proxy", 0), *others]
 
 
 def plaintext_token(target: str) -> str:
