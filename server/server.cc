@@ -202,10 +202,12 @@ bool Server::ReloadIdentity() {
   absl::StatusOr<TlsMaterial> material = LoadTls(TlsFilesOf(options_));
   TellRefused(material.status(), identity_error_);
   if (!material.ok()) return false;
-  log_->info("event=reloaded file={} expires={}", Quoted(options_.tls_cert),
-             absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", material->expires,
-                              absl::UTCTimeZone()));
+  const absl::Time expires = material->expires;
   tls_->Replace(*std::move(material));
+  // Who reads it may connect at once.
+  log_->info(
+      "event=reloaded file={} expires={}", Quoted(options_.tls_cert),
+      absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", expires, absl::UTCTimeZone()));
   return true;
 }
 
@@ -229,10 +231,10 @@ bool Server::ReloadTokens() {
   absl::StatusOr<TokenFile> file = LoadTokenFile(options_.tokens);
   TellRefused(file.status(), tokens_error_);
   if (!file.ok()) return false;
-  log_->info("event=reloaded file={} tokens={} tenants={}",
-             Quoted(options_.tokens), file->tokens.size(),
-             file->tenants.size());
+  const size_t tokens = file->tokens.size(), tenants = file->tenants.size();
   authenticator_.SetTokens(*std::move(file));
+  log_->info("event=reloaded file={} tokens={} tenants={}",
+             Quoted(options_.tokens), tokens, tenants);
   return true;
 }
 
