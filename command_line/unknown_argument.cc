@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 
 namespace attention::command_line {
 namespace {
@@ -125,6 +126,17 @@ std::optional<std::string> UnknownArgument(const CLI::App& app,
   }
   for (const CLI::App* command : app.get_subcommands()) {
     if (auto about = UnknownArgument(*command, other_names)) return about;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> EmptyValue(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view argument = argv[i];
+    if (absl::StartsWith(argument, "--") &&
+        absl::ConsumeSuffix(&argument, "=")) {
+      return absl::StrCat(argument, ": got no value after '='");
+    }
   }
   return std::nullopt;
 }

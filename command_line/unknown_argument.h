@@ -20,6 +20,11 @@ using OtherNames = std::map<std::string, std::string>;
 std::optional<std::string> UnknownArgument(const CLI::App& app,
                                            const OtherNames& other_names);
 
+// A line about the first flag with nothing behind its "=", which CLI11 would
+// give the next argument: "--tokens: got no value after '='". Nothing if there
+// is none. To be called before app.parse().
+std::optional<std::string> EmptyValue(int argc, const char* const* argv);
+
 }  // namespace attention::command_line
 
 #endif  // ATTENTION_COMMAND_LINE_UNKNOWN_ARGUMENT_H_

@@ -246,8 +246,21 @@ Invocation ParseFlags(int argc, const char* const* argv) {
   AddLimitFlags(app, options);
   AddHttpFlags(app, options);
   AddCallerFlags(app, options);
+  // An empty name of a file must not mean that none was given.
+  for (CLI::Option* option : app.get_options()) {
+    if (option->get_expected_max() == 0) continue;
+    option->check([](const std::string& text) {
+      return text.empty() ? std::string("got an empty value") : std::string();
+    });
+  }
   std::string shell;
   const CLI::App* completion = command_line::AddCompletionCommand(app, shell);
+  if (const auto error = command_line::EmptyValue(argc, argv)) {
+    invocation.standard_error =
+        absl::StrCat(kProgram, ": ", *error, " (see --help)\n");
+    invocation.exit_code = 2;
+    return invocation;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

@@ -18,6 +18,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "google/protobuf/stubs/common.h"
+#if __has_include("absl/log/globals.h")
+#include "absl/log/globals.h"
+#endif
 #include "grpc/grpc.h"
 #include "server/flags.h"
 #include "server/last_words.h"
@@ -174,6 +178,14 @@ int Main(int argc, const char* const* argv) {
   InstallLastWords();
   // Whoever reads the log may go away.
   std::signal(SIGPIPE, SIG_IGN);
+  // protobuf writes to standard error of what clients send: a line for each
+  // string that is not UTF-8, however many, and waits for who reads it. Later
+  // versions write to Abseil's log.
+#if GOOGLE_PROTOBUF_VERSION < 4022000
+  google::protobuf::SetLogHandler(nullptr);
+#elif __has_include("absl/log/globals.h")
+  absl::SetStderrThreshold(absl::LogSeverityAtLeast::kInfinity);
+#endif
   // gRPC's own log repeats, less clearly, what is said here.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   Invocation invocation = ParseFlags(argc, argv);

@@ -10,13 +10,15 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "server/file_descriptor.h"
 
 namespace attention::server {
 namespace {
 
-// How long whoever writes into a pipe may take to go on.
-constexpr int kWriterMs = 10'000;
+// How long whoever writes into a pipe may take in all.
+constexpr absl::Duration kWriterTime = absl::Seconds(1);
 
 absl::Status Failed(int error) {
   return absl::InvalidArgumentError(
@@ -30,6 +32,7 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
   const FileDescriptor file(
       open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file.ok()) return Failed(errno);
+  const absl::Time until = absl::Now() + kWriterTime;
   std::string text;
   for (;;) {
     const size_t before = text.size();
@@ -42,9 +45,11 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
     if (got < 0 && errno == EAGAIN) {
       text.resize(before);
       pollfd ready{file.get(), POLLIN, 0};
-      if (poll(&ready, 1, kWriterMs) > 0) continue;
+      const int left =
+          static_cast<int>(absl::ToInt64Milliseconds(until - absl::Now()));
+      if (left > 0 && poll(&ready, 1, left) > 0) continue;
       return absl::InvalidArgumentError(
-          "cannot be read: nobody writes into this pipe");
+          "cannot be read: nobody writes into this pipe, or too slowly");
     }
     if (got < 0) return Failed(errno);
     text.resize(before + got);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -46,6 +47,7 @@ absl::string_view NameOf(absl::string_view method) {
 }
 
 constexpr absl::string_view kWatch = "Health/Watch";
+constexpr absl::string_view kReflection = "Reflection";
 
 // What a status of gRPC's own handlers means. `method` is the path that the
 // client asked for, `cancelled` whether it has gone.
@@ -59,10 +61,10 @@ absl::Status Explained(absl::string_view name, absl::string_view method,
   }
   if (code == absl::StatusCode::kUnimplemented && name == "other") {
     constexpr size_t kMostShown = 100;
-    return WithReason(
-        Reason::kUnknownMethod,
-        absl::UnimplementedError(
-            absl::StrCat("there is no method ", method.substr(0, kMostShown))));
+    return WithReason(Reason::kUnknownMethod,
+                      absl::UnimplementedError(absl::StrCat(
+                          "there is no method ",
+                          absl::CHexEscape(method.substr(0, kMostShown)))));
   }
   // So gRPC ends calls of known methods whose message is missing or cannot be
   // read.
@@ -144,7 +146,8 @@ class CallCounter final : public Interceptor {
     }
     headers_ = CheckHeaders(headers, max_header_bytes_);
     // It would hold them for as long as it likes.
-    if (!headers_.ok() && record_.method == kWatch) {
+    if (!headers_.ok() &&
+        (record_.method == kWatch || record_.method == kReflection)) {
       info_.server_context()->TryCancel();
     }
   }

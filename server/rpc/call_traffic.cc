@@ -1,11 +1,18 @@
 #include "server/rpc/call_traffic.h"
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
 #include "absl/time/clock.h"
 
 namespace attention::server {
+namespace {
+
+// More than any call may have explains nothing.
+constexpr int64_t kMostHeaderBytes = int64_t{1} << 20;
+
+}  // namespace
 
 int64_t HeaderBytes(
     const std::multimap<grpc::string_ref, grpc::string_ref>& headers) {
@@ -28,7 +35,8 @@ CallTraffic::CallTraffic(ConnectionTable& connections, absl::string_view peer,
   }
   if (!connection_) return;
   connections_.VisitTraffic(*connection_, [&](Traffic& traffic) {
-    call_ = traffic.Begin(header_bytes, absl::Now());
+    call_ =
+        traffic.Begin(std::min(header_bytes, kMostHeaderBytes), absl::Now());
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "attention/client.h"
 #include "attention/details/v1/details.pb.h"
 #include "tests/client/fake_service.h"
@@ -93,7 +94,7 @@ TEST(WithProxy, NamesItWhereItMayBeTheCause) {
   info.set_reason("DRAINING");
   absl::Status refused = absl::UnavailableError("x");
   refused.SetPayload("type.googleapis.com/google.rpc.ErrorInfo",
-                     absl::Cord(info.SerializeAsString()));
+                     absl::Cord(absl::string_view(info.SerializeAsString())));
   EXPECT_EQ(WithProxy(refused, "http_proxy=a:1"), refused);
 }
 

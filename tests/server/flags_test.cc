@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+
 namespace attention::server {
 namespace {
 
@@ -116,6 +118,17 @@ TEST(FlagsTest, ANumberAloneIsSeconds) {
   EXPECT_EQ(invocation.options->max_connection_age, absl::Minutes(1));
 }
 
+// It must not count as none given.
+TEST(FlagsTest, NoValueMayBeEmpty) {
+  for (const char* flag : {"--tokens", "--tls-client-ca", "--tls-cert"}) {
+    const Invocation invocation = Parse({flag, ""});
+    EXPECT_EQ(invocation.exit_code, 2);
+    EXPECT_EQ(
+        invocation.standard_error,
+        absl::StrCat("attention_server: ", flag, ": got an empty value\n"));
+  }
+}
+
 TEST(FlagsTest, LogLevelsMayBeInCapitals) {
   const Invocation invocation = Parse({"--log-level=WARNING"});
   ASSERT_TRUE(invocation.options.has_value()) << invocation.standard_error;
@@ -196,6 +209,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadFlag{"ClientCaAlone", "--tls-client-ca=/a",
                 "--tls-client-ca: got it alone, wanted --tls-cert and "
                 "--tls-key beside it"},
+        BadFlag{"EmptyValue",
+                "--tokens=", "--tokens: got no value after '=' (see --help)"},
         BadFlag{"Unknown", "--bogus", "--bogus: no such flag (see --help)"},
         BadFlag{"Port", "--port=50051",
                 "--port: no such flag, did you mean --listen? (see --help)"},

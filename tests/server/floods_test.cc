@@ -61,6 +61,15 @@ class FloodsTest : public ::testing::Test {
   TestServer server_;
 };
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+constexpr bool kSanitized =
+    __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#else
+constexpr bool kSanitized = false;
+#endif
+
 TEST_F(FloodsTest, FramesThatMeanNothing) {
   std::string pings, updates;
   for (int i = 0; i < 1000; ++i) {
@@ -91,6 +100,9 @@ TEST_F(FloodsTest, StreamsResetAtOnce) {
 }
 
 TEST_F(FloodsTest, HeadersWithoutEnd) {
+  if (kSanitized) {
+    GTEST_SKIP() << "gRPC then reads them so slowly that they are no flood";
+  }
   // The beginning of a value of 2^27 bytes, then a byte in each frame.
   std::string next = MakeFrame(Frame::kHeaders, 0, 1,
                                std::string("\0\1a\x7f\x81\xff\xff\x3f", 8));

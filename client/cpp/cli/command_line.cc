@@ -394,6 +394,10 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   const CLI::App& completion = *command_line::AddCompletionCommand(app, shell);
 
   try {
+    if (const auto error = command_line::EmptyValue(argc, argv)) {
+      err << "attention_client: " << *error << " (see --help)\n";
+      return kBadInput;
+    }
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version
     app.exit(request, out, err);
