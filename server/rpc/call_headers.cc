@@ -24,7 +24,7 @@ constexpr size_t kTraceparentBytes = 55;
 // Of a later version.
 constexpr size_t kMaxTraceparentBytes = 128;
 
-absl::string_view View(grpc::string_ref text) {
+absl::string_view View(const grpc::string_ref& text) {
   return {text.data(), text.size()};
 }
 
