@@ -164,13 +164,13 @@ void Executor::Prepare(Job* job, const JobOptions& options) {
 
 // The tenant, which may be new. Those without jobs are forgotten then, if they
 // would come back as if they were new.
-Executor::Tenant& Executor::Joined(int id) {
-  const auto found = tenants_.find(id);
+Executor::Tenant& Executor::Joined(int tenant) {
+  const auto found = tenants_.find(tenant);
   if (found != tenants_.end()) return found->second;
   std::erase_if(tenants_, [this](const auto& entry) {
     return entry.second.active == 0 && entry.second.time <= time_;
   });
-  return tenants_[id];
+  return tenants_[tenant];
 }
 
 Executor::Tenant& Executor::TenantOf(const Job* job) {
