@@ -130,11 +130,12 @@ std::optional<std::string> UnknownArgument(const CLI::App& app,
   return std::nullopt;
 }
 
-std::optional<std::string> EmptyValue(int argc, const char* const* argv) {
+std::optional<std::string> EmptyValue(int argc, const char* const* argv,
+                                      absl::string_view but) {
   for (int i = 1; i < argc; ++i) {
     absl::string_view argument = argv[i];
     if (absl::StartsWith(argument, "--") &&
-        absl::ConsumeSuffix(&argument, "=")) {
+        absl::ConsumeSuffix(&argument, "=") && argument != but) {
       return absl::StrCat(argument, ": got no value after '='");
     }
   }

@@ -7,6 +7,8 @@
 #include <optional>
 #include <string>
 
+#include "absl/strings/string_view.h"
+
 namespace attention::command_line {
 
 // What other programs call a flag, to what it is called here; both without
@@ -22,8 +24,9 @@ std::optional<std::string> UnknownArgument(const CLI::App& app,
 
 // A line about the first flag with nothing behind its "=", which CLI11 would
 // give the next argument: "--tokens: got no value after '='". Nothing if there
-// is none. To be called before app.parse().
-std::optional<std::string> EmptyValue(int argc, const char* const* argv);
+// is none. `but` is a flag that may be empty. To be called before app.parse().
+std::optional<std::string> EmptyValue(int argc, const char* const* argv,
+                                      absl::string_view but = {});
 
 }  // namespace attention::command_line
 

@@ -394,7 +394,7 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   const CLI::App& completion = *command_line::AddCompletionCommand(app, shell);
 
   try {
-    if (const auto error = command_line::EmptyValue(argc, argv)) {
+    if (const auto error = command_line::EmptyValue(argc, argv, "--service")) {
       err << "attention_client: " << *error << " (see --help)\n";
       return kBadInput;
     }
