@@ -7,8 +7,6 @@ bar was missed.
 
 import argparse
 import concurrent.futures
-import dataclasses
-import os
 import statistics
 import sys
 import threading
@@ -17,7 +15,8 @@ import time
 import grpc
 
 from benchmarks.load import messages
-from benchmarks.load.programs import Bench, Server, cpu_name, write_results
+from benchmarks.load.bars import Bar, verdict
+from benchmarks.load.programs import Bench, Server
 
 HUGE = ["--shape=S=8192,T=8192,H=8,D=64", "--timeout=60s"]
 # Terabytes of scores in 12 MB: each takes minutes.
@@ -30,25 +29,6 @@ PROBES = {
     "health": ["--health", "--rate=20", "--seed=2"],
     "S=T=128 H8": ["--shape=S=128,T=128,H=8,D=64", "--rate=10", "--seed=3"],
 }
-
-
-@dataclasses.dataclass
-class Bar:
-    """One figure and the most it may be; None: there is no figure."""
-
-    name: str
-    value: float | None
-    most: float
-    unit: str
-
-    @property
-    def met(self):
-        return self.value is not None and self.value <= self.most
-
-    def __str__(self):
-        value = "-" if self.value is None else f"{self.value:.4g}"
-        verdict = "ok" if self.met else "MISSED"
-        return f"{self.name:52} {value:>8} of {self.most:.4g} {self.unit}: {verdict}"
 
 
 class Figures:
@@ -236,18 +216,7 @@ def main():
         *beside_endless(flags.seconds / 2),
         *equal_ends(rounds=3),
     ]
-    print("\n".join(map(str, bars)))
-    write_results(
-        "neighbours",
-        {
-            "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
-            "seconds": round(time.monotonic() - started),
-            "bars": [
-                dataclasses.asdict(bar) | {"met": bar.met} for bar in bars
-            ],
-        },
-    )
-    return 0 if all(bar.met for bar in bars) else 1
+    return verdict("neighbours", bars, time.monotonic() - started)
 
 
 if __name__ == "__main__":

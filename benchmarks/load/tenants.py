@@ -8,7 +8,6 @@ code is 1 if that costs the modest one more than a tenth of its goodput.
 import argparse
 import dataclasses
 import hashlib
-import os
 import secrets
 import statistics
 import sys
@@ -16,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.load.neighbours import Bar
-from benchmarks.load.programs import Bench, Server, cpu_name, write_results
+from benchmarks.load.bars import Bar, verdict
+from benchmarks.load.programs import Bench, Server
 
 # Large enough that the work is the limit, small enough that a deadline of a
 # second leaves room for turns.
@@ -157,18 +156,7 @@ def main():
                 "%",
             )
         )
-    print("\n".join(map(str, bars)))
-    write_results(
-        "tenants",
-        {
-            "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
-            "seconds": round(time.monotonic() - started),
-            "bars": [
-                dataclasses.asdict(bar) | {"met": bar.met} for bar in bars
-            ],
-        },
-    )
-    return 0 if all(bar.met for bar in bars) else 1
+    return verdict("tenants", bars, time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "server/file_descriptor.h"
+#include "base/descriptor.h"
 
 namespace attention::server {
 namespace {
@@ -29,9 +29,8 @@ absl::Status Failed(int error) {
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
   // Not to wait for whoever never writes into a pipe.
-  const FileDescriptor file(
-      open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!file.ok()) return Failed(errno);
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!file.valid()) return Failed(errno);
   const absl::Time until = absl::Now() + kWriterTime;
   std::string text;
   for (;;) {

@@ -12,9 +12,9 @@
 #include <thread>
 #include <vector>
 
+#include "base/descriptor.h"
 #include "grpcpp/server_builder.h"
 #include "server/connections/connection_table.h"
-#include "server/connections/descriptor.h"
 #include "server/connections/listener.h"
 
 namespace attention::server {

@@ -14,7 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "server/connections/descriptor.h"
+#include "base/descriptor.h"
 #include "server/connections/percent.h"
 
 namespace attention::server {

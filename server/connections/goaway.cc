@@ -1,8 +1,8 @@
 #include "server/connections/goaway.h"
 
 #include <chrono>
-#include <future>
-#include <memory>
+#include <condition_variable>
+#include <mutex>
 
 #include "grpcpp/alarm.h"
 
@@ -23,15 +23,23 @@ namespace attention::server {
 void SendGoaways(grpc::Server& server) {
   // gRPC's own conversion between the two is a cast as well.
   auto* core = reinterpret_cast<grpc_core::Server*>(server.c_server());
+  struct {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool sent = false;  // guarded by mutex
+  } state;
   // It wants a thread that gRPC has prepared for its own work, as the one is
   // that calls back for alarms.
-  const auto sent = std::make_shared<std::promise<void>>();
   grpc::Alarm alarm;
-  alarm.Set(std::chrono::system_clock::now(), [core, sent](bool) {
+  std::unique_lock<std::mutex> lock(state.mutex);
+  alarm.Set(std::chrono::system_clock::now(), [core, &state](bool) {
+    // Waits until all that was written before is seen.
+    const std::lock_guard<std::mutex> callback_lock(state.mutex);
     core->SendGoaways();
-    sent->set_value();
+    state.sent = true;
+    state.changed.notify_one();
   });
-  sent->get_future().wait();
+  state.changed.wait(lock, [&state] { return state.sent; });
 }
 
 }  // namespace attention::server

@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "server/connections/descriptor.h"
+#include "base/descriptor.h"
 
 namespace attention::server {
 

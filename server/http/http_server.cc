@@ -22,7 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "server/file_descriptor.h"
+#include "base/descriptor.h"
 #include "server/http/listen_socket.h"
 
 namespace attention::server {
@@ -145,7 +145,7 @@ class HttpServer::Loop {
   const Clock::duration answer_patience_;
   const std::vector<HttpRoute> routes_;
   const ListenSocket socket_;
-  const FileDescriptor wake_;
+  const Descriptor wake_;
   std::atomic<bool> stopping_{false};
   std::atomic<int64_t> count_{0};
   // Earliest deadline first: each new deadline is later than all others.
@@ -155,7 +155,7 @@ class HttpServer::Loop {
 };
 
 absl::Status HttpServer::Loop::Start() {
-  if (wake_.ok()) {
+  if (wake_.valid()) {
     daemon_ = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET, 0, nullptr, nullptr,
         &Loop::OnRequest, this, MHD_OPTION_CONNECTION_LIMIT,

@@ -27,11 +27,11 @@ absl::Status CannotListen(const std::string& address, const char* reason) {
 }
 
 // A socket that listens on `address`, or none with errno set.
-FileDescriptor Listen(const addrinfo& address) {
-  FileDescriptor fd(socket(address.ai_family,
-                           SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC,
-                           address.ai_protocol));
-  if (!fd.ok()) return fd;
+Descriptor Listen(const addrinfo& address) {
+  Descriptor fd(socket(address.ai_family,
+                       SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC,
+                       address.ai_protocol));
+  if (!fd.valid()) return fd;
   // Connections of a server that has just ended do not keep the port. Another
   // server that listens on it does.
   const int on = 1;
@@ -41,12 +41,12 @@ FileDescriptor Listen(const addrinfo& address) {
   }
   if (bind(fd.get(), address.ai_addr, address.ai_addrlen) != 0 ||
       listen(fd.get(), kBacklog) != 0) {
-    return FileDescriptor();
+    return Descriptor();
   }
   return fd;
 }
 
-int PortOf(const FileDescriptor& fd) {
+int PortOf(const Descriptor& fd) {
   sockaddr_storage bound{};
   socklen_t length = sizeof(bound);
   getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &length);
@@ -87,8 +87,8 @@ absl::StatusOr<ListenSocket> ListenOn(const std::string& address,
     }
   }
   for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
-    FileDescriptor fd = Listen(*one);
-    if (!fd.ok()) continue;
+    Descriptor fd = Listen(*one);
+    if (!fd.valid()) continue;
     const int port = PortOf(fd);
     return ListenSocket{std::move(fd), absl::StrCat(given_host, ":", port)};
   }

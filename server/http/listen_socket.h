@@ -5,13 +5,13 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "server/file_descriptor.h"
+#include "base/descriptor.h"
 
 namespace attention::server {
 
 struct ListenSocket {
   // Does not block.
-  FileDescriptor fd;
+  Descriptor fd;
   // "host:port" with the host as it was given and the real port.
   std::string address;
 };

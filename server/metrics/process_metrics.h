@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "server/file_descriptor.h"
+#include "base/descriptor.h"
 
 namespace attention::server {
 
@@ -27,7 +27,7 @@ class ProcessMetrics {
     void operator()(DIR* folder) const { closedir(folder); }
   };
 
-  const FileDescriptor statm_;
+  const Descriptor statm_;
   const std::unique_ptr<DIR, CloseFolder> descriptors_;
   // Seconds since 1970; 0 if unknown.
   const double start_seconds_;

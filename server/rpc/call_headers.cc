@@ -65,12 +65,18 @@ bool IsTraceparent(absl::string_view text) {
 
 }  // namespace
 
-absl::Status CheckHeaders(const CallHeaders& headers, int64_t max_bytes) {
-  constexpr int64_t kEach = 32;  // as HTTP/2 counts
+int64_t HeaderBytes(const CallHeaders& headers) {
+  // Of each header beside its text (RFC 7540, 6.5.2).
+  constexpr int64_t kOverhead = 32;
   int64_t bytes = 0;
   for (const auto& [name, value] : headers) {
-    bytes += kEach + static_cast<int64_t>(name.size() + value.size());
+    bytes += kOverhead + static_cast<int64_t>(name.size() + value.size());
   }
+  return bytes;
+}
+
+absl::Status CheckHeaders(const CallHeaders& headers, int64_t max_bytes) {
+  const int64_t bytes = HeaderBytes(headers);
   const auto count = static_cast<int64_t>(headers.size());
   if (bytes <= max_bytes && count <= kMaxHeaders) return absl::OkStatus();
   return HeadersTooLarge(count, bytes, kMaxHeaders, max_bytes);

@@ -20,6 +20,9 @@ using CallHeaders = std::multimap<grpc::string_ref, grpc::string_ref>;
 // bounded too: a call that waits is charged for 128 KiB.
 inline constexpr int64_t kMaxHeaders = 256;
 
+// Bytes of all headers as HTTP/2 counts them, before compression.
+int64_t HeaderBytes(const CallHeaders& headers);
+
 // A refusal if there are more headers than kMaxHeaders, or larger ones than
 // `max_bytes`, as Options::max_header_bytes counts.
 absl::Status CheckHeaders(const CallHeaders& headers, int64_t max_bytes);

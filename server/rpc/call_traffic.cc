@@ -14,17 +14,6 @@ constexpr int64_t kMostHeaderBytes = int64_t{1} << 20;
 
 }  // namespace
 
-int64_t HeaderBytes(
-    const std::multimap<grpc::string_ref, grpc::string_ref>& headers) {
-  // Of each header beside its text (RFC 7540, 6.5.2).
-  constexpr int64_t kOverhead = 32;
-  int64_t bytes = 0;
-  for (const auto& [name, value] : headers) {
-    bytes += static_cast<int64_t>(name.size() + value.size()) + kOverhead;
-  }
-  return bytes;
-}
-
 CallTraffic::CallTraffic(ConnectionTable& connections, absl::string_view peer,
                          int64_t header_bytes) noexcept
     : connections_(connections) {

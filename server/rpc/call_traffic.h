@@ -3,19 +3,12 @@
 #define ATTENTION_SERVER_RPC_CALL_TRAFFIC_H_
 
 #include <cstdint>
-#include <map>
 #include <optional>
-#include <string>
 
 #include "absl/strings/string_view.h"
-#include "grpcpp/support/string_ref.h"
 #include "server/connections/connection_table.h"
 
 namespace attention::server {
-
-// Headers of a call as HTTP/2 counts them, before compression.
-int64_t HeaderBytes(
-    const std::multimap<grpc::string_ref, grpc::string_ref>& headers);
 
 // From construction, when its headers have come, to End(). Does nothing for
 // peers whose bytes are unknown. Thread-compatible; never throws.

@@ -1,4 +1,4 @@
-#include "attention/proxy.h"
+#include "attention/internal/proxy.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,29 +13,12 @@
 #include "tests/client/fake_service.h"
 #include "tests/client/proxy_environment.h"
 
-namespace attention {
+namespace attention::internal {
 namespace {
 
 using Variables = ProxyEnvironment::Variables;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-TEST(IsLocalTarget, ThisMachineAndOthers) {
-  for (const std::string target :
-       {"127.0.0.1:1", "127.1.2.3:1", "localhost:1", "LocalHost.:1",
-        "a.localhost:1", "[::1]:1", "::1", "unix:/x", "unix:x",
-        "unix-abstract:x", "dns:///localhost:1", "dns:localhost:1",
-        "dns://8.8.8.8/localhost", "ipv4:127.0.0.1:1,127.0.0.2:1",
-        "ipv6:[::1]:1"}) {
-    EXPECT_TRUE(IsLocalTarget(target)) << target;
-  }
-  for (const std::string target :
-       {"10.0.0.1:1", "server:1", "127.server.example:1", "localhost.com:1",
-        "mylocalhost:1", "[::2]:1", "dns:///server:1", "dns:1", "",
-        "dns://127.0.0.1/server:1", "ipv4:127.0.0.1:1,10.0.0.1:1"}) {
-    EXPECT_FALSE(IsLocalTarget(target)) << target;
-  }
-}
 
 TEST(ProxyOf, TheFirstVariableThatIsSet) {
   {
@@ -129,4 +112,4 @@ TEST(Proxy, IsNamedIfACallThroughItFails) {
 }
 
 }  // namespace
-}  // namespace attention
+}  // namespace attention::internal

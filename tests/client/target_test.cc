@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+
 namespace attention::internal {
 namespace {
 
@@ -47,8 +49,26 @@ TEST(Target, UnixSockets) {
   EXPECT_TRUE(IsUnixSocket("unix:relative"));
   EXPECT_TRUE(IsUnixSocket("unix:///absolute"));
   EXPECT_TRUE(IsUnixSocket("unix-abstract:name"));
+  EXPECT_TRUE(IsUnixSocket("UNIX:/x"));
   EXPECT_FALSE(IsUnixSocket("unix.example:50051"));
   EXPECT_FALSE(IsUnixSocket("dns:///unix:50051"));
+}
+
+TEST(Target, ThisMachineAndOthers) {
+  for (const std::string target :
+       {"127.0.0.1:1", "127.1.2.3:1", "localhost:1", "LocalHost.:1",
+        "a.localhost:1", "[::1]:1", "::1", "unix:/x", "unix:x",
+        "unix-abstract:x", "dns:///localhost:1", "dns:localhost:1",
+        "dns://8.8.8.8/localhost", "ipv4:127.0.0.1:1,127.0.0.2:1",
+        "ipv6:[::1]:1", "0.0.0.0:1", "[::]:1"}) {
+    EXPECT_TRUE(IsLocal(target)) << target;
+  }
+  for (const std::string target :
+       {"10.0.0.1:1", "server:1", "127.server.example:1", "localhost.com:1",
+        "mylocalhost:1", "[::2]:1", "dns:///server:1", "dns:1", "",
+        "dns://127.0.0.1/server:1", "ipv4:127.0.0.1:1,10.0.0.1:1"}) {
+    EXPECT_FALSE(IsLocal(target)) << target;
+  }
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 import attention_client
-from attention_client import Client, proxy
+from attention_client import Client, proxy, targets
 
 VARIABLES = (
     "grpc_proxy",
@@ -50,7 +50,7 @@ def refusing():
     ],
 )
 def test_this_machine(target):
-    assert proxy.is_local(target)
+    assert targets.is_local(target)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_this_machine(target):
     ],
 )
 def test_other_machines(target):
-    assert not proxy.is_local(target)
+    assert not targets.is_local(target)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import grpc.experimental
 import pytest
 
 import attention_client
-from attention_client import Client, connection
+from attention_client import Client, connection, targets
 from attention_client import attention_pb2 as pb
 
 SCRIPT = Path(__file__).parents[1] / "support" / "certificates.sh"
@@ -167,7 +167,7 @@ def test_an_address_beyond_loopback_is_refused_at_once(target):
     ],
 )
 def test_what_only_the_connection_can_tell(target):
-    assert not connection.is_beyond_loopback(target)
+    assert not targets.is_beyond_loopback(target)
 
 
 def test_what_leads_beyond_loopback_gets_no_token(serve):

@@ -27,8 +27,8 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "server/process_limits.h"
+#include "tests/support/http2_client.h"
 #include "tests/support/http2_frames.h"
-#include "tests/support/http2_peer.h"
 #include "tests/support/http_client.h"
 #include "tests/support/long_call.h"
 #include "tests/support/messages.h"
@@ -174,12 +174,12 @@ TEST(BinaryTest, PeersThatDoNothingDoNotKeepItFromStopping) {
   Subprocess server = StartServer(
       {"--listen=127.0.0.1:0", "--threads=2", "--shutdown-grace=100ms"});
   const std::string address = AddressIn(server.ReadLine());
-  const server::Descriptor silent = ConnectTo(address);
-  Http2Peer idle(address);
-  Http2Peer unread(address);
-  unread.SendCall(1, RequestOfShape(2048, 1, 1, 1024).SerializeAsString());
+  const Descriptor silent = ConnectTo(address);
+  Http2Client idle(address);
+  Http2Client unread(address);
+  unread.Compute(RequestOfShape(2048, 1, 1, 1024).SerializeAsString());
   // The answer has begun; the rest does not fit into the peer's window.
-  EXPECT_TRUE(unread.ReadFrameOf(Http2Peer::kData).has_value());
+  EXPECT_TRUE(unread.ReadFrameOf(FrameType::kData).has_value());
   server.Signal(SIGTERM);
   EXPECT_TRUE(server.EndsWithin(kBeforeGrpcWakes));
   EXPECT_EQ(server.Wait().exit_code, 0);
@@ -532,7 +532,7 @@ TEST(BinaryTest, HasNoMoreThreadsThanItTriesToStart) {
   }
 }
 
-bool HasBytes(const server::Descriptor& socket) {
+bool HasBytes(const Descriptor& socket) {
   char byte;
   return recv(socket.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
 }
@@ -542,8 +542,8 @@ TEST(BinaryTest, ServesAgainAfterDescriptorsRanOut) {
                      "ulimit -n 64 && exec \"$0\" --listen=127.0.0.1:0",
                      ATTENTION_SERVER_PATH});
   const std::string address = AddressIn(server.ReadLine());
-  std::vector<server::Descriptor> peers(100);
-  for (server::Descriptor& peer : peers) {
+  std::vector<Descriptor> peers(100);
+  for (Descriptor& peer : peers) {
     peer = ConnectTo(address);
     Send(peer, Http2Start());
   }
@@ -553,10 +553,10 @@ TEST(BinaryTest, ServesAgainAfterDescriptorsRanOut) {
   }));
   // Behind all of them in the queue: an answer means that each had its turn.
   std::thread close_all([&] {
-    for (server::Descriptor& peer : peers) {
+    for (Descriptor& peer : peers) {
       char byte;
       EXPECT_EQ(recv(peer.get(), &byte, 1, 0), 1);
-      peer = server::Descriptor();
+      peer = Descriptor();
     }
   });
   EXPECT_EQ(HealthOf(Connect(address), ""), "SERVING");
@@ -587,18 +587,20 @@ TEST(BinaryTest, GivesBackTheMemoryOfCallsThatTransferNothing) {
   const int64_t before = ResidentBytes(server.pid());
   {
     // Calls that are open, with large headers, and no message.
-    std::string headers =
-        CallHeaders("/attention.v1.AttentionService/GetCapabilities");
+    HeaderList list =
+        GrpcHeaders("/attention.v1.AttentionService/GetCapabilities");
     for (int i = 0; i < 50; ++i) {
-      headers += Header(absl::StrCat("k", i), std::string(120, 'v'));
+      list.emplace_back(absl::StrCat("k", i), std::string(120, 'v'));
     }
+    const std::string headers = Coded(list);
     // No more on a connection than it may leave unexplained.
-    std::vector<server::Descriptor> peers(80);
-    for (server::Descriptor& peer : peers) {
+    std::vector<Descriptor> peers(80);
+    for (Descriptor& peer : peers) {
       peer = ConnectTo(address);
       Send(peer, Http2Start());
       for (uint32_t i = 0; i < 60; ++i) {
-        Send(peer, MakeFrame(Frame::kHeaders, kEndHeaders, 2 * i + 1, headers));
+        Send(peer,
+             MakeFrame(FrameType::kHeaders, kEndHeaders, 2 * i + 1, headers));
       }
     }
     EXPECT_TRUE(WaitUntil(

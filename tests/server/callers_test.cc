@@ -202,7 +202,7 @@ TEST_F(TlsProgramTest, PeersThatFailTheHandshakeAreClosedWithoutALine) {
   for (const std::string& start :
        {Http2Start(), std::string("GET / HTTP/1.1\r\n\r\n"),
         std::string("\x16\x03\x01\xff\xff", 5) + std::string(100, 'x')}) {
-    const server::Descriptor peer = ConnectTo(address);
+    const Descriptor peer = ConnectTo(address);
     Send(peer, start);
     // Closed; an alert at most is said before.
     EXPECT_LT(ReceiveAll(peer).size(), 100u);

@@ -29,8 +29,6 @@
 namespace attention::testing {
 namespace {
 
-using server::Descriptor;
-
 constexpr char kWatch[] = "/grpc.health.v1.Health/Watch";
 
 // GetCapabilities, ended by `limit`.

@@ -18,8 +18,6 @@
 namespace attention::testing {
 namespace {
 
-using server::Descriptor;
-
 constexpr char kCompute[] = "/attention.v1.AttentionService/ComputeAttention";
 constexpr char kCapabilities[] =
     "/attention.v1.AttentionService/GetCapabilities";
@@ -73,8 +71,8 @@ constexpr bool kSanitized = false;
 TEST_F(FloodsTest, FramesThatMeanNothing) {
   std::string pings, updates;
   for (int i = 0; i < 1000; ++i) {
-    pings += MakeFrame(Frame::kPing, 0, 0, std::string(8, '\0'));
-    updates += MakeFrame(Frame::kWindowUpdate, 0, 0, BigEndian(1));
+    pings += MakeFrame(FrameType::kPing, 0, 0, std::string(8, '\0'));
+    updates += MakeFrame(FrameType::kWindowUpdate, 0, 0, BigEndian(1));
   }
   EXPECT_TRUE(IsCut([&] { return pings; }, int64_t{1} << 30));
   EXPECT_TRUE(IsCut([&] { return updates; }, int64_t{1} << 32));
@@ -84,13 +82,14 @@ TEST_F(FloodsTest, FramesThatMeanNothing) {
 
 TEST_F(FloodsTest, StreamsResetAtOnce) {
   uint32_t stream = 1;
-  const std::string headers = CallHeaders(kCompute);
+  const std::string headers = Coded(GrpcHeaders(kCompute));
   EXPECT_TRUE(IsCut(
       [&] {
         std::string bytes;
         for (int i = 0; i < 200; ++i, stream += 2) {
-          bytes += MakeFrame(Frame::kHeaders, kEndHeaders, stream, headers) +
-                   MakeFrame(Frame::kReset, 0, stream, BigEndian(8));
+          bytes +=
+              MakeFrame(FrameType::kHeaders, kEndHeaders, stream, headers) +
+              MakeFrame(FrameType::kReset, 0, stream, BigEndian(8));
         }
         return bytes;
       },
@@ -104,14 +103,14 @@ TEST_F(FloodsTest, HeadersWithoutEnd) {
     GTEST_SKIP() << "gRPC then reads them so slowly that they are no flood";
   }
   // The beginning of a value of 2^27 bytes, then a byte in each frame.
-  std::string next = MakeFrame(Frame::kHeaders, 0, 1,
+  std::string next = MakeFrame(FrameType::kHeaders, 0, 1,
                                std::string("\0\1a\x7f\x81\xff\xff\x3f", 8));
   EXPECT_TRUE(IsCut(
       [&] {
         const std::string bytes = next;
         next.clear();
         for (int i = 0; i < 1000; ++i) {
-          next += MakeFrame(Frame::kContinuation, 0, 1, "z");
+          next += MakeFrame(FrameType::kContinuation, 0, 1, "z");
         }
         return bytes;
       },

@@ -12,10 +12,10 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "attention/v1/attention.grpc.pb.h"
-#include "server/connections/descriptor.h"
+#include "base/descriptor.h"
 #include "server/options.h"
 #include "server/server.h"
-#include "tests/support/http2_peer.h"
+#include "tests/support/http2_client.h"
 #include "tests/support/long_call.h"
 #include "tests/support/messages.h"
 #include "tests/support/raw_call.h"
@@ -24,8 +24,6 @@
 
 namespace attention::testing {
 namespace {
-
-using server::Descriptor;
 
 // Runs Wait() of a server that has been asked to stop; its destructor lets
 // nothing go on any longer.
@@ -134,17 +132,17 @@ TEST_F(GoawayTest, ClientsAreSentAwayWhileARunningCallGoesOn) {
 
 TEST_F(GoawayTest, ACallOnItsWayIsServed) {
   LongCall running(server_.Channel(Transport::kLoopback));
-  Http2Peer peer(address());
+  Http2Client peer(address());
   WaitUntilRunning();
   server_.server().Shutdown(absl::InfiniteFuture());
   const Draining draining(server_.server());
-  const auto goaway = peer.ReadFrameOf(Http2Peer::kGoaway);
-  const auto ping = peer.ReadFrameOf(Http2Peer::kPing);
+  const auto goaway = peer.ReadFrameOf(FrameType::kGoaway);
+  const auto ping = peer.ReadFrameOf(FrameType::kPing);
   ASSERT_TRUE(goaway && ping);
   EXPECT_EQ(LastStreamOf(*goaway), 0x7FFFFFFF);
   // As far as the server knows, this call crossed with what it sent.
-  peer.SendCall(1, SmallRequest().SerializeAsString());
-  const auto answer = peer.ReadFrameOf(Http2Peer::kData);
+  peer.Compute(SmallRequest().SerializeAsString());
+  const auto answer = peer.ReadFrameOf(FrameType::kData);
   ASSERT_TRUE(answer.has_value());
   v1::ComputeAttentionResponse response;
   // Behind five bytes of gRPC's own.
@@ -152,11 +150,11 @@ TEST_F(GoawayTest, ACallOnItsWayIsServed) {
   EXPECT_TRUE(response.has_output());
   const auto trailers = peer.ReadFrame();
   ASSERT_TRUE(trailers.has_value());
-  EXPECT_EQ(trailers->type, Http2Peer::kHeaders);
-  EXPECT_EQ(trailers->flags & Http2Peer::kEndStream, Http2Peer::kEndStream);
+  EXPECT_EQ(trailers->type, FrameType::kHeaders);
+  EXPECT_EQ(trailers->flags & kEndStream, kEndStream);
   // Only now it knows that none will come, and closes the connection.
   peer.AnswerPing(*ping);
-  const auto last = peer.ReadFrameOf(Http2Peer::kGoaway);
+  const auto last = peer.ReadFrameOf(FrameType::kGoaway);
   ASSERT_TRUE(last.has_value());
   EXPECT_EQ(LastStreamOf(*last), 1);
   EXPECT_FALSE(peer.ReadFrame().has_value());
@@ -181,26 +179,26 @@ v1::ComputeAttentionRequest RequestOfLargeAnswer(int64_t queries) {
 
 TEST_F(GoawayTest, AClientThatReadsSlowlyGetsTheWholeAnswer) {
   LongCall running(server_.Channel(Transport::kLoopback));
-  Http2Peer peer(address());
+  Http2Client peer(address());
   peer.TakeMuch();
   WaitUntilRunning();
   server_.server().Shutdown(absl::InfiniteFuture());
   const Draining draining(server_.server());
-  const auto ping = peer.ReadFrameOf(Http2Peer::kPing);
+  const auto ping = peer.ReadFrameOf(FrameType::kPing);
   ASSERT_TRUE(ping.has_value());
   constexpr int64_t kQueries = 512;
-  peer.SendCall(1, RequestOfLargeAnswer(kQueries).SerializeAsString());
+  peer.Compute(RequestOfLargeAnswer(kQueries).SerializeAsString());
   // The connection is to be closed with this call.
   peer.AnswerPing(*ping);
   size_t bytes = 0;
   for (;;) {
     const auto frame = peer.ReadFrame();
     ASSERT_TRUE(frame.has_value()) << "closed after " << bytes << " bytes";
-    if (frame->type == Http2Peer::kData) {
+    if (frame->type == FrameType::kData) {
       bytes += frame->payload.size();
       peer.TakeOneMore();
     }
-    if (frame->stream == 1 && (frame->flags & Http2Peer::kEndStream)) break;
+    if (frame->stream == 1 && (frame->flags & kEndStream)) break;
   }
   EXPECT_GT(bytes, kQueries * 1024 * sizeof(float));
   EXPECT_FALSE(running.ended());
@@ -227,7 +225,7 @@ TEST_F(GoawayTest, NeitherSilentPeersNorWatchersHoldItUp) {
   const Descriptor silent = ConnectTo(address());
   const Descriptor half = ConnectTo(address());
   Send(half, Http2Start().substr(0, 12));
-  Http2Peer idle(address());
+  Http2Client idle(address());
   const auto channel = server_.Channel(Transport::kLoopback);
   RawStream watch(channel, "/grpc.health.v1.Health/Watch");
   ASSERT_TRUE(watch.Write(HealthRequest(""), /*last=*/true));

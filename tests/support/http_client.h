@@ -5,7 +5,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "server/file_descriptor.h"
+#include "base/descriptor.h"
 
 namespace attention::testing {
 
@@ -42,7 +42,7 @@ class HttpClient {
   // False at the end.
   bool Receive();
 
-  server::FileDescriptor fd_;
+  Descriptor fd_;
   std::string received_;
 };
 

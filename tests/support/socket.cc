@@ -17,15 +17,15 @@
 namespace attention::testing {
 namespace {
 
-server::Descriptor Connect(const void* address, socklen_t length) {
+Descriptor Connect(const void* address, socklen_t length) {
   const auto* generic = static_cast<const sockaddr*>(address);
-  server::Descriptor socket(
+  Descriptor socket(
       ::socket(generic->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (connect(socket.get(), generic, length) != 0) return server::Descriptor();
+  if (connect(socket.get(), generic, length) != 0) return Descriptor();
   return socket;
 }
 
-server::Descriptor ConnectUnix(absl::string_view name, bool abstract) {
+Descriptor ConnectUnix(absl::string_view name, bool abstract) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::memcpy(address.sun_path + (abstract ? 1 : 0), name.data(), name.size());
@@ -39,7 +39,7 @@ std::string Http2Start() {
   return "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings;
 }
 
-server::Descriptor ConnectTo(const std::string& address) {
+Descriptor ConnectTo(const std::string& address) {
   absl::string_view rest = address;
   if (absl::ConsumePrefix(&rest, "unix-abstract:")) {
     return ConnectUnix(rest, /*abstract=*/true);
@@ -63,12 +63,12 @@ server::Descriptor ConnectTo(const std::string& address) {
   return Connect(&ipv4, sizeof(ipv4));
 }
 
-void Send(const server::Descriptor& socket, const std::string& bytes) {
+void Send(const Descriptor& socket, const std::string& bytes) {
   EXPECT_EQ(send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
             bytes.size());
 }
 
-std::string ReceiveAll(const server::Descriptor& socket) {
+std::string ReceiveAll(const Descriptor& socket) {
   const timeval limit = {.tv_sec = 30, .tv_usec = 0};
   setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
   std::string bytes;
@@ -94,7 +94,7 @@ bool HasGoaway(const std::string& bytes) {
   return false;
 }
 
-std::string IPv4NameOf(const server::Descriptor& socket) {
+std::string IPv4NameOf(const Descriptor& socket) {
   sockaddr_in address{};
   socklen_t length = sizeof(address);
   EXPECT_EQ(

@@ -12,10 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "attention/internal/connect_failure.h"
+#include "attention/internal/proxy.h"
 #include "attention/internal/small_file.h"
 #include "attention/internal/target.h"
 #include "attention/internal/token_source.h"
-#include "attention/proxy.h"
 #include "attention/status.h"
 
 namespace attention {
@@ -151,10 +151,10 @@ absl::StatusOr<Connection> Connection::Make(const std::string& target,
     connection.arguments_.SetInt(GRPC_ARG_MAX_METADATA_SIZE, kMaxHeaderBytes);
   }
   connection.arguments_.SetMaxReceiveMessageSize(options.max_receive_bytes);
-  if (!options.use_proxy || IsLocalTarget(target)) {
+  if (!options.use_proxy || internal::IsLocal(target)) {
     connection.arguments_.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   } else {
-    connection.proxy_ = ProxyOf(target);
+    connection.proxy_ = internal::ProxyOf(target);
   }
   if (absl::Status status = connection.Secure(options); !status.ok()) {
     return status;
@@ -222,7 +222,7 @@ void Connection::Authorize(grpc::ClientContext& context) const {
 }
 
 absl::Status Connection::Explain(const grpc::Status& status) const {
-  return WithProxy(
+  return internal::WithProxy(
       internal::ExplainConnectFailure(FromGrpcStatus(status),
                                       {.target = target_,
                                        .plaintext = plaintext_,

@@ -67,8 +67,9 @@ struct ClientOptions {
   int max_receive_bytes = -1;
 
   // Whether calls go through the HTTP proxy that grpc_proxy, https_proxy or
-  // http_proxy names (attention/proxy.h says when). Never to loopback or a Unix
-  // socket. If such a call fails, its status names the proxy.
+  // http_proxy names, unless no_grpc_proxy or no_proxy lists the end of the
+  // server's name. Never to loopback or a Unix socket. If such a call fails,
+  // its status names the proxy.
   bool use_proxy = true;
 
   // Anything else gRPC lets be set, such as a load balancing policy. gRPC

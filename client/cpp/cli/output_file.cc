@@ -66,18 +66,6 @@ std::string TemporaryName(const std::string& folder) {
 
 }  // namespace
 
-Descriptor::Descriptor(Descriptor&& other) noexcept
-    : fd_(std::exchange(other.fd_, -1)) {}
-
-Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
-  std::swap(fd_, other.fd_);
-  return *this;
-}
-
-Descriptor::~Descriptor() {
-  if (valid()) ::close(fd_);
-}
-
 absl::StatusOr<OutputPlace> FindPlace(const std::string& path) {
   absl::StatusOr<fs::path> end = FollowLinks(path);
   if (!end.ok()) return end.status();

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "server/connections/descriptor.h"
+#include "base/descriptor.h"
 #include "server/connections/listener.h"
 #include "tests/support/socket.h"
 #include "tests/support/test_server.h"

@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "server/file_descriptor.h"
+#include "base/descriptor.h"
 #include "tests/support/http_client.h"
 #include "tests/support/test_server.h"
 
@@ -311,19 +311,19 @@ TEST(HttpServerTest, ServesAgainWhenDescriptorsRanOut) {
   const auto server = StartServer({.timeout = kLong});
   HttpClient before(server->address());
   EXPECT_EQ(before.Get("/ok").status, 200);
-  std::vector<FileDescriptor> taken;
+  std::vector<Descriptor> taken;
   rlimit limit;
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
   const rlimit low = {128, limit.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
-  FileDescriptor spare(open("/dev/null", O_RDONLY));
+  Descriptor spare(open("/dev/null", O_RDONLY));
   while (true) {
-    FileDescriptor fd(open("/dev/null", O_RDONLY));
-    if (!fd.ok()) break;
+    Descriptor fd(open("/dev/null", O_RDONLY));
+    if (!fd.valid()) break;
     taken.push_back(std::move(fd));
   }
   // Connects with the last descriptor there is.
-  spare = FileDescriptor();
+  spare = Descriptor();
   HttpClient after(server->address());
   after.Send(kGet);
   EXPECT_EQ(before.Get("/ok").status, 200);

@@ -14,7 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "server/file_descriptor.h"
+#include "base/descriptor.h"
 
 namespace attention::server {
 namespace {
@@ -240,7 +240,7 @@ TEST(MetricsTest, TellsAboutTheProcess) {
   // 2020 to 2100.
   EXPECT_GT(Value(before, "process_start_time_seconds"), 1.58e9);
   EXPECT_LT(Value(before, "process_start_time_seconds"), 4.1e9);
-  const FileDescriptor one(dup(0)), two(dup(0));
+  const Descriptor one(dup(0)), two(dup(0));
   // Not from the allocator, which may have some left.
   constexpr size_t kBytes = size_t{64} << 20;
   void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,

@@ -16,6 +16,7 @@ from attention_client import (
     connection,
     errors,
     proxy,
+    targets,
     tensors,
 )
 from attention_client import attention_pb2 as pb
@@ -128,7 +129,7 @@ class Client:
             *_CHANNEL_OPTIONS.items(),
         ]
         # No proxy can reach what is on this machine.
-        if proxy.is_local(self._target):
+        if targets.is_local(self._target):
             options.append(_NO_PROXY)
         self._proxy = (
             ""

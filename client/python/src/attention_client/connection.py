@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import ssl
 import threading
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+
+from attention_client import targets
 
 # For how long what a token's file said is used without looking again.
 _READ_AGAIN_AFTER = 1.0  # seconds
@@ -90,11 +91,11 @@ def connect(
             credentials, grpc.metadata_call_credentials(_Bearer(header))
         )
         return Connection(_channel(target, composite, options), tuple)
-    if is_beyond_loopback(target):
+    if targets.is_beyond_loopback(target):
         raise ValueError(plaintext_token(target))
     local = grpc.local_channel_credentials(
         grpc.LocalConnectionType.UDS
-        if _is_unix_socket(target)
+        if targets.is_unix_socket(target)
         else grpc.LocalConnectionType.LOCAL_TCP
     )
     return Connection(_channel(target, local, _no_proxy(options)), header)
@@ -261,42 +262,3 @@ def _try(option: str, path: str, load: Callable[[str], None]) -> None:
     except (ssl.SSLError, OSError) as error:
         why = getattr(error, "reason", None) or error
         raise ValueError(f"{option}: {path}: cannot be used: {why}") from None
-
-
-def _is_unix_socket(target: str) -> bool:
-    return target.startswith(("unix:", "unix-abstract:"))
-
-
-def is_beyond_loopback(target: str) -> bool:
-    """Whether the target has a numeric address that is not of the loopback
-    interface. Where it has a name instead, only the connection can tell."""
-    if _is_unix_socket(target):
-        return False
-    addresses = target
-    if target.startswith("dns://"):
-        # dns://NAMESERVER/host:port
-        _, _, addresses = target[len("dns://") :].partition("/")
-    else:
-        for scheme in ("dns:", "ipv4:", "ipv6:"):
-            addresses = addresses.removeprefix(scheme)
-    return any(map(_is_other_than_loopback, addresses.split(",")))
-
-
-def _is_other_than_loopback(address: str) -> bool:
-    if address.startswith("["):
-        host = address[1:].partition("]")[0]
-    elif address.count(":") == 1:
-        host = address.partition(":")[0]
-    else:
-        host = address
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    # Those that stand for any address lead to this machine; one that holds an
-    # IPv4 address is left to the connection.
-    return not (
-        ip.is_loopback
-        or ip.is_unspecified
-        or getattr(ip, "ipv4_mapped", None) is not None
-    )

@@ -1,14 +1,15 @@
 // A file descriptor with an owner.
-#ifndef ATTENTION_SERVER_CONNECTIONS_DESCRIPTOR_H_
-#define ATTENTION_SERVER_CONNECTIONS_DESCRIPTOR_H_
+#ifndef ATTENTION_BASE_DESCRIPTOR_H_
+#define ATTENTION_BASE_DESCRIPTOR_H_
 
 #include <unistd.h>
 
 #include <utility>
 
-namespace attention::server {
+namespace attention {
 
-// Closes its descriptor when it dies. -1 stands for none.
+// Closes its descriptor when it dies. Negative stands for none. Movable; not
+// thread-safe.
 class Descriptor {
  public:
   Descriptor() = default;
@@ -31,6 +32,6 @@ class Descriptor {
   int fd_ = -1;
 };
 
-}  // namespace attention::server
+}  // namespace attention
 
-#endif  // ATTENTION_SERVER_CONNECTIONS_DESCRIPTOR_H_
+#endif  // ATTENTION_BASE_DESCRIPTOR_H_

@@ -7,18 +7,14 @@
 // made for other programs, so what they do to a call is told.
 //
 // All functions are thread-safe as long as nobody changes the environment.
-#ifndef ATTENTION_PROXY_H_
-#define ATTENTION_PROXY_H_
+#ifndef ATTENTION_INTERNAL_PROXY_H_
+#define ATTENTION_INTERNAL_PROXY_H_
 
 #include <string>
 
 #include "absl/status/status.h"
 
-namespace attention {
-
-// Whether gRPC's name for a server says that it is on this machine: a Unix
-// socket, localhost or a loopback address. Asks no network.
-bool IsLocalTarget(const std::string& target);
+namespace attention::internal {
 
 // The proxy for calls to `target` as "http_proxy=host:port", without the user
 // and password that may stand in it; empty if there is none.
@@ -29,6 +25,6 @@ std::string ProxyOf(const std::string& target);
 // Others stay as they are, and all do if `proxy` is empty.
 absl::Status WithProxy(absl::Status status, const std::string& proxy);
 
-}  // namespace attention
+}  // namespace attention::internal
 
-#endif  // ATTENTION_PROXY_H_
+#endif  // ATTENTION_INTERNAL_PROXY_H_
