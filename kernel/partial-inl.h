@@ -104,6 +104,9 @@ class PartialStack {
     return levels_[depth++];
   }
 
+  // Takes away what was pushed last.
+  void Pop() { --nodes_.depth; }
+
   // Merges what is open; null if nothing was pushed.
   const Partial<T>* Fold() {
     while (nodes_.depth >= 2) MergeTop();

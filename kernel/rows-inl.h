@@ -453,6 +453,7 @@ class Rows {
     }
     std::fill_n(sinks.output, rows_ * scratch_.value_stride, T{0});
     Merge(result, sinks, rows_, scratch_.value_stride);
+    stack_.Pop();
   }
 
   static bool SawNone(const Partial<T>& result, int64_t row) {
