@@ -57,7 +57,7 @@ struct BF16Pairs : PlainSums<float> {
   static constexpr int64_t kElements = 2;
   static constexpr int64_t kStepsAtOnce = 1;
   static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
-  using FewRows = BF16Pairs;
+  using Decode = BF16Pairs;
 
   // Intel's CPUs have the instruction as well, but two multiply-adds take no
   // longer there.

@@ -121,7 +121,7 @@ class BF16Tiles : public BF16Pairs {
  public:
   static constexpr int64_t kStepsAtOnce = 16;
   static constexpr int kTileRows = 32;
-  using FewRows = BF16EvenOdd;
+  using Decode = BF16EvenOdd;
 
   // Columns of a register, as many as a vector has lanes.
   static constexpr int64_t kColumns = 16;
@@ -323,11 +323,12 @@ inline void ScoreBlock(BF16Tiles& tiles, int rows, const float* query,
   }
 }
 
-// WeightBlock of tile-inl.h.
-inline void WeightBlock(BF16Tiles& tiles, int rows, const float* weights,
-                        int64_t steps, const float* values,
-                        int64_t value_stride, int64_t columns, float* output,
-                        int64_t output_stride, Prefetcher& prefetch) {
+// AccumulateBlock of tile-inl.h.
+inline void AccumulateBlock(BF16Tiles& tiles, int rows, const float* weights,
+                            int64_t steps, const float* values,
+                            int64_t value_stride, int64_t columns,
+                            float* output, int64_t output_stride,
+                            Prefetcher& prefetch) {
   constexpr int64_t N = BF16Tiles::kColumns;
   Prefetcher local = prefetch;
   const auto value = [&](int64_t t) HWY_ATTR { return values + t * N; };

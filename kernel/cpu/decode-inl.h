@@ -22,16 +22,16 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Rows up to which this is faster than packing.
-constexpr int kFewRows = kTileRows < 8 ? kTileRows : 8;
+constexpr int kDecodeRows = kTileRows < 8 ? kTileRows : 8;
 
 // scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`,
 // written up to a whole vector. Rows of `query` are `steps` apart, rows of
 // `scores` kKeyBlock.
-template <class Arithmetic, int kRows, typename From,
+template <TileArithmetic Arithmetic, int kRows, typename From,
           typename T = typename Arithmetic::T>
-void ScoreFew(const T* HWY_RESTRICT query, int64_t steps,
-              const RowStretch& keys, T scale, T* HWY_RESTRICT scores,
-              const RowStretch& next) {
+void ScoreDecodeTile(const T* HWY_RESTRICT query, int64_t steps,
+                     const RowStretch& keys, T scale, T* HWY_RESTRICT scores,
+                     const RowStretch& next) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   Prefetcher prefetcher(next,
@@ -84,11 +84,11 @@ void ScoreFew(const T* HWY_RESTRICT query, int64_t steps,
 
 // output[r] = sum over the rows j of `values` of weights[r][j] * values[j]; the
 // rows are whole steps, the value head size a multiple of a vector's lanes.
-template <class Arithmetic, int kRows, typename From,
+template <TileArithmetic Arithmetic, int kRows, typename From,
           typename T = typename Arithmetic::T>
-void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
-               T* HWY_RESTRICT output, int64_t output_stride,
-               const RowStretch& next) {
+void AccumulateDecodeTile(const T* HWY_RESTRICT weights,
+                          const RowStretch& values, T* HWY_RESTRICT output,
+                          int64_t output_stride, const RowStretch& next) {
   constexpr int64_t N = kLanes<T>;
   constexpr int64_t kSize = sizeof(From);
   // As many accumulators as hide the latency of a multiply-add and fit.
@@ -103,43 +103,46 @@ void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
   [[maybe_unused]] const typename Arithmetic::Environment environment;
   int64_t c = 0;
   for (; c + kVectors * N <= columns; c += kVectors * N) {
-    WeightTile<Arithmetic, kRows, kVectors, From, Prefetcher&>(
+    AccumulateTile<Arithmetic, kRows, kVectors, From, Prefetcher&>(
         weights, steps, data + c, stride, output + c, output_stride,
         prefetcher);
   }
   for (; c < columns; c += N) {
-    WeightTile<Arithmetic, kRows, 1>(weights, steps, data + c, stride,
-                                     output + c, output_stride, NoPrefetch());
+    AccumulateTile<Arithmetic, kRows, 1>(weights, steps, data + c, stride,
+                                         output + c, output_stride,
+                                         NoPrefetch());
   }
 }
 
-// ScoreFew and WeightFew for `rows` rows in [1, kFewRows].
-template <class Arithmetic, typename From, int kRows = kFewRows,
+// ScoreDecodeTile and AccumulateDecodeTile for `rows` rows in [1, kDecodeRows].
+template <TileArithmetic Arithmetic, typename From, int kRows = kDecodeRows,
           typename T = typename Arithmetic::T>
-void ScoreFewRows(int rows, const T* query, int64_t steps,
-                  const RowStretch& keys, T scale, T* scores,
-                  const RowStretch& next) {
+void ScoreDecode(int rows, const T* query, int64_t steps,
+                 const RowStretch& keys, T scale, T* scores,
+                 const RowStretch& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return ScoreFewRows<Arithmetic, From, kRows - 1>(rows, query, steps, keys,
-                                                       scale, scores, next);
+      return ScoreDecode<Arithmetic, From, kRows - 1>(rows, query, steps, keys,
+                                                      scale, scores, next);
     }
   }
-  ScoreFew<Arithmetic, kRows, From>(query, steps, keys, scale, scores, next);
+  ScoreDecodeTile<Arithmetic, kRows, From>(query, steps, keys, scale, scores,
+                                           next);
 }
 
-template <class Arithmetic, typename From, int kRows = kFewRows,
+template <TileArithmetic Arithmetic, typename From, int kRows = kDecodeRows,
           typename T = typename Arithmetic::T>
-void WeightFewRows(int rows, const T* weights, const RowStretch& values,
-                   T* output, int64_t output_stride, const RowStretch& next) {
+void AccumulateDecode(int rows, const T* weights, const RowStretch& values,
+                      T* output, int64_t output_stride,
+                      const RowStretch& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return WeightFewRows<Arithmetic, From, kRows - 1>(
+      return AccumulateDecode<Arithmetic, From, kRows - 1>(
           rows, weights, values, output, output_stride, next);
     }
   }
-  WeightFew<Arithmetic, kRows, From>(weights, values, output, output_stride,
-                                     next);
+  AccumulateDecodeTile<Arithmetic, kRows, From>(weights, values, output,
+                                                output_stride, next);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -33,7 +33,7 @@ namespace HWY_NAMESPACE {
 
 // Calls work(rows), which says where the task then stands, and keeps its state
 // as far as that is needed.
-template <class Arithmetic, class Work>
+template <TileArithmetic Arithmetic, class Work>
 TaskEnd WithRows(const Problem& problem, const RowTask& task, TaskState* state,
                  const Work& work) {
   using T = typename Arithmetic::T;
@@ -56,13 +56,13 @@ TaskEnd WithRows(const Problem& problem, const RowTask& task, TaskState* state,
   return end;
 }
 
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 TaskEnd Finish(Rows<Arithmetic>& rows, const AttentionOutputs& outputs,
                const Turn& turn) {
   return rows.Finish(outputs, turn) ? TaskEnd::kFinished : TaskEnd::kLeft;
 }
 
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 TaskEnd Attend(const Problem& problem, const RowTask& task,
                const BlockRange& blocks, const RowStretch& then,
                const AttentionOutputs* outputs, TaskState* state,
@@ -79,7 +79,7 @@ TaskEnd Attend(const Problem& problem, const RowTask& task,
       });
 }
 
-template <class Arithmetic, typename T = typename Arithmetic::T>
+template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
 TaskEnd AttendSubtree(const Problem& problem, const RowTask& task,
                       const RowStretch& then, const SubtreePartial<T>& subtree,
                       TaskState* state, const Turn& turn) {
@@ -93,7 +93,7 @@ TaskEnd AttendSubtree(const Problem& problem, const RowTask& task,
       });
 }
 
-template <class Arithmetic, typename T = typename Arithmetic::T>
+template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
 TaskEnd MergeSubtrees(const Problem& problem, const RowTask& task,
                       absl::Span<const SubtreePartial<T>> subtrees,
                       const AttentionOutputs* outputs, TaskState* state,
@@ -109,7 +109,7 @@ TaskEnd MergeSubtrees(const Problem& problem, const RowTask& task,
       });
 }
 
-template <class Arithmetic, typename T = typename Arithmetic::T>
+template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
 TaskEnd StoreSubtrees(const Problem& problem, const RowTask& task,
                       absl::Span<const SubtreePartial<T>> subtrees,
                       TaskState* state) {
@@ -121,19 +121,19 @@ TaskEnd StoreSubtrees(const Problem& problem, const RowTask& task,
                               });
 }
 
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 int64_t StateBytes(const Problem& problem, int64_t rows) {
   using T = typename Arithmetic::T;
   return RowState<T>::Bytes(problem, rows, kLanes<T>);
 }
 
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 int64_t ScratchBytes(const Problem& problem) {
   using T = typename Arithmetic::T;
   return Scratch<T>::Bytes(problem, Arithmetic::kTileRows, kLanes<T>);
 }
 
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 constexpr RowFunctions<typename Arithmetic::T> kFunctions = {
     Attend<Arithmetic>,        AttendSubtree<Arithmetic>,
     MergeSubtrees<Arithmetic>, StoreSubtrees<Arithmetic>,

@@ -21,6 +21,7 @@
 #include "kernel/cpu/math-inl.h"
 #include "kernel/cpu/partial-inl.h"
 #include "kernel/cpu/partials.h"
+#include "kernel/cpu/prefetch-inl.h"
 #include "kernel/cpu/row_state.h"
 #include "kernel/cpu/row_task.h"
 #include "kernel/cpu/scratch.h"
@@ -35,11 +36,11 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The rows of one task, computed with Arithmetic (tile-inl.h).
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 class Rows {
  public:
   using T = typename Arithmetic::T;
-  using FewRows = typename Arithmetic::FewRows;
+  using Decode = typename Arithmetic::Decode;
 
   // `memory` holds the rows' state: as they were left, if they were `begun`.
   Rows(const Problem& problem, const RowTask& task, char* memory, bool begun)
@@ -56,8 +57,8 @@ class Rows {
                      ? std::max(static_cast<T>(problem.softcap),
                                 std::numeric_limits<T>::denorm_min())
                      : T{0}) {
-    const bool split_too = FewRows::kSplitsQueries && rows_ <= kFewRows;
-    if (split_too) few_query_ += rows_ * steps_;
+    const bool split_too = Decode::kSplitsQueries && rows_ <= kDecodeRows;
+    if (split_too) decode_query_ += rows_ * steps_;
     if (!begun) LoadQueries(split_too);
   }
 
@@ -74,9 +75,9 @@ class Rows {
     begin = std::max({begin, task_.seen().begin / kKeyBlock, next_block});
     end = std::min(end, (task_.seen().end + kKeyBlock - 1) / kKeyBlock);
     for (int64_t block = begin; block < end; ++block) {
-      const Ahead ahead =
-          block + 1 < end ? BlockAhead(block + 1) : Ahead{then, {}};
-      AttendBlock(block, ahead, stack_.Push(block));
+      const NextRows next =
+          block + 1 < end ? RowsOf(block + 1) : NextRows{then, {}};
+      AttendBlock(block, next, stack_.Push(block));
       next_block = block + 1;
       if (next_block < end && turn.Over()) return false;
     }
@@ -145,7 +146,7 @@ class Rows {
     if (!split_too) return;
     for (int64_t r = 0; r < rows_; ++r) {
       LoadElements(task_.QueryRow(r), p_.query.type, p_.head_size,
-                   few_query_ + r * p_.head_size);
+                   decode_query_ + r * p_.head_size);
     }
   }
 
@@ -165,13 +166,8 @@ class Rows {
     }
   }
 
-  // What is asked for while a block is computed, to be read after it.
-  struct Ahead {
-    RowStretch keys;
-    RowStretch values;
-  };
-
-  Ahead BlockAhead(int64_t block) const {
+  // The keys and values of a block as far as any row sees them.
+  NextRows RowsOf(int64_t block) const {
     const int64_t first = block * kKeyBlock;
     const KeyRange keys = task_.UpToSeen(first);
     return {task_.keys().Keys(first + keys.begin, first + keys.end),
@@ -180,27 +176,27 @@ class Rows {
 
   // The partial of one block: the tiles of all rows, each over the keys that
   // its rows see.
-  void AttendBlock(int64_t block, const Ahead& ahead,
+  void AttendBlock(int64_t block, const NextRows& next,
                    const PartialRows<T>& partial) {
     const int64_t first = block * kKeyBlock;
     const KeyRange keys =
         WholeSteps(first, {std::max<int64_t>(0, task_.seen().begin - first),
                            std::min(kKeyBlock, task_.seen().end - first)});
-    const Block current = GetBlock(first, keys, ahead);
-    const int64_t count = keys.end - keys.begin;
-    const int64_t score_steps =
-        tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*CallsFor(steps_);
-    const int64_t weigh_steps = tiles_ *
-                                CallsFor(count / Arithmetic::kElements) *
-                                (state_.output_stride / kPanel<T>);
-    // Keys while scoring, values while weighing; under a mask, whose tiles ask
-    // for it while scoring, one after the other while weighing.
-    Prefetch prefetch = {
-        {ahead.keys, p_.mask ? weigh_steps / 2 : score_steps},
-        {ahead.values, p_.mask ? weigh_steps / 2 : weigh_steps}};
+    const Block current = GetBlock(first, keys);
+    BlockPrefetch prefetch = PrefetchDuring(keys, next);
     ForEachTile([&](int64_t row, int rows) {
       AttendTile(current, row, rows, partial, prefetch);
     });
+  }
+
+  BlockPrefetch PrefetchDuring(const KeyRange& keys,
+                               const NextRows& next) const {
+    const int64_t count = keys.end - keys.begin;
+    const int64_t panels = (count + kPanel<T> - 1) / kPanel<T>;
+    return BlockPrefetch(next, p_.mask.has_value(),
+                         tiles_ * panels * CallsFor(steps_),
+                         tiles_ * CallsFor(count / Arithmetic::kElements) *
+                             (state_.output_stride / kPanel<T>));
   }
 
   // Calls of Prefetcher::Next() for so many steps.
@@ -228,11 +224,6 @@ class Rows {
     }
   }
 
-  struct Prefetch {
-    Prefetcher keys;
-    Prefetcher values;
-  };
-
   // How the tiles of a block get at its keys and values.
   struct Block {
     int64_t first;  // key
@@ -244,20 +235,18 @@ class Rows {
     const T* value_data;  // else: row of key value_begin
     int64_t value_begin;
     int64_t value_stride;
-    Ahead ahead;
   };
 
-  Block GetBlock(int64_t first, const KeyRange& keys, const Ahead& ahead) {
+  Block GetBlock(int64_t first, const KeyRange& keys) {
     Block block = {};
     block.first = first;
-    block.ahead = ahead;
     const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes, keys.end};
     block.keys = task_.keys().Keys(first + lanes.begin, first + lanes.end);
     block.values = task_.keys().Values(first + keys.begin, first + keys.end);
     const bool whole_vectors = p_.value_head_size % kLanes<T> == 0;
     const bool own_types =
         !kWide || (p_.key.type == kOwnType && p_.value.type == kOwnType);
-    block.in_place = rows_ <= kFewRows && block.keys.count > 0 &&
+    block.in_place = rows_ <= kDecodeRows && block.keys.count > 0 &&
                      block.values.count > 0 &&
                      block.values.count % Arithmetic::kElements == 0 &&
                      whole_vectors && own_types;
@@ -278,7 +267,7 @@ class Rows {
   }
 
   void AttendTile(const Block& block, int64_t row, int rows,
-                  const PartialRows<T>& partial, Prefetch& prefetch) {
+                  const PartialRows<T>& partial, BlockPrefetch& prefetch) {
     const int64_t first = block.first;
     KeyRange visible[Arithmetic::kTileRows];  // by each row
     KeyRange keys = {kKeyBlock, 0};           // by any of them
@@ -316,64 +305,58 @@ class Rows {
       partial.sum[row + r] = Exponentiate<Arithmetic>(
           partial.max[row + r], lanes, scratch_.scores + r * kKeyBlock);
     }
-    Weigh(block, rows, keys, output, prefetch);
+    Accumulate(block, rows, keys, output, prefetch);
     if (hidden && !AllFinite(output, rows)) {
       for (int r = 0; r < rows; ++r) {
-        WeightVisible(first, row + r, scratch_.scores + r * kKeyBlock,
-                      output + r * state_.output_stride);
+        AccumulateVisible(first, row + r, scratch_.scores + r * kKeyBlock,
+                          output + r * state_.output_stride);
       }
     }
   }
 
   // Scores of the tile's rows and keys, scaled, into scratch.
   void Score(const Block& block, int64_t row, int rows, const KeyRange& keys,
-             Prefetch& prefetch) {
+             BlockPrefetch& prefetch) {
     const T* query = state_.query + row * steps_;
     if (!block.in_place) {
       const int64_t begin = keys.begin / kPanel<T> * kPanel<T>;
       const int64_t end = RoundUp(keys.end, kPanel<T>);
-      const auto score = [&](Prefetcher& prefetcher) HWY_ATTR {
-        ScoreBlock(arithmetic_, rows, query, steps_, scratch_.keys_packed,
-                   begin, end, scale_, scratch_.scores, prefetcher);
-      };
       RowStretch mask;
       if (p_.mask) mask = task_.MaskRows(block.first, row, rows, keys);
-      if (mask.count == 0) return score(prefetch.keys);
-      // The tile's own mask is the nearer need.
-      Prefetcher prefetch_mask(mask,
-                               (end - begin) / kPanel<T> * CallsFor(steps_));
-      return score(prefetch_mask);
+      ScoreBlock(arithmetic_, rows, query, steps_, scratch_.keys_packed, begin,
+                 end, scale_, scratch_.scores,
+                 prefetch.DuringScores(
+                     mask, (end - begin) / kPanel<T> * CallsFor(steps_)));
+      return;
     }
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
     Arithmetic::template WithKeysOf<!kWide>(
         p_.key.type, [&](auto step) HWY_ATTR {
-          ScoreFewRows<FewRows, decltype(step)>(rows, few_query_, steps_,
-                                                block.keys, scale_, scores,
-                                                block.values);
+          ScoreDecode<Decode, decltype(step)>(rows, decode_query_, steps_,
+                                              block.keys, scale_, scores,
+                                              block.values);
         });
   }
 
-  // Weighted sums of the values of `keys`, of the weights in scratch.
-  void Weigh(const Block& block, int rows, const KeyRange& keys, T* output,
-             Prefetch& prefetch) {
+  // P * V: the values of `keys` times their weights in scratch, into `output`.
+  void Accumulate(const Block& block, int rows, const KeyRange& keys, T* output,
+                  BlockPrefetch& prefetch) {
     constexpr int64_t kStep = Arithmetic::kElements;
     const T* weights = scratch_.scores + keys.begin / kStep;
     if (!block.in_place) {
-      Prefetcher& prefetcher =
-          p_.mask && !prefetch.keys.Done() ? prefetch.keys : prefetch.values;
-      WeightBlock(arithmetic_, rows, weights,
-                  (keys.end - keys.begin + kStep - 1) / kStep,
-                  block.value_data + (keys.begin - block.value_begin) / kStep *
-                                         block.value_stride,
-                  block.value_stride, state_.output_stride, output,
-                  state_.output_stride, prefetcher);
+      AccumulateBlock(arithmetic_, rows, weights,
+                      (keys.end - keys.begin + kStep - 1) / kStep,
+                      block.value_data + (keys.begin - block.value_begin) /
+                                             kStep * block.value_stride,
+                      block.value_stride, state_.output_stride, output,
+                      state_.output_stride, prefetch.DuringValues());
       return;
     }
     Arithmetic::template WithValuesOf<!kWide>(
         p_.value.type, [&](auto element) HWY_ATTR {
-          WeightFewRows<FewRows, decltype(element)>(
+          AccumulateDecode<Decode, decltype(element)>(
               rows, weights, block.values, output, state_.output_stride,
-              block.ahead.keys);
+              prefetch.next().keys);
         });
   }
 
@@ -425,9 +408,10 @@ class Rows {
     return true;
   }
 
-  // WeightTile for one row, leaving out the keys it does not see: their weight
-  // is 0, but 0 * NaN is not.
-  void WeightVisible(int64_t first, int64_t row, const T* weights, T* output) {
+  // AccumulateTile for one row, leaving out the keys it does not see: their
+  // weight is 0, but 0 * NaN is not.
+  void AccumulateVisible(int64_t first, int64_t row, const T* weights,
+                         T* output) {
     const KeyRange visible = task_.VisibleInBlock(first, row);
     std::fill_n(output, state_.output_stride, T{0});
     for (int64_t begin = visible.begin / kKeysAtOnce * kKeysAtOnce;
@@ -550,7 +534,7 @@ class Rows {
   const int64_t steps_;  // of a dot product of a query with a key
   RowState<T> state_;
   Scratch<T> scratch_;
-  T* few_query_ = state_.query;  // as FewRows reads it
+  T* decode_query_ = state_.query;  // as Decode reads it
   PartialStack<T> stack_;
   const T scale_;
   const T softcap_;

@@ -214,7 +214,7 @@ HWY_INLINE T Max(const TaskRows& rows, int64_t first, int64_t row,
 
 // Turns a row of scores into weights exp(score - max), as steps of Arithmetic;
 // returns their sum.
-template <class Arithmetic, typename T = typename Arithmetic::T>
+template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
 HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;

@@ -13,6 +13,7 @@
 #define ATTENTION_KERNEL_CPU_TILE_INL_H_
 #endif
 
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -21,6 +22,7 @@
 #include "kernel/attention.h"
 #include "kernel/cpu/convert-inl.h"
 #include "kernel/cpu/math-inl.h"
+#include "kernel/cpu/prefetch-inl.h"
 #include "kernel/cpu/scratch.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -67,20 +69,56 @@ struct PlainSums {
   static HWY_INLINE Vec<T> Total(Sum sum) { return sum; }
 };
 
-// What a tile's sums are made of, a parameter of all that follows as
-// `Arithmetic`: steps of kElements consecutive elements each, which T holds
-// together. Here one element a step, exact products, sums rounded once a step.
+// How a tile computes: the type of its numbers, how many elements of a row make
+// one step of a sum, and how steps are loaded, multiplied and added. The
+// functions of this file take it as a template parameter; each of its kinds has
+// sums, and with them bits, of its own:
+//   Exact<float>, Exact<double>  one element per step, exact products
+//   BF16Pairs (bf16_pairs-inl.h) pairs of BFLOAT16, by AVX512_BF16
+//   BF16Tiles (bf16_tiles-inl.h) the same by AMX
+template <class A>
+concept TileArithmetic =
+    requires(typename A::T* numbers, Vec<typename A::T> v, typename A::Sum& sum,
+             const typename A::Factor& factor) {
+      // The precision computed in, float or double, and the type that a step's
+      // elements stand in.
+      typename A::T;
+      // Lives while sums are computed.
+      typename A::Environment;
+      // The arithmetic of decoding, whose bits are the same (decode-inl.h).
+      typename A::Decode;
+      // Consecutive elements per step.
+      { A::kElements } -> std::convertible_to<int64_t>;
+      // Steps taken together: sums over keys begin at a multiple of so many in
+      // a block, and Prefetcher::Next() is called once for them.
+      { A::kStepsAtOnce } -> std::convertible_to<int64_t>;
+      // Steps after which a sum is closed by EndGroup().
+      { A::kSumGroup } -> std::convertible_to<int64_t>;
+      // Rows of a register tile.
+      { A::kTileRows } -> std::convertible_to<int>;
+      // Whether QueryAt() takes queries as single elements.
+      { A::kSplitsQueries } -> std::convertible_to<bool>;
+      // A sum of products of factors, each made of a vector of steps.
+      { A::NoSum() } -> std::same_as<typename A::Sum>;
+      { A::Split(v) } -> std::same_as<typename A::Factor>;
+      { A::QueryAt(numbers, int64_t{}) } -> std::same_as<typename A::Factor>;
+      { A::MulAdd(factor, factor, sum) } -> std::same_as<typename A::Sum>;
+      { A::EndGroup(sum) };
+      { A::Total(sum) } -> std::same_as<Vec<typename A::T>>;
+      // exp(x) for x <= 0, a weight; and a vector of weights put in a row's
+      // place for steps, that of key `key` first.
+      { A::Exp(v) } -> std::same_as<Vec<typename A::T>>;
+      { A::StoreWeights(v, int64_t{}, numbers) };
+    };
+
+// One element per step, exact products, sums rounded once per step.
 template <typename Number>
 struct Exact : PlainSums<Number> {
   using T = Number;
   static constexpr int64_t kElements = 1;
-  // Steps taken together: sums over keys begin at a multiple of so many in a
-  // block, Prefetcher::Next() is called once for them.
   static constexpr int64_t kStepsAtOnce = 1;
-  // Rows of a register tile.
   static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
-  // Computes the same for few rows (decode-inl.h).
-  using FewRows = Exact;
+  using Decode = Exact;
 
   // Calls f with an object of the C++ type that queries and keys, or values, of
   // `type` are read as; kNarrow as in WithElementsOf().
@@ -259,68 +297,6 @@ void PackPanel(const From* const* keys, int64_t count, int64_t steps,
   }
 }
 
-// Whether this CPU asks for more lines at once if they are to go to L2 alone.
-inline bool PrefetchesBestToL2() {
-#if HWY_ARCH_X86
-  static const bool intel = __builtin_cpu_is("intel") != 0;
-  return intel;
-#else
-  return false;
-#endif
-}
-
-// Asks for the lines of a stretch of rows, a few at a time, long before they
-// are read, to have them in L2: L1 is smaller than a block of keys, but on
-// AMD's CPUs asking for L1 is the faster way there, by up to 1.5 times, on
-// Intel's asking for L2, by up to 1.2. Where keys come from beyond L2, as in
-// decoding, all this is worth up to a factor of two.
-class Prefetcher {
- public:
-  // Spread over about `calls` calls of Next().
-  Prefetcher(const RowStretch& rows, int64_t calls)
-      : row_(static_cast<const char*>(rows.data)),
-        row_bytes_(rows.row_bytes),
-        stride_bytes_(rows.stride_bytes),
-        rows_left_(rows.count) {
-    const int64_t lines = rows.count * RoundUp(rows.row_bytes, kLine) / kLine;
-    lines_ = calls > 0 ? (lines + calls - 1) / calls : 0;
-  }
-
-  // Whether all has been asked for.
-  bool Done() const { return rows_left_ == 0; }
-
-  // No call of a function in here: it would spill a tile's registers.
-  HWY_INLINE void Next() {
-    for (int64_t i = 0; i < lines_ && rows_left_ > 0; ++i) {
-      if (to_l2_) {
-        __builtin_prefetch(row_ + column_, 0, 2);
-      } else {
-        __builtin_prefetch(row_ + column_, 0, 3);
-      }
-      column_ += kLine;
-      if (column_ >= row_bytes_) {
-        column_ = 0;
-        row_ += stride_bytes_;
-        --rows_left_;
-      }
-    }
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  const char* row_;
-  int64_t row_bytes_;
-  int64_t stride_bytes_;
-  int64_t rows_left_;
-  int64_t lines_;
-  int64_t column_ = 0;
-  bool to_l2_ = PrefetchesBestToL2();
-};
-
-struct NoPrefetch {
-  void Next() {}
-};
-
 // sum * scale; every zero is positive, so that it does not matter whether a sum
 // of products begins with a zero or with the first product.
 template <typename T>
@@ -331,7 +307,8 @@ HWY_INLINE Vec<T> Scaled(Vec<T> sum, T scale) {
 
 // scores[r][j] = scale * dot(query row r, key j) for a panel of packed keys.
 // Rows of `query` are `steps` apart, rows of `scores` kKeyBlock.
-template <class Arithmetic, int kRows, typename T = typename Arithmetic::T>
+template <TileArithmetic Arithmetic, int kRows,
+          typename T = typename Arithmetic::T>
 HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t steps,
                           const T* HWY_RESTRICT panel, T scale,
                           T* HWY_RESTRICT scores, Prefetcher& prefetch) {
@@ -367,12 +344,12 @@ HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t steps,
 // output[r][c] = sum over steps j in [0, steps) of weights[r][j] * values[j][c]
 // for kVectors vectors of columns c. Rows of `weights` are kKeyBlock apart.
 // Calls prefetch.Next() for each step.
-template <class Arithmetic, int kRows, int kVectors, typename From,
+template <TileArithmetic Arithmetic, int kRows, int kVectors, typename From,
           class Prefetch, typename T = typename Arithmetic::T>
-HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t steps,
-                           const From* HWY_RESTRICT values,
-                           int64_t value_stride, T* HWY_RESTRICT output,
-                           int64_t output_stride, Prefetch prefetch) {
+HWY_INLINE void AccumulateTile(const T* HWY_RESTRICT weights, int64_t steps,
+                               const From* HWY_RESTRICT values,
+                               int64_t value_stride, T* HWY_RESTRICT output,
+                               int64_t output_stride, Prefetch prefetch) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   typename Arithmetic::Sum sum[kRows][kVectors];
@@ -418,7 +395,7 @@ HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t steps,
 
 // ScoreTile over the panels of keys [begin, end), multiples of kPanel, for
 // `rows` rows in [1, kTileRows]. panels[j * steps] begins the panel of key j.
-template <class Arithmetic, int kRows = kTileRows,
+template <TileArithmetic Arithmetic, int kRows = kTileRows,
           typename T = typename Arithmetic::T>
 void ScoreBlock(Arithmetic& arithmetic, int rows, const T* query, int64_t steps,
                 const T* panels, int64_t begin, int64_t end, T scale, T* scores,
@@ -438,16 +415,16 @@ void ScoreBlock(Arithmetic& arithmetic, int rows, const T* query, int64_t steps,
   prefetch = local;
 }
 
-// WeightTile over `columns` columns, a multiple of the vector's lanes.
-template <class Arithmetic, int kRows = kTileRows,
+// AccumulateTile over `columns` columns, a multiple of the vector's lanes.
+template <TileArithmetic Arithmetic, int kRows = kTileRows,
           typename T = typename Arithmetic::T>
-void WeightBlock(Arithmetic& arithmetic, int rows, const T* weights,
-                 int64_t steps, const T* values, int64_t value_stride,
-                 int64_t columns, T* output, int64_t output_stride,
-                 Prefetcher& prefetch) {
+void AccumulateBlock(Arithmetic& arithmetic, int rows, const T* weights,
+                     int64_t steps, const T* values, int64_t value_stride,
+                     int64_t columns, T* output, int64_t output_stride,
+                     Prefetcher& prefetch) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return WeightBlock<Arithmetic, kRows - 1>(
+      return AccumulateBlock<Arithmetic, kRows - 1>(
           arithmetic, rows, weights, steps, values, value_stride, columns,
           output, output_stride, prefetch);
     }
@@ -456,21 +433,22 @@ void WeightBlock(Arithmetic& arithmetic, int rows, const T* weights,
   constexpr int64_t N = kLanes<T>;
   int64_t c = 0;
   for (; c + 2 * N <= columns; c += 2 * N) {
-    WeightTile<Arithmetic, kRows, 2, T, Prefetcher&>(weights, steps, values + c,
-                                                     value_stride, output + c,
-                                                     output_stride, local);
+    AccumulateTile<Arithmetic, kRows, 2, T, Prefetcher&>(
+        weights, steps, values + c, value_stride, output + c, output_stride,
+        local);
   }
   prefetch = local;
   if (c < columns) {
-    WeightTile<Arithmetic, kRows, 1>(weights, steps, values + c, value_stride,
-                                     output + c, output_stride, NoPrefetch());
+    AccumulateTile<Arithmetic, kRows, 1>(weights, steps, values + c,
+                                         value_stride, output + c,
+                                         output_stride, NoPrefetch());
   }
 }
 
 // output[c] += sum over the keys of kStepsAtOnce steps of weights *
-// values[key][c], for one row, as WeightBlock does it. Null stands for a row of
-// zeros.
-template <class Arithmetic, typename T = typename Arithmetic::T>
+// values[key][c], for one row, as AccumulateBlock does it. Null stands for a
+// row of zeros.
+template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
 void AddWeighted(Arithmetic& /*arithmetic*/, const T* weights,
                  const void* const* values, DataType type, int64_t columns,
                  T* output) {
