@@ -20,6 +20,7 @@
 #include <bit>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "hwy/highway.h"
 #include "kernel/cpu/math-inl.h"
@@ -95,36 +96,35 @@ class PartialStack {
  public:
   // For partials of `rows` rows; goes on from the nodes that `state` holds.
   PartialStack(const RowState<T>& state, int64_t rows, int64_t first_block)
-      : levels_(state.levels.data()),
-        last_blocks_(state.last_blocks),
+      : state_(state),
         depth_(state.progress->depth),
         rows_(rows),
-        stride_(state.output_stride),
         first_block_(first_block) {}
 
   // Room for the partial of block (or of a subtree whose last block is)
   // `block`, to be filled before the next call.
-  const PartialRows<T>& Push(int64_t block) {
+  PartialRows<T> Push(int64_t block) {
     while (depth_ >= 2 && TopIsComplete(block)) MergeTop();
-    last_blocks_[depth_] = block;
-    return levels_[depth_++];
+    state_.last_blocks[depth_] = block;
+    return state_.Level(depth_++);
   }
 
   // Takes away what was pushed last.
   void Pop() { --depth_; }
 
-  // Merges what is open; null if nothing was pushed.
-  const PartialRows<T>* Fold() {
+  // Merges what is open; nothing if nothing was pushed.
+  std::optional<PartialRows<T>> Fold() {
     while (depth_ >= 2) MergeTop();
-    return depth_ == 0 ? nullptr : &levels_[0];
+    if (depth_ == 0) return std::nullopt;
+    return state_.Level(0);
   }
 
   // Merges the open nodes of blocks from `block` on, the last ones, and takes
-  // the result away; null if there are none.
-  const PartialRows<T>* PopFrom(int64_t block) {
-    if (depth_ == 0 || last_blocks_[depth_ - 1] < block) return nullptr;
-    while (depth_ >= 2 && last_blocks_[depth_ - 2] >= block) MergeTop();
-    return &levels_[--depth_];
+  // the result away; nothing if there are none.
+  std::optional<PartialRows<T>> PopFrom(int64_t block) {
+    if (depth_ == 0 || LastBlock(depth_ - 1) < block) return std::nullopt;
+    while (depth_ >= 2 && LastBlock(depth_ - 2) >= block) MergeTop();
+    return state_.Level(--depth_);
   }
 
  private:
@@ -133,25 +133,26 @@ class PartialStack {
     return std::bit_width(static_cast<uint64_t>(a ^ b));
   }
 
+  int64_t LastBlock(int64_t index) const { return state_.last_blocks[index]; }
+
   // Whether the two nodes on top merge when `block` comes.
   bool TopIsComplete(int64_t block) const {
-    const int64_t last = last_blocks_[depth_ - 1];
-    const int level = JoinLevel(last_blocks_[depth_ - 2], last);
+    const int64_t last = LastBlock(depth_ - 1);
+    const int level = JoinLevel(LastBlock(depth_ - 2), last);
     return level < JoinLevel(last, block) &&
            last >> level << level >= first_block_;
   }
 
   void MergeTop() {
-    Merge(levels_[depth_ - 2], levels_[depth_ - 1], rows_, stride_);
-    last_blocks_[depth_ - 2] = last_blocks_[depth_ - 1];
+    Merge(state_.Level(depth_ - 2), state_.Level(depth_ - 1), rows_,
+          state_.output_stride);
+    state_.last_blocks[depth_ - 2] = LastBlock(depth_ - 1);
     --depth_;
   }
 
-  const PartialRows<T>* const levels_;
-  int64_t* const last_blocks_;
+  const RowState<T>& state_;
   int64_t& depth_;
   const int64_t rows_;
-  const int64_t stride_;
   const int64_t first_block_;
 };
 

@@ -2,7 +2,6 @@
 #ifndef ATTENTION_KERNEL_CPU_ROW_STATE_H_
 #define ATTENTION_KERNEL_CPU_ROW_STATE_H_
 
-#include <array>
 #include <bit>
 #include <cstdint>
 
@@ -33,8 +32,6 @@ struct RowProgress {
 template <typename T>
 class RowState {
  public:
-  static constexpr int kMaxLevels = 128;
-
   // `lanes` is the number of T in a vector.
   RowState(const Problem& problem, int64_t rows, int64_t lanes, char* memory)
       : output_stride(RoundUp(problem.value_head_size, lanes)),
@@ -42,12 +39,15 @@ class RowState {
         last_blocks(reinterpret_cast<int64_t*>(memory + sizeof(RowProgress))) {
     const Sizes sizes(problem, rows, lanes);
     query = reinterpret_cast<T*>(memory + sizes.head_bytes);
-    T* next = query + sizes.query;
-    for (int level = 0; level < sizes.levels; ++level) {
-      levels[level] = {next, next + sizes.padded_rows,
-                       next + 2 * sizes.padded_rows};
-      next += sizes.level;
-    }
+    levels_ = query + sizes.query;
+    level_size_ = sizes.level;
+    padded_rows_ = sizes.padded_rows;
+  }
+
+  // Open node number `index` of the tree of blocks: [rows], and [rows, Dv'].
+  PartialRows<T> Level(int64_t index) const {
+    T* level = levels_ + index * level_size_;
+    return {level, level + padded_rows_, level + 2 * padded_rows_};
   }
 
   // What the constructor takes for these arguments, in bytes.
@@ -62,7 +62,6 @@ class RowState {
   RowProgress* progress;
   int64_t* last_blocks;  // [levels]
   T* query;              // [rows, D], as the arithmetic reads it
-  std::array<PartialRows<T>, kMaxLevels> levels;  // [rows], [rows, Dv'] each
 
  private:
   struct Sizes {
@@ -86,6 +85,10 @@ class RowState {
     int64_t level;  // elements
     int64_t head_bytes;
   };
+
+  T* levels_;
+  int64_t level_size_;
+  int64_t padded_rows_;
 };
 
 }  // namespace attention

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "base/executor.h"
 #include "hwy/highway.h"
@@ -86,7 +87,7 @@ class Rows {
 
   // Takes the task's rows of a subtree's partial.
   void Add(const SubtreePartial<T>& subtree) {
-    const PartialRows<T>& to = stack_.Push(subtree.block_end - 1);
+    const PartialRows<T> to = stack_.Push(subtree.block_end - 1);
     for (int64_t r = 0; r < rows_; ++r) {
       const int64_t from = task_.Number(r);
       to.max[r] = subtree.max[from];
@@ -102,7 +103,8 @@ class Rows {
   // Merges the open nodes of blocks from the subtree's first on, which are in
   // it, takes them away and stores them as the task's rows of `subtree`.
   void Store(const SubtreePartial<T>& subtree) {
-    const PartialRows<T>* from = stack_.PopFrom(subtree.block_begin);
+    const std::optional<PartialRows<T>> from =
+        stack_.PopFrom(subtree.block_begin);
     for (int64_t r = 0; r < rows_; ++r) {
       const int64_t to = task_.Number(r);
       subtree.max[to] = from ? from->max[r] : -kInfinity<T>;
@@ -120,7 +122,7 @@ class Rows {
   // Merges what was pushed and writes the outputs. False if the turn was over
   // before; the next call goes on.
   bool Finish(const AttentionOutputs& outputs, const Turn& turn) {
-    const PartialRows<T>& result = Folded();
+    const PartialRows<T> result = Folded();
     if (state_.progress->next_score < 0) {
       WriteOutputs(result, outputs);
       state_.progress->next_score = 0;
@@ -432,9 +434,9 @@ class Rows {
   }
 
   // What was pushed, merged; the identity if nothing was.
-  const PartialRows<T>& Folded() {
-    if (const PartialRows<T>* folded = stack_.Fold()) return *folded;
-    const PartialRows<T>& identity = stack_.Push(0);
+  PartialRows<T> Folded() {
+    if (const auto folded = stack_.Fold()) return *folded;
+    const PartialRows<T> identity = stack_.Push(0);
     std::fill_n(identity.max, rows_, -kInfinity<T>);
     std::fill_n(identity.sum, rows_, T{0});
     std::fill_n(identity.output, rows_ * state_.output_stride, T{0});
@@ -443,7 +445,7 @@ class Rows {
 
   // A sink is a key with a score and no value: merged as a partial of its own.
   void AddSinks(const PartialRows<T>& result) {
-    const PartialRows<T>& sinks = stack_.Push(p_.total_keys() / kKeyBlock + 1);
+    const PartialRows<T> sinks = stack_.Push(p_.total_keys() / kKeyBlock + 1);
     for (int64_t r = 0; r < rows_; ++r) {
       sinks.max[r] = static_cast<T>(p_.sinks[task_.Head(r)]);
       sinks.sum[r] = sinks.max[r] == -kInfinity<T> ? T{0} : T{1};
