@@ -115,7 +115,7 @@ class Accumulator::Impl {
           keys.first_sequence > problem_.batch - count) {
         return absl::InvalidArgumentError(absl::StrCat(
             "views: got ", count, " from sequence ", keys.first_sequence,
-            " on, wanted at most the ", problem_.batch, " there are"));
+            " on, wanted sequences below ", problem_.batch));
       }
     } else if (keys.first_sequence != 0 || count != problem_.batch) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -130,10 +130,10 @@ class Accumulator::Impl {
       const int64_t left = EndOf(sequence) - next;
       if (view.length < 0 || view.length > left ||
           (view.length % kKeyBlock != 0 && view.length != left)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "views[", i, "].length: got ", view.length,
-            ", wanted a multiple of ", kKeyBlock, " below ", left,
-            ", the number of keys that are missing, or that number"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("views[", i, "].length: got ", view.length,
+                         ", wanted a multiple of ", kKeyBlock, " below ", left,
+                         ", or all ", left, " keys that are missing"));
       }
       if (!problem_.ragged && view.length != keys.views[0].length) {
         return WrongKeys(i, "length", view.length, keys.views[0].length);
@@ -151,7 +151,7 @@ class Accumulator::Impl {
       const AddedKeys& keys) const {
     if (!problem_.mask) {
       if (!keys.mask) return std::nullopt;
-      return FieldError("mask", "got one, wanted none: the plan has none");
+      return FieldError("mask", "got a mask, wanted none, as in the plan");
     }
     const int64_t begin = NextOf(0);
     const int64_t length = keys.views.empty() ? 0 : keys.views[0].length;
@@ -197,16 +197,16 @@ class Accumulator::Impl {
     if (begin < 0 || end <= begin ||
         end > BlocksOf(std::min(end_, problem_.longest_keys)) ||
         CutBlocks(begin, end, kMostBlocks, blocks).size() != 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("partial: got blocks [", begin, ", ", end,
-                       "), wanted one node of the tree of ", blocks));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "partial: got blocks [", begin, ", ", end,
+          "), wanted one subtree of the tree of ", blocks, " blocks"));
     }
     for (int64_t b = 0; b < static_cast<int64_t>(next_.size()); ++b) {
       const int64_t wanted = std::min(begin * kKeyBlock, LengthOf(b));
       if (next_[b] != wanted) {
         return absl::InvalidArgumentError(
-            absl::StrCat("partial: got one that begins at key ",
-                         begin * kKeyBlock, ", wanted ", next_[b]));
+            absl::StrCat("partial: got keys from ", begin * kKeyBlock,
+                         " on, wanted from ", next_[b], " on"));
       }
     }
     return absl::OkStatus();
@@ -266,7 +266,7 @@ class Accumulator::Impl {
 
   static absl::Status Broken() {
     return absl::FailedPreconditionError(
-        "an earlier step was cancelled or failed");
+        "an earlier call was cancelled or failed");
   }
   int64_t LengthOf(int64_t sequence) const {
     return problem_.ragged ? problem_.key_starts[sequence + 1] -
@@ -638,12 +638,10 @@ std::unique_ptr<Accumulator::Impl> MakeImpl(
 
 absl::Status CheckPlan(const AttentionPlan& plan) {
   if (plan.scores) {
-    return FieldError("options.return_scores",
-                      "not where keys come piece by piece");
+    return FieldError("options.return_scores", "not with an Accumulator");
   }
   if (plan.present_key) {
-    return FieldError("options.return_present",
-                      "not where keys come piece by piece");
+    return FieldError("options.return_present", "not with an Accumulator");
   }
   return absl::OkStatus();
 }

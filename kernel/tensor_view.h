@@ -57,7 +57,7 @@ struct BasicTensorView {
   DataType type = DataType::kFloat32;
   Shape shape;
   // Distance between neighbours along each axis, in elements. Empty: row-major
-  // without padding. Otherwise one an axis, the last 1, none negative.
+  // without padding. Otherwise one per axis, the last 1, none negative.
   Shape strides;
   Pointer data = nullptr;
 };

@@ -65,8 +65,7 @@ absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask,
     return FieldError(
         "mask.shape",
         Got(shape, absl::StrCat("a last dimension of at most ", full[3],
-                                ", the number of "
-                                "keys")));
+                                ", the number of keys")));
   }
   if (length == 1 && full[3] > 1) {
     return FieldError(
@@ -108,8 +107,8 @@ absl::StatusOr<MaskOperand> PlanMaskColumns(
   if (!columns) {
     if (count == 0) return operand;
     return FieldError(
-        "mask", absl::StrCat("missing, wanted the mask's columns of keys ",
-                             begin, " to ", begin + count));
+        "mask", absl::StrCat("missing, wanted the mask's columns of keys [",
+                             begin, ", ", begin + count, ")"));
   }
   if (columns->type != whole.type) {
     return FieldError("mask.data_type",

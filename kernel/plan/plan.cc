@@ -288,11 +288,11 @@ class Planner {
               absl::StrCat("a batch size of at most ", limits_.batch)));
     }
     if (p_.batch > limits_.batch_heads / p_.kv_heads) {
-      return LimitError("key.shape",
-                        Got(inputs_.key.shape,
-                            absl::StrCat("at most ", limits_.batch_heads,
-                                         " of batch size times heads, not ",
-                                         p_.batch, " * ", p_.kv_heads)));
+      return LimitError(
+          "key.shape", Got(inputs_.key.shape,
+                           absl::StrCat("batch size times heads of at most ",
+                                        limits_.batch_heads, ", not ", p_.batch,
+                                        " * ", p_.kv_heads)));
     }
     return absl::OkStatus();
   }
@@ -301,9 +301,8 @@ class Planner {
     if (work <= limits_.work) return absl::OkStatus();
     return LimitError(
         "query.shape",
-        Got(inputs_.query.shape,
-            absl::StrCat("at most ", limits_.work,
-                         " multiply-adds of work in all, not ", work)));
+        Got(inputs_.query.shape, absl::StrCat("work of at most ", limits_.work,
+                                              " multiply-adds, not ", work)));
   }
 
   absl::Status CheckStarts(absl::string_view field,
@@ -314,9 +313,9 @@ class Planner {
     }
     if (static_cast<int64_t>(starts.size()) - 1 > limits_.batch) {
       return LimitError(
-          field,
-          absl::StrCat("got ", starts.size(), " numbers, wanted at most ",
-                       limits_.batch, " sequences and one number more"));
+          field, absl::StrCat("got ", starts.size(),
+                              " numbers, wanted at most ", limits_.batch + 1,
+                              ", for ", limits_.batch, " sequences"));
     }
     if (starts.front() != 0) {
       return FieldError(absl::StrCat(field, "[0]"),
@@ -450,7 +449,7 @@ class Planner {
       return FieldError(
           "valid_lengths",
           absl::StrCat("got ", lengths.size(),
-                       " numbers, wanted one a batch entry, ", p_.batch));
+                       " numbers, wanted one per batch entry, ", p_.batch));
     }
     for (size_t b = 0; b < lengths.size(); ++b) {
       if (lengths[b] < 0 || lengths[b] > p_.total_keys()) {
@@ -539,7 +538,7 @@ class Planner {
     return FieldError(
         absl::StrCat("options.", field),
         absl::StrCat("got ", numbers.size(),
-                     " numbers, wanted one a query head, ", p_.query_heads));
+                     " numbers, wanted one per query head, ", p_.query_heads));
   }
 
   const AttentionInputs& inputs_;
