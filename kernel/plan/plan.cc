@@ -1,4 +1,4 @@
-// PlanAttention: every check of a request, and the geometry it comes to.
+// PlanAttention: checks a request and resolves its geometry.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -20,8 +20,8 @@
 namespace attention {
 namespace {
 
-// Works through one request; members are filled in the order of the calls in
-// Plan().
+// Plans one request. Plan() shows the order in which the members of p_ become
+// known.
 class Planner {
  public:
   Planner(const AttentionInputs& inputs, const AttentionOptions& options,
@@ -136,7 +136,7 @@ class Planner {
     int64_t batch, heads, length, size;
   };
 
-  // `heads` is used where the layout does not tell.
+  // `heads` is used where the layout has no axis of heads.
   Axes AxesOf(const ConstTensorView& view, int64_t heads, Operand* operand) {
     const Shape& d = view.shape;
     const Shape s = Strides(view);
@@ -279,7 +279,7 @@ class Planner {
         Got(view.shape, absl::StrCat("at most ", limits_.heads, " heads")));
   }
 
-  // Known once the number of ragged sequences is.
+  // After CheckRagged(), which counts the sequences.
   absl::Status CheckBatch() const {
     if (p_.batch > limits_.batch) {
       return LimitError(
@@ -417,7 +417,7 @@ class Planner {
     return CheckTotalKeys();
   }
 
-  // Positions, lengths and their sums stay far from overflow.
+  // Bounds lengths so that positions and their sums cannot overflow.
   absl::Status CheckTotalKeys() {
     constexpr int64_t kMaxLength = int64_t{1} << 60;
     if (p_.query_length > kMaxLength) {
@@ -523,7 +523,7 @@ class Planner {
       return FieldError(absl::StrCat("options.window.", side),
                         GotNumber(got, "at least -1"));
     }
-    // No further than any key can be from any query, so that sums cannot
+    // At most the largest distance of a key and a query, so that sums cannot
     // overflow.
     *window = std::min(got, p_.query_length + p_.total_keys());
     return absl::OkStatus();
