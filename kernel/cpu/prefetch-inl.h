@@ -1,12 +1,11 @@
 // Prefetching, apart from the computation that it hides behind. Included once
 // per SIMD target.
 //
-// While a block of keys is computed, the next one's keys are prefetched during
-// its scores and the next one's values during its P * V. A mask comes before
-// both: each tile prefetches its own rows of it during its scores, and the next
-// block's keys and values follow during P * V. Decoding reads keys and values
-// where they lie: this block's values are prefetched during its scores, the
-// next block's keys during P * V.
+// What is prefetched during the two products of a block:
+//              Q·K                          P·V
+//   prefill    the next block's keys        the next block's values
+//   with mask  the tile's rows of the mask  the next block's keys, then values
+//   decode     this block's values          the next block's keys
 #if defined(ATTENTION_KERNEL_CPU_PREFETCH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_CPU_PREFETCH_INL_H_
 #undef ATTENTION_KERNEL_CPU_PREFETCH_INL_H_
@@ -17,8 +16,8 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
-#include "kernel/cpu/row_stretch.h"
 #include "kernel/cpu/row_task.h"
+#include "kernel/cpu/strided_rows.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace attention {
@@ -34,15 +33,15 @@ inline bool PrefetchesBestToL2() {
 #endif
 }
 
-// Prefetches the lines of a stretch of rows, a few at a time, long before they
-// are read, into L2: L1 is smaller than a block of keys. On AMD's CPUs
-// prefetching into L1 is the faster way there, by up to 1.5 times, on Intel's
-// into L2, by up to 1.2. Where keys come from beyond L2, as in decoding, all
-// this is worth up to a factor of two.
+// Prefetches the lines of rows, a few per call, long before they are read. They
+// are meant for L2, since L1 is smaller than a block of keys. On AMD's CPUs a
+// prefetch into L1 is the faster way there, by up to 1.5 times; on Intel's one
+// into L2, by up to 1.2 times. Where keys come from beyond L2, as in decode,
+// prefetching is worth up to a factor of two.
 class Prefetcher {
  public:
-  // Spread over about `calls` calls of Next().
-  Prefetcher(const RowStretch& rows, int64_t calls)
+  // All lines of `rows`, spread over about `calls` calls of Next().
+  Prefetcher(const StridedRows& rows, int64_t calls)
       : row_(static_cast<const char*>(rows.data)),
         row_bytes_(rows.row_bytes),
         stride_bytes_(rows.stride_bytes),
@@ -54,7 +53,7 @@ class Prefetcher {
   // Whether all has been prefetched.
   bool Done() const { return rows_left_ == 0; }
 
-  // No call of a function in here: it would spill a tile's registers.
+  // Calls no function: that would spill a tile's registers.
   HWY_INLINE void Next() {
     for (int64_t i = 0; i < lines_ && rows_left_ > 0; ++i) {
       if (to_l2_) {
@@ -73,12 +72,12 @@ class Prefetcher {
 
  private:
   static constexpr int64_t kLine = 64;
-  const char* row_;
+  const char* row_;  // [rows_left_, row_bytes_], rows stride_bytes_ apart
   int64_t row_bytes_;
   int64_t stride_bytes_;
   int64_t rows_left_;
-  int64_t lines_;
-  int64_t column_ = 0;
+  int64_t lines_;       // per call
+  int64_t column_ = 0;  // byte in the row
   bool to_l2_ = PrefetchesBestToL2();
 };
 
@@ -88,15 +87,15 @@ struct NoPrefetch {
 
 // What is read after the block that is being computed.
 struct NextRows {
-  RowStretch keys;
-  RowStretch values;
+  StridedRows keys;
+  StridedRows values;
 };
 
 // The prefetching of a block, shared by its tiles.
 class BlockPrefetch {
  public:
-  // `score_calls` and `value_calls`: of Prefetcher::Next(), by all tiles of the
-  // block together, while they score and while they compute P * V.
+  // `score_calls` and `value_calls`: how often all tiles of the block together
+  // call Prefetcher::Next() during Q·K and during P·V.
   BlockPrefetch(const NextRows& next, bool has_mask, int64_t score_calls,
                 int64_t value_calls)
       : next_(next),
@@ -104,12 +103,13 @@ class BlockPrefetch {
         keys_(next.keys, has_mask ? value_calls / 2 : score_calls),
         values_(next.values, has_mask ? value_calls / 2 : value_calls) {}
 
-  // For the scores of a tile, which reads `mask` after `calls` calls.
-  Prefetcher& DuringScores(const RowStretch& mask, int64_t calls) {
+  // For Q·K of a tile, which makes `calls` calls and then reads `mask`.
+  Prefetcher& DuringScores(const StridedRows& mask, int64_t calls) {
     if (mask.count == 0) return keys_;
     mask_ = Prefetcher(mask, calls);
     return mask_;
   }
+  // For P·V of a tile.
   Prefetcher& DuringValues() {
     return has_mask_ && !keys_.Done() ? keys_ : values_;
   }

@@ -11,24 +11,24 @@
 
 namespace attention {
 
-// How far a task has come. It stands at the beginning of the state's memory, so
-// that whoever takes the memory up goes on from there.
+// How far a task has come. Stands at the beginning of the state's memory, so
+// that whoever takes over the memory goes on from there.
 struct RowProgress {
   int64_t next_block = 0;
-  // First key whose scores are still to be returned; -1: not there yet.
+  // First key whose scores are still to be returned; -1 until the rows' outputs
+  // are written.
   int64_t next_score = -1;
-  // Open nodes of the tree of blocks (PartialStack), and where the list of
-  // their last blocks is.
+  // Number of open partials (PartialStack).
   int64_t depth = 0;
 };
 
-// The members of a state, laid out in memory of Bytes(): in the same way for
-// the same arguments. In elements of T, with R rows rounded up to a multiple of
-// 16 and Dv' = Dv rounded up to the lanes of a vector, at most
+// The members of a state, laid out in memory of Bytes(). Equal arguments give
+// equal layouts. With R rows rounded up to a multiple of 16, and Dv' = Dv
+// rounded up to the lanes of a vector, there are at most
 //   R D + 16 + levels (2 R + R Dv')
-// and some 8 (levels + 11) bytes of progress, where `levels`, the open nodes of
-// the tree, are 2 + log2(1 + T / 256), or twice as many where the keys do not
-// begin at the first block.
+// numbers of type T and about 8 (levels + 11) bytes of progress. `levels`, the
+// most open partials, is 2 + log2(1 + keys / 256), or twice that where the keys
+// do not begin at block 0.
 template <typename T>
 class RowState {
  public:
@@ -44,7 +44,7 @@ class RowState {
     padded_rows_ = sizes.padded_rows;
   }
 
-  // Open node number `index` of the tree of blocks: [rows], and [rows, Dv'].
+  // Open partial number `index`: max and sum [rows], output [rows, Dv'].
   PartialRows<T> Level(int64_t index) const {
     T* level = levels_ + index * level_size_;
     return {level, level + padded_rows_, level + 2 * padded_rows_};
@@ -57,18 +57,20 @@ class RowState {
                                   static_cast<int64_t>(sizeof(T));
   }
 
-  // Columns of partial outputs: Dv and zeros up to a whole vector.
+  // Dv': columns of partial outputs, zeros from Dv on.
   const int64_t output_stride;
   RowProgress* progress;
-  int64_t* last_blocks;  // [levels]
-  T* query;              // [rows, D], as the arithmetic reads it
+  int64_t* last_blocks;  // [levels]: the last block of each open partial
+  // [rows, D / kElements] steps (TileArithmetic), row-major. The rows of a
+  // decode may follow a second time, as [rows, D] elements.
+  T* query;
 
  private:
   struct Sizes {
     Sizes(const Problem& problem, int64_t rows, int64_t lanes)
         : padded_rows(RoundUp(rows, 16)),
-          // The last row is filled up to a whole vector; the few rows of a
-          // decode may stand there in two forms (rows-inl.h).
+          // The last row is filled up to a whole vector. The padding of a
+          // decode holds its queries' second form.
           query(RoundUp(padded_rows * problem.head_size + 15, 16)) {
       const int64_t blocks = problem.longest_keys / kKeyBlock + 1;
       const int depth = std::bit_width(static_cast<uint64_t>(blocks)) + 1;
@@ -86,7 +88,7 @@ class RowState {
     int64_t head_bytes;
   };
 
-  T* levels_;
+  T* levels_;  // [levels, level_size_]
   int64_t level_size_;
   int64_t padded_rows_;
 };

@@ -1,6 +1,6 @@
-// A task's rows: one code path for all of them, blocks of keys in ascending
-// order, a partial result a block, merged along the tree (partial-inl.h). Read
-// Rows::AttendBlock first. Included once per SIMD target.
+// Attention of a task's rows: blocks of keys in ascending order, one partial
+// per block, merged along the tree of blocks (partial-inl.h). Read
+// Rows::AttendBlock and AttendTile first. Included once per SIMD target.
 #if defined(ATTENTION_KERNEL_CPU_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_CPU_ROWS_INL_H_
 #undef ATTENTION_KERNEL_CPU_ROWS_INL_H_
@@ -43,7 +43,7 @@ class Rows {
   using T = typename Arithmetic::T;
   using Decode = typename Arithmetic::Decode;
 
-  // `memory` holds the rows' state: as they were left, if they were `begun`.
+  // `memory` is a RowState's; if `begun`, it holds what earlier Rows left.
   Rows(const Problem& problem, const RowTask& task, char* memory, bool begun)
       : p_(problem),
         task_(problem, task),
@@ -58,26 +58,26 @@ class Rows {
                      ? std::max(static_cast<T>(problem.softcap),
                                 std::numeric_limits<T>::denorm_min())
                      : T{0}) {
-    const bool split_too = Decode::kSplitsQueries && rows_ <= kDecodeRows;
-    if (split_too) decode_query_ += rows_ * steps_;
-    if (!begun) LoadQueries(split_too);
+    const bool split_queries = Decode::kSplitsQueries && rows_ <= kDecodeRows;
+    if (split_queries) decode_query_ += rows_ * steps_;
+    if (!begun) LoadQueries(split_queries);
   }
 
-  // Whether no row sees a key of block `block` or of those after it.
+  // Whether no row sees a key of `block` or a later one.
   bool SeesNoneFrom(int64_t block) const {
     return (task_.seen().end + kKeyBlock - 1) / kKeyBlock <= block;
   }
 
-  // Pushes the partials of the blocks in [begin, end) that any row sees. False
-  // if the turn was over before. For `then` see RowFunctions.
-  bool Attend(int64_t begin, int64_t end, const RowStretch& then,
+  // Pushes the partial of each block in [begin, end) that any row sees. False
+  // if the turn was over before the last. For `next_keys` see RowFunctions.
+  bool Attend(int64_t begin, int64_t end, const StridedRows& next_keys,
               const Turn& turn) {
     int64_t& next_block = state_.progress->next_block;
     begin = std::max({begin, task_.seen().begin / kKeyBlock, next_block});
     end = std::min(end, (task_.seen().end + kKeyBlock - 1) / kKeyBlock);
     for (int64_t block = begin; block < end; ++block) {
       const NextRows next =
-          block + 1 < end ? RowsOf(block + 1) : NextRows{then, {}};
+          block + 1 < end ? RowsOf(block + 1) : NextRows{next_keys, {}};
       AttendBlock(block, next, stack_.Push(block));
       next_block = block + 1;
       if (next_block < end && turn.Over()) return false;
@@ -85,8 +85,8 @@ class Rows {
     return true;
   }
 
-  // Takes the task's rows of a subtree's partial.
-  void Add(const SubtreePartial<T>& subtree) {
+  // Pushes the task's rows of a subtree's partial.
+  void PushSubtree(const SubtreePartial<T>& subtree) {
     const PartialRows<T> to = stack_.Push(subtree.block_end - 1);
     for (int64_t r = 0; r < rows_; ++r) {
       const int64_t from = task_.Number(r);
@@ -100,9 +100,9 @@ class Rows {
     }
   }
 
-  // Merges the open nodes of blocks from the subtree's first on, which are in
-  // it, takes them away and stores them as the task's rows of `subtree`.
-  void Store(const SubtreePartial<T>& subtree) {
+  // Merges and pops the open partials of the subtree's blocks, the last ones,
+  // into the task's rows of `subtree`.
+  void PopSubtree(const SubtreePartial<T>& subtree) {
     const std::optional<PartialRows<T>> from =
         stack_.PopFrom(subtree.block_begin);
     for (int64_t r = 0; r < rows_; ++r) {
@@ -119,8 +119,8 @@ class Rows {
     }
   }
 
-  // Merges what was pushed and writes the outputs. False if the turn was over
-  // before; the next call goes on.
+  // Merges all open partials and writes the outputs. False if the turn was over
+  // before the end; the next call goes on.
   bool Finish(const AttentionOutputs& outputs, const Turn& turn) {
     const PartialRows<T> result = Folded();
     if (state_.progress->next_score < 0) {
@@ -131,12 +131,13 @@ class Rows {
   }
 
  private:
+  // Resets the progress before stack_ reads it.
   static const RowState<T>& Begin(const RowState<T>& state, bool begun) {
     if (!begun) *state.progress = {};
     return state;
   }
 
-  void LoadQueries(bool split_too) {
+  void LoadQueries(bool split_queries) {
     Arithmetic::template WithKeysOf<true>(
         p_.query.type, [&](auto step) HWY_ATTR {
           using From = decltype(step);
@@ -145,7 +146,7 @@ class Rows {
                              steps_, state_.query + r * steps_);
           }
         });
-    if (!split_too) return;
+    if (!split_queries) return;
     for (int64_t r = 0; r < rows_; ++r) {
       LoadElements(task_.QueryRow(r), p_.query.type, p_.head_size,
                    decode_query_ + r * p_.head_size);
@@ -168,7 +169,7 @@ class Rows {
     }
   }
 
-  // The keys and values of a block as far as any row sees them.
+  // The keys and values of a block up to the last that any row sees.
   NextRows RowsOf(int64_t block) const {
     const int64_t first = block * kKeyBlock;
     const KeyRange keys = task_.UpToSeen(first);
@@ -176,8 +177,7 @@ class Rows {
             task_.keys().Values(first + keys.begin, first + keys.end)};
   }
 
-  // The partial of one block: the tiles of all rows, each over the keys that
-  // its rows see.
+  // Computes the partial of one block, tile by tile.
   void AttendBlock(int64_t block, const NextRows& next,
                    const PartialRows<T>& partial) {
     const int64_t first = block * kKeyBlock;
@@ -201,21 +201,21 @@ class Rows {
                              (state_.output_stride / kPanel<T>));
   }
 
-  // Calls of Prefetcher::Next() for so many steps.
+  // Number of calls of Prefetcher::Next() during so many steps.
   static int64_t CallsFor(int64_t steps) {
     return RoundUp(steps, Arithmetic::kStepsAtOnce) / Arithmetic::kStepsAtOnce;
   }
 
-  // `keys` of the block, from where a sum may begin and widened to whole steps
-  // as far as there are keys.
+  // `keys` of the block, widened to where a sum may begin and to whole steps,
+  // but not past the sequence's last key.
   KeyRange WholeSteps(int64_t first, const KeyRange& keys) const {
     return {keys.begin / kKeysAtOnce * kKeysAtOnce,
             std::min(RoundUp(keys.end, Arithmetic::kElements),
                      task_.sequence().key_length - first)};
   }
 
-  // Calls f(first row, number of rows) for each tile. They share the rows
-  // evenly, for a tile of few rows costs more a row.
+  // Calls f(first row, number of rows) for each tile. Tiles share the rows
+  // evenly: small ones cost more per row.
   template <class F>
   void ForEachTile(const F& f) {
     int64_t row = 0;
@@ -226,15 +226,18 @@ class Rows {
     }
   }
 
-  // How the tiles of a block get at its keys and values.
+  // Where the tiles of a block read its keys and values. Keys are counted in
+  // the block, from `first` of the sequence.
   struct Block {
-    int64_t first;  // key
-    // Few rows read both where they lie; more read keys packed in scratch and
-    // values in place or from scratch.
-    bool in_place;
-    RowStretch keys;      // if in_place: from the first lane on
-    RowStretch values;    // if in_place: from the first key on
-    const T* value_data;  // else: row of key value_begin
+    int64_t first;
+    // decode-inl.h: reads `keys` and `values` where they lie. Else reads packed
+    // keys from scratch, and value_data, in place or in scratch.
+    bool decode;
+    StridedRows keys;    // from a multiple of kSumLanes on
+    StridedRows values;  // from the first visible step on
+    // [steps, value_stride], row-major; the first step is that of key
+    // value_begin.
+    const T* value_data;
     int64_t value_begin;
     int64_t value_stride;
   };
@@ -242,17 +245,17 @@ class Rows {
   Block GetBlock(int64_t first, const KeyRange& keys) {
     Block block = {};
     block.first = first;
-    const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes, keys.end};
-    block.keys = task_.keys().Keys(first + lanes.begin, first + lanes.end);
+    const KeyRange padded = {keys.begin / kSumLanes * kSumLanes, keys.end};
+    block.keys = task_.keys().Keys(first + padded.begin, first + padded.end);
     block.values = task_.keys().Values(first + keys.begin, first + keys.end);
     const bool whole_vectors = p_.value_head_size % kLanes<T> == 0;
     const bool own_types =
-        !kWide || (p_.key.type == kOwnType && p_.value.type == kOwnType);
-    block.in_place = rows_ <= kDecodeRows && block.keys.count > 0 &&
-                     block.values.count > 0 &&
-                     block.values.count % Arithmetic::kElements == 0 &&
-                     whole_vectors && own_types;
-    if (block.in_place) return block;
+        !kDouble || (p_.key.type == kOwnType && p_.value.type == kOwnType);
+    block.decode = rows_ <= kDecodeRows && block.keys.count > 0 &&
+                   block.values.count > 0 &&
+                   block.values.count % Arithmetic::kElements == 0 &&
+                   whole_vectors && own_types;
+    if (block.decode) return block;
     PackKeys(first, keys);
     if (block.values.count > 0 && whole_vectors && p_.value.type == kOwnType) {
       block.value_data = static_cast<const T*>(block.values.data);
@@ -271,8 +274,8 @@ class Rows {
   void AttendTile(const Block& block, int64_t row, int rows,
                   const PartialRows<T>& partial, BlockPrefetch& prefetch) {
     const int64_t first = block.first;
-    KeyRange visible[Arithmetic::kTileRows];  // by each row
-    KeyRange keys = {kKeyBlock, 0};           // by any of them
+    KeyRange visible[Arithmetic::kTileRows];  // to each row
+    KeyRange keys = {kKeyBlock, 0};           // to any row
     for (int r = 0; r < rows; ++r) {
       visible[r] = task_.VisibleInBlock(first, row + r);
       if (visible[r].begin < visible[r].end) {
@@ -288,24 +291,24 @@ class Rows {
       return;
     }
     keys = WholeSteps(first, keys);
-    // Sums run over whole groups of lanes.
-    const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
-                            RoundUp(keys.end, kSumLanes)};
+    // Softmax works on whole groups of kSumLanes.
+    const KeyRange padded = {keys.begin / kSumLanes * kSumLanes,
+                             RoundUp(keys.end, kSumLanes)};
     Score(block, row, rows, keys, prefetch);
-    bool hidden = false;  // any of `keys` from any row
+    bool hidden = false;  // whether any of `keys` is, from any row
     for (int r = 0; r < rows; ++r) {
       hidden |= visible[r].begin > keys.begin || visible[r].end < keys.end;
       T* scores = scratch_.scores + r * kKeyBlock;
-      if (softcap_ > 0) Cap(softcap_, lanes, scores);
-      hidden |= AddBias(task_, first, row + r, visible[r], lanes, scratch_.bias,
-                        scores);
-      partial.max[row + r] = Max(task_, first, row + r, lanes, scores);
+      if (softcap_ > 0) Cap(softcap_, padded, scores);
+      hidden |= AddBias(task_, first, row + r, visible[r], padded,
+                        scratch_.bias, scores);
+      partial.max[row + r] = Max(task_, first, row + r, padded, scores);
     }
-    // Not in the loop above: reducing a vector takes long, but the rows'
-    // reductions can overlap.
+    // Not in the loop above: a vector's reduction has a long latency, but here
+    // those of several rows overlap.
     for (int r = 0; r < rows; ++r) {
       partial.sum[row + r] = Exponentiate<Arithmetic>(
-          partial.max[row + r], lanes, scratch_.scores + r * kKeyBlock);
+          partial.max[row + r], padded, scratch_.scores + r * kKeyBlock);
     }
     Accumulate(block, rows, keys, output, prefetch);
     if (hidden && !AllFinite(output, rows)) {
@@ -316,14 +319,14 @@ class Rows {
     }
   }
 
-  // Scores of the tile's rows and keys, scaled, into scratch.
+  // scale * Q·K of the tile's rows and keys, into scratch.
   void Score(const Block& block, int64_t row, int rows, const KeyRange& keys,
              BlockPrefetch& prefetch) {
     const T* query = state_.query + row * steps_;
-    if (!block.in_place) {
+    if (!block.decode) {
       const int64_t begin = keys.begin / kPanel<T> * kPanel<T>;
       const int64_t end = RoundUp(keys.end, kPanel<T>);
-      RowStretch mask;
+      StridedRows mask;
       if (p_.mask) mask = task_.MaskRows(block.first, row, rows, keys);
       ScoreBlock(arithmetic_, rows, query, steps_, scratch_.keys_packed, begin,
                  end, scale_, scratch_.scores,
@@ -332,7 +335,7 @@ class Rows {
       return;
     }
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
-    Arithmetic::template WithKeysOf<!kWide>(
+    Arithmetic::template WithKeysOf<!kDouble>(
         p_.key.type, [&](auto step) HWY_ATTR {
           ScoreDecode<Decode, decltype(step)>(rows, decode_query_, steps_,
                                               block.keys, scale_, scores,
@@ -340,12 +343,12 @@ class Rows {
         });
   }
 
-  // P * V: the values of `keys` times their weights in scratch, into `output`.
+  // P·V over `keys`, with the weights P in scratch, into `output`.
   void Accumulate(const Block& block, int rows, const KeyRange& keys, T* output,
                   BlockPrefetch& prefetch) {
     constexpr int64_t kStep = Arithmetic::kElements;
     const T* weights = scratch_.scores + keys.begin / kStep;
-    if (!block.in_place) {
+    if (!block.decode) {
       AccumulateBlock(arithmetic_, rows, weights,
                       (keys.end - keys.begin + kStep - 1) / kStep,
                       block.value_data + (keys.begin - block.value_begin) /
@@ -354,7 +357,7 @@ class Rows {
                       state_.output_stride, prefetch.DuringValues());
       return;
     }
-    Arithmetic::template WithValuesOf<!kWide>(
+    Arithmetic::template WithValuesOf<!kDouble>(
         p_.value.type, [&](auto element) HWY_ATTR {
           AccumulateDecode<Decode, decltype(element)>(
               rows, weights, block.values, output, state_.output_stride,
@@ -410,8 +413,8 @@ class Rows {
     return true;
   }
 
-  // AccumulateTile for one row, leaving out the keys it does not see: their
-  // weight is 0, but 0 * NaN is not.
+  // Accumulate for one row of the task, without the keys that it does not see:
+  // their weight is 0, but 0 * NaN and 0 * infinity are NaN.
   void AccumulateVisible(int64_t first, int64_t row, const T* weights,
                          T* output) {
     const KeyRange visible = task_.VisibleInBlock(first, row);
@@ -428,12 +431,12 @@ class Rows {
         any = true;
       }
       if (!any) continue;
-      AddWeighted(arithmetic_, weights + begin / Arithmetic::kElements, values,
-                  p_.value.type, p_.value_head_size, output);
+      AccumulateSteps(arithmetic_, weights + begin / Arithmetic::kElements,
+                      values, p_.value.type, p_.value_head_size, output);
     }
   }
 
-  // What was pushed, merged; the identity if nothing was.
+  // All open partials merged; the identity if there are none.
   PartialRows<T> Folded() {
     if (const auto folded = stack_.Fold()) return *folded;
     const PartialRows<T> identity = stack_.Push(0);
@@ -443,7 +446,8 @@ class Rows {
     return identity;
   }
 
-  // A sink is a key with a score and no value: merged as a partial of its own.
+  // A sink is a key with a score and no value. Merges it as a partial of its
+  // own, behind all blocks.
   void AddSinks(const PartialRows<T>& result) {
     const PartialRows<T> sinks = stack_.Push(p_.total_keys() / kKeyBlock + 1);
     for (int64_t r = 0; r < rows_; ++r) {
@@ -459,8 +463,9 @@ class Rows {
     return result.sum[row] == 0 && result.max[row] == -kInfinity<T>;
   }
 
-  // Divides a row by its sum; zeros if it saw nothing. Adding 0 makes -0 and 0
-  // one, as keys of weight 0 do or do not.
+  // Divides a row by its sum; gives zeros if the row saw no key. Adds 0, which
+  // turns -0 into 0: else the sign would depend on whether keys of weight 0
+  // were accumulated.
   void Normalize(const PartialRows<T>& result, int64_t row) const {
     const T sum = result.sum[row];
     T* output = result.output + row * state_.output_stride;
@@ -475,8 +480,8 @@ class Rows {
     }
   }
 
-  // Computes every score of the rows again, up to the stage asked for. False if
-  // the turn was over before.
+  // Computes every score of the rows a second time, up to the stage asked for.
+  // False if the turn was over before the end.
   bool ReturnScores(const PartialRows<T>& result,
                     const AttentionOutputs& outputs, const Turn& turn) {
     int64_t& next_score = state_.progress->next_score;
@@ -502,17 +507,18 @@ class Rows {
     return true;
   }
 
-  void ToStage(int64_t first, int64_t row, T* scores, const KeyRange& lanes,
+  // Takes a row's scale * Q·K to the stage asked for.
+  void ToStage(int64_t first, int64_t row, T* scores, const KeyRange& padded,
                const PartialRows<T>& result) {
     const Tag<T> d;
     if (p_.scores == Scores::kRaw) return;
-    if (softcap_ > 0) Cap(softcap_, lanes, scores);
+    if (softcap_ > 0) Cap(softcap_, padded, scores);
     if (p_.scores == Scores::kCapped) return;
-    AddBias(task_, first, row, task_.VisibleInBlock(first, row), lanes,
+    AddBias(task_, first, row, task_.VisibleInBlock(first, row), padded,
             scratch_.bias, scores);
     if (p_.scores == Scores::kBiased) return;
     const T sum = SawNone(result, row) ? T{1} : result.sum[row];
-    for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+    for (int64_t j = padded.begin; j < padded.end; j += kLanes<T>) {
       const Vec<T> weight = hn::Div(ExpDifference(d, hn::Load(d, scores + j),
                                                   hn::Set(d, result.max[row])),
                                     hn::Set(d, sum));
@@ -520,23 +526,24 @@ class Rows {
     }
   }
 
-  // Sums over keys begin at a multiple of this in a block.
+  // P·V sums begin at a multiple of this in a block.
   static constexpr int64_t kKeysAtOnce =
       Arithmetic::kElements * Arithmetic::kStepsAtOnce;
 
-  // The type that needs no conversion.
-  static constexpr bool kWide = sizeof(T) == 8;
+  static constexpr bool kDouble = sizeof(T) == 8;
+  // The type of keys and values that needs no conversion.
   static constexpr DataType kOwnType =
-      kWide ? DataType::kFloat64 : DataType::kFloat32;
+      kDouble ? DataType::kFloat64 : DataType::kFloat32;
 
   const Problem& p_;
   const TaskRows task_;
   const int64_t rows_;
   const int64_t tiles_;
-  const int64_t steps_;  // of a dot product of a query with a key
+  const int64_t steps_;  // per query and key: D / kElements
   RowState<T> state_;
   Scratch<T> scratch_;
-  T* decode_query_ = state_.query;  // as Decode reads it
+  // [rows, steps], or [rows, D] if Decode::kSplitsQueries, row-major.
+  T* decode_query_ = state_.query;
   PartialStack<T> stack_;
   const T scale_;
   const T softcap_;

@@ -1,5 +1,5 @@
-// The register tiles: packing of keys and values, dot products of query rows
-// with keys, weighted sums of value rows. Included once per SIMD target.
+// The register tiles: packing of keys and values, Q·K and P·V. Included once
+// per SIMD target.
 //
 // Vector lanes run over keys (scores) and over value columns (output), never
 // along a sum. Each score is one chain of fused multiply-adds over the head
@@ -32,13 +32,13 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 #define ATTENTION_UNROLL _Pragma("GCC unroll 16")
 
-// Keys a panel of packed keys holds side by side: two vectors.
+// Keys side by side in a panel of packed keys: two vectors.
 template <typename T>
 constexpr int64_t kPanel = 2 * kLanes<T>;
 
-// Rows of a register tile: accumulators of two vectors a row, two vectors of
-// the other operand and one broadcast must fit the register file (32 registers
-// on AVX-512 and NEON, 16 on AVX2).
+// Rows of a register tile. The register file (32 registers on AVX-512 and NEON,
+// 16 on AVX2) must hold two accumulators per row, two vectors of the other
+// operand and one broadcast.
 #if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM
 constexpr int kTileRows = 14;
 #else
@@ -46,17 +46,15 @@ constexpr int kTileRows = 6;
 #endif
 static_assert(kTileRows <= kMaxTileRows);
 
-// A sum that is a vector, of one step after the other.
+// Sums of one vector, to which steps are added one after the other.
 template <typename T>
 struct PlainSums {
   // A vector of steps as MulAdd() takes it, and what it adds to.
   using Factor = Vec<T>;
   using Sum = Vec<T>;
-  // Steps that make a group of a sum; in decode-inl.h a vector of them does.
+  // No end: sums are not closed in groups.
   static constexpr int64_t kSumGroup = std::numeric_limits<int64_t>::max();
-  // Lives while sums are computed.
   struct Environment {};
-  // Whether QueryAt() takes queries as single elements.
   static constexpr bool kSplitsQueries = false;
 
   static HWY_INLINE Factor Split(Vec<T> steps) { return steps; }
@@ -69,44 +67,48 @@ struct PlainSums {
   static HWY_INLINE Vec<T> Total(Sum sum) { return sum; }
 };
 
-// How a tile computes: the type of its numbers, how many elements of a row make
-// one step of a sum, and how steps are loaded, multiplied and added. The
-// functions of this file take it as a template parameter; each of its kinds has
-// sums, and with them bits, of its own:
-//   Exact<float>, Exact<double>  one element per step, exact products
-//   BF16Pairs (bf16_pairs-inl.h) pairs of BFLOAT16, by AVX512_BF16
-//   BF16Tiles (bf16_tiles-inl.h) the same by AMX
+// How a tile computes. A sum, Q·K over the head size or P·V over keys, is made
+// of steps of kElements consecutive elements each. An arithmetic says what type
+// a step has, and how steps are loaded, multiplied and added. Each has bits of
+// its own:
+//   Exact<float>, Exact<double>   one element per step, exact products
+//   BF16Pairs (bf16_pairs-inl.h)  pairs of BFLOAT16, by AVX512_BF16
+//   BF16Tiles (bf16_tiles-inl.h)  the same by AMX
+//   BF16EvenOdd (the same file)   the bits of BF16Tiles in decode
+// Beside the members below each has templates that a concept cannot list:
+// WithKeysOf, WithValuesOf, LoadValues and PackValues (Exact describes them).
 template <class A>
 concept TileArithmetic =
     requires(typename A::T* numbers, Vec<typename A::T> v, typename A::Sum& sum,
              const typename A::Factor& factor) {
-      // The precision computed in, float or double, and the type that a step's
-      // elements stand in.
+      // The precision, float or double; also the type that holds one step.
       typename A::T;
-      // Lives while sums are computed.
+      // An object of it lives while sums are computed.
       typename A::Environment;
-      // The arithmetic of decoding, whose bits are the same (decode-inl.h).
+      // The arithmetic for decode (decode-inl.h), of the same bits.
       typename A::Decode;
       // Consecutive elements per step.
       { A::kElements } -> std::convertible_to<int64_t>;
-      // Steps taken together: sums over keys begin at a multiple of so many in
+      // Steps taken together. P·V sums begin at a multiple of so many steps in
       // a block, and Prefetcher::Next() is called once for them.
       { A::kStepsAtOnce } -> std::convertible_to<int64_t>;
-      // Steps after which a sum is closed by EndGroup().
+      // Steps after which EndGroup() closes a group of a sum. Q·K in decode
+      // calls it after every vector of steps.
       { A::kSumGroup } -> std::convertible_to<int64_t>;
       // Rows of a register tile.
       { A::kTileRows } -> std::convertible_to<int>;
-      // Whether QueryAt() takes queries as single elements.
+      // Whether QueryAt() reads queries as single elements rather than steps.
       { A::kSplitsQueries } -> std::convertible_to<bool>;
-      // A sum of products of factors, each made of a vector of steps.
+      // A sum of products of two factors. Split() makes a factor of a vector of
+      // steps, QueryAt() one of a query's step in every lane.
       { A::NoSum() } -> std::same_as<typename A::Sum>;
       { A::Split(v) } -> std::same_as<typename A::Factor>;
       { A::QueryAt(numbers, int64_t{}) } -> std::same_as<typename A::Factor>;
       { A::MulAdd(factor, factor, sum) } -> std::same_as<typename A::Sum>;
       { A::EndGroup(sum) };
       { A::Total(sum) } -> std::same_as<Vec<typename A::T>>;
-      // exp(x) for x <= 0, a weight; and a vector of weights put in a row's
-      // place for steps, that of key `key` first.
+      // exp(x) for x <= 0: a weight. StoreWeights() writes a vector of weights,
+      // from key `key` on, as steps of a row.
       { A::Exp(v) } -> std::same_as<Vec<typename A::T>>;
       { A::StoreWeights(v, int64_t{}, numbers) };
     };
@@ -120,8 +122,8 @@ struct Exact : PlainSums<Number> {
   static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
   using Decode = Exact;
 
-  // Calls f with an object of the C++ type that queries and keys, or values, of
-  // `type` are read as; kNarrow as in WithElementsOf().
+  // Calls f with an object of the C++ type that queries and keys of `type`, or
+  // values, are read as. kNarrow as in WithElementsOf().
   template <bool kNarrow, class F>
   static HWY_INLINE void WithKeysOf(DataType type, const F& f) {
     WithElementsOf<T, kNarrow>(type, f);
@@ -138,15 +140,15 @@ struct Exact : PlainSums<Number> {
     return Fma(a, b, sum);
   }
 
-  // A vector of a step's values; rows of `values` are `stride` apart.
+  // A vector of step `step` of `values`, [steps, stride], row-major.
   template <typename From>
   static HWY_INLINE Vec<T> LoadValues(const From* values, int64_t stride,
                                       int64_t step) {
     return LoadAs(Tag<T>(), values + step * stride);
   }
 
-  // Packs a step's value rows, filled with zeros up to a whole vector. Null
-  // stands for a row of zeros.
+  // Packs one step, rows[kElements] of values, to to[columns], filled with
+  // zeros up to a whole vector. A null row counts as zeros.
   template <typename From>
   static void PackValues(const From* const* rows, int64_t columns,
                          T* HWY_RESTRICT to) {
@@ -158,16 +160,14 @@ struct Exact : PlainSums<Number> {
     return LoadElement<T>(rows[0], type, column);
   }
 
-  // exp(x) for x <= 0: a weight.
   static HWY_INLINE Vec<T> Exp(Vec<T> x) { return ExpNonPositive(Tag<T>(), x); }
 
-  // Puts a vector of weights, those from `key` on, in a row's place for steps.
   static HWY_INLINE void StoreWeights(Vec<T> weights, int64_t key, T* row) {
     hn::Store(weights, Tag<T>(), row + key);
   }
 };
 
-// Transposes a square of as many vectors as a vector has lanes.
+// Transposes rows[N], where N is the number of lanes.
 template <typename T>
 HWY_INLINE void Transpose([[maybe_unused]] Vec<T>* HWY_RESTRICT rows) {
 #if HWY_TARGET != HWY_SCALAR
@@ -247,8 +247,8 @@ HWY_INLINE void Transpose([[maybe_unused]] Vec<T>* HWY_RESTRICT rows) {
 #endif  // one lane is its own transpose
 }
 
-// Rows of a square of which only `present` rows and `columns` columns exist;
-// the rest is zero.
+// Loads a square, from `column` on, of which only `present` rows and `columns`
+// columns exist; the rest is zero.
 template <typename T, typename From>
 HWY_NOINLINE void LoadPartialSquare(const From* const* rows, int64_t column,
                                     int64_t present, int64_t columns,
@@ -263,8 +263,8 @@ HWY_NOINLINE void LoadPartialSquare(const From* const* rows, int64_t column,
   }
 }
 
-// Packs up to a panel of keys: to[k * kPanel + j] is step k of key j, zero for
-// the keys from `count` on. keys[j] is the j-th key's row.
+// Packs a panel of keys: to[k][j] is step k of key j, zero for j >= count. `to`
+// is [steps, kPanel], row-major; keys[j] is the row of key j.
 template <typename T, typename From>
 void PackPanel(const From* const* keys, int64_t count, int64_t steps,
                T* HWY_RESTRICT to) {
@@ -297,8 +297,8 @@ void PackPanel(const From* const* keys, int64_t count, int64_t steps,
   }
 }
 
-// sum * scale; every zero is positive, so that it does not matter whether a sum
-// of products begins with a zero or with the first product.
+// sum * scale, where -0 becomes 0: so it does not matter whether the sum began
+// with 0 or with the first product.
 template <typename T>
 HWY_INLINE Vec<T> Scaled(Vec<T> sum, T scale) {
   const Tag<T> d;
@@ -306,7 +306,8 @@ HWY_INLINE Vec<T> Scaled(Vec<T> sum, T scale) {
 }
 
 // scores[r][j] = scale * dot(query row r, key j) for a panel of packed keys.
-// Rows of `query` are `steps` apart, rows of `scores` kKeyBlock.
+// `query` is [kRows, steps], `panel` [steps, kPanel], `scores` [kRows,
+// kKeyBlock], all row-major.
 template <TileArithmetic Arithmetic, int kRows,
           typename T = typename Arithmetic::T>
 HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t steps,
@@ -341,9 +342,9 @@ HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t steps,
   }
 }
 
-// output[r][c] = sum over steps j in [0, steps) of weights[r][j] * values[j][c]
-// for kVectors vectors of columns c. Rows of `weights` are kKeyBlock apart.
-// Calls prefetch.Next() for each step.
+// P·V: output[r][c] = sum over steps j in [0, steps) of weights[r][j] *
+// values[j][c], for kVectors vectors of columns c. `weights` is [kRows,
+// kKeyBlock], row-major. Calls prefetch.Next() for each step.
 template <TileArithmetic Arithmetic, int kRows, int kVectors, typename From,
           class Prefetch, typename T = typename Arithmetic::T>
 HWY_INLINE void AccumulateTile(const T* HWY_RESTRICT weights, int64_t steps,
@@ -394,7 +395,7 @@ HWY_INLINE void AccumulateTile(const T* HWY_RESTRICT weights, int64_t steps,
 }
 
 // ScoreTile over the panels of keys [begin, end), multiples of kPanel, for
-// `rows` rows in [1, kTileRows]. panels[j * steps] begins the panel of key j.
+// `rows` rows in [1, kTileRows]. panels[j * steps] begins key j's panel.
 template <TileArithmetic Arithmetic, int kRows = kTileRows,
           typename T = typename Arithmetic::T>
 void ScoreBlock(Arithmetic& arithmetic, int rows, const T* query, int64_t steps,
@@ -415,7 +416,8 @@ void ScoreBlock(Arithmetic& arithmetic, int rows, const T* query, int64_t steps,
   prefetch = local;
 }
 
-// AccumulateTile over `columns` columns, a multiple of the vector's lanes.
+// AccumulateTile for `rows` rows in [1, kTileRows] and `columns` columns, a
+// multiple of the vector's lanes.
 template <TileArithmetic Arithmetic, int kRows = kTileRows,
           typename T = typename Arithmetic::T>
 void AccumulateBlock(Arithmetic& arithmetic, int rows, const T* weights,
@@ -445,13 +447,13 @@ void AccumulateBlock(Arithmetic& arithmetic, int rows, const T* weights,
   }
 }
 
-// output[c] += sum over the keys of kStepsAtOnce steps of weights *
-// values[key][c], for one row, as AccumulateBlock does it. Null stands for a
-// row of zeros.
+// Adds kStepsAtOnce steps of P·V to one row, in the order of AccumulateBlock:
+// output[c] += sum over the steps' keys j of (weight of j) * values[j][c].
+// `weights` is [kStepsAtOnce]; a null row values[j] counts as zeros.
 template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
-void AddWeighted(Arithmetic& /*arithmetic*/, const T* weights,
-                 const void* const* values, DataType type, int64_t columns,
-                 T* output) {
+void AccumulateSteps(Arithmetic& /*arithmetic*/, const T* weights,
+                     const void* const* values, DataType type, int64_t columns,
+                     T* output) {
   static_assert(Arithmetic::kStepsAtOnce == 1);
   const Tag<T> d;
   const Vec<T> weight = hn::Set(d, *weights);
