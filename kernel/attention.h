@@ -47,6 +47,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/executor.h"
+#include "base/field_error.h"
 #include "kernel/key_values.h"
 #include "kernel/tensor_view.h"
 
@@ -211,20 +212,6 @@ absl::Status RunAttention(const AttentionPlan& plan,
 std::unique_ptr<Executor::Job> MakeAttentionJob(
     const AttentionPlan& plan, const AttentionOutputs& outputs, int threads,
     absl::AnyInvocable<void(absl::Status)> done);
-
-// The path in attention.proto of the field that an InvalidArgument error of
-// PlanAttention() is about ("key.shape", "options.softcap"). Empty for other
-// statuses.
-std::string ErrorField(const absl::Status& status);
-
-// An InvalidArgument error whose ErrorField() is `field` and whose text is
-// "<field>: <description>".
-absl::Status FieldError(absl::string_view field, absl::string_view description);
-
-// A FieldError() for a field that a higher limit would allow, and whether a
-// status is such an error.
-absl::Status LimitError(absl::string_view field, absl::string_view description);
-bool IsLimitError(const absl::Status& status);
 
 // The SIMD target in use, by Google Highway's name ("AVX3", "AVX2", "NEON").
 absl::string_view SimdTarget();

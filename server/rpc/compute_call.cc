@@ -20,12 +20,12 @@
 #include "server/admission/refusals.h"
 #include "server/convert.h"
 #include "server/logging.h"
+#include "server/response_encoder.h"
 #include "server/rpc/call_headers.h"
 #include "server/rpc/call_record.h"
 #include "server/rpc/call_traffic.h"
 #include "server/status.h"
-#include "server/wire/request_decoder.h"
-#include "server/wire/response_encoder.h"
+#include "wire/compute_request.h"
 
 namespace attention::server {
 namespace {
@@ -593,7 +593,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   std::vector<grpc::Slice> slices_;
   KernelRequest kernel_request_;
   std::optional<AttentionPlan> plan_;
-  std::optional<wire::ResponseEncoder> encoder_;
+  std::optional<ResponseEncoder> encoder_;
 
   std::optional<grpc::Alarm> read_look_;
   int read_looks_ = 0;  // with everything delivered

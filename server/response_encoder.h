@@ -1,0 +1,52 @@
+// The answer's tensors, laid out so that the kernel writes what is sent.
+#ifndef ATTENTION_SERVER_RESPONSE_ENCODER_H_
+#define ATTENTION_SERVER_RESPONSE_ENCODER_H_
+
+#include <cstdint>
+
+#include "absl/container/inlined_vector.h"
+#include "attention/v1/attention.pb.h"
+#include "base/buffer_pool.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "kernel/attention.h"
+#include "wire/in_place_tensor.h"
+
+namespace attention::server {
+
+// A ComputeAttentionResponse. Used once: construct, look at bytes(),
+// Allocate(), compute, Finish().
+class ResponseEncoder {
+ public:
+  // `float_values`: send every tensor as float_values, converting those of
+  // other types.
+  ResponseEncoder(const AttentionPlan& plan, bool float_values);
+
+  // An upper bound of the message's size, less than 200 bytes per tensor above
+  // the payloads; saturates at the largest int64_t.
+  int64_t bytes() const { return bytes_; }
+
+  // The memory that Allocate() will take; saturates likewise.
+  int64_t held_bytes() const { return held_bytes_; }
+
+  // Memory for what the kernel writes, good until Finish(). Throws
+  // std::bad_alloc.
+  AttentionOutputs Allocate(BufferPool& pool);
+
+  // The message. Copies no payload.
+  grpc::ByteBuffer Finish(const v1::Timing& timing);
+
+ private:
+  struct Part {
+    wire::InPlaceTensor tensor;
+    // Where the kernel writes in AttentionOutputs.
+    void* AttentionOutputs::* target;
+  };
+
+  int64_t bytes_ = 0;
+  int64_t held_bytes_ = 0;
+  absl::InlinedVector<Part, 2> parts_;
+};
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_RESPONSE_ENCODER_H_
