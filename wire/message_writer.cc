@@ -80,6 +80,17 @@ void MessageWriter::Borrow(int field, grpc::Slice bytes) {
   pieces_.push_back({small_.size(), std::move(bytes)});
 }
 
+void MessageWriter::Borrow(int field, std::vector<grpc::Slice> bytes) {
+  size_t size = 0;
+  for (const grpc::Slice& slice : bytes) size += slice.size();
+  if (size == 0) return;
+  Header(field, size);
+  bytes_ += size;
+  for (grpc::Slice& slice : bytes) {
+    pieces_.push_back({small_.size(), std::move(slice)});
+  }
+}
+
 void MessageWriter::Place(int field, Payload bytes) {
   const size_t size = bytes.end - bytes.begin;
   if (size == 0) return;

@@ -54,9 +54,10 @@ class MessageWriter {
   void Message(int field, MessageWriter message);
 
   // `bytes` and packed floats: left out if empty. The bytes are copied, or
-  // those of a slice, or of a payload in place.
+  // those of slices, or of a payload in place.
   void Copy(int field, absl::string_view bytes);
   void Borrow(int field, grpc::Slice bytes);
+  void Borrow(int field, std::vector<grpc::Slice> bytes);
   void Place(int field, Payload bytes);
 
   // Of the message so far.

@@ -63,6 +63,7 @@
 
 #include <grpcpp/channel.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -97,6 +98,10 @@ struct CallOptions {
   // A request to stop cancels the call: it fails with CANCELLED, and server and
   // client stop working on it. For calls of ComputeAttention.
   std::stop_token stop = {};
+  // Called while a large request is sent, with bytes of keys and values: on the
+  // calling thread by Compute(), on one of the client's by ComputeAsync(). Must
+  // not block.
+  std::function<void(int64_t sent, int64_t total)> progress = {};
 };
 
 // Memory for the elements of an answer, each at least as large as they are.
@@ -159,11 +164,15 @@ class Client {
   // credentials apply.
   explicit Client(std::shared_ptr<grpc::Channel> channel);
 
-  // Computes attention. On failure nothing is returned but the status:
-  // the server's, or
-  //   INVALID_ARGUMENT  the request does not fit into a message (2 GiB), the
-  //                     answer does not fit into request.outputs, or the
-  //                     client's options cannot be used
+  // Computes attention. A request with more than a few MiB of keys and values
+  // is sent in pieces, by StreamAttention, and computed meanwhile, unless it
+  // asks for scores or present keys: then it may have any size. The answer's
+  // bits are the same. On failure nothing is returned but the status: the
+  // server's, or
+  //   INVALID_ARGUMENT  the request needs to be one message and does not fit
+  //                     into it (2 GiB), the answer does not fit into
+  //                     request.outputs, or the client's options cannot be
+  //                     used
   //   FAILED_PRECONDITION  the token would have travelled in plain text
   //   INTERNAL          the answer was malformed: a bug of the server
   absl::StatusOr<ComputeResult> Compute(const ComputeRequest& request,
@@ -194,6 +203,13 @@ class Client {
 
  private:
   explicit Client(absl::StatusOr<Connection> connection);
+
+  // What is known of the server.
+  struct Server {
+    // It has answered that it does not know StreamAttention.
+    std::atomic<bool> no_streams{false};
+  };
+  const std::shared_ptr<Server> server_ = std::make_shared<Server>();
 
   // The stub is null where there is no connection.
   absl::StatusOr<Connection> connection_;

@@ -128,7 +128,7 @@ class Decoder {
 
 }  // namespace
 
-grpc::ByteBuffer EncodeRequest(const ComputeRequest& request, Lease& lease) {
+wire::MessageWriter WriteRequest(const ComputeRequest& request, Lease& lease) {
   wire::MessageWriter message;
   const auto add = [&](int field, const TensorSpan& tensor) {
     Encode(field, tensor, lease, message);
@@ -153,7 +153,11 @@ grpc::ByteBuffer EncodeRequest(const ComputeRequest& request, Lease& lease) {
                    request.key_starts);
   message.Message(ComputeAttentionRequest::kOptionsFieldNumber,
                   request.options);
-  return std::move(message).Finish();
+  return message;
+}
+
+grpc::ByteBuffer EncodeRequest(const ComputeRequest& request, Lease& lease) {
+  return WriteRequest(request, lease).Finish();
 }
 
 absl::StatusOr<ComputeResult> DecodeResponse(const grpc::ByteBuffer& message,

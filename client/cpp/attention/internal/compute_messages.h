@@ -10,12 +10,16 @@
 #include "absl/status/statusor.h"
 #include "attention/client.h"
 #include "attention/internal/lease.h"
+#include "wire/message_writer.h"
 
 namespace attention::internal {
 
 // Elements of fewer bytes are copied: a slice of somebody else's memory costs
 // more than the copy.
 inline constexpr size_t kLentBytes = size_t{16} << 10;
+
+// The fields of a ComputeAttentionRequest; large tensors are lent from `lease`.
+wire::MessageWriter WriteRequest(const ComputeRequest& request, Lease& lease);
 
 // The bytes that protobuf would write for a ComputeAttentionRequest; large
 // tensors are lent from `lease`.

@@ -6,21 +6,15 @@
 #include <memory>
 #include <optional>
 #include <stop_token>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "attention/internal/shared_queue.h"
 
 namespace attention::internal {
 namespace {
-
-struct Canceller {
-  grpc::ClientContext* context;
-  void operator()() const { context->TryCancel(); }
-};
-using StopCallback = std::stop_callback<Canceller>;
 
 void PrepareUnary(const Connection& connection, const CallOptions& options,
                   const UnaryCall& call, grpc::ClientContext& context) {
@@ -29,12 +23,14 @@ void PrepareUnary(const Connection& connection, const CallOptions& options,
 }
 
 // A call that StartUnary() began, until it has ended.
-struct Pending {
+struct Pending final : QueueEvent {
   Pending(const Connection& connection, const CallOptions& options,
           UnaryCall begun, std::function<void(UnaryAnswer)> then)
       : call(std::move(begun)), done(std::move(then)) {
     PrepareUnary(connection, options, call, context);
   }
+
+  void Run(bool ok) override;
 
   UnaryCall call;
   std::function<void(UnaryAnswer)> done;
@@ -44,32 +40,13 @@ struct Pending {
   std::optional<StopCallback> stop;
 };
 
-void Finish(std::unique_ptr<Pending> pending) {
-  const auto answer = std::make_shared<UnaryAnswer>(std::move(pending->answer));
-  Lease lease = std::move(pending->call.lease);
-  auto done = std::move(pending->done);
-  pending.reset();
-  std::move(lease).WhenReturned(
-      [done = std::move(done), answer] { done(std::move(*answer)); });
-}
-
-// Where all calls of StartUnary() end, and the thread that ends them. Not
-// gRPC's own callbacks: on their threads the last reference to a channel must
-// not be dropped, which waits for those very threads, and a call holds one.
-// Neither ever ends, so that a process may exit with calls under way.
-grpc::CompletionQueue& SharedQueue() {
-  static auto* const queue = [] {
-    auto* queue = new grpc::CompletionQueue;
-    std::thread([queue] {
-      void* tag;
-      bool ok;
-      while (queue->Next(&tag, &ok)) {
-        Finish(std::unique_ptr<Pending>(static_cast<Pending*>(tag)));
-      }
-    }).detach();
-    return queue;
-  }();
-  return *queue;
+void Pending::Run(bool /*ok*/) {
+  // In this order: the lease waits for what the others hold.
+  const auto ended = std::make_shared<UnaryAnswer>(std::move(answer));
+  Lease lease = std::move(call.lease);
+  const auto then = std::move(done);
+  delete this;
+  std::move(lease).WhenReturned([then, ended] { then(std::move(*ended)); });
 }
 
 }  // namespace
@@ -118,7 +95,7 @@ void StartUnary(const Connection& connection, const CallOptions& options,
   pending->stop.emplace(options.stop, Canceller{&pending->context});
   // From here on it belongs to the queue's thread.
   pending->reader->Finish(&pending->answer.message, &pending->answer.status,
-                          pending);
+                          static_cast<QueueEvent*>(pending));
 }
 
 }  // namespace attention::internal

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <stop_token>
 #include <string>
 #include <utility>
 
@@ -20,6 +21,13 @@ namespace attention::internal {
 // What every call carries: the token, the deadline.
 void Prepare(const Connection& connection, const CallOptions& options,
              grpc::ClientContext& context);
+
+// Cancels a call when it is asked to stop.
+struct Canceller {
+  grpc::ClientContext* context;
+  void operator()() const { context->TryCancel(); }
+};
+using StopCallback = std::stop_callback<Canceller>;
 
 struct UnaryCall {
   UnaryCall() = default;

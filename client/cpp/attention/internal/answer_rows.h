@@ -1,0 +1,58 @@
+// The answer of a stream, put together from chunks of rows.
+#ifndef ATTENTION_INTERNAL_ANSWER_ROWS_H_
+#define ATTENTION_INTERNAL_ANSWER_ROWS_H_
+
+#include <grpcpp/support/byte_buffer.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/client.h"
+#include "wire/tensor_fields.h"
+
+namespace attention::internal {
+
+// Thread-compatible.
+class AnswerRows {
+ public:
+  // Precondition: KeyChunks::Of(request).
+  explicit AnswerRows(const ComputeRequest& request);
+
+  // Takes a StreamAttentionResponse. INTERNAL if it is malformed or does not
+  // follow those before it, INVALID_ARGUMENT if the memory that the request
+  // lends for the answer is too small.
+  absl::Status Add(const grpc::ByteBuffer& message);
+
+  // Once the stream has ended well. INTERNAL if rows are missing.
+  absl::StatusOr<ComputeResult> Finish() &&;
+
+ private:
+  // A tensor of the answer, filled along one of its axes.
+  struct Rows {
+    std::vector<int64_t> shape;
+    size_t axis = 0;
+    std::span<std::byte> lent;  // data null: none
+
+    v1::DataType type = v1::DATA_TYPE_UNSPECIFIED;
+    std::shared_ptr<std::byte> elements;
+    size_t bytes = 0;
+    int64_t filled = 0;  // along the axis
+  };
+
+  static absl::Status Add(const std::string& name,
+                          const wire::TensorFields& tensor, Rows* rows);
+  static absl::StatusOr<Tensor> Take(const std::string& name, Rows rows);
+
+  Rows output_;
+  std::optional<Rows> log_sum_exp_;
+  std::optional<v1::Timing> timing_;
+};
+
+}  // namespace attention::internal
+
+#endif  // ATTENTION_INTERNAL_ANSWER_ROWS_H_
