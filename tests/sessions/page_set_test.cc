@@ -315,9 +315,9 @@ TEST(PageWriterTest, FindsTheFirstWrongBool) {
   const auto pool = BufferPool::Create(0);
   PageSet pages(g, pool->Allocate(PageSet::Bytes(g)));
   pages.Begin(0);
-  std::string mask(3 * 6, '\1');
+  std::string mask(3 * 6, '\0');
   mask[9] = '\2';
-  mask[10] = '\3';
+  mask[10] = '\2';
   const auto wrong = [&](TokenRange range) {
     return WriteMask(pages, {4, 10}, 6, range, /*bools=*/true,
                      MemoryReader(mask));
