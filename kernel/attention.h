@@ -47,6 +47,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/executor.h"
+#include "base/field_error.h"
 #include "kernel/tensor_view.h"
 
 namespace attention {
@@ -236,20 +237,6 @@ absl::Status MergeAttentionParts(const AttentionPlan& plan,
                                  const AttentionOutputs& outputs,
                                  Executor& executor,
                                  const std::atomic<bool>* cancelled = nullptr);
-
-// The path of the field an InvalidArgument error of PlanAttention is about, as
-// in attention.proto ("key.shape", "options.softcap"); empty for other
-// statuses.
-std::string ErrorField(const absl::Status& status);
-
-// An InvalidArgument error whose ErrorField() is `field` and whose text is
-// "<field>: <description>".
-absl::Status FieldError(absl::string_view field, absl::string_view description);
-
-// The same where the field would be right if a limit were higher, and whether
-// an error is such a one.
-absl::Status LimitError(absl::string_view field, absl::string_view description);
-bool IsLimitError(const absl::Status& status);
 
 // The SIMD target in use, by Google Highway's name ("AVX3", "AVX2", "NEON").
 absl::string_view SimdTarget();

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -14,36 +13,6 @@
 #include "kernel/plan.h"
 
 namespace attention {
-namespace {
-
-constexpr char kFieldPayload[] = "attention/field";
-constexpr char kLimitPayload[] = "attention/limit";
-
-}  // namespace
-
-absl::Status FieldError(absl::string_view field,
-                        absl::string_view description) {
-  absl::Status status =
-      absl::InvalidArgumentError(absl::StrCat(field, ": ", description));
-  status.SetPayload(kFieldPayload, absl::Cord(field));
-  return status;
-}
-
-absl::Status LimitError(absl::string_view field,
-                        absl::string_view description) {
-  absl::Status status = FieldError(field, description);
-  status.SetPayload(kLimitPayload, absl::Cord());
-  return status;
-}
-
-bool IsLimitError(const absl::Status& status) {
-  return status.GetPayload(kLimitPayload).has_value();
-}
-
-std::string ErrorField(const absl::Status& status) {
-  const absl::optional<absl::Cord> field = status.GetPayload(kFieldPayload);
-  return field ? std::string(*field) : std::string();
-}
 
 std::string Got(absl::Span<const int64_t> shape, absl::string_view wanted) {
   return absl::StrCat("got ", ToString(shape), ", wanted ", wanted);

@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "server/wire/data_type.h"
+#include "wire/data_type.h"
 
 namespace attention::server {
 namespace {
@@ -22,7 +22,7 @@ absl::StatusOr<DataType> TypeOf(absl::string_view field,
                                 const TensorFields& tensor) {
   const std::string path = absl::StrCat(field, ".data_type");
   const bool has_data = tensor.data.remaining() > 0;
-  const bool has_floats = tensor.float_count > 0;
+  const bool has_floats = tensor.float_values.count > 0;
   if (has_data && has_floats) {
     return FieldError(field, "got both data and float_values, wanted one");
   }
@@ -83,7 +83,7 @@ class Converter {
       : fields_(std::move(fields)), pool_(pool), meter_(meter) {}
 
   absl::StatusOr<KernelRequest> Convert() {
-    request_.float_values = fields_.query.float_count > 0;
+    request_.float_values = fields_.query.float_values.count > 0;
     AttentionInputs& inputs = request_.inputs;
     Required("query", fields_.query, &inputs.query);
     Required("key", fields_.key, &inputs.key);
@@ -152,13 +152,13 @@ class Converter {
     if (!bytes.ok()) return bytes.status();
     ConstTensorView view{
         .type = *type, .shape = tensor.shape, .strides = {}, .data = nullptr};
-    if (tensor.float_count > 0) {
+    if (tensor.float_values.count > 0) {
       const auto wanted = *bytes / static_cast<int64_t>(sizeof(float));
-      if (tensor.float_count != wanted) {
+      if (tensor.float_values.count != wanted) {
         return WrongLength(absl::StrCat(field, ".float_values"), tensor,
-                           tensor.float_count, "numbers", wanted, *type);
+                           tensor.float_values.count, "numbers", wanted, *type);
       }
-      request_.payloads.push_back(std::move(tensor.float_values));
+      request_.payloads.push_back(std::move(tensor.float_values.values));
     } else {
       if (tensor.data.remaining() != *bytes) {
         return WrongLength(absl::StrCat(field, ".data"), tensor,

@@ -11,9 +11,9 @@
 #include "absl/status/statusor.h"
 #include "base/buffer_pool.h"
 #include "kernel/attention.h"
-#include "server/wire/memory_meter.h"
-#include "server/wire/request_decoder.h"
-#include "server/wire/slice_reader.h"
+#include "wire/compute_request.h"
+#include "wire/memory_meter.h"
+#include "wire/slice_reader.h"
 
 namespace attention::server {
 

@@ -15,10 +15,10 @@
 #include "server/admission/refusals.h"
 #include "server/convert.h"
 #include "server/logging.h"
+#include "server/response_encoder.h"
 #include "server/rpc/admitted_call.h"
 #include "server/status.h"
-#include "server/wire/request_decoder.h"
-#include "server/wire/response_encoder.h"
+#include "wire/compute_request.h"
 
 namespace attention::server {
 namespace {
@@ -307,7 +307,7 @@ class ComputeCall final : public AdmittedCall {
   std::vector<grpc::Slice> slices_;
   KernelRequest kernel_request_;
   std::optional<AttentionPlan> plan_;
-  std::optional<wire::ResponseEncoder> encoder_;
+  std::optional<ResponseEncoder> encoder_;
 };
 
 }  // namespace

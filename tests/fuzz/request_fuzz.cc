@@ -21,8 +21,8 @@
 #include "base/executor.h"
 #include "kernel/attention.h"
 #include "server/convert.h"
-#include "server/wire/memory_meter.h"
-#include "server/wire/request_decoder.h"
+#include "wire/compute_request.h"
+#include "wire/memory_meter.h"
 
 namespace attention::server {
 namespace {

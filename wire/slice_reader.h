@@ -1,6 +1,6 @@
 // Reads protobuf's wire format from the slices of a received message, in place.
-#ifndef ATTENTION_SERVER_WIRE_SLICE_READER_H_
-#define ATTENTION_SERVER_WIRE_SLICE_READER_H_
+#ifndef ATTENTION_WIRE_SLICE_READER_H_
+#define ATTENTION_WIRE_SLICE_READER_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -8,7 +8,7 @@
 #include "absl/types/span.h"
 #include "grpcpp/support/slice.h"
 
-namespace attention::server::wire {
+namespace attention::wire {
 
 // Low three bits of a tag.
 enum class WireType : uint8_t {
@@ -72,6 +72,6 @@ class SliceReader {
   size_t remaining_ = 0;
 };
 
-}  // namespace attention::server::wire
+}  // namespace attention::wire
 
-#endif  // ATTENTION_SERVER_WIRE_SLICE_READER_H_
+#endif  // ATTENTION_WIRE_SLICE_READER_H_

@@ -1,11 +1,11 @@
-#include "server/wire/slice_reader.h"
+#include "wire/slice_reader.h"
 
 #include <gtest/gtest.h>
 
 #include <string>
 #include <vector>
 
-namespace attention::server::wire {
+namespace attention::wire {
 namespace {
 
 // One slice a byte, with empty ones between.
@@ -150,4 +150,4 @@ TEST(SliceReaderTest, CountsTheTagsInGroups) {
 }
 
 }  // namespace
-}  // namespace attention::server::wire
+}  // namespace attention::wire

@@ -1,6 +1,6 @@
 // Element types by their numbers on the wire.
-#ifndef ATTENTION_SERVER_WIRE_DATA_TYPE_H_
-#define ATTENTION_SERVER_WIRE_DATA_TYPE_H_
+#ifndef ATTENTION_WIRE_DATA_TYPE_H_
+#define ATTENTION_WIRE_DATA_TYPE_H_
 
 #include <cstdint>
 #include <optional>
@@ -8,7 +8,7 @@
 #include "attention/v1/attention.pb.h"
 #include "kernel/data_type.h"
 
-namespace attention::server::wire {
+namespace attention::wire {
 
 constexpr v1::DataType ToWire(DataType type) {
   switch (type) {
@@ -56,6 +56,6 @@ constexpr std::optional<DataType> FromWire(int32_t number) {
   }
 }
 
-}  // namespace attention::server::wire
+}  // namespace attention::wire
 
-#endif  // ATTENTION_SERVER_WIRE_DATA_TYPE_H_
+#endif  // ATTENTION_WIRE_DATA_TYPE_H_

@@ -1,6 +1,6 @@
 // Memory that is asked for before it is taken.
-#ifndef ATTENTION_SERVER_WIRE_MEMORY_METER_H_
-#define ATTENTION_SERVER_WIRE_MEMORY_METER_H_
+#ifndef ATTENTION_WIRE_MEMORY_METER_H_
+#define ATTENTION_WIRE_MEMORY_METER_H_
 
 #include <cstdint>
 #include <functional>
@@ -8,7 +8,7 @@
 
 #include "absl/status/status.h"
 
-namespace attention::server::wire {
+namespace attention::wire {
 
 // Counts what decoding a message takes, and asks whoever bounds it for more
 // than was granted to begin with. Thread-compatible.
@@ -46,6 +46,6 @@ class MemoryMeter {
   Grant grant_;
 };
 
-}  // namespace attention::server::wire
+}  // namespace attention::wire
 
-#endif  // ATTENTION_SERVER_WIRE_MEMORY_METER_H_
+#endif  // ATTENTION_WIRE_MEMORY_METER_H_

@@ -1,10 +1,10 @@
-#include "server/wire/slice_reader.h"
+#include "wire/slice_reader.h"
 
 #include <algorithm>
 #include <cstring>
 #include <limits>
 
-namespace attention::server::wire {
+namespace attention::wire {
 namespace {
 
 constexpr int kMaxVarintBytes = 10;
@@ -150,4 +150,4 @@ bool SliceReader::SkipGroup(uint32_t field, int depth, int64_t* tags) {
   return false;
 }
 
-}  // namespace attention::server::wire
+}  // namespace attention::wire

@@ -1,22 +1,19 @@
 // The answer's tensors, laid out so that the kernel writes what is sent.
-#ifndef ATTENTION_SERVER_WIRE_RESPONSE_ENCODER_H_
-#define ATTENTION_SERVER_WIRE_RESPONSE_ENCODER_H_
+#ifndef ATTENTION_SERVER_RESPONSE_ENCODER_H_
+#define ATTENTION_SERVER_RESPONSE_ENCODER_H_
 
-#include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "absl/container/inlined_vector.h"
 #include "attention/v1/attention.pb.h"
 #include "base/buffer_pool.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "kernel/attention.h"
+#include "wire/in_place_tensor.h"
 
-namespace attention::server::wire {
+namespace attention::server {
 
-// Bytes of a ComputeAttentionResponse around payloads in place: each tensor is
-// one piece of memory, its payload aligned for the kernel, the message's field
-// headers written right before it. Used once: construct, look at bytes(),
+// A ComputeAttentionResponse. Used once: construct, look at bytes(),
 // Allocate(), compute, Finish().
 class ResponseEncoder {
  public:
@@ -24,7 +21,7 @@ class ResponseEncoder {
   // other types.
   ResponseEncoder(const AttentionPlan& plan, bool float_values);
 
-  // An upper bound of the message's size, less than 200 bytes a tensor above
+  // An upper bound of the message's size, less than 200 bytes per tensor above
   // the payloads; saturates at the largest int64_t.
   int64_t bytes() const { return bytes_; }
 
@@ -40,29 +37,16 @@ class ResponseEncoder {
 
  private:
   struct Part {
-    int field;
-    TensorSpec spec;
+    wire::InPlaceTensor tensor;
     // Where the kernel writes in AttentionOutputs.
     void* AttentionOutputs::* target;
-    // Header, payload, and room for the timing.
-    Buffer message;
-    // What the kernel writes where that has to be converted.
-    Buffer unconverted;
   };
 
-  void Add(int field, const TensorSpec& spec, void* AttentionOutputs::* target);
-  bool Converts(const Part& part) const;
-  int64_t PayloadBytes(const Part& part) const;
-  // Writes the field's header so that it ends at the payload; returns where it
-  // begins.
-  size_t WriteHeader(const Part& part) const;
-
-  const bool float_values_;
   int64_t bytes_ = 0;
   int64_t held_bytes_ = 0;
   absl::InlinedVector<Part, 2> parts_;
 };
 
-}  // namespace attention::server::wire
+}  // namespace attention::server
 
-#endif  // ATTENTION_SERVER_WIRE_RESPONSE_ENCODER_H_
+#endif  // ATTENTION_SERVER_RESPONSE_ENCODER_H_

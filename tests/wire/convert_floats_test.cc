@@ -1,4 +1,4 @@
-#include "server/wire/convert_floats.h"
+#include "wire/convert_floats.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-namespace attention::server::wire {
+namespace attention::wire {
 namespace {
 
 template <typename T>
@@ -47,4 +47,4 @@ TEST(ConvertFloatsTest, Float32IsCopied) {
 }
 
 }  // namespace
-}  // namespace attention::server::wire
+}  // namespace attention::wire

@@ -1,10 +1,10 @@
-#include "server/wire/convert_floats.h"
+#include "wire/convert_floats.h"
 
 #include <cstring>
 
 #include "kernel/convert.h"
 
-namespace attention::server::wire {
+namespace attention::wire {
 namespace {
 
 template <typename Element, typename Convert>
@@ -35,4 +35,4 @@ void ConvertToFloats(DataType type, const void* source, int64_t count,
   }
 }
 
-}  // namespace attention::server::wire
+}  // namespace attention::wire

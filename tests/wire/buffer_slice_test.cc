@@ -1,4 +1,4 @@
-#include "server/wire/buffer_slice.h"
+#include "wire/buffer_slice.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 
 #include "base/buffer_pool.h"
 
-namespace attention::server::wire {
+namespace attention::wire {
 namespace {
 
 constexpr size_t kMega = size_t{1} << 20;
@@ -32,4 +32,4 @@ TEST(BufferSliceTest, GivesItsMemoryBack) {
 }
 
 }  // namespace
-}  // namespace attention::server::wire
+}  // namespace attention::wire

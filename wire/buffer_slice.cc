@@ -1,8 +1,8 @@
-#include "server/wire/buffer_slice.h"
+#include "wire/buffer_slice.h"
 
 #include <utility>
 
-namespace attention::server::wire {
+namespace attention::wire {
 
 grpc::Slice ToSlice(Buffer buffer, size_t begin, size_t end) {
   std::byte* data = buffer.data() + begin;
@@ -12,4 +12,4 @@ grpc::Slice ToSlice(Buffer buffer, size_t begin, size_t end) {
       [](void* owner) { delete static_cast<Buffer*>(owner); }, owner);
 }
 
-}  // namespace attention::server::wire
+}  // namespace attention::wire

@@ -1,4 +1,4 @@
-#include "server/wire/response_encoder.h"
+#include "server/response_encoder.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-namespace attention::server::wire {
+namespace attention::server {
 namespace {
 
 v1::Timing SomeTiming() {
@@ -142,4 +142,4 @@ TEST(ResponseEncoderTest, SizeSaturates) {
 }
 
 }  // namespace
-}  // namespace attention::server::wire
+}  // namespace attention::server

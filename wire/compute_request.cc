@@ -1,0 +1,83 @@
+#include "wire/compute_request.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/field_error.h"
+
+namespace attention::wire {
+
+using v1::ComputeAttentionRequest;
+
+void RequestDecoder::Decode(MessageReader& reader, RequestFields* fields) {
+  const auto list = [&](absl::string_view field, std::vector<int64_t>* list) {
+    reader.Integers(absl::StrCat(prefix_, field), most_numbers_, list);
+  };
+  while (reader.Next()) {
+    switch (reader.field()) {
+      case ComputeAttentionRequest::kQueryFieldNumber:
+        DecodeTensor(reader, &fields->query);
+        break;
+      case ComputeAttentionRequest::kKeyFieldNumber:
+        DecodeTensor(reader, &fields->key);
+        break;
+      case ComputeAttentionRequest::kValueFieldNumber:
+        DecodeTensor(reader, &fields->value);
+        break;
+      case ComputeAttentionRequest::kMaskFieldNumber:
+        DecodeTensor(reader, &fields->mask);
+        break;
+      case ComputeAttentionRequest::kPastKeyFieldNumber:
+        DecodeTensor(reader, &fields->past_key);
+        break;
+      case ComputeAttentionRequest::kPastValueFieldNumber:
+        DecodeTensor(reader, &fields->past_value);
+        break;
+      case ComputeAttentionRequest::kValidLengthsFieldNumber:
+        list("valid_lengths", &fields->valid_lengths);
+        break;
+      case ComputeAttentionRequest::kQueryStartsFieldNumber:
+        list("query_starts", &fields->query_starts);
+        break;
+      case ComputeAttentionRequest::kKeyStartsFieldNumber:
+        list("key_starts", &fields->key_starts);
+        break;
+      case ComputeAttentionRequest::kOptionsFieldNumber:
+        DecodeOptions(reader, &fields->options);
+        break;
+      default:
+        reader.Skip();
+    }
+  }
+}
+
+void RequestDecoder::DecodeOptions(MessageReader& reader,
+                                   v1::AttentionOptions* options) {
+  SliceReader part;
+  if (!reader.Bytes(&part)) return;
+  const std::string path = absl::StrCat(prefix_, "options");
+  if (++options_parts_ > kMaxOptionsParts) {
+    return reader.decoding().Refuse(
+        FieldError(path, absl::StrCat("got more than ", kMaxOptionsParts,
+                                      " parts, the most there may be")));
+  }
+  options_bytes_ += part.remaining();
+  if (options_bytes_ > kMaxOptionsBytes) {
+    return reader.decoding().Refuse(LimitError(
+        path, absl::StrCat("got ", options_bytes_, " bytes, wanted at most ",
+                           kMaxOptionsBytes)));
+  }
+  reader.Merge(part, options);
+}
+
+absl::StatusOr<RequestFields> DecodeRequest(
+    absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter,
+    size_t most_numbers) {
+  Decoding decoding("request", "attention.v1.ComputeAttentionRequest", pool,
+                    meter);
+  MessageReader reader(SliceReader(slices), decoding);
+  RequestFields fields;
+  RequestDecoder("", most_numbers).Decode(reader, &fields);
+  if (!decoding.ok()) return decoding.status();
+  return fields;
+}
+
+}  // namespace attention::wire
