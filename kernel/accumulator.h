@@ -12,14 +12,15 @@
 // merge along one tree. RunAttention() is the same computation without state
 // between its blocks.
 //
-// A part of the keys: an accumulator made for a range of keys takes only
-// these. Export() gives its partial results, which another accumulator takes
-// with Merge() in place of the keys.
+// A part of the keys: an accumulator made by CreatePart() takes only these.
+// Export() gives its partial results, which another accumulator takes with
+// Merge() in place of the keys.
 #ifndef ATTENTION_KERNEL_ACCUMULATOR_H_
 #define ATTENTION_KERNEL_ACCUMULATOR_H_
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -71,32 +72,37 @@ struct AddedKeys {
 // Thread-compatible: one function or job at a time.
 class Accumulator {
  public:
-  // Of the plan's rows over the plan's keys [keys.begin, keys.end): by default
-  // all of them. Both ends are multiples of kKeyBlock or the number of keys.
-  // The plan's key, value and mask need no data, its query does, until the
-  // rows are finished.
-  //
-  // `outputs`: where finished rows are written, as in RunAttention(); unused
-  // with only a part of the keys.
-  //
-  // Errors: InvalidArgument for plans that return scores or present keys, and
-  // for ranges that do not begin or end at blocks. Throws std::bad_alloc.
-  struct KeyRange {
+  // Internal.
+  class Impl;
+
+  // Keys [begin, end) of each sequence.
+  struct Keys {
     int64_t begin = 0;
-    int64_t end = -1;  // -1: the number of keys (ragged: of the longest)
+    int64_t end = std::numeric_limits<int64_t>::max();  // its last key
   };
+
+  // Of the plan's rows over all keys. The plan's key, value and mask need no
+  // data; its query does, until the rows are finished, and so does memory for
+  // the outputs, which are written as in RunAttention().
+  //
+  // Errors: InvalidArgument for plans that return scores or present keys.
+  // Throws std::bad_alloc.
   static absl::StatusOr<Accumulator> Create(const AttentionPlan& plan,
-                                            const AttentionOutputs& outputs,
-                                            KeyRange keys);
-  static absl::StatusOr<Accumulator> Create(const AttentionPlan& plan,
-                                            const AttentionOutputs& outputs) {
-    return Create(plan, outputs, {});
-  }
+                                            const AttentionOutputs& outputs);
+
+  // The same over a part of the keys, for Export(): no row is ever finished.
+  // Errors: also InvalidArgument where `keys` does not begin at a multiple of
+  // kKeyBlock, or does not end at one or with the last key.
+  static absl::StatusOr<Accumulator> CreatePart(const AttentionPlan& plan,
+                                                Keys keys);
 
   // The most memory that an accumulator of all keys takes, beside the plan,
-  // its query and outputs: the state of all rows, and what `threads` threads
-  // work in. In bytes; saturates at the largest int64_t.
-  static int64_t Bytes(const AttentionPlan& plan, int threads);
+  // its query and outputs: the state of rows that are not finished, and what
+  // `threads` threads work in. In bytes; saturates at the largest int64_t.
+  // `sequences`: with RAGGED, how many are begun and not finished at any time;
+  // by default all.
+  static int64_t Bytes(const AttentionPlan& plan, int threads,
+                       int64_t sequences = std::numeric_limits<int64_t>::max());
 
   Accumulator(Accumulator&&) noexcept;
   Accumulator& operator=(Accumulator&&) noexcept;
@@ -119,21 +125,23 @@ class Accumulator {
       const AddedKeys& keys, int threads,
       absl::AnyInvocable<void(absl::Status)> done);
 
-  // Takes the partial results of other keys in place of the keys. `partial`
-  // must begin at the block where the keys so far ended.
+  // Takes the partial results of other keys in place of the keys: `partial`
+  // must begin at the block where the keys of all sequences ended so far, be of
+  // as many rows and columns, and of the same precision; else InvalidArgument,
+  // and nothing has changed. Other errors as for Add().
   absl::Status Merge(const Partial& partial, Executor& executor,
                      const std::atomic<bool>* cancelled = nullptr);
 
-  // Writes the rows that are not finished. FailedPrecondition if keys are
-  // missing.
+  // Writes the rows that are not finished yet. FailedPrecondition if keys are
+  // missing, and then nothing has changed. Other errors as for Add().
   absl::Status Finish(Executor& executor,
                       const std::atomic<bool>* cancelled = nullptr);
   absl::StatusOr<std::unique_ptr<Executor::Job>> MakeFinishJob(
       int threads, absl::AnyInvocable<void(absl::Status)> done);
 
-  // The partial results so far, in ascending order: as few nodes of the tree
-  // of blocks as cover the keys. FailedPrecondition where rows have been
-  // finished, which is so when a part ends with the last key of all.
+  // The partial results of a part, in ascending order: as few nodes of the tree
+  // of blocks as cover its keys. FailedPrecondition if keys are missing, or for
+  // an accumulator of all keys. Other errors as for Add().
   absl::StatusOr<std::vector<Partial>> Export(
       Executor& executor, const std::atomic<bool>* cancelled = nullptr) &&;
 
@@ -142,7 +150,6 @@ class Accumulator {
   int64_t finished_queries() const;
 
  private:
-  struct Impl;
   explicit Accumulator(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -48,13 +48,10 @@
 #include "absl/types/span.h"
 #include "base/executor.h"
 #include "base/field_error.h"
+#include "kernel/key_values.h"
 #include "kernel/tensor_view.h"
 
 namespace attention {
-
-// Keys a block. Partial results over parts of the keys merge to the bits of the
-// whole where the parts begin at multiples of it.
-inline constexpr int64_t kKeyBlock = 256;
 
 // Axes of the tensors; shapes are given in attention.proto's Layout.
 enum class Layout : uint8_t {
@@ -145,7 +142,7 @@ struct AttentionOutputs {
   void* present_value = nullptr;
 };
 
-// The checked geometry of one computation; internal (kernel/problem.h).
+// The checked geometry of one computation; internal (kernel/plan/problem.h).
 struct Problem;
 
 // A request found valid, and what it will write. Refers to the memory of the
@@ -205,38 +202,6 @@ absl::Status RunAttention(const AttentionPlan& plan,
 std::unique_ptr<Executor::Job> MakeAttentionJob(
     const AttentionPlan& plan, const AttentionOutputs& outputs, int threads,
     absl::AnyInvocable<void(absl::Status)> done);
-
-// Results over a block-aligned part of the keys, to be merged with those over
-// the other parts: what threads, streams and shards exchange. Immutable, copied
-// cheaply.
-class AttentionPart {
- public:
-  struct Impl;
-  explicit AttentionPart(std::shared_ptr<const Impl> impl)
-      : impl_(std::move(impl)) {}
-  const Impl& impl() const { return *impl_; }
-
- private:
-  std::shared_ptr<const Impl> impl_;
-};
-
-// Computes what keys [key_begin, key_end) contribute, reading no other key or
-// value. Both ends must be multiples of kKeyBlock, key_end the number of keys
-// T instead where that comes first (ragged: the longest sequence's);
-// InvalidArgument otherwise. See RunAttention for the rest, its other errors
-// included.
-absl::StatusOr<AttentionPart> RunAttentionPart(
-    const AttentionPlan& plan, int64_t key_begin, int64_t key_end,
-    Executor& executor, const std::atomic<bool>* cancelled = nullptr);
-
-// Merges parts, computed by this plan or by equal ones, to the bits
-// RunAttention would give. `parts` must cover all keys, in ascending order,
-// without overlap; InvalidArgument otherwise. Other errors are RunAttention's.
-absl::Status MergeAttentionParts(const AttentionPlan& plan,
-                                 absl::Span<const AttentionPart> parts,
-                                 const AttentionOutputs& outputs,
-                                 Executor& executor,
-                                 const std::atomic<bool>* cancelled = nullptr);
 
 // The SIMD target in use, by Google Highway's name ("AVX3", "AVX2", "NEON").
 absl::string_view SimdTarget();

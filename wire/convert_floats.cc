@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "kernel/convert.h"
+#include "kernel/cpu/convert.h"
 
 namespace attention::wire {
 namespace {

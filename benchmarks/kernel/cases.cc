@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernel/convert.h"
+#include "kernel/cpu/convert.h"
 
 namespace attention::benchmarks {
 namespace {

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "base/parallel_for.h"
 #include "benchmarks/kernel/huge_page_allocator.h"
 #include "kernel/attention.h"
 

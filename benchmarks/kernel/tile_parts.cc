@@ -7,9 +7,9 @@
 
 #include "absl/functional/function_ref.h"
 #include "kernel/attention.h"
-#include "kernel/scratch.h"
+#include "kernel/cpu/row_task.h"
 
-// As in kernel/attention_simd.cc.
+// As in kernel/cpu/dispatch.cc.
 #define HWY_DISABLED_TARGETS                                               \
   (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | \
    HWY_SVE2_128 | HWY_RVV)
@@ -18,8 +18,8 @@
 #include "hwy/aligned_allocator.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
-#include "kernel/softmax-inl.h"
-#include "kernel/tile-inl.h"
+#include "kernel/cpu/softmax-inl.h"
+#include "kernel/cpu/tile-inl.h"
 
 #ifndef ATTENTION_BENCHMARKS_KERNEL_TILE_PARTS_CC_ONCE_
 #define ATTENTION_BENCHMARKS_KERNEL_TILE_PARTS_CC_ONCE_
@@ -50,8 +50,8 @@ namespace HWY_NAMESPACE {
 
 TileParts MeasureHere(int64_t head_size) {
   namespace kernel = ::attention::HWY_NAMESPACE;
-  using Math = kernel::Exact<float>;
-  Math math;
+  using Arithmetic = kernel::Exact<float>;
+  Arithmetic arithmetic;
   constexpr int64_t kRows = kernel::kTileRows;
   const auto filled = [](int64_t size) {
     auto memory = hwy::AllocateAligned<float>(size);
@@ -70,13 +70,13 @@ TileParts MeasureHere(int64_t head_size) {
   TileParts parts;
   parts.rows = kRows;
   parts.scores = Time([&]() HWY_ATTR {
-    kernel::ScoreBlock(math, kRows, query.get(), head_size, packed.get(), 0,
-                       kKeyBlock, 0.01f, scores.get(), prefetcher);
+    kernel::ScoreBlock(arithmetic, kRows, query.get(), head_size, packed.get(),
+                       0, kKeyBlock, 0.01f, scores.get(), prefetcher);
   });
   parts.weighted_sums = Time([&]() HWY_ATTR {
-    kernel::WeightBlock(math, kRows, scores.get(), kKeyBlock, values.get(),
-                        head_size, head_size, output.get(), head_size,
-                        prefetcher);
+    kernel::WeightBlock(arithmetic, kRows, scores.get(), kKeyBlock,
+                        values.get(), head_size, head_size, output.get(),
+                        head_size, prefetcher);
   });
   parts.softmax = Time([&]() HWY_ATTR {
     float max[kRows];
@@ -84,8 +84,8 @@ TileParts MeasureHere(int64_t head_size) {
       max[r] = kernel::LargestScore(lanes, scores.get() + r * kKeyBlock);
     }
     for (int64_t r = 0; r < kRows; ++r) {
-      output[r] = kernel::Exponentiate<Math>(max[r], lanes,
-                                             scores.get() + r * kKeyBlock);
+      output[r] = kernel::Exponentiate<Arithmetic>(
+          max[r], lanes, scores.get() + r * kKeyBlock);
     }
   });
   const double packing = Time([&]() HWY_ATTR {

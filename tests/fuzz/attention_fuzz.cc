@@ -14,7 +14,7 @@
 
 #include "base/executor.h"
 #include "kernel/attention.h"
-#include "kernel/simd_targets.h"
+#include "kernel/cpu/simd_targets.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/reference.h"
 #include "tests/support/tensor.h"

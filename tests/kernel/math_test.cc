@@ -1,7 +1,7 @@
 // The kernel's exp and tanh against the C library in a wider type: every float,
 // many doubles, on every SIMD target.
 #ifndef HWY_DISABLED_TARGETS
-// As in kernel/attention_simd.cc.
+// As in kernel/cpu/dispatch.cc.
 #define HWY_DISABLED_TARGETS                                               \
   (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | \
    HWY_SVE2_128 | HWY_RVV)
@@ -10,7 +10,7 @@
 #define HWY_TARGET_INCLUDE "tests/kernel/math_test.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
-#include "kernel/math-inl.h"
+#include "kernel/cpu/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace attention {

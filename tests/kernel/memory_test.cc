@@ -10,7 +10,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
+#include <optional>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -18,11 +20,14 @@
 
 #include "base/executor.h"
 #include "base/parallel_for.h"
+#include "kernel/accumulator.h"
 #include "kernel/attention.h"
-#include "kernel/problem.h"
-#include "kernel/scratch.h"
-#include "kernel/tasks.h"
+#include "kernel/cpu/row_task.h"
+#include "kernel/cpu/task_memory.h"
+#include "kernel/cpu/tasks.h"
+#include "kernel/plan/problem.h"
 #include "tests/support/attention_case.h"
+#include "tests/support/key_blocks.h"
 
 namespace {
 
@@ -131,21 +136,28 @@ double RoundedUp(int64_t number) {
   return static_cast<double>(RoundUp(number, 16));
 }
 
-// What kernel/scratch.h says a task's memory is, in bytes; no vector has more
-// than 16 elements, some CPUs' have 2. First what rows and keys do not change,
-// at the least.
+// What kernel/cpu/scratch.h says a thread works in, in bytes; no vector has
+// more than 16 elements, some CPUs' have 2. First what tiles do not change, at
+// the least.
 double FixedScratchBytes(const Sizes& sizes, double element_bytes) {
   return element_bytes * 256 *
          static_cast<double>(sizes.head_size + sizes.value_head_size);
 }
 double ScratchBytes(const Sizes& sizes, double element_bytes,
                     int64_t tile_rows) {
+  return element_bytes * 256 *
+         (static_cast<double>(sizes.head_size) +
+          RoundedUp(sizes.value_head_size) +
+          static_cast<double>(tile_rows + 1));
+}
+// What kernel/cpu/row_state.h says the state of a task's rows is.
+double StateBytes(const Sizes& sizes, double element_bytes) {
   const double r = RoundedUp(sizes.query_length);
-  const auto d = static_cast<double>(sizes.head_size);
-  const double dv = RoundedUp(sizes.value_head_size);
-  const auto t = static_cast<double>(sizes.key_length);
-  return element_bytes * ((r + 256) * d + 16 + 256 * (dv + tile_rows + 1) +
-                          (2 + std::log2(1 + t / 256)) * r * (dv + 2));
+  const double levels =
+      2 + std::log2(1 + static_cast<double>(sizes.key_length) / 256);
+  return element_bytes * (r * static_cast<double>(sizes.head_size) + 16 +
+                          levels * r * (RoundedUp(sizes.value_head_size) + 2)) +
+         8 * (levels + 11);
 }
 
 // The largest piece of memory a new thread takes to compute.
@@ -159,7 +171,7 @@ size_t BytesTaken(const Sizes& sizes, const Kind& kind) {
   return largest_allocation;
 }
 
-TEST(MemoryTest, ScratchGrowsWithTheLogarithmOfTheKeys) {
+TEST(MemoryTest, StateGrowsWithTheLogarithmOfTheKeys) {
   // Highway's allocator aligns to, and sets apart, by this at the most.
   constexpr double kAlignment = 4096;
   for (const Kind& kind : kKinds) {
@@ -172,9 +184,11 @@ TEST(MemoryTest, ScratchGrowsWithTheLogarithmOfTheKeys) {
         if (keys * rows > 10000000) continue;
         const Sizes sizes = {1, 1, 1, rows, keys, size, value_size};
         const auto bytes = static_cast<double>(BytesTaken(sizes, kind));
-        EXPECT_LE(bytes, ScratchBytes(sizes, element, tile_rows) + kAlignment)
+        EXPECT_LE(bytes, std::max(ScratchBytes(sizes, element, tile_rows),
+                                  StateBytes(sizes, element)) +
+                             kAlignment)
             << Name(kind) << ", " << keys << " keys";
-        // It is the scratch that was seen.
+        // It is one of the two that was seen.
         EXPECT_GE(bytes, FixedScratchBytes(sizes, element))
             << Name(kind) << ", " << keys << " keys";
       }
@@ -291,15 +305,18 @@ TEST(MemoryTest, AbsurdShapesTakeNoMoreThanWasSaid) {
   }
 }
 
-// Runs `function` with ever more allocations that succeed, until it does.
+// Runs `function` with ever more allocations that succeed, until it does; each
+// time after `prepare`, whose allocations all succeed.
 template <typename Function>
-void ExpectNoMoreThanAStatus(const Function& function) {
+void ExpectNoMoreThanAStatus(
+    const Function& function, const std::function<void()>& prepare = [] {}) {
   int failures = 0;
   for (int64_t left = 0;; ++left) {
+    prepare();
     // Of a new thread, which has no memory yet.
     absl::Status status;
     std::thread([&] {
-      TakeScratch();  // As in the executor's threads.
+      FreeTaskMemory();  // As in the executor's threads.
       allocations_left = left;
       status = function();
       allocations_left = std::numeric_limits<int64_t>::max();
@@ -310,6 +327,48 @@ void ExpectNoMoreThanAStatus(const Function& function) {
     ASSERT_LT(left, 1000);
   }
   EXPECT_GT(failures, 0);
+}
+
+// Every step of an accumulator fails with no more than a status, and another
+// one then takes the same keys.
+void ExpectAccumulatorFailsWell(AttentionCase request, Executor& executor) {
+  request.options.return_present = false;
+  Random random(2);
+  const AttentionPlan plan =
+      PlanAttention(WithoutKeys(request), request.options).value();
+  Tensor output(plan.output.type, plan.output.shape);
+  AttentionOutputs outputs;
+  outputs.output = output.data();
+  const int64_t sequences = SequencesOf(request);
+  const int64_t keys = KeysOf(request, 0);
+  const KeyBlocks first(random, request, 0, sequences, 0, kKeyBlock);
+  const KeyBlocks last(random, request, 0, sequences, kKeyBlock, keys);
+  // A step that has failed is the accumulator's last.
+  const auto begun = [&] {
+    Accumulator accumulator = Accumulator::Create(plan, outputs).value();
+    EXPECT_TRUE(accumulator.Add(first.added(), executor).ok());
+    return accumulator;
+  };
+  const auto part = [&] {
+    Accumulator accumulator =
+        Accumulator::CreatePart(plan, {kKeyBlock, keys}).value();
+    EXPECT_TRUE(accumulator.Add(last.added(), executor).ok());
+    return accumulator;
+  };
+  const std::vector<Partial> partials = part().Export(executor).value();
+  std::optional<Accumulator> accumulator;
+  ExpectNoMoreThanAStatus(
+      [&] { return accumulator->Add(first.added(), executor); },
+      [&] { accumulator = Accumulator::Create(plan, outputs).value(); });
+  ExpectNoMoreThanAStatus(
+      [&] { return accumulator->Add(last.added(), executor); },
+      [&] { accumulator = begun(); });
+  ExpectNoMoreThanAStatus(
+      [&] { return accumulator->Merge(partials[0], executor); },
+      [&] { accumulator = begun(); });
+  ExpectNoMoreThanAStatus(
+      [&] { return std::move(*accumulator).Export(executor).status(); },
+      [&] { accumulator = part(); });
 }
 
 TEST(MemoryTest, BlockingFunctionsReportWantOfMemory) {
@@ -333,21 +392,12 @@ TEST(MemoryTest, BlockingFunctionsReportWantOfMemory) {
       // memory to free at its end.
       std::barrier meeting(threads + 1);
       ParallelFor(executor, threads + 1, [&](int64_t) {
-        TakeScratch();
+        FreeTaskMemory();
         meeting.arrive_and_wait();
       });
       ExpectNoMoreThanAStatus(
           [&] { return RunAttention(plan, outputs, executor); });
-      std::vector<AttentionPart> parts;
-      for (int64_t begin : {int64_t{0}, kKeyBlock}) {
-        const int64_t end = begin == 0 ? kKeyBlock : sizes.key_length;
-        ExpectNoMoreThanAStatus([&] {
-          return RunAttentionPart(plan, begin, end, executor).status();
-        });
-        parts.push_back(RunAttentionPart(plan, begin, end, executor).value());
-      }
-      ExpectNoMoreThanAStatus(
-          [&] { return MergeAttentionParts(plan, parts, outputs, executor); });
+      ExpectAccumulatorFailsWell(request, executor);
     }
   }
 }

@@ -514,6 +514,7 @@ TEST(SameBitsTest, TasksLeftAfterEachBlock) {
         AttentionCase request =
             NormalCase(random, {2, 2, 1, rows, keys, 16, 24}, kind);
         request.options.return_scores = Scores::kWeights;
+        request.options.sinks = {0.5, 2};
         const AttentionPlan plan =
             PlanAttention(request.inputs(), request.options).value();
         const KernelResult expected = RunKernel(request);

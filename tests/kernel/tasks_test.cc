@@ -1,5 +1,5 @@
 // How the rows of a request are shared out among threads.
-#include "kernel/tasks.h"
+#include "kernel/cpu/tasks.h"
 
 #include <gtest/gtest.h>
 
@@ -15,7 +15,7 @@
 
 #include "base/executor.h"
 #include "kernel/attention.h"
-#include "kernel/problem.h"
+#include "kernel/plan/problem.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/tensor.h"
 

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "kernel/simd_targets.h"
+#include "kernel/cpu/simd_targets.h"
 #include "tests/support/reference_request.h"
 
 namespace attention::test {

@@ -1,0 +1,765 @@
+#include "kernel/accumulator.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "base/executor.h"
+#include "kernel/attention.h"
+#include "kernel/cpu/attention_job.h"
+#include "kernel/cpu/dispatch.h"
+#include "kernel/cpu/kernel_job.h"
+#include "kernel/cpu/partials.h"
+#include "kernel/cpu/row_stretch.h"
+#include "kernel/cpu/row_task.h"
+#include "kernel/cpu/subtrees.h"
+#include "kernel/cpu/task_memory.h"
+#include "kernel/cpu/task_rows.h"
+#include "kernel/cpu/tasks.h"
+#include "kernel/key_values.h"
+#include "kernel/plan/checks.h"
+#include "kernel/plan/problem.h"
+
+namespace attention {
+namespace {
+
+constexpr int64_t kNoEnd = std::numeric_limits<int64_t>::max();
+constexpr BlockRange kAfterTheLast = {kNoEnd, kNoEnd};
+
+// Keys that task's rows see, mask tensor aside.
+KeyRange SeenBy(const Problem& problem, const RowTask& task) {
+  const Sequence sequence = problem.GetSequence(task.sequence);
+  const KeyRange first =
+      problem.Visible(sequence, task.row_begin / problem.group());
+  const KeyRange last =
+      problem.Visible(sequence, (task.row_end - 1) / problem.group());
+  // Neither end decreases from one query to the next.
+  return {first.begin, last.end};
+}
+
+template <typename T>
+int64_t BytesAs(const AttentionPlan& plan, int threads, int64_t sequences) {
+  const Problem& p = *plan.problem;
+  const int64_t rows = NumRows(p);
+  if (rows == 0) return 0;
+  const RowFunctions<T> functions = FunctionsFor<T>(p);
+  const int64_t tasks = MostTasks(p);
+  constexpr int64_t kBytesPerTask =
+      RowCutter::kBytesPerTask + sizeof(TaskState) + sizeof(int64_t) + 1;
+  int64_t bytes = SaturatingAdd(0, tasks, kBytesPerTask);
+  bytes = SaturatingAdd(bytes, p.ragged ? p.batch : 0, sizeof(int64_t));
+  bytes = SaturatingAdd(bytes, threads, functions.scratch_bytes(p));
+  // Sequences that are not finished, each with the rows of the longest.
+  const int64_t open = p.ragged ? std::min(sequences, p.batch) : p.batch;
+  const int64_t sequence_rows = p.longest_query * p.group();
+  // No task has fewer rows than a tile, but for the last of a head.
+  const int64_t rows_per_task = std::min(sequence_rows, kMaxTileRows);
+  const int64_t tasks_per_head =
+      (sequence_rows + rows_per_task - 1) / rows_per_task;
+  const int64_t per_head =
+      SaturatingAdd(0, tasks_per_head, functions.state_bytes(p, rows_per_task));
+  return SaturatingAdd(bytes, open * p.kv_heads, per_head);
+}
+
+absl::Status WrongKeys(int64_t view, absl::string_view what, int64_t got,
+                       int64_t wanted) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "views[", view, "].", what, ": got ", got, ", wanted ", wanted));
+}
+
+}  // namespace
+
+// Everything but what depends on the precision.
+class Accumulator::Impl {
+ public:
+  Impl(const AttentionPlan& plan, const AttentionOutputs& outputs,
+       std::optional<Keys> part)
+      : problem_(*plan.problem),
+        is_part_(part.has_value()),
+        outputs_(outputs),
+        end_(part ? part->end : kNoEnd) {
+    problem_.by_views = true;
+    if (part) problem_.first_block = part->begin / kKeyBlock;
+    const int64_t begin = part ? part->begin : 0;
+    if (problem_.ragged) {
+      next_.reserve(problem_.batch);
+      for (int64_t b = 0; b < problem_.batch; ++b) {
+        next_.push_back(std::min(begin, LengthOf(b)));
+      }
+    } else {
+      next_ = {begin};
+    }
+    if (problem_.batch == 0) return;  // Nobody's keys.
+    for (int64_t b = 0; b < static_cast<int64_t>(next_.size()); ++b) {
+      missing_keys_ += std::max<int64_t>(0, EndOf(b) - next_[b]);
+    }
+  }
+  virtual ~Impl() = default;
+
+  // What is wrong with the keys; else they may be added.
+  absl::Status Check(const AddedKeys& keys) const {
+    if (broken_) return Broken();
+    const auto count = static_cast<int64_t>(keys.views.size());
+    if (problem_.ragged) {
+      if (keys.first_sequence < 0 || count > problem_.batch ||
+          keys.first_sequence > problem_.batch - count) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "views: got ", count, " from sequence ", keys.first_sequence,
+            " on, wanted at most the ", problem_.batch, " there are"));
+      }
+    } else if (keys.first_sequence != 0 || count != problem_.batch) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "views: got ", count, " from sequence ", keys.first_sequence,
+          " on, wanted ", problem_.batch, " from 0 on"));
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const KeyValueView& view = keys.views[i];
+      const int64_t sequence = keys.first_sequence + i;
+      const int64_t next = NextOf(sequence);
+      if (view.begin != next) return WrongKeys(i, "begin", view.begin, next);
+      const int64_t left = EndOf(sequence) - next;
+      if (view.length < 0 || view.length > left ||
+          (view.length % kKeyBlock != 0 && view.length != left)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "views[", i, "].length: got ", view.length,
+            ", wanted a multiple of ", kKeyBlock, " below ", left,
+            ", the number of keys that are missing, or that number"));
+      }
+      if (!problem_.ragged && view.length != keys.views[0].length) {
+        return WrongKeys(i, "length", view.length, keys.views[0].length);
+      }
+      const auto blocks = static_cast<int64_t>(view.blocks.size());
+      if (blocks != BlocksOf(view.length)) {
+        return WrongKeys(i, "blocks", blocks, BlocksOf(view.length));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // The mask's operand while `keys` are attended to.
+  absl::StatusOr<std::optional<MaskOperand>> MaskFor(
+      const AddedKeys& keys) const {
+    if (!problem_.mask) {
+      if (!keys.mask) return std::nullopt;
+      return FieldError("mask", "got one, wanted none: the plan has none");
+    }
+    const int64_t begin = NextOf(0);
+    const int64_t length = keys.views.empty() ? 0 : keys.views[0].length;
+    absl::StatusOr<MaskOperand> operand =
+        PlanMaskColumns(keys.mask, *problem_.mask, begin, begin + length);
+    if (!operand.ok()) return operand.status();
+    return *std::move(operand);
+  }
+
+  absl::Status CheckFinish() const {
+    if (is_part_) {
+      return absl::FailedPreconditionError(
+          "a part of the keys cannot finish rows");
+    }
+    return CheckComplete();
+  }
+  absl::Status CheckExport() const {
+    if (!is_part_) {
+      return absl::FailedPreconditionError(
+          "an accumulator of all keys has no partials to export");
+    }
+    return CheckComplete();
+  }
+  absl::Status CheckComplete() const {
+    if (broken_) return Broken();
+    if (missing_keys_ == 0) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        absl::StrCat(missing_keys_, " keys have not been added"));
+  }
+
+  absl::Status CheckMerge(const Partial& partial, DataType type) const {
+    if (broken_) return Broken();
+    if (partial.rows != NumRows(problem_) ||
+        partial.value_head_size != problem_.value_head_size ||
+        partial.type != type) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "partial: got ", partial.rows, " rows of ", partial.value_head_size,
+          " columns, ", Name(partial.type), ", wanted ", NumRows(problem_),
+          " of ", problem_.value_head_size, ", ", Name(type)));
+    }
+    const int64_t blocks = BlocksOf(problem_.longest_keys);
+    const int64_t begin = partial.block_begin, end = partial.block_end;
+    if (begin < 0 || end <= begin ||
+        end > BlocksOf(std::min(end_, problem_.longest_keys)) ||
+        CutBlocks(begin, end, kMostBlocks, blocks).size() != 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("partial: got blocks [", begin, ", ", end,
+                       "), wanted one node of the tree of ", blocks));
+    }
+    for (int64_t b = 0; b < static_cast<int64_t>(next_.size()); ++b) {
+      const int64_t wanted = std::min(begin * kKeyBlock, LengthOf(b));
+      if (next_[b] != wanted) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("partial: got one that begins at key ",
+                         begin * kKeyBlock, ", wanted ", next_[b]));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // So many keys are there now; of the views' sequences.
+  void Advance(const AddedKeys& keys) {
+    if (!problem_.ragged) {
+      const int64_t length = keys.views.empty() ? 0 : keys.views[0].length;
+      next_[0] += length;
+      missing_keys_ -= length;
+      return;
+    }
+    for (size_t i = 0; i < keys.views.size(); ++i) {
+      next_[keys.first_sequence + i] += keys.views[i].length;
+      missing_keys_ -= keys.views[i].length;
+    }
+  }
+  void AdvanceTo(int64_t block) {
+    for (int64_t b = 0; b < static_cast<int64_t>(next_.size()); ++b) {
+      const int64_t next = std::min(block * kKeyBlock, EndOf(b));
+      missing_keys_ -= next - next_[b];
+      next_[b] = next;
+    }
+  }
+  void Break() { broken_ = true; }
+
+  // Prepares, runs and ends what the functions of Accumulator do.
+  virtual std::unique_ptr<KernelJob> MakeAdd(
+      const AddedKeys& keys, std::optional<MaskOperand> mask, int threads,
+      absl::AnyInvocable<void(absl::Status)> done) = 0;
+  virtual std::unique_ptr<KernelJob> MakeMerge(
+      const Partial& partial, int threads,
+      absl::AnyInvocable<void(absl::Status)> done) = 0;
+  virtual std::unique_ptr<KernelJob> MakeFinish(
+      int threads, absl::AnyInvocable<void(absl::Status)> done) = 0;
+  virtual std::unique_ptr<KernelJob> MakeExport(
+      std::vector<Partial>* partials, int threads,
+      absl::AnyInvocable<void(absl::Status)> done) = 0;
+  virtual DataType type() const = 0;
+
+  int64_t finished_queries() const { return finished_queries_; }
+  // Of `keys` more keys.
+  double FlopsOf(const AddedKeys& keys) const {
+    double count = 0;
+    for (const KeyValueView& view : keys.views) {
+      count += static_cast<double>(view.length);
+    }
+    return 2 * count * static_cast<double>(problem_.longest_query) *
+           static_cast<double>(problem_.query_heads) *
+           static_cast<double>(problem_.head_size + problem_.value_head_size);
+  }
+
+ protected:
+  // Above any number of blocks, a power of two.
+  static constexpr int64_t kMostBlocks = int64_t{1} << 54;
+
+  static absl::Status Broken() {
+    return absl::FailedPreconditionError(
+        "an earlier step was cancelled or failed");
+  }
+  int64_t LengthOf(int64_t sequence) const {
+    return problem_.ragged ? problem_.key_starts[sequence + 1] -
+                                 problem_.key_starts[sequence]
+                           : problem_.total_keys();
+  }
+  int64_t EndOf(int64_t sequence) const {
+    return std::min(end_, LengthOf(sequence));
+  }
+  int64_t NextOf(int64_t sequence) const {
+    return next_[problem_.ragged ? sequence : 0];
+  }
+
+  Problem problem_;
+  const bool is_part_;
+  const AttentionOutputs outputs_;
+  const int64_t end_;
+  // The first key that is missing: of each sequence with RAGGED, else of all.
+  std::vector<int64_t> next_;
+  int64_t missing_keys_ = 0;
+  bool broken_ = false;
+  int64_t finished_queries_ = 0;
+};
+
+namespace {
+
+constexpr DataType TypeOf(float) { return DataType::kFloat32; }
+constexpr DataType TypeOf(double) { return DataType::kFloat64; }
+
+}  // namespace
+
+// In the precision T.
+template <typename T>
+class AccumulatorIn final : public Accumulator::Impl {
+ public:
+  AccumulatorIn(const AttentionPlan& plan, const AttentionOutputs& outputs,
+                std::optional<Accumulator::Keys> part)
+      : Impl(plan, outputs, part), functions_(FunctionsFor<T>(problem_)) {}
+
+  DataType type() const override { return TypeOf(T{}); }
+
+  std::unique_ptr<KernelJob> MakeAdd(
+      const AddedKeys& keys, std::optional<MaskOperand> mask, int threads,
+      absl::AnyInvocable<void(absl::Status)> done) override {
+    return std::make_unique<AddJob>(*this, keys, std::move(mask), threads,
+                                    std::move(done));
+  }
+  std::unique_ptr<KernelJob> MakeMerge(
+      const Partial& partial, int threads,
+      absl::AnyInvocable<void(absl::Status)> done) override {
+    return std::make_unique<MergeJob>(*this, partial, threads, std::move(done));
+  }
+  std::unique_ptr<KernelJob> MakeFinish(
+      int threads, absl::AnyInvocable<void(absl::Status)> done) override {
+    return std::make_unique<FinishJob>(*this, threads, std::move(done));
+  }
+  std::unique_ptr<KernelJob> MakeExport(
+      std::vector<Partial>* partials, int threads,
+      absl::AnyInvocable<void(absl::Status)> done) override {
+    return std::make_unique<ExportJob>(*this, partials, threads,
+                                       std::move(done));
+  }
+
+ private:
+  // A step: first, once, the rows are cut into tasks; then each of some tasks
+  // does its share.
+  class Step : public KernelJob {
+   public:
+    Step(AccumulatorIn& accumulator, int threads,
+         absl::AnyInvocable<void(absl::Status)> done)
+        : KernelJob(std::move(done)), a_(accumulator), threads_(threads) {}
+
+   protected:
+    // The tasks that have a share, by number.
+    virtual void List(std::vector<int64_t>* tasks) = 0;
+    virtual TaskEnd DoShare(int64_t share, int64_t task, const Turn& turn) = 0;
+    virtual void Succeed() = 0;
+
+    AccumulatorIn& a_;
+    // What a thread probably does after share number `share`.
+    const RowTask* After(int64_t share) const {
+      const size_t next = static_cast<size_t>(share) + threads_;
+      return next < listed_.size() ? &a_.tasks_[listed_[next]] : nullptr;
+    }
+
+   private:
+    int64_t Next() final {
+      if (!a_.cut_) {
+        if (!cutting_) {
+          cutting_ = true;
+          cutter_.emplace(a_.problem_, threads_);
+          return 1;
+        }
+        a_.TakeTasks(cutter_->TakeTasks());
+        cutter_.reset();
+      }
+      if (std::exchange(listed_all_, true)) return 0;
+      List(&listed_);
+      return static_cast<int64_t>(listed_.size());
+    }
+
+    bool Run(int64_t share, const Turn& turn) final {
+      if (!a_.cut_) return cutter_->Run(turn);
+      const int64_t task = listed_[share];
+      const TaskEnd end = DoShare(share, task, turn);
+      if (end == TaskEnd::kFinished) a_.finished_[task] = 1;
+      return end != TaskEnd::kLeft;
+    }
+
+    void End(bool ok) final {
+      a_.problem_.key_views = {};
+      if (ok) {
+        Succeed();
+      } else {
+        a_.Break();
+      }
+      listed_ = {};
+      cutter_.reset();
+    }
+
+    const int threads_;
+    bool cutting_ = false;
+    std::optional<RowCutter> cutter_;
+    bool listed_all_ = false;
+    std::vector<int64_t> listed_;
+  };
+
+  class AddJob final : public Step {
+   public:
+    AddJob(AccumulatorIn& accumulator, const AddedKeys& keys,
+           std::optional<MaskOperand> mask, int threads,
+           absl::AnyInvocable<void(absl::Status)> done)
+        : Step(accumulator, threads, std::move(done)),
+          keys_(keys),
+          mask_(std::move(mask)) {}
+
+   private:
+    void List(std::vector<int64_t>* tasks) override {
+      AccumulatorIn& a = this->a_;
+      a.problem_.key_views = keys_.views;
+      a.problem_.first_view = keys_.first_sequence;
+      if (mask_) a.problem_.mask = std::move(mask_);
+      a.ListWithoutKeys(tasks);
+      const int64_t end =
+          keys_.first_sequence + static_cast<int64_t>(keys_.views.size());
+      for (int64_t task = a.FirstTaskOf(keys_.first_sequence);
+           task < static_cast<int64_t>(a.tasks_.size()) &&
+           a.tasks_[task].sequence < end;
+           ++task) {
+        // Not those that see keys only later.
+        if (!a.finished_[task] &&
+            SeenBy(a.problem_, a.tasks_[task]).begin < ViewEnd(task)) {
+          tasks->push_back(task);
+        }
+      }
+    }
+
+    // Where the keys of the task's sequence end for now.
+    int64_t ViewEnd(int64_t task) const {
+      const AccumulatorIn& a = this->a_;
+      const int64_t sequence = a.tasks_[task].sequence;
+      if (sequence < keys_.first_sequence) return kNoEnd;
+      const KeyValueView& view = keys_.views[sequence - keys_.first_sequence];
+      const int64_t end = view.begin + view.length;
+      return end == a.LengthOf(sequence) ? kNoEnd : end;
+    }
+
+    TaskEnd DoShare(int64_t share, int64_t task, const Turn& turn) override {
+      AccumulatorIn& a = this->a_;
+      const int64_t end = ViewEnd(task);
+      const int64_t begin = a.NextOf(a.tasks_[task].sequence);
+      RowStretch then;
+      if (const RowTask* next = this->After(share)) {
+        const int64_t next_begin = a.NextOf(next->sequence);
+        then = FirstKeys(a.problem_, *next, next_begin / kKeyBlock);
+      }
+      return a.functions_.attend(
+          a.problem_, a.tasks_[task],
+          {begin / kKeyBlock, end == kNoEnd ? kNoEnd : end / kKeyBlock}, then,
+          a.is_part_ ? nullptr : &a.outputs_, a.StateOf(task), turn);
+    }
+
+    void Succeed() override {
+      this->a_.Advance(keys_);
+      this->a_.CountFinished();
+    }
+
+    const AddedKeys keys_;
+    std::optional<MaskOperand> mask_;
+  };
+
+  class MergeJob final : public Step {
+   public:
+    MergeJob(AccumulatorIn& accumulator, const Partial& partial, int threads,
+             absl::AnyInvocable<void(absl::Status)> done)
+        : Step(accumulator, threads, std::move(done)), memory_(partial.memory) {
+      // Only read from.
+      subtree_.max = static_cast<T*>(const_cast<void*>(partial.max));
+      subtree_.sum = static_cast<T*>(const_cast<void*>(partial.sum));
+      subtree_.output = static_cast<T*>(const_cast<void*>(partial.output));
+      subtree_.block_begin = partial.block_begin;
+      subtree_.block_end = partial.block_end;
+    }
+
+   private:
+    void List(std::vector<int64_t>* tasks) override {
+      this->a_.ListUnfinished(tasks);
+    }
+    TaskEnd DoShare(int64_t /*share*/, int64_t task,
+                    const Turn& turn) override {
+      AccumulatorIn& a = this->a_;
+      return a.functions_.merge_subtrees(a.problem_, a.tasks_[task],
+                                         {&subtree_, 1}, nullptr,
+                                         a.StateOf(task), turn);
+    }
+    void Succeed() override { this->a_.AdvanceTo(subtree_.block_end); }
+
+    const std::shared_ptr<const void> memory_;
+    SubtreePartial<T> subtree_;
+  };
+
+  class FinishJob final : public Step {
+   public:
+    using Step::Step;
+
+   private:
+    void List(std::vector<int64_t>* tasks) override {
+      this->a_.ListUnfinished(tasks);
+    }
+    TaskEnd DoShare(int64_t /*share*/, int64_t task,
+                    const Turn& turn) override {
+      AccumulatorIn& a = this->a_;
+      return a.functions_.attend(a.problem_, a.tasks_[task], kAfterTheLast, {},
+                                 &a.outputs_, &a.states_[task], turn);
+    }
+    void Succeed() override { this->a_.CountFinished(); }
+  };
+
+  class ExportJob final : public Step {
+   public:
+    ExportJob(AccumulatorIn& accumulator, std::vector<Partial>* partials,
+              int threads, absl::AnyInvocable<void(absl::Status)> done)
+        : Step(accumulator, threads, std::move(done)), partials_(partials) {}
+
+   private:
+    void List(std::vector<int64_t>* tasks) override {
+      const Problem& p = this->a_.problem_;
+      const int64_t end = BlocksOf(std::min(this->a_.end_, p.longest_keys));
+      for (const Subtree& subtree :
+           CutBlocks(p.first_block, end, Impl::kMostBlocks,
+                     BlocksOf(p.longest_keys))) {
+        const SubtreeBuffer<T> buffer(p, subtree);
+        subtrees_.push_back(buffer.partial());
+        Partial& partial = results_.emplace_back();
+        partial.block_begin = subtree.begin;
+        partial.block_end = subtree.end;
+        partial.rows = NumRows(p);
+        partial.value_head_size = p.value_head_size;
+        partial.type = TypeOf(T{});
+        partial.max = buffer.partial().max;
+        partial.sum = buffer.partial().sum;
+        partial.output = buffer.partial().output;
+        partial.memory = buffer.memory();
+      }
+      this->a_.ListUnfinished(tasks);
+    }
+    TaskEnd DoShare(int64_t /*share*/, int64_t task,
+                    const Turn& /*turn*/) override {
+      AccumulatorIn& a = this->a_;
+      return a.functions_.store_subtrees(a.problem_, a.tasks_[task], subtrees_,
+                                         &a.states_[task]);
+    }
+    void Succeed() override { *partials_ = std::move(results_); }
+
+    std::vector<Partial>* const partials_;
+    std::vector<Partial> results_;
+    std::vector<SubtreePartial<T>> subtrees_;
+  };
+
+  // Sorted by sequence, so that those of a sequence are side by side.
+  void TakeTasks(std::vector<RowTask> tasks) {
+    std::sort(tasks.begin(), tasks.end(),
+              [](const RowTask& a, const RowTask& b) {
+                if (a.sequence != b.sequence) return a.sequence < b.sequence;
+                if (a.row_begin != b.row_begin) {
+                  return a.row_begin < b.row_begin;
+                }
+                return a.kv_head < b.kv_head;
+              });
+    states_ = std::vector<TaskState>(tasks.size());
+    finished_.assign(tasks.size(), 0);
+    tasks_ = std::move(tasks);
+    cut_ = true;
+  }
+
+  int64_t FirstTaskOf(int64_t sequence) const {
+    return std::partition_point(tasks_.begin(), tasks_.end(),
+                                [sequence](const RowTask& task) {
+                                  return task.sequence < sequence;
+                                }) -
+           tasks_.begin();
+  }
+
+  // The tasks of sequences without keys that are next to be finished.
+  void ListWithoutKeys(std::vector<int64_t>* tasks) const {
+    for (size_t task = first_unfinished_;
+         task < tasks_.size() && LengthOf(tasks_[task].sequence) == 0; ++task) {
+      if (tasks_[task].sequence >= problem_.first_view) return;
+      if (!finished_[task]) tasks->push_back(static_cast<int64_t>(task));
+    }
+  }
+
+  void ListUnfinished(std::vector<int64_t>* tasks) const {
+    for (size_t task = first_unfinished_; task < tasks_.size(); ++task) {
+      if (!finished_[task]) tasks->push_back(static_cast<int64_t>(task));
+    }
+  }
+
+  // The state of a task, with memory of its own: that of a thread may be
+  // larger than this task needs.
+  TaskState* StateOf(int64_t task) {
+    TaskState& state = states_[task];
+    if (state.memory.data == nullptr) {
+      const RowTask& rows = tasks_[task];
+      state.memory = AllocateTaskMemory(
+          functions_.state_bytes(problem_, rows.row_end - rows.row_begin));
+    }
+    return &state;
+  }
+
+  void CountFinished() {
+    while (first_unfinished_ < tasks_.size() && finished_[first_unfinished_]) {
+      ++first_unfinished_;
+    }
+    finished_queries_ = problem_.query_length;
+    if (first_unfinished_ == tasks_.size()) return;
+    if (problem_.ragged) {
+      const RowTask& task = tasks_[first_unfinished_];
+      finished_queries_ = problem_.query_starts[task.sequence] +
+                          task.row_begin / problem_.group();
+      return;
+    }
+    for (size_t task = first_unfinished_; task < tasks_.size(); ++task) {
+      if (finished_[task]) continue;
+      finished_queries_ = std::min(finished_queries_,
+                                   tasks_[task].row_begin / problem_.group());
+    }
+  }
+
+  const RowFunctions<T> functions_;
+  bool cut_ = false;
+  std::vector<RowTask> tasks_;
+  std::vector<TaskState> states_;  // of each task
+  std::vector<char> finished_;     // each task
+  // All tasks before it are.
+  size_t first_unfinished_ = 0;
+};
+
+namespace {
+
+std::unique_ptr<Accumulator::Impl> MakeImpl(
+    const AttentionPlan& plan, const AttentionOutputs& outputs,
+    std::optional<Accumulator::Keys> part) {
+  if (plan.double_precision) {
+    return std::make_unique<AccumulatorIn<double>>(plan, outputs, part);
+  }
+  return std::make_unique<AccumulatorIn<float>>(plan, outputs, part);
+}
+
+absl::Status CheckPlan(const AttentionPlan& plan) {
+  if (plan.scores) {
+    return FieldError("options.return_scores",
+                      "not where keys come piece by piece");
+  }
+  if (plan.present_key) {
+    return FieldError("options.return_present",
+                      "not where keys come piece by piece");
+  }
+  return absl::OkStatus();
+}
+
+// Makes a job with make(threads, done), runs it and returns how it ended.
+template <typename Make>
+absl::Status RunStep(double flops, Executor& executor,
+                     const std::atomic<bool>* cancelled, const Make& make) {
+  absl::Status result;
+  const std::unique_ptr<KernelJob> job =
+      make(executor.threads() + 1,
+           [&result](absl::Status status) { result = std::move(status); });
+  RunBlocking(*job, flops, executor, cancelled);
+  return result;
+}
+
+}  // namespace
+
+Accumulator::Accumulator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Accumulator::Accumulator(Accumulator&&) noexcept = default;
+Accumulator& Accumulator::operator=(Accumulator&&) noexcept = default;
+Accumulator::~Accumulator() = default;
+
+absl::StatusOr<Accumulator> Accumulator::Create(
+    const AttentionPlan& plan, const AttentionOutputs& outputs) {
+  ATTENTION_RETURN_IF_ERROR(CheckPlan(plan));
+  return Accumulator(MakeImpl(plan, outputs, std::nullopt));
+}
+
+absl::StatusOr<Accumulator> Accumulator::CreatePart(const AttentionPlan& plan,
+                                                    Keys keys) {
+  ATTENTION_RETURN_IF_ERROR(CheckPlan(plan));
+  const int64_t all = plan.problem->longest_keys;
+  if (keys.end == kNoEnd) keys.end = all;
+  if (keys.begin < 0 || keys.begin > keys.end || keys.end > all ||
+      keys.begin % kKeyBlock != 0 ||
+      (keys.end % kKeyBlock != 0 && keys.end != all)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "part [", keys.begin, ", ", keys.end, "): wanted multiples of ",
+        kKeyBlock, " in ascending order up to the number of keys, ", all));
+  }
+  return Accumulator(MakeImpl(plan, {}, keys));
+}
+
+int64_t Accumulator::Bytes(const AttentionPlan& plan, int threads,
+                           int64_t sequences) {
+  return plan.double_precision ? BytesAs<double>(plan, threads, sequences)
+                               : BytesAs<float>(plan, threads, sequences);
+}
+
+absl::Status Accumulator::Add(const AddedKeys& keys, Executor& executor,
+                              const std::atomic<bool>* cancelled) {
+  return Guarded([&]() -> absl::Status {
+    ATTENTION_RETURN_IF_ERROR(impl_->Check(keys));
+    absl::StatusOr<std::optional<MaskOperand>> mask = impl_->MaskFor(keys);
+    ATTENTION_RETURN_IF_ERROR(mask.status());
+    return RunStep(impl_->FlopsOf(keys), executor, cancelled,
+                   [&](int threads, auto done) {
+                     return impl_->MakeAdd(keys, *std::move(mask), threads,
+                                           std::move(done));
+                   });
+  });
+}
+
+absl::StatusOr<std::unique_ptr<Executor::Job>> Accumulator::MakeAddJob(
+    const AddedKeys& keys, int threads,
+    absl::AnyInvocable<void(absl::Status)> done) {
+  ATTENTION_RETURN_IF_ERROR(impl_->Check(keys));
+  absl::StatusOr<std::optional<MaskOperand>> mask = impl_->MaskFor(keys);
+  ATTENTION_RETURN_IF_ERROR(mask.status());
+  return std::unique_ptr<Executor::Job>(
+      impl_->MakeAdd(keys, *std::move(mask), threads, std::move(done)));
+}
+
+absl::Status Accumulator::Merge(const Partial& partial, Executor& executor,
+                                const std::atomic<bool>* cancelled) {
+  return Guarded([&]() -> absl::Status {
+    ATTENTION_RETURN_IF_ERROR(impl_->CheckMerge(partial, impl_->type()));
+    return RunStep(0, executor, cancelled, [&](int threads, auto done) {
+      return impl_->MakeMerge(partial, threads, std::move(done));
+    });
+  });
+}
+
+absl::Status Accumulator::Finish(Executor& executor,
+                                 const std::atomic<bool>* cancelled) {
+  return Guarded([&]() -> absl::Status {
+    ATTENTION_RETURN_IF_ERROR(impl_->CheckFinish());
+    return RunStep(0, executor, cancelled, [&](int threads, auto done) {
+      return impl_->MakeFinish(threads, std::move(done));
+    });
+  });
+}
+
+absl::StatusOr<std::unique_ptr<Executor::Job>> Accumulator::MakeFinishJob(
+    int threads, absl::AnyInvocable<void(absl::Status)> done) {
+  ATTENTION_RETURN_IF_ERROR(impl_->CheckFinish());
+  return std::unique_ptr<Executor::Job>(
+      impl_->MakeFinish(threads, std::move(done)));
+}
+
+absl::StatusOr<std::vector<Partial>> Accumulator::Export(
+    Executor& executor, const std::atomic<bool>* cancelled) && {
+  return Guarded([&]() -> absl::StatusOr<std::vector<Partial>> {
+    ATTENTION_RETURN_IF_ERROR(impl_->CheckExport());
+    std::vector<Partial> partials;
+    ATTENTION_RETURN_IF_ERROR(
+        RunStep(0, executor, cancelled, [&](int threads, auto done) {
+          return impl_->MakeExport(&partials, threads, std::move(done));
+        }));
+    return partials;
+  });
+}
+
+int64_t Accumulator::finished_queries() const {
+  return impl_->finished_queries();
+}
+
+}  // namespace attention

@@ -1,0 +1,29 @@
+// A planned computation as a job: cuts it into stages and tasks. Internal.
+#ifndef ATTENTION_KERNEL_CPU_ATTENTION_JOB_H_
+#define ATTENTION_KERNEL_CPU_ATTENTION_JOB_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "kernel/attention.h"
+#include "kernel/cpu/kernel_job.h"
+
+namespace attention {
+
+// Of attention over all keys of the plan, on `threads` threads. Throws
+// std::bad_alloc.
+std::unique_ptr<KernelJob> MakeJob(const AttentionPlan& plan,
+                                   const AttentionOutputs& outputs, int threads,
+                                   absl::AnyInvocable<void(absl::Status)> done);
+
+// The most memory that the job takes, in bytes; saturates.
+int64_t JobBytes(const AttentionPlan& plan, int threads);
+
+// a + count * size, at most the largest int64_t.
+int64_t SaturatingAdd(int64_t a, int64_t count, int64_t size);
+
+}  // namespace attention
+
+#endif  // ATTENTION_KERNEL_CPU_ATTENTION_JOB_H_

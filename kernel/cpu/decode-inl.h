@@ -1,0 +1,149 @@
+// Tiles for few query rows, as in decoding: every key and value is used about
+// once, so that nothing is packed. Squares of keys are transposed in registers
+// and go straight into multiply-adds; the order of every sum, and with it every
+// bit, is that of tile-inl.h. Included once per SIMD target.
+//
+// Values are prefetched while scoring, the next block's keys while weighting.
+#if defined(ATTENTION_KERNEL_CPU_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTENTION_KERNEL_CPU_DECODE_INL_H_
+#undef ATTENTION_KERNEL_CPU_DECODE_INL_H_
+#else
+#define ATTENTION_KERNEL_CPU_DECODE_INL_H_
+#endif
+
+#include <cstdint>
+
+#include "hwy/highway.h"
+#include "kernel/cpu/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attention {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Rows up to which this is faster than packing.
+constexpr int kFewRows = kTileRows < 8 ? kTileRows : 8;
+
+// scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`,
+// written up to a whole vector. Rows of `query` are `steps` apart, rows of
+// `scores` kKeyBlock.
+template <class Arithmetic, int kRows, typename From,
+          typename T = typename Arithmetic::T>
+void ScoreFew(const T* HWY_RESTRICT query, int64_t steps,
+              const RowStretch& keys, T scale, T* HWY_RESTRICT scores,
+              const RowStretch& next) {
+  const Tag<T> d;
+  constexpr int64_t N = kLanes<T>;
+  Prefetcher prefetcher(next,
+                        RoundUp(keys.count, N) / N * (RoundUp(steps, N) / N));
+  [[maybe_unused]] const typename Arithmetic::Environment environment;
+  for (int64_t j = 0; j < keys.count; j += N) {
+    const int64_t present = HWY_MIN(N, keys.count - j);
+    typename Arithmetic::Sum sum[kRows];
+    ATTENTION_UNROLL
+    for (int r = 0; r < kRows; ++r) sum[r] = Arithmetic::NoSum();
+    for (int64_t k = 0; k < steps; k += N) {
+      prefetcher.Next();
+      const int64_t columns = HWY_MIN(N, steps - k);
+      Vec<T> square[N];
+      if (present == N && columns == N) {
+        ATTENTION_UNROLL
+        for (int64_t i = 0; i < N; ++i) {
+          square[i] = LoadAs(d, keys.Row<From>(j + i) + k);
+        }
+      } else {
+        const From* rows[N];
+        for (int64_t i = 0; i < present; ++i) rows[i] = keys.Row<From>(j + i);
+        LoadPartialSquare<T>(rows, k, present, columns, square);
+      }
+      Transpose<T>(square);
+      const auto add = [&](int64_t i) HWY_ATTR {
+        const auto key = Arithmetic::Split(square[i]);
+        ATTENTION_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          const auto q = Arithmetic::QueryAt(query, r * steps + k + i);
+          sum[r] = Arithmetic::MulAdd(q, key, sum[r]);
+        }
+      };
+      if (columns == N) {
+        ATTENTION_UNROLL
+        for (int64_t i = 0; i < N; ++i) add(i);
+      } else {
+        for (int64_t i = 0; i < columns; ++i) add(i);
+      }
+      ATTENTION_UNROLL
+      for (int r = 0; r < kRows; ++r) Arithmetic::EndGroup(sum[r]);
+    }
+    ATTENTION_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      hn::Store(Scaled<T>(Arithmetic::Total(sum[r]), scale), d,
+                scores + r * kKeyBlock + j);
+    }
+  }
+}
+
+// output[r] = sum over the rows j of `values` of weights[r][j] * values[j]; the
+// rows are whole steps, the value head size a multiple of a vector's lanes.
+template <class Arithmetic, int kRows, typename From,
+          typename T = typename Arithmetic::T>
+void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
+               T* HWY_RESTRICT output, int64_t output_stride,
+               const RowStretch& next) {
+  constexpr int64_t N = kLanes<T>;
+  constexpr int64_t kSize = sizeof(From);
+  // As many accumulators as hide the latency of a multiply-add and fit.
+  constexpr int kFit =
+      2 * kTileRows * sizeof(Vec<T>) / sizeof(typename Arithmetic::Sum);
+  constexpr int kVectors = kRows * 4 <= kFit ? 4 : kRows * 2 <= kFit ? 2 : 1;
+  const From* data = static_cast<const From*>(values.data);
+  const int64_t stride = values.stride_bytes / kSize;
+  const int64_t columns = values.row_bytes / kSize;
+  const int64_t steps = values.count / Arithmetic::kElements;
+  Prefetcher prefetcher(next, columns / (kVectors * N) * steps);
+  [[maybe_unused]] const typename Arithmetic::Environment environment;
+  int64_t c = 0;
+  for (; c + kVectors * N <= columns; c += kVectors * N) {
+    WeightTile<Arithmetic, kRows, kVectors, From, Prefetcher&>(
+        weights, steps, data + c, stride, output + c, output_stride,
+        prefetcher);
+  }
+  for (; c < columns; c += N) {
+    WeightTile<Arithmetic, kRows, 1>(weights, steps, data + c, stride,
+                                     output + c, output_stride, NoPrefetch());
+  }
+}
+
+// ScoreFew and WeightFew for `rows` rows in [1, kFewRows].
+template <class Arithmetic, typename From, int kRows = kFewRows,
+          typename T = typename Arithmetic::T>
+void ScoreFewRows(int rows, const T* query, int64_t steps,
+                  const RowStretch& keys, T scale, T* scores,
+                  const RowStretch& next) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return ScoreFewRows<Arithmetic, From, kRows - 1>(rows, query, steps, keys,
+                                                       scale, scores, next);
+    }
+  }
+  ScoreFew<Arithmetic, kRows, From>(query, steps, keys, scale, scores, next);
+}
+
+template <class Arithmetic, typename From, int kRows = kFewRows,
+          typename T = typename Arithmetic::T>
+void WeightFewRows(int rows, const T* weights, const RowStretch& values,
+                   T* output, int64_t output_stride, const RowStretch& next) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return WeightFewRows<Arithmetic, From, kRows - 1>(
+          rows, weights, values, output, output_stride, next);
+    }
+  }
+  WeightFew<Arithmetic, kRows, From>(weights, values, output, output_stride,
+                                     next);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attention
+HWY_AFTER_NAMESPACE();
+
+#endif  // ATTENTION_KERNEL_CPU_DECODE_INL_H_

@@ -1,0 +1,564 @@
+// A task's rows: one code path for all of them, blocks of keys in ascending
+// order, a partial result a block, merged along the tree (partial-inl.h). Read
+// Rows::AttendBlock first. Included once per SIMD target.
+#if defined(ATTENTION_KERNEL_CPU_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTENTION_KERNEL_CPU_ROWS_INL_H_
+#undef ATTENTION_KERNEL_CPU_ROWS_INL_H_
+#else
+#define ATTENTION_KERNEL_CPU_ROWS_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "base/executor.h"
+#include "hwy/highway.h"
+#include "kernel/attention.h"
+#include "kernel/cpu/convert-inl.h"
+#include "kernel/cpu/convert.h"
+#include "kernel/cpu/decode-inl.h"
+#include "kernel/cpu/math-inl.h"
+#include "kernel/cpu/partial-inl.h"
+#include "kernel/cpu/partials.h"
+#include "kernel/cpu/row_state.h"
+#include "kernel/cpu/row_task.h"
+#include "kernel/cpu/scratch.h"
+#include "kernel/cpu/softmax-inl.h"
+#include "kernel/cpu/task_rows.h"
+#include "kernel/cpu/tile-inl.h"
+#include "kernel/plan/problem.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attention {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// The rows of one task, computed with Arithmetic (tile-inl.h).
+template <class Arithmetic>
+class Rows {
+ public:
+  using T = typename Arithmetic::T;
+  using FewRows = typename Arithmetic::FewRows;
+
+  // `memory` holds the rows' state: as they were left, if they were `begun`.
+  Rows(const Problem& problem, const RowTask& task, char* memory, bool begun)
+      : p_(problem),
+        task_(problem, task),
+        rows_(task_.count()),
+        tiles_((rows_ + Arithmetic::kTileRows - 1) / Arithmetic::kTileRows),
+        steps_(problem.head_size / Arithmetic::kElements),
+        state_(problem, rows_, kLanes<T>, memory),
+        scratch_(problem, Arithmetic::kTileRows, kLanes<T>),
+        stack_(Begin(state_, begun), rows_, problem.first_block),
+        scale_(static_cast<T>(problem.scale)),
+        softcap_(problem.softcap > 0
+                     ? std::max(static_cast<T>(problem.softcap),
+                                std::numeric_limits<T>::denorm_min())
+                     : T{0}) {
+    const bool split_too = FewRows::kSplitsQueries && rows_ <= kFewRows;
+    if (split_too) few_query_ += rows_ * steps_;
+    if (!begun) LoadQueries(split_too);
+  }
+
+  // Whether no row sees a key of block `block` or of those after it.
+  bool SeesNoneFrom(int64_t block) const {
+    return (task_.seen().end + kKeyBlock - 1) / kKeyBlock <= block;
+  }
+
+  // Pushes the partials of the blocks in [begin, end) that any row sees. False
+  // if the turn was over before. For `then` see RowFunctions.
+  bool Attend(int64_t begin, int64_t end, const RowStretch& then,
+              const Turn& turn) {
+    int64_t& next_block = state_.progress->next_block;
+    begin = std::max({begin, task_.seen().begin / kKeyBlock, next_block});
+    end = std::min(end, (task_.seen().end + kKeyBlock - 1) / kKeyBlock);
+    for (int64_t block = begin; block < end; ++block) {
+      const Ahead ahead =
+          block + 1 < end ? BlockAhead(block + 1) : Ahead{then, {}};
+      AttendBlock(block, ahead, stack_.Push(block));
+      next_block = block + 1;
+      if (next_block < end && turn.Over()) return false;
+    }
+    return true;
+  }
+
+  // Takes the task's rows of a subtree's partial.
+  void Add(const SubtreePartial<T>& subtree) {
+    const PartialRows<T>& to = stack_.Push(subtree.block_end - 1);
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int64_t from = task_.Number(r);
+      to.max[r] = subtree.max[from];
+      to.sum[r] = subtree.sum[from];
+      T* output = to.output + r * state_.output_stride;
+      const T* values = subtree.output + from * p_.value_head_size;
+      std::copy_n(values, p_.value_head_size, output);
+      std::fill(output + p_.value_head_size, output + state_.output_stride,
+                T{0});
+    }
+  }
+
+  // Merges the open nodes of blocks from the subtree's first on, which are in
+  // it, takes them away and stores them as the task's rows of `subtree`.
+  void Store(const SubtreePartial<T>& subtree) {
+    const PartialRows<T>* from = stack_.PopFrom(subtree.block_begin);
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int64_t to = task_.Number(r);
+      subtree.max[to] = from ? from->max[r] : -kInfinity<T>;
+      subtree.sum[to] = from ? from->sum[r] : T{0};
+      T* output = subtree.output + to * p_.value_head_size;
+      if (from) {
+        std::copy_n(from->output + r * state_.output_stride, p_.value_head_size,
+                    output);
+      } else {
+        std::fill_n(output, p_.value_head_size, T{0});
+      }
+    }
+  }
+
+  // Merges what was pushed and writes the outputs. False if the turn was over
+  // before; the next call goes on.
+  bool Finish(const AttentionOutputs& outputs, const Turn& turn) {
+    const PartialRows<T>& result = Folded();
+    if (state_.progress->next_score < 0) {
+      WriteOutputs(result, outputs);
+      state_.progress->next_score = 0;
+    }
+    return p_.scores == Scores::kNone || ReturnScores(result, outputs, turn);
+  }
+
+ private:
+  static const RowState<T>& Begin(const RowState<T>& state, bool begun) {
+    if (!begun) *state.progress = {};
+    return state;
+  }
+
+  void LoadQueries(bool split_too) {
+    Arithmetic::template WithKeysOf<true>(
+        p_.query.type, [&](auto step) HWY_ATTR {
+          using From = decltype(step);
+          for (int64_t r = 0; r < rows_; ++r) {
+            LoadRow<T, From>(static_cast<const From*>(task_.QueryRow(r)),
+                             steps_, state_.query + r * steps_);
+          }
+        });
+    if (!split_too) return;
+    for (int64_t r = 0; r < rows_; ++r) {
+      LoadElements(task_.QueryRow(r), p_.query.type, p_.head_size,
+                   few_query_ + r * p_.head_size);
+    }
+  }
+
+  void WriteOutputs(const PartialRows<T>& result,
+                    const AttentionOutputs& outputs) {
+    if (!p_.sinks.empty()) AddSinks(result);
+    for (int64_t r = 0; r < rows_; ++r) {
+      Normalize(result, r);
+      StoreRow(result.output + r * state_.output_stride, p_.value_head_size,
+               p_.output.type, outputs.output, task_.OutputIndex(r));
+      if (p_.return_log_sum_exp) {
+        const T lse = static_cast<T>(static_cast<double>(result.max[r]) +
+                                     Log(static_cast<double>(result.sum[r])));
+        static_cast<T*>(outputs.log_sum_exp)[task_.LogSumExpIndex(r)] =
+            Canonical(lse);
+      }
+    }
+  }
+
+  // What is asked for while a block is computed, to be read after it.
+  struct Ahead {
+    RowStretch keys;
+    RowStretch values;
+  };
+
+  Ahead BlockAhead(int64_t block) const {
+    const int64_t first = block * kKeyBlock;
+    const KeyRange keys = task_.UpToSeen(first);
+    return {task_.keys().Keys(first + keys.begin, first + keys.end),
+            task_.keys().Values(first + keys.begin, first + keys.end)};
+  }
+
+  // The partial of one block: the tiles of all rows, each over the keys that
+  // its rows see.
+  void AttendBlock(int64_t block, const Ahead& ahead,
+                   const PartialRows<T>& partial) {
+    const int64_t first = block * kKeyBlock;
+    const KeyRange keys =
+        WholeSteps(first, {std::max<int64_t>(0, task_.seen().begin - first),
+                           std::min(kKeyBlock, task_.seen().end - first)});
+    const Block current = GetBlock(first, keys, ahead);
+    const int64_t count = keys.end - keys.begin;
+    const int64_t score_steps =
+        tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*CallsFor(steps_);
+    const int64_t weigh_steps = tiles_ *
+                                CallsFor(count / Arithmetic::kElements) *
+                                (state_.output_stride / kPanel<T>);
+    // Keys while scoring, values while weighing; under a mask, whose tiles ask
+    // for it while scoring, one after the other while weighing.
+    Prefetch prefetch = {
+        {ahead.keys, p_.mask ? weigh_steps / 2 : score_steps},
+        {ahead.values, p_.mask ? weigh_steps / 2 : weigh_steps}};
+    ForEachTile([&](int64_t row, int rows) {
+      AttendTile(current, row, rows, partial, prefetch);
+    });
+  }
+
+  // Calls of Prefetcher::Next() for so many steps.
+  static int64_t CallsFor(int64_t steps) {
+    return RoundUp(steps, Arithmetic::kStepsAtOnce) / Arithmetic::kStepsAtOnce;
+  }
+
+  // `keys` of the block, from where a sum may begin and widened to whole steps
+  // as far as there are keys.
+  KeyRange WholeSteps(int64_t first, const KeyRange& keys) const {
+    return {keys.begin / kKeysAtOnce * kKeysAtOnce,
+            std::min(RoundUp(keys.end, Arithmetic::kElements),
+                     task_.sequence().key_length - first)};
+  }
+
+  // Calls f(first row, number of rows) for each tile. They share the rows
+  // evenly, for a tile of few rows costs more a row.
+  template <class F>
+  void ForEachTile(const F& f) {
+    int64_t row = 0;
+    for (int64_t left = tiles_; left > 0; --left) {
+      const int64_t rows = (rows_ - row + left - 1) / left;
+      f(row, static_cast<int>(rows));
+      row += rows;
+    }
+  }
+
+  struct Prefetch {
+    Prefetcher keys;
+    Prefetcher values;
+  };
+
+  // How the tiles of a block get at its keys and values.
+  struct Block {
+    int64_t first;  // key
+    // Few rows read both where they lie; more read keys packed in scratch and
+    // values in place or from scratch.
+    bool in_place;
+    RowStretch keys;      // if in_place: from the first lane on
+    RowStretch values;    // if in_place: from the first key on
+    const T* value_data;  // else: row of key value_begin
+    int64_t value_begin;
+    int64_t value_stride;
+    Ahead ahead;
+  };
+
+  Block GetBlock(int64_t first, const KeyRange& keys, const Ahead& ahead) {
+    Block block = {};
+    block.first = first;
+    block.ahead = ahead;
+    const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes, keys.end};
+    block.keys = task_.keys().Keys(first + lanes.begin, first + lanes.end);
+    block.values = task_.keys().Values(first + keys.begin, first + keys.end);
+    const bool whole_vectors = p_.value_head_size % kLanes<T> == 0;
+    const bool own_types =
+        !kWide || (p_.key.type == kOwnType && p_.value.type == kOwnType);
+    block.in_place = rows_ <= kFewRows && block.keys.count > 0 &&
+                     block.values.count > 0 &&
+                     block.values.count % Arithmetic::kElements == 0 &&
+                     whole_vectors && own_types;
+    if (block.in_place) return block;
+    PackKeys(first, keys);
+    if (block.values.count > 0 && whole_vectors && p_.value.type == kOwnType) {
+      block.value_data = static_cast<const T*>(block.values.data);
+      block.value_stride =
+          block.values.stride_bytes / static_cast<int64_t>(sizeof(T));
+    } else {
+      PackValues(first, keys);
+      block.value_data = scratch_.values + keys.begin / Arithmetic::kElements *
+                                               scratch_.value_stride;
+      block.value_stride = scratch_.value_stride;
+    }
+    block.value_begin = keys.begin;
+    return block;
+  }
+
+  void AttendTile(const Block& block, int64_t row, int rows,
+                  const PartialRows<T>& partial, Prefetch& prefetch) {
+    const int64_t first = block.first;
+    KeyRange visible[Arithmetic::kTileRows];  // by each row
+    KeyRange keys = {kKeyBlock, 0};           // by any of them
+    for (int r = 0; r < rows; ++r) {
+      visible[r] = task_.VisibleInBlock(first, row + r);
+      if (visible[r].begin < visible[r].end) {
+        keys = {std::min(keys.begin, visible[r].begin),
+                std::max(keys.end, visible[r].end)};
+      }
+    }
+    T* output = partial.output + row * state_.output_stride;
+    if (keys.begin >= keys.end) {
+      std::fill_n(partial.max + row, rows, -kInfinity<T>);
+      std::fill_n(partial.sum + row, rows, T{0});
+      std::fill_n(output, rows * state_.output_stride, T{0});
+      return;
+    }
+    keys = WholeSteps(first, keys);
+    // Sums run over whole groups of lanes.
+    const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
+                            RoundUp(keys.end, kSumLanes)};
+    Score(block, row, rows, keys, prefetch);
+    bool hidden = false;  // any of `keys` from any row
+    for (int r = 0; r < rows; ++r) {
+      hidden |= visible[r].begin > keys.begin || visible[r].end < keys.end;
+      T* scores = scratch_.scores + r * kKeyBlock;
+      if (softcap_ > 0) Cap(softcap_, lanes, scores);
+      hidden |= AddBias(task_, first, row + r, visible[r], lanes, scratch_.bias,
+                        scores);
+      partial.max[row + r] = Max(task_, first, row + r, lanes, scores);
+    }
+    // Not in the loop above: reducing a vector takes long, but the rows'
+    // reductions can overlap.
+    for (int r = 0; r < rows; ++r) {
+      partial.sum[row + r] = Exponentiate<Arithmetic>(
+          partial.max[row + r], lanes, scratch_.scores + r * kKeyBlock);
+    }
+    Weigh(block, rows, keys, output, prefetch);
+    if (hidden && !AllFinite(output, rows)) {
+      for (int r = 0; r < rows; ++r) {
+        WeightVisible(first, row + r, scratch_.scores + r * kKeyBlock,
+                      output + r * state_.output_stride);
+      }
+    }
+  }
+
+  // Scores of the tile's rows and keys, scaled, into scratch.
+  void Score(const Block& block, int64_t row, int rows, const KeyRange& keys,
+             Prefetch& prefetch) {
+    const T* query = state_.query + row * steps_;
+    if (!block.in_place) {
+      const int64_t begin = keys.begin / kPanel<T> * kPanel<T>;
+      const int64_t end = RoundUp(keys.end, kPanel<T>);
+      const auto score = [&](Prefetcher& prefetcher) HWY_ATTR {
+        ScoreBlock(arithmetic_, rows, query, steps_, scratch_.keys_packed,
+                   begin, end, scale_, scratch_.scores, prefetcher);
+      };
+      RowStretch mask;
+      if (p_.mask) mask = task_.MaskRows(block.first, row, rows, keys);
+      if (mask.count == 0) return score(prefetch.keys);
+      // The tile's own mask is the nearer need.
+      Prefetcher prefetch_mask(mask,
+                               (end - begin) / kPanel<T> * CallsFor(steps_));
+      return score(prefetch_mask);
+    }
+    T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
+    Arithmetic::template WithKeysOf<!kWide>(
+        p_.key.type, [&](auto step) HWY_ATTR {
+          ScoreFewRows<FewRows, decltype(step)>(rows, few_query_, steps_,
+                                                block.keys, scale_, scores,
+                                                block.values);
+        });
+  }
+
+  // Weighted sums of the values of `keys`, of the weights in scratch.
+  void Weigh(const Block& block, int rows, const KeyRange& keys, T* output,
+             Prefetch& prefetch) {
+    constexpr int64_t kStep = Arithmetic::kElements;
+    const T* weights = scratch_.scores + keys.begin / kStep;
+    if (!block.in_place) {
+      Prefetcher& prefetcher =
+          p_.mask && !prefetch.keys.Done() ? prefetch.keys : prefetch.values;
+      WeightBlock(arithmetic_, rows, weights,
+                  (keys.end - keys.begin + kStep - 1) / kStep,
+                  block.value_data + (keys.begin - block.value_begin) / kStep *
+                                         block.value_stride,
+                  block.value_stride, state_.output_stride, output,
+                  state_.output_stride, prefetcher);
+      return;
+    }
+    Arithmetic::template WithValuesOf<!kWide>(
+        p_.value.type, [&](auto element) HWY_ATTR {
+          WeightFewRows<FewRows, decltype(element)>(
+              rows, weights, block.values, output, state_.output_stride,
+              block.ahead.keys);
+        });
+  }
+
+  // Packs the panels of keys [keys.begin, keys.end) of the block at `first`.
+  void PackKeys(int64_t first, const KeyRange& keys) {
+    Arithmetic::template WithKeysOf<true>(p_.key.type, [&](auto step) HWY_ATTR {
+      using From = decltype(step);
+      for (int64_t j = keys.begin / kPanel<T> * kPanel<T>; j < keys.end;
+           j += kPanel<T>) {
+        const int64_t count = std::min(kPanel<T>, keys.end - j);
+        const From* rows[kPanel<T>];
+        for (int64_t i = 0; i < count; ++i) {
+          rows[i] = static_cast<const From*>(task_.keys().Key(first + j + i));
+        }
+        PackPanel<T, From>(rows, count, steps_,
+                           scratch_.keys_packed + j * steps_);
+      }
+    });
+  }
+
+  // Packs the steps of values [keys.begin, keys.end) of the block at `first`.
+  void PackValues(int64_t first, const KeyRange& keys) {
+    Arithmetic::template WithValuesOf<true>(
+        p_.value.type, [&](auto element) HWY_ATTR {
+          using From = decltype(element);
+          constexpr int64_t kStep = Arithmetic::kElements;
+          for (int64_t j = keys.begin; j < keys.end; j += kStep) {
+            const From* rows[kStep] = {};
+            for (int64_t i = 0; i < std::min(kStep, keys.end - j); ++i) {
+              rows[i] =
+                  static_cast<const From*>(task_.keys().Value(first + j + i));
+            }
+            Arithmetic::PackValues(
+                rows, p_.value_head_size,
+                scratch_.values + j / kStep * scratch_.value_stride);
+          }
+        });
+  }
+
+  bool AllFinite(const T* output, int rows) const {
+    const Tag<T> d;
+    const Vec<T> limit = hn::Set(d, std::numeric_limits<T>::max());
+    for (int64_t i = 0; i < rows * state_.output_stride; i += kLanes<T>) {
+      // False also where it compares NaN.
+      if (!hn::AllTrue(d, hn::Le(hn::Abs(hn::Load(d, output + i)), limit))) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // WeightTile for one row, leaving out the keys it does not see: their weight
+  // is 0, but 0 * NaN is not.
+  void WeightVisible(int64_t first, int64_t row, const T* weights, T* output) {
+    const KeyRange visible = task_.VisibleInBlock(first, row);
+    std::fill_n(output, state_.output_stride, T{0});
+    for (int64_t begin = visible.begin / kKeysAtOnce * kKeysAtOnce;
+         begin < visible.end; begin += kKeysAtOnce) {
+      const void* values[kKeysAtOnce] = {};
+      bool any = false;
+      for (int64_t i = 0; i < kKeysAtOnce; ++i) {
+        const int64_t j = begin + i;
+        if (j < visible.begin || j >= visible.end) continue;
+        if (!task_.template Unmasked<T>(first, row, j)) continue;
+        values[i] = task_.keys().Value(first + j);
+        any = true;
+      }
+      if (!any) continue;
+      AddWeighted(arithmetic_, weights + begin / Arithmetic::kElements, values,
+                  p_.value.type, p_.value_head_size, output);
+    }
+  }
+
+  // What was pushed, merged; the identity if nothing was.
+  const PartialRows<T>& Folded() {
+    if (const PartialRows<T>* folded = stack_.Fold()) return *folded;
+    const PartialRows<T>& identity = stack_.Push(0);
+    std::fill_n(identity.max, rows_, -kInfinity<T>);
+    std::fill_n(identity.sum, rows_, T{0});
+    std::fill_n(identity.output, rows_ * state_.output_stride, T{0});
+    return identity;
+  }
+
+  // A sink is a key with a score and no value: merged as a partial of its own.
+  void AddSinks(const PartialRows<T>& result) {
+    const PartialRows<T>& sinks = stack_.Push(p_.total_keys() / kKeyBlock + 1);
+    for (int64_t r = 0; r < rows_; ++r) {
+      sinks.max[r] = static_cast<T>(p_.sinks[task_.Head(r)]);
+      sinks.sum[r] = sinks.max[r] == -kInfinity<T> ? T{0} : T{1};
+    }
+    std::fill_n(sinks.output, rows_ * state_.output_stride, T{0});
+    Merge(result, sinks, rows_, state_.output_stride);
+    stack_.Pop();
+  }
+
+  static bool SawNone(const PartialRows<T>& result, int64_t row) {
+    return result.sum[row] == 0 && result.max[row] == -kInfinity<T>;
+  }
+
+  // Divides a row by its sum; zeros if it saw nothing. Adding 0 makes -0 and 0
+  // one, as keys of weight 0 do or do not.
+  void Normalize(const PartialRows<T>& result, int64_t row) const {
+    const T sum = result.sum[row];
+    T* output = result.output + row * state_.output_stride;
+    if (SawNone(result, row)) {
+      std::fill_n(output, p_.value_head_size, T{0});
+      return;
+    }
+    const Tag<T> d;
+    for (int64_t c = 0; c < p_.value_head_size; c += kLanes<T>) {
+      const Vec<T> quotient = hn::Div(hn::Load(d, output + c), hn::Set(d, sum));
+      hn::Store(hn::Add(quotient, hn::Zero(d)), d, output + c);
+    }
+  }
+
+  // Computes every score of the rows again, up to the stage asked for. False if
+  // the turn was over before.
+  bool ReturnScores(const PartialRows<T>& result,
+                    const AttentionOutputs& outputs, const Turn& turn) {
+    int64_t& next_score = state_.progress->next_score;
+    while (next_score < p_.total_keys()) {
+      const int64_t first = next_score;
+      const KeyRange keys = {0, std::min(kKeyBlock, p_.total_keys() - first)};
+      PackKeys(first, keys);
+      Prefetcher no_prefetch({}, 0);
+      ForEachTile([&](int64_t row, int rows) {
+        ScoreBlock(arithmetic_, rows, state_.query + row * steps_, steps_,
+                   scratch_.keys_packed, 0, RoundUp(keys.end, kPanel<T>),
+                   scale_, scratch_.scores, no_prefetch);
+        for (int64_t r = row; r < row + rows; ++r) {
+          T* scores = scratch_.scores + (r - row) * kKeyBlock;
+          ToStage(first, r, scores, {0, RoundUp(keys.end, kSumLanes)}, result);
+          StoreRow(scores, keys.end, p_.query.type, outputs.scores,
+                   task_.LogSumExpIndex(r) * p_.total_keys() + first);
+        }
+      });
+      next_score += kKeyBlock;
+      if (next_score < p_.total_keys() && turn.Over()) return false;
+    }
+    return true;
+  }
+
+  void ToStage(int64_t first, int64_t row, T* scores, const KeyRange& lanes,
+               const PartialRows<T>& result) {
+    const Tag<T> d;
+    if (p_.scores == Scores::kRaw) return;
+    if (softcap_ > 0) Cap(softcap_, lanes, scores);
+    if (p_.scores == Scores::kCapped) return;
+    AddBias(task_, first, row, task_.VisibleInBlock(first, row), lanes,
+            scratch_.bias, scores);
+    if (p_.scores == Scores::kBiased) return;
+    const T sum = SawNone(result, row) ? T{1} : result.sum[row];
+    for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+      const Vec<T> weight = hn::Div(ExpDifference(d, hn::Load(d, scores + j),
+                                                  hn::Set(d, result.max[row])),
+                                    hn::Set(d, sum));
+      hn::Store(weight, d, scores + j);
+    }
+  }
+
+  // Sums over keys begin at a multiple of this in a block.
+  static constexpr int64_t kKeysAtOnce =
+      Arithmetic::kElements * Arithmetic::kStepsAtOnce;
+
+  // The type that needs no conversion.
+  static constexpr bool kWide = sizeof(T) == 8;
+  static constexpr DataType kOwnType =
+      kWide ? DataType::kFloat64 : DataType::kFloat32;
+
+  const Problem& p_;
+  const TaskRows task_;
+  const int64_t rows_;
+  const int64_t tiles_;
+  const int64_t steps_;  // of a dot product of a query with a key
+  RowState<T> state_;
+  Scratch<T> scratch_;
+  T* few_query_ = state_.query;  // as FewRows reads it
+  PartialStack<T> stack_;
+  const T scale_;
+  const T softcap_;
+  Arithmetic arithmetic_;
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attention
+HWY_AFTER_NAMESPACE();
+
+#endif  // ATTENTION_KERNEL_CPU_ROWS_INL_H_

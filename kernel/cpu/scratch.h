@@ -1,0 +1,48 @@
+// What a thread works in while it computes a block of a task. Internal.
+#ifndef ATTENTION_KERNEL_CPU_SCRATCH_H_
+#define ATTENTION_KERNEL_CPU_SCRATCH_H_
+
+#include <cstdint>
+
+#include "kernel/attention.h"
+#include "kernel/cpu/row_task.h"
+#include "kernel/cpu/task_memory.h"
+#include "kernel/plan/problem.h"
+
+namespace attention {
+
+// In elements of T, at most 256 (D + Dv' + L + 1), where Dv' is Dv rounded up
+// to the lanes of a vector and L the number of rows in a tile: 14, or 32 with
+// BF16Tiles.
+template <typename T>
+class Scratch {
+ public:
+  // In this thread's memory. `lanes` is the number of T in a vector.
+  Scratch(const Problem& problem, int64_t tile_rows, int64_t lanes)
+      : value_stride(RoundUp(problem.value_head_size, lanes)) {
+    keys_packed =
+        reinterpret_cast<T*>(ReserveScratch(Bytes(problem, tile_rows, lanes)));
+    values = keys_packed + kKeyBlock * problem.head_size;
+    scores = values + kKeyBlock * value_stride;
+    bias = scores + tile_rows * kKeyBlock;
+  }
+
+  // What the constructor takes for these arguments, in bytes.
+  static int64_t Bytes(const Problem& problem, int64_t tile_rows,
+                       int64_t lanes) {
+    return kKeyBlock *
+           (problem.head_size + RoundUp(problem.value_head_size, lanes) +
+            tile_rows + 1) *
+           static_cast<int64_t>(sizeof(T));
+  }
+
+  const int64_t value_stride;  // Dv'
+  T* keys_packed;              // [256, D] in panels of keys
+  T* values;                   // [256, Dv'] in steps of keys
+  T* scores;                   // [tile rows, 256]: scores, then weights
+  T* bias;                     // [256]: a row of the mask
+};
+
+}  // namespace attention
+
+#endif  // ATTENTION_KERNEL_CPU_SCRATCH_H_

@@ -1,0 +1,159 @@
+#include "kernel/cpu/tasks.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace attention {
+namespace {
+
+// Elements of a task's output: together with a block of keys and values and
+// its partials it should stay in a core's cache.
+constexpr int64_t kTaskOutput = 448 * 128;
+// Multiply-adds of a task's rows with a block of keys, at the most: a few
+// milliseconds, after which the thread may be wanted elsewhere.
+constexpr int64_t kBlockWork = int64_t{1} << 28;
+// Multiply-adds below which a piece is not cut further: packing its keys, which
+// every piece does for itself, would show.
+constexpr double kLeastWork = 4e6;
+
+// Multiply-adds, about.
+double Work(const Problem& p, const RowTask& task) {
+  const Sequence s = p.GetSequence(task.sequence);
+  const auto seen = [&](int64_t row) {
+    const KeyRange range = p.Visible(s, row / p.group());
+    return static_cast<double>(range.end - range.begin);
+  };
+  return (seen(task.row_begin) + seen(task.row_end - 1)) / 2 *
+         static_cast<double>(task.row_end - task.row_begin) *
+         static_cast<double>(p.head_size + p.value_head_size);
+}
+
+// Cuts a task into at most `pieces` of whole register tiles and nearly equal
+// size.
+template <typename Sink>
+void ForEachPiece(const RowTask& task, int64_t pieces, Sink sink) {
+  const int64_t rows = task.row_end - task.row_begin;
+  const int64_t piece = RoundUp((rows + pieces - 1) / pieces, kMaxTileRows);
+  for (int64_t row = task.row_begin; row < task.row_end; row += piece) {
+    sink(RowTask{task.sequence, task.kv_head, row,
+                 std::min(task.row_end, row + piece)});
+  }
+}
+
+int64_t InWholeTiles(int64_t rows) {
+  return rows / kMaxTileRows * kMaxTileRows;
+}
+
+// Most rows that a task may have.
+int64_t RowLimit(const Problem& p) {
+  const int64_t for_cache = std::clamp(
+      InWholeTiles(kTaskOutput / p.value_head_size), kTaskRows / 4, kTaskRows);
+  const int64_t for_time =
+      InWholeTiles(kBlockWork / kKeyBlock / (p.head_size + p.value_head_size));
+  return std::clamp<int64_t>(for_time, kMaxTileRows, for_cache);
+}
+
+}  // namespace
+
+int64_t NumRows(const Problem& p) {
+  return (p.ragged ? p.query_length : p.batch * p.query_length) * p.query_heads;
+}
+
+int64_t MostTaskRows(const Problem& p) {
+  // Overflows only where there is no memory for the query.
+  return NumRows(p) == 0 ? 0
+                         : std::min(RowLimit(p), p.longest_query * p.group());
+}
+
+int64_t MostTasks(const Problem& p) {
+  const int64_t rows = NumRows(p);
+  if (rows == 0) return 0;
+  return std::min(rows, rows / kMaxTileRows + p.batch * p.kv_heads);
+}
+
+RowCutter::RowCutter(const Problem& problem, int threads)
+    : problem_(problem), threads_(threads), most_rows_(RowLimit(problem)) {}
+
+bool RowCutter::Leaves(const Turn& turn) {
+  // Some 50 us.
+  constexpr int64_t kSteps = 1024;
+  if (++steps_ < kSteps) return false;
+  steps_ = 0;
+  return turn.Over();
+}
+
+// Of more work, a smaller one.
+int RowCutter::BucketOf(double work) {
+  int exponent;
+  // [0.5, 1), or 0 of 0.
+  const double fraction = std::frexp(work, &exponent);
+  const int eighths =
+      8 * exponent + static_cast<int>(std::max(0.0, 16 * fraction - 8));
+  return kBuckets - 1 - std::clamp(eighths, 0, kBuckets - 1);
+}
+
+void RowCutter::ListLargest(int64_t pair) {
+  const int64_t sequence = pair / problem_.kv_heads;
+  const int64_t rows =
+      problem_.GetSequence(sequence).query_length * problem_.group();
+  if (rows == 0) return;
+  const int64_t pieces = (rows + most_rows_ - 1) / most_rows_;
+  ForEachPiece({sequence, pair % problem_.kv_heads, 0, rows}, pieces,
+               [&](const RowTask& task) {
+                 large_.push_back({task, Work(problem_, task)});
+                 left_ += large_.back().work;
+                 ++buckets_[BucketOf(large_.back().work)];
+                 ++steps_;
+               });
+}
+
+bool RowCutter::Run(const Turn& turn) {
+  const int64_t rows = NumRows(problem_);
+  if (rows == 0) return true;
+  const int64_t pairs = problem_.batch * problem_.kv_heads;
+  if (pair_ == 0) {
+    large_.reserve(std::min(rows, rows / most_rows_ + pairs));
+  }
+  while (pair_ < pairs) {
+    ListLargest(pair_++);
+    if (Leaves(turn)) return false;
+  }
+  if (sorted_ == 0) {
+    order_ = std::make_unique_for_overwrite<size_t[]>(large_.size());
+    size_t before = 0;
+    for (size_t& bucket : buckets_) {
+      before += std::exchange(bucket, before);
+    }
+    tasks_.reserve(MostTasks(problem_));
+  }
+  // Equal ones stay in order: the next task finds the head's keys in the cache.
+  while (sorted_ < large_.size()) {
+    order_[buckets_[BucketOf(large_[sorted_].work)]++] = sorted_;
+    ++sorted_;
+    if (Leaves(turn)) return false;
+  }
+  while (cut_ < large_.size()) {
+    const Large& large = large_[order_[cut_++]];
+    const double most = std::max(left_ / (2 * threads_), kLeastWork);
+    ForEachPiece(large.task, 1 + static_cast<int64_t>(large.work / most),
+                 [&](const RowTask& task) { tasks_.push_back(task); });
+    left_ -= large.work;
+    if (Leaves(turn)) return false;
+  }
+  std::vector<Large>().swap(large_);
+  order_.reset();
+  return true;
+}
+
+std::vector<RowTask> CutRows(const Problem& p, int threads) {
+  RowCutter cutter(p, threads);
+  cutter.Run(Turn(nullptr));
+  return cutter.TakeTasks();
+}
+
+}  // namespace attention
