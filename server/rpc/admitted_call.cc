@@ -96,6 +96,8 @@ void AdmittedCall::Expel(absl::Status status) {
     return;
   }
   FinishWith(status, record);
+  // A status does not overtake what the client does not take.
+  if (writing_) context_->TryCancel();
 }
 
 void AdmittedCall::OnCancel() {
@@ -113,15 +115,13 @@ void AdmittedCall::OnCancel() {
 
 void AdmittedCall::OnDone() {
   HandOver();
-  int64_t response_bytes = 0;
   {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
     done_ = true;
-    response_bytes = record_.response_bytes;
+    traffic_.End({.message_bytes = message_bytes_,
+                  .response_bytes = record_.response_bytes,
+                  .cancelled = given_up_});
   }
-  traffic_.End({.message_bytes = message_bytes_,
-                .response_bytes = response_bytes,
-                .cancelled = given_up_});
   // The answer has been sent, or nobody wants it any more.
   LetGo();
   Drop();

@@ -118,7 +118,8 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   CallRecord record_;
   const int64_t header_bytes_;
   CallTraffic traffic_;
-  // Of the message that was read last; nothing if it has not come.
+  // Of what was read last, if traffic_ has not been told of it; nothing while a
+  // read is under way. Guarded by mutex_ where reads are not alone.
   std::optional<int64_t> message_bytes_;
 
   // Held by those who start an operation of gRPC, and by those who are not gRPC
@@ -129,6 +130,8 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   std::atomic<bool> cancelled_{false};  // by the client, or with its connection
   // Nothing that is worked on for it is wanted any more.
   std::atomic<bool> over_{false};
+  // A part of the answer is on its way. Guarded by mutex_.
+  bool writing_ = false;
   Admission::Ticket ticket_;
 
  private:
