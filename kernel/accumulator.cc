@@ -20,8 +20,8 @@
 #include "kernel/cpu/dispatch.h"
 #include "kernel/cpu/kernel_job.h"
 #include "kernel/cpu/partials.h"
-#include "kernel/cpu/row_stretch.h"
 #include "kernel/cpu/row_task.h"
+#include "kernel/cpu/strided_rows.h"
 #include "kernel/cpu/subtrees.h"
 #include "kernel/cpu/task_memory.h"
 #include "kernel/cpu/task_rows.h"
@@ -36,7 +36,7 @@ namespace {
 constexpr int64_t kNoEnd = std::numeric_limits<int64_t>::max();
 constexpr BlockRange kAfterTheLast = {kNoEnd, kNoEnd};
 
-// Keys that task's rows see, mask tensor aside.
+// Keys that any of the task's rows sees, the mask tensor not considered.
 KeyRange SeenBy(const Problem& problem, const RowTask& task) {
   const Sequence sequence = problem.GetSequence(task.sequence);
   const KeyRange first =
@@ -59,10 +59,10 @@ int64_t BytesAs(const AttentionPlan& plan, int threads, int64_t sequences) {
   int64_t bytes = SaturatingAdd(0, tasks, kBytesPerTask);
   bytes = SaturatingAdd(bytes, p.ragged ? p.batch : 0, sizeof(int64_t));
   bytes = SaturatingAdd(bytes, threads, functions.scratch_bytes(p));
-  // Sequences that are not finished, each with the rows of the longest.
+  // Unfinished sequences, each as long as the longest.
   const int64_t open = p.ragged ? std::min(sequences, p.batch) : p.batch;
   const int64_t sequence_rows = p.longest_query * p.group();
-  // No task has fewer rows than a tile, but for the last of a head.
+  // A task has at least the rows of a tile, except the last one of a head.
   const int64_t rows_per_task = std::min(sequence_rows, kMaxTileRows);
   const int64_t tasks_per_head =
       (sequence_rows + rows_per_task - 1) / rows_per_task;
@@ -79,7 +79,8 @@ absl::Status WrongKeys(int64_t view, absl::string_view what, int64_t got,
 
 }  // namespace
 
-// Everything but what depends on the precision.
+// What does not depend on the precision: the checks, and how many keys are
+// there.
 class Accumulator::Impl {
  public:
   Impl(const AttentionPlan& plan, const AttentionOutputs& outputs,
@@ -99,14 +100,14 @@ class Accumulator::Impl {
     } else {
       next_ = {begin};
     }
-    if (problem_.batch == 0) return;  // Nobody's keys.
+    if (problem_.batch == 0) return;  // No sequence misses keys.
     for (int64_t b = 0; b < static_cast<int64_t>(next_.size()); ++b) {
       missing_keys_ += std::max<int64_t>(0, EndOf(b) - next_[b]);
     }
   }
   virtual ~Impl() = default;
 
-  // What is wrong with the keys; else they may be added.
+  // OK if the keys may be added.
   absl::Status Check(const AddedKeys& keys) const {
     if (broken_) return Broken();
     const auto count = static_cast<int64_t>(keys.views.size());
@@ -115,7 +116,7 @@ class Accumulator::Impl {
           keys.first_sequence > problem_.batch - count) {
         return absl::InvalidArgumentError(absl::StrCat(
             "views: got ", count, " from sequence ", keys.first_sequence,
-            " on, wanted at most the ", problem_.batch, " there are"));
+            " on, wanted sequences below ", problem_.batch));
       }
     } else if (keys.first_sequence != 0 || count != problem_.batch) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -130,10 +131,10 @@ class Accumulator::Impl {
       const int64_t left = EndOf(sequence) - next;
       if (view.length < 0 || view.length > left ||
           (view.length % kKeyBlock != 0 && view.length != left)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "views[", i, "].length: got ", view.length,
-            ", wanted a multiple of ", kKeyBlock, " below ", left,
-            ", the number of keys that are missing, or that number"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("views[", i, "].length: got ", view.length,
+                         ", wanted a multiple of ", kKeyBlock, " below ", left,
+                         ", or all ", left, " keys that are missing"));
       }
       if (!problem_.ragged && view.length != keys.views[0].length) {
         return WrongKeys(i, "length", view.length, keys.views[0].length);
@@ -146,12 +147,12 @@ class Accumulator::Impl {
     return absl::OkStatus();
   }
 
-  // The mask's operand while `keys` are attended to.
+  // The mask while `keys` are attended to: its columns of these keys.
   absl::StatusOr<std::optional<MaskOperand>> MaskFor(
       const AddedKeys& keys) const {
     if (!problem_.mask) {
       if (!keys.mask) return std::nullopt;
-      return FieldError("mask", "got one, wanted none: the plan has none");
+      return FieldError("mask", "got a mask, wanted none, as in the plan");
     }
     const int64_t begin = NextOf(0);
     const int64_t length = keys.views.empty() ? 0 : keys.views[0].length;
@@ -197,22 +198,22 @@ class Accumulator::Impl {
     if (begin < 0 || end <= begin ||
         end > BlocksOf(std::min(end_, problem_.longest_keys)) ||
         CutBlocks(begin, end, kMostBlocks, blocks).size() != 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("partial: got blocks [", begin, ", ", end,
-                       "), wanted one node of the tree of ", blocks));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "partial: got blocks [", begin, ", ", end,
+          "), wanted one subtree of the tree of ", blocks, " blocks"));
     }
     for (int64_t b = 0; b < static_cast<int64_t>(next_.size()); ++b) {
       const int64_t wanted = std::min(begin * kKeyBlock, LengthOf(b));
       if (next_[b] != wanted) {
         return absl::InvalidArgumentError(
-            absl::StrCat("partial: got one that begins at key ",
-                         begin * kKeyBlock, ", wanted ", next_[b]));
+            absl::StrCat("partial: got keys from ", begin * kKeyBlock,
+                         " on, wanted from ", next_[b], " on"));
       }
     }
     return absl::OkStatus();
   }
 
-  // So many keys are there now; of the views' sequences.
+  // Counts `keys` as added.
   void Advance(const AddedKeys& keys) {
     if (!problem_.ragged) {
       const int64_t length = keys.views.empty() ? 0 : keys.views[0].length;
@@ -225,6 +226,7 @@ class Accumulator::Impl {
       missing_keys_ -= keys.views[i].length;
     }
   }
+  // Counts the keys of all sequences before `block` as added.
   void AdvanceTo(int64_t block) {
     for (int64_t b = 0; b < static_cast<int64_t>(next_.size()); ++b) {
       const int64_t next = std::min(block * kKeyBlock, EndOf(b));
@@ -234,7 +236,8 @@ class Accumulator::Impl {
   }
   void Break() { broken_ = true; }
 
-  // Prepares, runs and ends what the functions of Accumulator do.
+  // The jobs of Add(), Merge(), Finish() and Export(). Their arguments must
+  // have been checked.
   virtual std::unique_ptr<KernelJob> MakeAdd(
       const AddedKeys& keys, std::optional<MaskOperand> mask, int threads,
       absl::AnyInvocable<void(absl::Status)> done) = 0;
@@ -249,7 +252,7 @@ class Accumulator::Impl {
   virtual DataType type() const = 0;
 
   int64_t finished_queries() const { return finished_queries_; }
-  // Of `keys` more keys.
+  // At most; causal mask, window and valid lengths are not considered.
   double FlopsOf(const AddedKeys& keys) const {
     double count = 0;
     for (const KeyValueView& view : keys.views) {
@@ -261,12 +264,12 @@ class Accumulator::Impl {
   }
 
  protected:
-  // Above any number of blocks, a power of two.
+  // A power of two above any number of blocks.
   static constexpr int64_t kMostBlocks = int64_t{1} << 54;
 
   static absl::Status Broken() {
     return absl::FailedPreconditionError(
-        "an earlier step was cancelled or failed");
+        "an earlier call was cancelled or failed");
   }
   int64_t LengthOf(int64_t sequence) const {
     return problem_.ragged ? problem_.key_starts[sequence + 1] -
@@ -280,14 +283,14 @@ class Accumulator::Impl {
     return next_[problem_.ragged ? sequence : 0];
   }
 
-  Problem problem_;
+  Problem problem_;  // a copy: its key_views and mask change with each Add()
   const bool is_part_;
   const AttentionOutputs outputs_;
-  const int64_t end_;
-  // The first key that is missing: of each sequence with RAGGED, else of all.
+  const int64_t end_;  // of the part's keys; kNoEnd: of all keys
+  // [B] with RAGGED, else [1]: the first key that is missing.
   std::vector<int64_t> next_;
-  int64_t missing_keys_ = 0;
-  bool broken_ = false;
+  int64_t missing_keys_ = 0;  // sum of EndOf(b) - next_[b]
+  bool broken_ = false;       // a job was cancelled or failed
   int64_t finished_queries_ = 0;
 };
 
@@ -331,24 +334,28 @@ class AccumulatorIn final : public Accumulator::Impl {
   }
 
  private:
-  // A step: first, once, the rows are cut into tasks; then each of some tasks
-  // does its share.
-  class Step : public KernelJob {
+  // A job over some of the tasks. Stages: the rows are cut into tasks, unless
+  // an earlier job has done so; then the listed tasks run.
+  class TasksJob : public KernelJob {
    public:
-    Step(AccumulatorIn& accumulator, int threads,
-         absl::AnyInvocable<void(absl::Status)> done)
+    TasksJob(AccumulatorIn& accumulator, int threads,
+             absl::AnyInvocable<void(absl::Status)> done)
         : KernelJob(std::move(done)), a_(accumulator), threads_(threads) {}
 
    protected:
-    // The tasks that have a share, by number.
-    virtual void List(std::vector<int64_t>* tasks) = 0;
-    virtual TaskEnd DoShare(int64_t share, int64_t task, const Turn& turn) = 0;
+    // Lists the tasks to run, as indices into tasks_.
+    virtual void ListTasks(std::vector<int64_t>* tasks) = 0;
+    // Runs tasks_[task], which is number `index` of the list.
+    virtual TaskEnd RunListed(int64_t index, int64_t task,
+                              const Turn& turn) = 0;
+    // All of them have run.
     virtual void Succeed() = 0;
 
     AccumulatorIn& a_;
-    // What a thread probably does after share number `share`.
-    const RowTask* After(int64_t share) const {
-      const size_t next = static_cast<size_t>(share) + threads_;
+    // The task that a thread probably runs after number `index` of the list:
+    // threads draw tasks in turn.
+    const RowTask* TaskAfter(int64_t index) const {
+      const size_t next = static_cast<size_t>(index) + threads_;
       return next < listed_.size() ? &a_.tasks_[listed_[next]] : nullptr;
     }
 
@@ -364,16 +371,16 @@ class AccumulatorIn final : public Accumulator::Impl {
         cutter_.reset();
       }
       if (std::exchange(listed_all_, true)) return 0;
-      List(&listed_);
+      ListTasks(&listed_);
       return static_cast<int64_t>(listed_.size());
     }
 
-    bool Run(int64_t share, const Turn& turn) final {
+    bool Run(int64_t index, const Turn& turn) final {
       if (!a_.cut_) return cutter_->Run(turn);
-      const int64_t task = listed_[share];
-      const TaskEnd end = DoShare(share, task, turn);
+      const int64_t task = listed_[index];
+      const TaskEnd end = RunListed(index, task, turn);
       if (end == TaskEnd::kFinished) a_.finished_[task] = 1;
-      return end != TaskEnd::kLeft;
+      return end != TaskEnd::kSuspended;
     }
 
     void End(bool ok) final {
@@ -394,17 +401,17 @@ class AccumulatorIn final : public Accumulator::Impl {
     std::vector<int64_t> listed_;
   };
 
-  class AddJob final : public Step {
+  class AddJob final : public TasksJob {
    public:
     AddJob(AccumulatorIn& accumulator, const AddedKeys& keys,
            std::optional<MaskOperand> mask, int threads,
            absl::AnyInvocable<void(absl::Status)> done)
-        : Step(accumulator, threads, std::move(done)),
+        : TasksJob(accumulator, threads, std::move(done)),
           keys_(keys),
           mask_(std::move(mask)) {}
 
    private:
-    void List(std::vector<int64_t>* tasks) override {
+    void ListTasks(std::vector<int64_t>* tasks) override {
       AccumulatorIn& a = this->a_;
       a.problem_.key_views = keys_.views;
       a.problem_.first_view = keys_.first_sequence;
@@ -416,7 +423,7 @@ class AccumulatorIn final : public Accumulator::Impl {
            task < static_cast<int64_t>(a.tasks_.size()) &&
            a.tasks_[task].sequence < end;
            ++task) {
-        // Not those that see keys only later.
+        // Tasks that see later keys only have nothing to do yet.
         if (!a.finished_[task] &&
             SeenBy(a.problem_, a.tasks_[task]).begin < ViewEnd(task)) {
           tasks->push_back(task);
@@ -424,7 +431,8 @@ class AccumulatorIn final : public Accumulator::Impl {
       }
     }
 
-    // Where the keys of the task's sequence end for now.
+    // Where the added keys of the task's sequence end; kNoEnd if no more
+    // follow.
     int64_t ViewEnd(int64_t task) const {
       const AccumulatorIn& a = this->a_;
       const int64_t sequence = a.tasks_[task].sequence;
@@ -434,19 +442,19 @@ class AccumulatorIn final : public Accumulator::Impl {
       return end == a.LengthOf(sequence) ? kNoEnd : end;
     }
 
-    TaskEnd DoShare(int64_t share, int64_t task, const Turn& turn) override {
+    TaskEnd RunListed(int64_t index, int64_t task, const Turn& turn) override {
       AccumulatorIn& a = this->a_;
       const int64_t end = ViewEnd(task);
       const int64_t begin = a.NextOf(a.tasks_[task].sequence);
-      RowStretch then;
-      if (const RowTask* next = this->After(share)) {
+      StridedRows next_keys;
+      if (const RowTask* next = this->TaskAfter(index)) {
         const int64_t next_begin = a.NextOf(next->sequence);
-        then = FirstKeys(a.problem_, *next, next_begin / kKeyBlock);
+        next_keys = FirstKeys(a.problem_, *next, next_begin / kKeyBlock);
       }
       return a.functions_.attend(
           a.problem_, a.tasks_[task],
-          {begin / kKeyBlock, end == kNoEnd ? kNoEnd : end / kKeyBlock}, then,
-          a.is_part_ ? nullptr : &a.outputs_, a.StateOf(task), turn);
+          {begin / kKeyBlock, end == kNoEnd ? kNoEnd : end / kKeyBlock},
+          next_keys, a.is_part_ ? nullptr : &a.outputs_, a.StateOf(task), turn);
     }
 
     void Succeed() override {
@@ -458,12 +466,13 @@ class AccumulatorIn final : public Accumulator::Impl {
     std::optional<MaskOperand> mask_;
   };
 
-  class MergeJob final : public Step {
+  class MergeJob final : public TasksJob {
    public:
     MergeJob(AccumulatorIn& accumulator, const Partial& partial, int threads,
              absl::AnyInvocable<void(absl::Status)> done)
-        : Step(accumulator, threads, std::move(done)), memory_(partial.memory) {
-      // Only read from.
+        : TasksJob(accumulator, threads, std::move(done)),
+          memory_(partial.memory) {
+      // merge_subtrees only reads.
       subtree_.max = static_cast<T*>(const_cast<void*>(partial.max));
       subtree_.sum = static_cast<T*>(const_cast<void*>(partial.sum));
       subtree_.output = static_cast<T*>(const_cast<void*>(partial.output));
@@ -472,11 +481,11 @@ class AccumulatorIn final : public Accumulator::Impl {
     }
 
    private:
-    void List(std::vector<int64_t>* tasks) override {
+    void ListTasks(std::vector<int64_t>* tasks) override {
       this->a_.ListUnfinished(tasks);
     }
-    TaskEnd DoShare(int64_t /*share*/, int64_t task,
-                    const Turn& turn) override {
+    TaskEnd RunListed(int64_t /*index*/, int64_t task,
+                      const Turn& turn) override {
       AccumulatorIn& a = this->a_;
       return a.functions_.merge_subtrees(a.problem_, a.tasks_[task],
                                          {&subtree_, 1}, nullptr,
@@ -488,16 +497,16 @@ class AccumulatorIn final : public Accumulator::Impl {
     SubtreePartial<T> subtree_;
   };
 
-  class FinishJob final : public Step {
+  class FinishJob final : public TasksJob {
    public:
-    using Step::Step;
+    using TasksJob::TasksJob;
 
    private:
-    void List(std::vector<int64_t>* tasks) override {
+    void ListTasks(std::vector<int64_t>* tasks) override {
       this->a_.ListUnfinished(tasks);
     }
-    TaskEnd DoShare(int64_t /*share*/, int64_t task,
-                    const Turn& turn) override {
+    TaskEnd RunListed(int64_t /*index*/, int64_t task,
+                      const Turn& turn) override {
       AccumulatorIn& a = this->a_;
       return a.functions_.attend(a.problem_, a.tasks_[task], kAfterTheLast, {},
                                  &a.outputs_, &a.states_[task], turn);
@@ -505,14 +514,15 @@ class AccumulatorIn final : public Accumulator::Impl {
     void Succeed() override { this->a_.CountFinished(); }
   };
 
-  class ExportJob final : public Step {
+  class ExportJob final : public TasksJob {
    public:
     ExportJob(AccumulatorIn& accumulator, std::vector<Partial>* partials,
               int threads, absl::AnyInvocable<void(absl::Status)> done)
-        : Step(accumulator, threads, std::move(done)), partials_(partials) {}
+        : TasksJob(accumulator, threads, std::move(done)),
+          partials_(partials) {}
 
    private:
-    void List(std::vector<int64_t>* tasks) override {
+    void ListTasks(std::vector<int64_t>* tasks) override {
       const Problem& p = this->a_.problem_;
       const int64_t end = BlocksOf(std::min(this->a_.end_, p.longest_keys));
       for (const Subtree& subtree :
@@ -533,8 +543,8 @@ class AccumulatorIn final : public Accumulator::Impl {
       }
       this->a_.ListUnfinished(tasks);
     }
-    TaskEnd DoShare(int64_t /*share*/, int64_t task,
-                    const Turn& /*turn*/) override {
+    TaskEnd RunListed(int64_t /*index*/, int64_t task,
+                      const Turn& /*turn*/) override {
       AccumulatorIn& a = this->a_;
       return a.functions_.store_subtrees(a.problem_, a.tasks_[task], subtrees_,
                                          &a.states_[task]);
@@ -546,7 +556,7 @@ class AccumulatorIn final : public Accumulator::Impl {
     std::vector<SubtreePartial<T>> subtrees_;
   };
 
-  // Sorted by sequence, so that those of a sequence are side by side.
+  // Sorts the tasks by sequence, then by rows.
   void TakeTasks(std::vector<RowTask> tasks) {
     std::sort(tasks.begin(), tasks.end(),
               [](const RowTask& a, const RowTask& b) {
@@ -570,7 +580,8 @@ class AccumulatorIn final : public Accumulator::Impl {
            tasks_.begin();
   }
 
-  // The tasks of sequences without keys that are next to be finished.
+  // Lists the tasks, from the first unfinished one on, of sequences without
+  // keys: no view will ever come for them.
   void ListWithoutKeys(std::vector<int64_t>* tasks) const {
     for (size_t task = first_unfinished_;
          task < tasks_.size() && LengthOf(tasks_[task].sequence) == 0; ++task) {
@@ -585,8 +596,8 @@ class AccumulatorIn final : public Accumulator::Impl {
     }
   }
 
-  // The state of a task, with memory of its own: that of a thread may be
-  // larger than this task needs.
+  // The state of a task, in memory of its own. Its thread's memory would be
+  // larger than the task needs, and states live long here.
   TaskState* StateOf(int64_t task) {
     TaskState& state = states_[task];
     if (state.memory.data == nullptr) {
@@ -618,11 +629,11 @@ class AccumulatorIn final : public Accumulator::Impl {
 
   const RowFunctions<T> functions_;
   bool cut_ = false;
-  std::vector<RowTask> tasks_;
-  std::vector<TaskState> states_;  // of each task
-  std::vector<char> finished_;     // each task
-  // All tasks before it are.
-  size_t first_unfinished_ = 0;
+  std::vector<RowTask> tasks_;     // ascending by sequence
+  std::vector<TaskState> states_;  // [tasks]
+  // [tasks]. Not bool: threads write neighbours.
+  std::vector<char> finished_;
+  size_t first_unfinished_ = 0;  // all tasks before it are finished
 };
 
 namespace {
@@ -638,20 +649,18 @@ std::unique_ptr<Accumulator::Impl> MakeImpl(
 
 absl::Status CheckPlan(const AttentionPlan& plan) {
   if (plan.scores) {
-    return FieldError("options.return_scores",
-                      "not where keys come piece by piece");
+    return FieldError("options.return_scores", "not with an Accumulator");
   }
   if (plan.present_key) {
-    return FieldError("options.return_present",
-                      "not where keys come piece by piece");
+    return FieldError("options.return_present", "not with an Accumulator");
   }
   return absl::OkStatus();
 }
 
 // Makes a job with make(threads, done), runs it and returns how it ended.
 template <typename Make>
-absl::Status RunStep(double flops, Executor& executor,
-                     const std::atomic<bool>* cancelled, const Make& make) {
+absl::Status RunJob(double flops, Executor& executor,
+                    const std::atomic<bool>* cancelled, const Make& make) {
   absl::Status result;
   const std::unique_ptr<KernelJob> job =
       make(executor.threads() + 1,
@@ -700,11 +709,11 @@ absl::Status Accumulator::Add(const AddedKeys& keys, Executor& executor,
     ATTENTION_RETURN_IF_ERROR(impl_->Check(keys));
     absl::StatusOr<std::optional<MaskOperand>> mask = impl_->MaskFor(keys);
     ATTENTION_RETURN_IF_ERROR(mask.status());
-    return RunStep(impl_->FlopsOf(keys), executor, cancelled,
-                   [&](int threads, auto done) {
-                     return impl_->MakeAdd(keys, *std::move(mask), threads,
-                                           std::move(done));
-                   });
+    return RunJob(impl_->FlopsOf(keys), executor, cancelled,
+                  [&](int threads, auto done) {
+                    return impl_->MakeAdd(keys, *std::move(mask), threads,
+                                          std::move(done));
+                  });
   });
 }
 
@@ -722,7 +731,7 @@ absl::Status Accumulator::Merge(const Partial& partial, Executor& executor,
                                 const std::atomic<bool>* cancelled) {
   return Guarded([&]() -> absl::Status {
     ATTENTION_RETURN_IF_ERROR(impl_->CheckMerge(partial, impl_->type()));
-    return RunStep(0, executor, cancelled, [&](int threads, auto done) {
+    return RunJob(0, executor, cancelled, [&](int threads, auto done) {
       return impl_->MakeMerge(partial, threads, std::move(done));
     });
   });
@@ -732,7 +741,7 @@ absl::Status Accumulator::Finish(Executor& executor,
                                  const std::atomic<bool>* cancelled) {
   return Guarded([&]() -> absl::Status {
     ATTENTION_RETURN_IF_ERROR(impl_->CheckFinish());
-    return RunStep(0, executor, cancelled, [&](int threads, auto done) {
+    return RunJob(0, executor, cancelled, [&](int threads, auto done) {
       return impl_->MakeFinish(threads, std::move(done));
     });
   });
@@ -751,7 +760,7 @@ absl::StatusOr<std::vector<Partial>> Accumulator::Export(
     ATTENTION_RETURN_IF_ERROR(impl_->CheckExport());
     std::vector<Partial> partials;
     ATTENTION_RETURN_IF_ERROR(
-        RunStep(0, executor, cancelled, [&](int threads, auto done) {
+        RunJob(0, executor, cancelled, [&](int threads, auto done) {
           return impl_->MakeExport(&partials, threads, std::move(done));
         }));
     return partials;

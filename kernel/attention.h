@@ -26,9 +26,9 @@
 //
 // What is computed is specified in proto/attention/v1/attention.proto, its
 // precision in docs/numerics.md. The bits of the answer depend on the inputs
-// and options alone: not on the number of threads, on the other rows, heads and
-// batches of the call, on how keys are divided between past and new, nor on the
-// CPU's SIMD instructions (MathMode::kFast excepted).
+// and options alone. They do not depend on the number of threads, on the other
+// rows, heads and batches of the call, nor on how keys are divided between past
+// and new; nor, except with MathMode::kFast, on the CPU's SIMD instructions.
 #ifndef ATTENTION_KERNEL_ATTENTION_H_
 #define ATTENTION_KERNEL_ATTENTION_H_
 
@@ -68,12 +68,18 @@ enum class Causal : uint8_t { kNone, kTopLeft, kBottomRight };
 
 enum class MathMode : uint8_t { kReproducible, kFast };
 
-// A stage of the computation to return.
-enum class Scores : uint8_t { kNone, kRaw, kCapped, kBiased, kWeights };
+// Which scores to return: none, or those after the stage named.
+enum class Scores : uint8_t {
+  kNone,
+  kRaw,      // scale * Q·K
+  kCapped,   // then soft cap
+  kBiased,   // then mask, ALiBi, causal mask and window
+  kWeights,  // then softmax
+};
 
 struct AttentionOptions {
   Layout layout = Layout::kByRank;
-  // Needed with kPacked; elsewhere 0 or what the shapes say.
+  // Hq and Hkv. Needed with kPacked; elsewhere 0 or what the shapes say.
   int64_t query_heads = 0;
   int64_t kv_heads = 0;
   // Finite; default 1 / sqrt(D).
@@ -89,98 +95,102 @@ struct AttentionOptions {
   // Empty or Hq values, neither NaN nor +infinity.
   std::vector<double> sinks;
   MathMode math_mode = MathMode::kReproducible;
-  // The least precision to compute in, a float type; nothing below what the
-  // inputs ask for is ever used.
+  // A float type: computes in at least this precision. The inputs may require
+  // more.
   std::optional<DataType> softmax_precision;
   bool return_log_sum_exp = false;
   Scores return_scores = Scores::kNone;
   bool return_present = false;
 };
 
-// The most that one computation may ask for, each inclusive. They bound what
-// shapes cost that bring few bytes with them: working memory, lists of tasks,
-// and how long a thread stays between two looks at the clock.
+// The most that one computation may ask for, inclusive. Shapes of few bytes can
+// be expensive: these limits bound working memory, the lists of tasks, and how
+// long a thread computes between two looks at the clock.
 struct AttentionLimits {
-  // D and Dv. The working memory of a thread and the time that a block of keys
-  // takes it grow with them.
+  // D and Dv. A thread's working memory and its time per block of keys grow
+  // with them.
   int64_t head_size = 4096;
-  // Hq; with it Hkv.
+  // Hq and Hkv.
   int64_t heads = 65536;
   // B, or the number of ragged sequences.
   int64_t batch = 131072;
   // B * Hkv: each pair is at least one task.
   int64_t batch_heads = 1048576;
-  // AttentionPlan::work. Default: any.
+  // AttentionPlan::work. Unlimited by default.
   double work = std::numeric_limits<double>::infinity();
 };
 
 // What attention reads. Nothing here is owned.
 struct AttentionInputs {
+  // In layout kBHSD (B, Hq, S, D), (B, Hkv, L, D) and (B, Hkv, L, Dv).
   ConstTensorView query;
   ConstTensorView key;
   ConstTensorView value;
+  // Broadcasts to (B, Hq, S, T). Keys past its last axis are masked.
   std::optional<ConstTensorView> mask;
   // Both or neither; (B, Hkv, P, D) and (B, Hkv, P, Dv) in every layout.
   std::optional<ConstTensorView> past_key;
   std::optional<ConstTensorView> past_value;
   // Empty or B numbers in [0, T].
   absl::Span<const int64_t> valid_lengths;
-  // Layout::kRagged only: B + 1 ascending numbers from 0 to the first axis of
-  // query, and of key.
+  // Layout::kRagged only: B + 1 ascending numbers, from 0 to the size of
+  // query's, or key's, first axis.
   absl::Span<const int64_t> query_starts;
   absl::Span<const int64_t> key_starts;
 };
 
-// Where attention writes: row-major memory of the plan's sizes, aligned to the
-// element's size, not overlapping any input. Each pointer may be null where the
-// plan has no such tensor or it has no elements.
+// Where attention writes: each of the type and shape that the plan's member of
+// the same name has, row-major, aligned to the element's size, not overlapping
+// any input. A pointer may be null where the plan has no such tensor or the
+// tensor has no elements.
 struct AttentionOutputs {
-  void* output = nullptr;
-  void* log_sum_exp = nullptr;
-  void* scores = nullptr;
-  void* present_key = nullptr;
-  void* present_value = nullptr;
+  void* output = nullptr;         // kBHSD: [B, Hq, S, Dv]
+  void* log_sum_exp = nullptr;    // [B, Hq, S]; kRagged: [S, Hq]
+  void* scores = nullptr;         // [B, Hq, S, T]
+  void* present_key = nullptr;    // [B, Hkv, T, D]
+  void* present_value = nullptr;  // [B, Hkv, T, Dv]
 };
 
 // The checked geometry of one computation; internal (kernel/plan/problem.h).
 struct Problem;
 
-// A request found valid, and what it will write. Refers to the memory of the
-// inputs it was made of, which must stay as it was until the last run.
+// A valid request, and what it will write. Refers to the memory of the inputs,
+// which must live and stay unchanged until the last run has ended.
 struct AttentionPlan {
   TensorSpec output;
   std::optional<TensorSpec> log_sum_exp;
   std::optional<TensorSpec> scores;
   std::optional<TensorSpec> present_key;
   std::optional<TensorSpec> present_value;
-  // Multiply-adds times two, unmasked (query, key) pairs only as far as causal
-  // mask, window and valid lengths tell: 2 * pairs * (D + Dv).
+  // 2 * pairs * (D + Dv), where pairs counts the (query, key) pairs of every
+  // query head that causal mask, window and valid lengths leave. The mask
+  // tensor is not counted.
   double flops = 0;
-  // What computing costs, in multiply-adds of the precision computed in: those
-  // above, and what a softmax weight, reading a key and a value, a row and a
-  // sequence cost beside them. In proportion to the time it takes, but for the
-  // CPU's speed, within about a factor of 2.
+  // The whole cost, in multiply-adds: flops / 2, and what softmax, reading keys
+  // and values, rows and sequences cost beside them. On one CPU and in one
+  // precision proportional to the time taken, within about a factor of 2.
   double work = 0;
-  // What it is computed in.
+  // Computed in double rather than float; with kFast arithmetic.
   bool double_precision = false;
   bool fast_math = false;
   // Shared so that a plan can be copied.
   std::shared_ptr<const Problem> problem;
 };
 
-// Checks inputs and options whole: shapes, types, lengths, ranges, overflow and
-// the bytes of a bool mask. Reads no other element, computes nothing and
-// allocates nothing that grows with them (ragged and per-batch lengths aside).
+// Checks inputs and options completely: shapes, types, lengths, ranges,
+// overflow and the bytes of a bool mask. Reads no other tensor element and
+// computes no attention. Copies ragged starts and valid lengths; allocates
+// nothing else that grows with the inputs.
 //
-// Errors: InvalidArgument, naming the field, what came and what was wanted;
+// Errors: InvalidArgument, naming the field, what it got and what it wanted;
 // ErrorField() gives the field's path as in attention.proto. Throws
 // std::bad_alloc.
 absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
                                             const AttentionOptions& options,
                                             const AttentionLimits& limits = {});
 
-// The most memory that computing takes beside inputs and outputs, in bytes, if
-// `threads` threads compute. Saturates at the largest int64_t.
+// The most memory, in bytes, that computing on `threads` threads takes beside
+// inputs and outputs. Saturates at the largest int64_t.
 int64_t WorkingBytes(const AttentionPlan& plan, int threads);
 
 // Computes what `plan` describes. Blocks until done; uses `executor`'s threads
@@ -195,10 +205,10 @@ absl::Status RunAttention(const AttentionPlan& plan,
                           const AttentionOutputs& outputs, Executor& executor,
                           const std::atomic<bool>* cancelled = nullptr);
 
-// The same as a job for Executor::Submit(), which `threads` threads may work
-// on. `done` is called once, at its end, with what RunAttention returns, or
-// DeadlineExceeded; it may destroy the job. Throws std::bad_alloc, but not the
-// job's functions.
+// RunAttention() as a job for Executor::Submit(), for up to `threads` threads.
+// `done` is called once, at the end, with the status that RunAttention() would
+// return, or with DeadlineExceeded; it may destroy the job. MakeAttentionJob()
+// throws std::bad_alloc, the job's functions do not.
 std::unique_ptr<Executor::Job> MakeAttentionJob(
     const AttentionPlan& plan, const AttentionOutputs& outputs, int threads,
     absl::AnyInvocable<void(absl::Status)> done);

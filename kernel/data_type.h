@@ -20,7 +20,7 @@ enum class DataType : uint8_t {
   kInt64,
 };
 
-// Bytes an element takes.
+// Bytes per element.
 constexpr size_t SizeOf(DataType type) {
   switch (type) {
     case DataType::kFloat64:

@@ -1,5 +1,5 @@
-// Keys and values as blocks of memory: what a request's tensors, a stream's
-// pages and a cache's pages are to the kernel.
+// Keys and values as blocks of memory: how the kernel sees a stream's or a
+// cache's pages.
 #ifndef ATTENTION_KERNEL_KEY_VALUES_H_
 #define ATTENTION_KERNEL_KEY_VALUES_H_
 
@@ -9,9 +9,12 @@
 
 namespace attention {
 
-// Tokens per block, the leaves of the tree along which partial results merge.
-// Partial results over ranges of keys merge to the bits of the whole where the
-// ranges begin at multiples of it.
+// Keys per block. Block b of a sequence holds its keys [256 b, 256 b + 256).
+//
+// The tree of blocks is the binary tree whose leaves are the blocks: a subtree
+// of 2^k blocks begins at a multiple of 2^k. The last subtree may end early,
+// with the sequence. Partial results merge along this tree, so that their bits
+// do not depend on who computed them.
 inline constexpr int64_t kKeyBlock = 256;
 
 // Tokens [begin, begin + length) of one sequence, of every key/value head.
@@ -21,14 +24,14 @@ inline constexpr int64_t kKeyBlock = 256;
 //   1. begin is a multiple of kKeyBlock.
 //   2. Every block but the last holds kKeyBlock tokens; the last holds the
 //      rest.
-//   3. Head h of token i is the head size's elements at
+//   3. The key of head h and token i, D consecutive elements, begins at
 //        block.key + h * block.key_head_stride
-//                  + i % kKeyBlock * key_row_stride,
-//      block being blocks[(i - begin) / kKeyBlock]; values likewise.
+//                  + i % kKeyBlock * key_row_stride
+//      where block = blocks[(i - begin) / kKeyBlock]; values likewise.
 struct KeyValueView {
   struct Block {
-    const void* key = nullptr;    // [Hkv, 256, D] by its strides
-    const void* value = nullptr;  // [Hkv, 256, Dv] by its strides
+    const void* key = nullptr;    // [Hkv, kKeyBlock, D], strided
+    const void* value = nullptr;  // [Hkv, kKeyBlock, Dv], strided
     int64_t key_head_stride = 0;
     int64_t value_head_stride = 0;
   };
@@ -37,7 +40,7 @@ struct KeyValueView {
   int64_t length = 0;
   int64_t key_row_stride = 0;
   int64_t value_row_stride = 0;
-  // ceil(length / kKeyBlock) of them.
+  // [ceil(length / kKeyBlock)]
   absl::Span<const Block> blocks;
 };
 

@@ -38,7 +38,7 @@ inline std::optional<int64_t> NumElements(absl::Span<const int64_t> shape) {
   return empty ? 0 : count;
 }
 
-// Type and shape of a tensor that is still to be allocated, row-major.
+// Type and shape of a tensor yet to be allocated, row-major.
 struct TensorSpec {
   DataType type = DataType::kFloat32;
   Shape shape;
@@ -57,7 +57,7 @@ struct BasicTensorView {
   DataType type = DataType::kFloat32;
   Shape shape;
   // Distance between neighbours along each axis, in elements. Empty: row-major
-  // without padding. Otherwise one an axis, the last 1, none negative.
+  // without padding. Otherwise one per axis, the last 1, none negative.
   Shape strides;
   Pointer data = nullptr;
 };

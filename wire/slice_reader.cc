@@ -28,6 +28,13 @@ void SliceReader::NextSlice() {
   }
 }
 
+absl::Span<const uint8_t> SliceReader::FirstPiece() const {
+  if (remaining_ == 0) return {};
+  SliceReader reader = *this;
+  reader.NextSlice();
+  return {reader.position_, std::min(reader.available_, remaining_)};
+}
+
 bool SliceReader::ReadByte(uint8_t* byte) {
   if (remaining_ == 0) return false;
   NextSlice();

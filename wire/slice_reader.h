@@ -45,6 +45,9 @@ class SliceReader {
   // Bytes up to the end.
   size_t remaining() const { return remaining_; }
 
+  // The next bytes, as far as they lie in one slice; empty at the end only.
+  absl::Span<const uint8_t> FirstPiece() const;
+
   bool ReadVarint(uint64_t* value);
   bool ReadFixed32(uint32_t* value);
   // Field numbers of 0 and unknown wire types are malformed.

@@ -74,7 +74,7 @@ TileParts MeasureHere(int64_t head_size) {
                        0, kKeyBlock, 0.01f, scores.get(), prefetcher);
   });
   parts.weighted_sums = Time([&]() HWY_ATTR {
-    kernel::WeightBlock(arithmetic, kRows, scores.get(), kKeyBlock,
+    kernel::AccumulateBlock(arithmetic, kRows, scores.get(), kKeyBlock,
                         values.get(), head_size, head_size, output.get(),
                         head_size, prefetcher);
   });

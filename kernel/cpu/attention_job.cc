@@ -18,8 +18,8 @@
 #include "kernel/attention.h"
 #include "kernel/cpu/dispatch.h"
 #include "kernel/cpu/partials.h"
-#include "kernel/cpu/row_stretch.h"
 #include "kernel/cpu/row_task.h"
+#include "kernel/cpu/strided_rows.h"
 #include "kernel/cpu/subtrees.h"
 #include "kernel/cpu/task_memory.h"
 #include "kernel/cpu/task_rows.h"
@@ -29,16 +29,16 @@
 namespace attention {
 namespace {
 
-// Tasks a thread should find, so that none idles long at the end.
+// Tasks wanted per thread, so that no thread idles long at the end.
 constexpr int64_t kTasksPerThread = 4;
-// Up to so many are cut in the step between two stages, in a tenth of a
-// millisecond. More are a task of their own, which can be left.
+// Up to so many tasks are cut between two stages, in a tenth of a millisecond.
+// Cutting more is a task itself, which can be suspended.
 constexpr int64_t kTasksCutAtOnce = 2048;
 // Bytes that one task copies into a present tensor.
 constexpr int64_t kCopyBytes = int64_t{4} << 20;
 
-// Few rows over many keys: their keys are cut too, into subtrees of this many
-// blocks, so that every thread has work. 0 where that is not needed.
+// Where there are too few tasks for the threads (decode over many keys), the
+// keys are cut as well, into subtrees of so many blocks. 0: they are not.
 int64_t BlocksPerSubtree(int64_t tasks, int64_t blocks, double flops,
                          int threads) {
   if (threads == 1 || blocks <= 1 || flops <= kInlineFlops) return 0;
@@ -49,8 +49,8 @@ int64_t BlocksPerSubtree(int64_t tasks, int64_t blocks, double flops,
   return most;
 }
 
-// Past and current keys or values joined as (B, Hkv, T, columns), a piece of
-// the rows of each head a task.
+// Copies past and new keys, or values, to a present tensor [B, Hkv, T,
+// columns]. A task copies some rows of one head.
 class PresentCopy {
  public:
   PresentCopy(const Problem& p, const Operand& past, const Operand& current,
@@ -89,15 +89,14 @@ class PresentCopy {
   char* const present_;
 };
 
-// The stages of a computation, in their order; each is left out where there is
-// nothing to do.
+// The stages of a computation, in order. Stages without tasks are skipped.
 enum class Stage : uint8_t {
   kPresentKey,
   kPresentValue,
-  kCut,       // cuts the rows into tasks; before those that follow
-  kRows,      // rows over all their keys
-  kSubtrees,  // rows over subtrees of the blocks
-  kMerge,     // rows from those
+  kCut,       // cuts the rows into tasks
+  kRows,      // a task's rows over all their keys; or, where keys are cut too,
+  kSubtrees,  // a task's rows over one subtree of the blocks, and then
+  kMerge,     // a task's rows merged from all subtrees
 };
 using Stages = absl::InlinedVector<Stage, 5>;
 
@@ -124,14 +123,14 @@ class AttentionJob final : public KernelJob {
 
   bool Run(int64_t task, const Turn& turn) override {
     if (stage_ == Stage::kCut) return CutOn(turn);
-    TaskState state = TakeState(task);
-    if (Work(task, &state, turn) != TaskEnd::kLeft) return true;
-    KeepState(task, std::move(state));
+    TaskState state = ResumeState(task);
+    if (Work(task, &state, turn) != TaskEnd::kSuspended) return true;
+    SuspendState(task, std::move(state));
     return false;
   }
 
   void End(bool /*ok*/) override {
-    left_.clear();
+    suspended_.clear();
     buffers_.clear();
     subtrees_.clear();
     cutter_.reset();
@@ -201,22 +200,22 @@ class AttentionJob final : public KernelJob {
       case Stage::kCut:
         break;  // CutOn()
       case Stage::kRows: {
-        RowStretch then;
+        StridedRows next_keys;
         if (const RowTask* next = TaskAfter(task)) {
-          then = FirstKeys(*problem_, *next, 0);
+          next_keys = FirstKeys(*problem_, *next, 0);
         }
-        return functions_.attend(*problem_, tasks_[task], {}, then, &outputs_,
-                                 state, turn);
+        return functions_.attend(*problem_, tasks_[task], {}, next_keys,
+                                 &outputs_, state, turn);
       }
       case Stage::kSubtrees: {
-        RowStretch then;
+        StridedRows next_keys;
         if (const int64_t next = task + threads_;
             next < static_cast<int64_t>(tasks_.size()) * subtrees) {
-          then = FirstKeys(*problem_, tasks_[next / subtrees],
-                           subtrees_[next % subtrees].block_begin);
+          next_keys = FirstKeys(*problem_, tasks_[next / subtrees],
+                                subtrees_[next % subtrees].block_begin);
         }
         return functions_.attend_subtree(*problem_, tasks_[task / subtrees],
-                                         then, subtrees_[task % subtrees],
+                                         next_keys, subtrees_[task % subtrees],
                                          state, turn);
       }
       case Stage::kMerge:
@@ -226,32 +225,33 @@ class AttentionJob final : public KernelJob {
     return TaskEnd::kFinished;
   }
 
-  // What a thread probably gets after `task`: threads draw tasks in turn.
+  // The task that a thread probably runs after `task`: threads draw tasks in
+  // turn.
   const RowTask* TaskAfter(int64_t task) const {
     const int64_t next = task + threads_;
     return next < static_cast<int64_t>(tasks_.size()) ? &tasks_[next] : nullptr;
   }
 
-  TaskState TakeState(int64_t task) {
-    if (!any_left_.load(std::memory_order_acquire)) return {};
-    std::lock_guard<std::mutex> lock(left_mutex_);
-    for (Left& left : left_) {
-      if (left.task != task) continue;
-      TaskState state = std::move(*left.state);
-      std::swap(left, left_.back());
-      left_.pop_back();
+  TaskState ResumeState(int64_t task) {
+    if (!any_suspended_.load(std::memory_order_acquire)) return {};
+    std::lock_guard<std::mutex> lock(suspended_mutex_);
+    for (Suspended& suspended : suspended_) {
+      if (suspended.task != task) continue;
+      TaskState state = std::move(*suspended.state);
+      std::swap(suspended, suspended_.back());
+      suspended_.pop_back();
       return state;
     }
     return {};
   }
 
-  void KeepState(int64_t task, TaskState state) {
-    std::lock_guard<std::mutex> lock(left_mutex_);
-    left_.push_back({task, std::make_unique<TaskState>(std::move(state))});
-    any_left_.store(true, std::memory_order_release);
+  void SuspendState(int64_t task, TaskState state) {
+    std::lock_guard<std::mutex> lock(suspended_mutex_);
+    suspended_.push_back({task, std::make_unique<TaskState>(std::move(state))});
+    any_suspended_.store(true, std::memory_order_release);
   }
 
-  struct Left {
+  struct Suspended {
     int64_t task;
     std::unique_ptr<TaskState> state;
   };
@@ -270,12 +270,12 @@ class AttentionJob final : public KernelJob {
   std::optional<RowCutter> cutter_;
   std::vector<RowTask> tasks_;
   std::vector<SubtreeBuffer<T>> buffers_;
-  std::vector<SubtreePartial<T>> subtrees_;
+  std::vector<SubtreePartial<T>> subtrees_;  // of buffers_; empty: keys not cut
 
-  // Tasks that a thread has begun and left.
-  std::atomic<bool> any_left_{false};
-  std::mutex left_mutex_;
-  std::vector<Left> left_;  // guarded by left_mutex_
+  // Tasks begun and suspended; any_suspended_ spares most tasks the lock.
+  std::atomic<bool> any_suspended_{false};
+  std::mutex suspended_mutex_;
+  std::vector<Suspended> suspended_;  // guarded by suspended_mutex_
 };
 
 template <typename T>
@@ -286,13 +286,15 @@ int64_t BytesAs(const AttentionPlan& plan, int threads) {
   const int64_t task_rows = MostTaskRows(p);
   const int64_t tasks = MostTasks(p);
   const int64_t blocks = BlocksOf(p.longest_keys);
-  // Each thread's state and scratch, or the state of the task that it left.
+  // Each thread's state and scratch, or the state of the task that it
+  // suspended.
   const RowFunctions<T> functions = FunctionsFor<T>(p);
   int64_t bytes = SaturatingAdd(
       0, threads,
       functions.state_bytes(p, task_rows) + functions.scratch_bytes(p));
   bytes = SaturatingAdd(bytes, tasks, RowCutter::kBytesPerTask);
-  // Subtrees, if the keys may be cut too (BlocksPerSubtree).
+  // Subtrees, if BlocksPerSubtree() may cut the keys: an upper bound, for the
+  // number of tasks is not known yet.
   const bool few = rows <= kTasksPerThread * threads * kTaskRows;
   if (few && threads > 1 && blocks > 1 && plan.flops > kInlineFlops) {
     const int64_t subtrees =

@@ -1,4 +1,4 @@
-// A planned computation as a job: cuts it into stages and tasks. Internal.
+// A planned computation as a job of stages and tasks. Internal.
 #ifndef ATTENTION_KERNEL_CPU_ATTENTION_JOB_H_
 #define ATTENTION_KERNEL_CPU_ATTENTION_JOB_H_
 
@@ -12,13 +12,14 @@
 
 namespace attention {
 
-// Of attention over all keys of the plan, on `threads` threads. Throws
+// Attention over all keys of the plan, on up to `threads` threads. Throws
 // std::bad_alloc.
 std::unique_ptr<KernelJob> MakeJob(const AttentionPlan& plan,
                                    const AttentionOutputs& outputs, int threads,
                                    absl::AnyInvocable<void(absl::Status)> done);
 
-// The most memory that the job takes, in bytes; saturates.
+// The most memory that the job takes, in bytes. Saturates at the largest
+// int64_t.
 int64_t JobBytes(const AttentionPlan& plan, int threads);
 
 // a + count * size, at most the largest int64_t.

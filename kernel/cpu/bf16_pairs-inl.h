@@ -1,13 +1,13 @@
-// MathMode::kFast: dot products of pairs of BFLOAT16 by the instruction that
-// AVX512_BF16 has for them, two products a lane and about twice the speed.
+// MathMode::kFast: dot products of pairs of BFLOAT16 by the instruction of
+// AVX512_BF16, two products per lane, at about twice the speed.
 // Highway 1.0 knows neither the instruction nor how to ask the CPU for it; this
 // file does both. Included once per SIMD target.
 //
-// What differs from Exact (tile-inl.h): weights are rounded to BFLOAT16, their
-// exponential is as good as that asks for, the two products of a step are
-// rounded as the CPU likes, subnormal numbers count as zero. Steps begin at
-// even keys of a block, so that the bits still do not depend on how rows and
-// keys are cut.
+// What differs from Exact (tile-inl.h): weights are rounded to BFLOAT16, and
+// exp is only as precise as that needs. The two products of a step are rounded
+// in the CPU's way. Subnormal numbers count as zero. Steps begin at even keys
+// of a block, so that the bits still do not depend on how rows and keys are
+// cut.
 #if defined(ATTENTION_KERNEL_CPU_BF16_PAIRS_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_CPU_BF16_PAIRS_INL_H_
@@ -38,7 +38,7 @@ namespace attention {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Two neighbours in memory, which need not stand where a float might.
+// Two neighbours in memory, not necessarily aligned as a float.
 struct BF16Pair {
   hwy::bfloat16_t first, second;
 };
@@ -49,15 +49,15 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const BF16Pair* from) {
   return hn::LoadU(d, reinterpret_cast<const hn::TFromD<D>*>(from));
 }
 
-// The members are those of Exact. A float here is the bits of two BFLOAT16, the
-// first in its lower half: of a query or key two neighbours of the head, of a
-// value the same column of two neighbouring keys.
+// The members are those of Exact. A float here holds the bits of two BFLOAT16,
+// the first in its lower half. Of a query or key they are neighbours along D;
+// of a value, the same column of two neighbouring keys.
 struct BF16Pairs : PlainSums<float> {
   using T = float;
   static constexpr int64_t kElements = 2;
   static constexpr int64_t kStepsAtOnce = 1;
   static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
-  using FewRows = BF16Pairs;
+  using Decode = BF16Pairs;
 
   // Intel's CPUs have the instruction as well, but two multiply-adds take no
   // longer there.
@@ -129,9 +129,9 @@ struct BF16Pairs : PlainSums<float> {
     return step;
   }
 
-  // Within 2^-16: weights will be rounded to eight bits. As ExpNonPositive, but
-  // 2^t of a rounded t, by a minimax polynomial of degree 4 with p(0) = 1 for
-  // the relative error on [-1/2, 1/2], which is 2.9e-6.
+  // Within 2^-16: weights will be rounded to eight bits. Like ExpNonPositive,
+  // but computes 2^t of a rounded t, by a minimax polynomial p of degree 4 with
+  // p(0) = 1. Its relative error on [-1/2, 1/2] is 2.9e-6.
   static HWY_INLINE Vec<T> Exp(Vec<T> x) {
     using Traits = ExpTraits<T>;
     const Tag<T> d;
@@ -149,7 +149,7 @@ struct BF16Pairs : PlainSums<float> {
                                hn::Set(d, Traits::kMinLog));
   }
 
-  // In ascending order: a vector's place is that of weights already read.
+  // Must be called in ascending order: a vector overwrites scores already read.
   static HWY_INLINE void StoreWeights(Vec<T> weights, int64_t key, T* row) {
     __m256i rounded;
     asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(weights.raw));

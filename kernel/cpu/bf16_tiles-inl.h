@@ -1,12 +1,12 @@
-// MathMode::kFast on CPUs with AMX: products of matrices of BFLOAT16, 16 rows
-// by 16 columns by 32 products an instruction, up to fifteen times as fast as
-// multiply-adds. As in bf16_pairs-inl.h, neither Highway 1.0 nor a compiler
-// flag is asked for the instructions. Included once per SIMD target.
+// MathMode::kFast on CPUs with AMX: matrix products of BFLOAT16. An instruction
+// makes 16 rows by 16 columns of 32 products each, up to fifteen times as fast
+// as multiply-adds. As in bf16_pairs-inl.h, the instructions need neither
+// Highway nor a compiler flag. Included once per SIMD target.
 //
-// What differs from BF16Pairs: 32 products are one step of a sum; inside it
-// the CPU adds those of even and of odd elements apart. Steps begin at every
-// 32nd key of a block. Few rows are computed with vectors that add in the same
-// order, so that the bits do not depend on how many rows there are.
+// What differs from BF16Pairs: an instruction takes 16 steps, 32 products, and
+// adds those of even and of odd elements separately. P·V sums begin at every
+// 32nd key of a block. Decode uses vectors that add in the same order
+// (BF16EvenOdd), so that the bits do not depend on the number of rows.
 #if defined(ATTENTION_KERNEL_CPU_BF16_TILES_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_CPU_BF16_TILES_INL_H_
@@ -43,7 +43,7 @@ namespace attention {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Makes subnormal numbers zero while it lives, as the tile registers do.
+// While it lives, subnormal numbers count as zero, as in the tile registers.
 class FlushSubnormals {
  public:
   FlushSubnormals() {
@@ -55,7 +55,7 @@ class FlushSubnormals {
   ~FlushSubnormals() { Set(before_); }
 
  private:
-  // A barrier for loads and stores, and so for what is computed between them.
+  // Also a compiler barrier: computations do not move across it.
   static void Set(uint32_t control) {
     asm volatile("ldmxcsr %0" : : "m"(control) : "memory");
   }
@@ -63,8 +63,9 @@ class FlushSubnormals {
   uint32_t before_ = 0;
 };
 
-// As BF16Tiles, for few rows, which gain nothing from it: a sum of the products
-// of even elements and one of odd ones, added at the end of each group.
+// The sums of BF16Tiles without AMX, which gains nothing in decode: one sum of
+// the products of even elements and one of odd ones, added at the end of each
+// group.
 struct BF16EvenOdd : BF16Pairs {
   static constexpr int64_t kSumGroup = 16;
   static_assert(kSumGroup == kLanes<T>);
@@ -115,13 +116,13 @@ struct BF16EvenOdd : BF16Pairs {
   static HWY_INLINE Vec<T> Total(const Sum& sum) { return sum.total; }
 };
 
-// Multiplies with the CPU's tile registers, whose shape it keeps: 0 to 3 hold
-// sums, 4 and 5 rows of the first operand, 6 rows of the second.
+// Multiplies with the CPU's tile registers, and remembers the shape they are
+// set to. Registers 0 to 3 hold sums, 4 and 5 the first operand, 6 the second.
 class BF16Tiles : public BF16Pairs {
  public:
   static constexpr int64_t kStepsAtOnce = 16;
   static constexpr int kTileRows = 32;
-  using FewRows = BF16EvenOdd;
+  using Decode = BF16EvenOdd;
 
   // Columns of a register, as many as a vector has lanes.
   static constexpr int64_t kColumns = 16;
@@ -129,12 +130,12 @@ class BF16Tiles : public BF16Pairs {
   BF16Tiles() = default;
   BF16Tiles(const BF16Tiles&) = delete;
   BF16Tiles& operator=(const BF16Tiles&) = delete;
-  // Else they would be saved whenever the thread gives way to another.
+  // Releases the registers: else every context switch would save them.
   ~BF16Tiles() {
     if (rows_ > 0) asm volatile("tilerelease");
   }
 
-  // Whether the CPU has them and the operating system lets us use them.
+  // Whether the CPU has AMX and the operating system permits it.
   static bool Supported() {
     static const bool supported = [] {
       constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
@@ -147,10 +148,12 @@ class BF16Tiles : public BF16Pairs {
     return supported;
   }
 
-  // What a product is made of: row r, step k of the first operand is at
-  // first + r * first_stride + k, step k, column c of group t of the second at
-  // second(t) + k * second_stride + c, row r of group t of the sums at
-  // sums(t) + r * sums_stride.
+  // The operands of a product and its sums, row-major. The columns of the
+  // second and of the sums come in groups of kColumns; second(t) and sums(t)
+  // point to group t.
+  //   first      [rows, steps], rows first_stride apart
+  //   second(t)  [steps, kColumns], rows second_stride apart
+  //   sums(t)    [rows, kColumns], rows sums_stride apart
   template <class Second, class Sums>
   struct Operands {
     const float* first;
@@ -161,8 +164,8 @@ class BF16Tiles : public BF16Pairs {
     int64_t sums_stride;
   };
 
-  // Sums of `rows` rows, at most kTileRows, and `groups` groups of kColumns
-  // over `steps`. Calls prefetch.Next() for each kStepsAtOnce of them and each
+  // sums = first * second for `rows` rows, at most kTileRows, and `groups`
+  // groups of columns. Calls prefetch.Next() once per kStepsAtOnce steps and
   // two groups.
   template <class Operands, class Prefetch>
   HWY_INLINE void Multiply(int rows, int64_t groups, int64_t steps,
@@ -243,8 +246,8 @@ class BF16Tiles : public BF16Pairs {
                  : "memory");
   }
 
-  // For kGroups groups from `group` on: sum 2 * i + t is that of rows
-  // [i * kRegisterRows, (i + 1) * kRegisterRows) and of group `group` + t.
+  // For kGroups groups from `group` on. Register 2 * i + t holds the sums of
+  // rows [i * kRegisterRows, (i + 1) * kRegisterRows) and group `group` + t.
   template <int kTiles, int kGroups, class Operands, class Prefetch>
   HWY_INLINE void MultiplyGroups(int rows, int64_t group, int64_t steps,
                                  const Operands& o, Prefetch& prefetch) {
@@ -263,7 +266,7 @@ class BF16Tiles : public BF16Pairs {
       });
       for (int t = 0; t < kGroups; t += 2) prefetch.Next();
     };
-    // Calls f<sum>(where it goes).
+    // Calls f<register>(its place in memory) for each register of sums.
     const auto for_each_sum = [&](const auto& f) HWY_ATTR {
       ForEach<kTiles>([&]<int i>() HWY_ATTR {
         ForEach<kGroups>([&]<int t>() HWY_ATTR {
@@ -285,7 +288,7 @@ class BF16Tiles : public BF16Pairs {
     for (; k + kStepsAtOnce <= steps; k += kStepsAtOnce) step(k);
     for_each_sum(store);
     if (k == steps) return;
-    // The rest is a step of another shape, and a new shape clears all.
+    // The remaining steps need another shape, and setting it clears the sums.
     SetShape(rows, static_cast<int>(steps - k));
     for_each_sum(load);
     step(k);
@@ -323,11 +326,12 @@ inline void ScoreBlock(BF16Tiles& tiles, int rows, const float* query,
   }
 }
 
-// WeightBlock of tile-inl.h.
-inline void WeightBlock(BF16Tiles& tiles, int rows, const float* weights,
-                        int64_t steps, const float* values,
-                        int64_t value_stride, int64_t columns, float* output,
-                        int64_t output_stride, Prefetcher& prefetch) {
+// AccumulateBlock of tile-inl.h.
+inline void AccumulateBlock(BF16Tiles& tiles, int rows, const float* weights,
+                            int64_t steps, const float* values,
+                            int64_t value_stride, int64_t columns,
+                            float* output, int64_t output_stride,
+                            Prefetcher& prefetch) {
   constexpr int64_t N = BF16Tiles::kColumns;
   Prefetcher local = prefetch;
   const auto value = [&](int64_t t) HWY_ATTR { return values + t * N; };
@@ -339,15 +343,15 @@ inline void WeightBlock(BF16Tiles& tiles, int rows, const float* weights,
   prefetch = local;
 }
 
-// AddWeighted of tile-inl.h.
-inline void AddWeighted(BF16Tiles& tiles, const float* weights,
-                        const void* const* values, DataType type,
-                        int64_t columns, float* output) {
+// AccumulateSteps of tile-inl.h.
+inline void AccumulateSteps(BF16Tiles& tiles, const float* weights,
+                            const void* const* values, DataType type,
+                            int64_t columns, float* output) {
   constexpr int64_t N = BF16Tiles::kColumns;
   constexpr int64_t kSteps = BF16Tiles::kStepsAtOnce;
   alignas(64) float weight[kSteps] = {};
   for (int64_t k = 0; k < kSteps; ++k) {
-    // What stands after a row's weights may be anything.
+    // After a row's last weight memory may hold anything, NaN included.
     const bool any = values[2 * k] != nullptr || values[2 * k + 1] != nullptr;
     if (any) weight[k] = weights[k];
   }
@@ -367,7 +371,7 @@ inline void AddWeighted(BF16Tiles& tiles, const float* weights,
                    BF16Tiles::Operands{weight, N, value, N, sum, N},
                    no_prefetch);
     for (int64_t c = 0; c < count; ++c) {
-      // As the registers add: without subnormal numbers.
+      // As the registers add: a subnormal sum is zero.
       const float sum = output[first + c] + sums[c];
       output[first + c] =
           std::abs(sum) < std::numeric_limits<float>::min() ? 0 : sum;

@@ -1,4 +1,4 @@
-// Rows of elements of any type to vectors of the type computed in, and back.
+// Converts rows of elements of any type to the precision computed in, and back.
 // Included once per SIMD target.
 #if defined(ATTENTION_KERNEL_CPU_CONVERT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_CPU_CONVERT_INL_H_
@@ -29,8 +29,8 @@ using Vec = hn::Vec<Tag<T>>;
 template <typename T>
 constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(Tag<T>()));
 
-// Calls f with an element of the C++ type of `type`: those that convert to T,
-// or only T and, where kNarrow, the narrower ones.
+// Calls f with an object of the C++ type of `type`. That is T, or, only if
+// kNarrow, a narrower float type.
 template <typename T, bool kNarrow, class F>
 HWY_INLINE void WithElementsOf(DataType type, const F& f) {
   if constexpr (kNarrow) {
@@ -51,8 +51,8 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const Half* from) {
   if constexpr (sizeof(hn::TFromD<D>) == 4) {
 #if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || \
     (HWY_ARCH_X86 && HWY_TARGET > HWY_AVX2)
-    // Without an instruction for it Highway takes infinity and NaN for numbers:
-    // 1.0 on the first two targets, 1.3 on SSE2 as well.
+    // Without an instruction for it Highway converts infinity and NaN to finite
+    // numbers: version 1.0 on the first two targets, 1.3 on SSE2 as well.
     if constexpr (std::is_same_v<Half, hwy::float16_t>) {
       float floats[hn::MaxLanes(d)];
       for (size_t i = 0; i < hn::MaxLanes(d); ++i) {
@@ -74,7 +74,7 @@ HWY_INLINE hn::Vec<D> LoadAs(D d, const float* from) {
   return hn::PromoteTo(d, hn::LoadU(hn::Rebind<float, D>(), from));
 }
 
-// Converts a row of `count` elements, filled with zeros up to a whole vector.
+// Converts a row of `count` elements. Fills up to a whole vector with zeros.
 template <typename T, typename From>
 void LoadRow(const From* from, int64_t count, T* HWY_RESTRICT to) {
   const Tag<T> d;
@@ -95,8 +95,8 @@ HWY_INLINE V CanonicalNan(D d, V v) {
   return hn::IfThenElse(hn::Eq(v, v), v, nan);
 }
 
-// Writes `count` elements as `type`, starting at element `index` of `data`;
-// StoreElements() of them.
+// StoreElements() in vectors: writes `count` elements as `type`, from element
+// `index` of `data` on.
 template <typename T>
 void StoreRow(const T* from, int64_t count, DataType type, void* data,
               int64_t index) {

@@ -1,6 +1,6 @@
 // Conversions between element types, one element at a time. Widening is exact;
-// narrowing rounds to nearest, ties to even. Every NaN becomes the one quiet
-// NaN with a clear sign, whatever the CPU made of it.
+// narrowing rounds to nearest, ties to even. Every NaN becomes the positive
+// quiet NaN, whatever the CPU made of it.
 #ifndef ATTENTION_KERNEL_CPU_CONVERT_H_
 #define ATTENTION_KERNEL_CPU_CONVERT_H_
 
@@ -73,7 +73,8 @@ inline double Canonical(double value) {
   return std::isnan(value) ? std::numeric_limits<double>::quiet_NaN() : value;
 }
 
-// Finite numbers stay finite: of what a mask adds only -infinity masks.
+// Finite numbers stay finite: else a mask's large negative numbers would become
+// -infinity, which masks.
 template <typename T>
 T FromDouble(double value) {
   if (std::isinf(value)) return static_cast<T>(value);
@@ -105,7 +106,7 @@ T LoadElement(const void* data, DataType type, int64_t index) {
   return T{0};
 }
 
-// Converts `count` elements of `type` to T; LoadElement() of each.
+// LoadElement() of elements [0, count).
 template <typename T>
 void LoadElements(const void* data, DataType type, int64_t count, T* to) {
   const auto each = [&](auto load) {
@@ -129,8 +130,8 @@ void LoadElements(const void* data, DataType type, int64_t count, T* to) {
   }
 }
 
-// Writes `count` elements of T (float or double) as `type`, a float type,
-// starting at element `index` of `data`.
+// Writes `count` elements of T (float or double) as `type`, a float type, from
+// element `index` of `data` on.
 template <typename T>
 void StoreElements(const T* from, int64_t count, DataType type, void* data,
                    int64_t index) {

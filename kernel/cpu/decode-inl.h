@@ -1,9 +1,7 @@
-// Tiles for few query rows, as in decoding: every key and value is used about
-// once, so that nothing is packed. Squares of keys are transposed in registers
-// and go straight into multiply-adds; the order of every sum, and with it every
-// bit, is that of tile-inl.h. Included once per SIMD target.
-//
-// Values are prefetched while scoring, the next block's keys while weighting.
+// Tiles for decode: at most kDecodeRows query rows. Every key and value is used
+// about once, so nothing is packed. Squares of keys are transposed in registers
+// and go straight into multiply-adds. The order of every sum is that of
+// tile-inl.h, and so are the bits. Included once per SIMD target.
 #if defined(ATTENTION_KERNEL_CPU_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_CPU_DECODE_INL_H_
 #undef ATTENTION_KERNEL_CPU_DECODE_INL_H_
@@ -21,17 +19,17 @@ namespace attention {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Rows up to which this is faster than packing.
-constexpr int kFewRows = kTileRows < 8 ? kTileRows : 8;
+// Up to so many rows this is faster than packing.
+constexpr int kDecodeRows = kTileRows < 8 ? kTileRows : 8;
 
 // scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`,
-// written up to a whole vector. Rows of `query` are `steps` apart, rows of
-// `scores` kKeyBlock.
-template <class Arithmetic, int kRows, typename From,
+// written up to a whole vector. `query` is [kRows, steps] as QueryAt() reads
+// it, `scores` [kRows, kKeyBlock], both row-major. Prefetches `next`.
+template <TileArithmetic Arithmetic, int kRows, typename From,
           typename T = typename Arithmetic::T>
-void ScoreFew(const T* HWY_RESTRICT query, int64_t steps,
-              const RowStretch& keys, T scale, T* HWY_RESTRICT scores,
-              const RowStretch& next) {
+void ScoreDecodeTile(const T* HWY_RESTRICT query, int64_t steps,
+                     const StridedRows& keys, T scale, T* HWY_RESTRICT scores,
+                     const StridedRows& next) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   Prefetcher prefetcher(next,
@@ -82,13 +80,15 @@ void ScoreFew(const T* HWY_RESTRICT query, int64_t steps,
   }
 }
 
-// output[r] = sum over the rows j of `values` of weights[r][j] * values[j]; the
-// rows are whole steps, the value head size a multiple of a vector's lanes.
-template <class Arithmetic, int kRows, typename From,
+// P·V: output[r] = sum over the rows j of `values` of weights[r][j] *
+// values[j]. The rows are whole steps, Dv is a multiple of a vector's lanes.
+// `weights` is [kRows, kKeyBlock], `output` [kRows, output_stride], both
+// row-major. Prefetches `next`.
+template <TileArithmetic Arithmetic, int kRows, typename From,
           typename T = typename Arithmetic::T>
-void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
-               T* HWY_RESTRICT output, int64_t output_stride,
-               const RowStretch& next) {
+void AccumulateDecodeTile(const T* HWY_RESTRICT weights,
+                          const StridedRows& values, T* HWY_RESTRICT output,
+                          int64_t output_stride, const StridedRows& next) {
   constexpr int64_t N = kLanes<T>;
   constexpr int64_t kSize = sizeof(From);
   // As many accumulators as hide the latency of a multiply-add and fit.
@@ -103,43 +103,46 @@ void WeightFew(const T* HWY_RESTRICT weights, const RowStretch& values,
   [[maybe_unused]] const typename Arithmetic::Environment environment;
   int64_t c = 0;
   for (; c + kVectors * N <= columns; c += kVectors * N) {
-    WeightTile<Arithmetic, kRows, kVectors, From, Prefetcher&>(
+    AccumulateTile<Arithmetic, kRows, kVectors, From, Prefetcher&>(
         weights, steps, data + c, stride, output + c, output_stride,
         prefetcher);
   }
   for (; c < columns; c += N) {
-    WeightTile<Arithmetic, kRows, 1>(weights, steps, data + c, stride,
-                                     output + c, output_stride, NoPrefetch());
+    AccumulateTile<Arithmetic, kRows, 1>(weights, steps, data + c, stride,
+                                         output + c, output_stride,
+                                         NoPrefetch());
   }
 }
 
-// ScoreFew and WeightFew for `rows` rows in [1, kFewRows].
-template <class Arithmetic, typename From, int kRows = kFewRows,
+// ScoreDecodeTile and AccumulateDecodeTile for `rows` rows in [1, kDecodeRows].
+template <TileArithmetic Arithmetic, typename From, int kRows = kDecodeRows,
           typename T = typename Arithmetic::T>
-void ScoreFewRows(int rows, const T* query, int64_t steps,
-                  const RowStretch& keys, T scale, T* scores,
-                  const RowStretch& next) {
+void ScoreDecode(int rows, const T* query, int64_t steps,
+                 const StridedRows& keys, T scale, T* scores,
+                 const StridedRows& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return ScoreFewRows<Arithmetic, From, kRows - 1>(rows, query, steps, keys,
-                                                       scale, scores, next);
+      return ScoreDecode<Arithmetic, From, kRows - 1>(rows, query, steps, keys,
+                                                      scale, scores, next);
     }
   }
-  ScoreFew<Arithmetic, kRows, From>(query, steps, keys, scale, scores, next);
+  ScoreDecodeTile<Arithmetic, kRows, From>(query, steps, keys, scale, scores,
+                                           next);
 }
 
-template <class Arithmetic, typename From, int kRows = kFewRows,
+template <TileArithmetic Arithmetic, typename From, int kRows = kDecodeRows,
           typename T = typename Arithmetic::T>
-void WeightFewRows(int rows, const T* weights, const RowStretch& values,
-                   T* output, int64_t output_stride, const RowStretch& next) {
+void AccumulateDecode(int rows, const T* weights, const StridedRows& values,
+                      T* output, int64_t output_stride,
+                      const StridedRows& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return WeightFewRows<Arithmetic, From, kRows - 1>(
+      return AccumulateDecode<Arithmetic, From, kRows - 1>(
           rows, weights, values, output, output_stride, next);
     }
   }
-  WeightFew<Arithmetic, kRows, From>(weights, values, output, output_stride,
-                                     next);
+  AccumulateDecodeTile<Arithmetic, kRows, From>(weights, values, output,
+                                                output_stride, next);
 }
 
 }  // namespace HWY_NAMESPACE

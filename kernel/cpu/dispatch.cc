@@ -13,8 +13,8 @@
 #include "kernel/cpu/scratch.h"
 #include "kernel/cpu/simd_targets.h"
 
-// Targets without fused multiply-add differ only in how slow they are: one of
-// them, Highway's baseline, is enough.
+// Targets without fused multiply-add differ only in how slow they are. One of
+// them is enough: Highway's baseline.
 #define HWY_DISABLED_TARGETS                                               \
   (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | \
    HWY_SVE2_128 | HWY_RVV)
@@ -31,9 +31,9 @@ HWY_BEFORE_NAMESPACE();
 namespace attention {
 namespace HWY_NAMESPACE {
 
-// Calls work(rows), which says where the task then stands, and keeps its state
-// as far as that is needed.
-template <class Arithmetic, class Work>
+// Calls work(rows), which returns where the task then stands. Keeps the task's
+// state in `state` unless the task is finished.
+template <TileArithmetic Arithmetic, class Work>
 TaskEnd WithRows(const Problem& problem, const RowTask& task, TaskState* state,
                  const Work& work) {
   using T = typename Arithmetic::T;
@@ -56,21 +56,21 @@ TaskEnd WithRows(const Problem& problem, const RowTask& task, TaskState* state,
   return end;
 }
 
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 TaskEnd Finish(Rows<Arithmetic>& rows, const AttentionOutputs& outputs,
                const Turn& turn) {
-  return rows.Finish(outputs, turn) ? TaskEnd::kFinished : TaskEnd::kLeft;
+  return rows.Finish(outputs, turn) ? TaskEnd::kFinished : TaskEnd::kSuspended;
 }
 
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 TaskEnd Attend(const Problem& problem, const RowTask& task,
-               const BlockRange& blocks, const RowStretch& then,
+               const BlockRange& blocks, const StridedRows& next_keys,
                const AttentionOutputs* outputs, TaskState* state,
                const Turn& turn) {
   return WithRows<Arithmetic>(
       problem, task, state, [&](Rows<Arithmetic>& rows) {
-        if (!rows.Attend(blocks.begin, blocks.end, then, turn)) {
-          return TaskEnd::kLeft;
+        if (!rows.Attend(blocks.begin, blocks.end, next_keys, turn)) {
+          return TaskEnd::kSuspended;
         }
         if (outputs == nullptr || !rows.SeesNoneFrom(blocks.end)) {
           return TaskEnd::kWaiting;
@@ -79,61 +79,65 @@ TaskEnd Attend(const Problem& problem, const RowTask& task,
       });
 }
 
-template <class Arithmetic, typename T = typename Arithmetic::T>
+template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
 TaskEnd AttendSubtree(const Problem& problem, const RowTask& task,
-                      const RowStretch& then, const SubtreePartial<T>& subtree,
-                      TaskState* state, const Turn& turn) {
+                      const StridedRows& next_keys,
+                      const SubtreePartial<T>& subtree, TaskState* state,
+                      const Turn& turn) {
   return WithRows<Arithmetic>(
       problem, task, state, [&](Rows<Arithmetic>& rows) {
-        if (!rows.Attend(subtree.block_begin, subtree.block_end, then, turn)) {
-          return TaskEnd::kLeft;
+        if (!rows.Attend(subtree.block_begin, subtree.block_end, next_keys,
+                         turn)) {
+          return TaskEnd::kSuspended;
         }
-        rows.Store(subtree);
+        rows.PopSubtree(subtree);
         return TaskEnd::kFinished;
       });
 }
 
-template <class Arithmetic, typename T = typename Arithmetic::T>
+template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
 TaskEnd MergeSubtrees(const Problem& problem, const RowTask& task,
                       absl::Span<const SubtreePartial<T>> subtrees,
                       const AttentionOutputs* outputs, TaskState* state,
                       const Turn& turn) {
   return WithRows<Arithmetic>(
       problem, task, state, [&](Rows<Arithmetic>& rows) {
-        // Rows that are to be finished may have been left while they were.
+        // Rows suspended while they were being finished have merged already.
         if (outputs == nullptr || !state->begun) {
-          for (const SubtreePartial<T>& subtree : subtrees) rows.Add(subtree);
+          for (const SubtreePartial<T>& subtree : subtrees)
+            rows.PushSubtree(subtree);
         }
         if (outputs == nullptr) return TaskEnd::kWaiting;
         return Finish(rows, *outputs, turn);
       });
 }
 
-template <class Arithmetic, typename T = typename Arithmetic::T>
+template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
 TaskEnd StoreSubtrees(const Problem& problem, const RowTask& task,
                       absl::Span<const SubtreePartial<T>> subtrees,
                       TaskState* state) {
   return WithRows<Arithmetic>(problem, task, state,
                               [&](Rows<Arithmetic>& rows) {
+                                // The last partial is on top of the stack.
                                 for (size_t i = subtrees.size(); i-- > 0;)
-                                  rows.Store(subtrees[i]);
+                                  rows.PopSubtree(subtrees[i]);
                                 return TaskEnd::kFinished;
                               });
 }
 
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 int64_t StateBytes(const Problem& problem, int64_t rows) {
   using T = typename Arithmetic::T;
   return RowState<T>::Bytes(problem, rows, kLanes<T>);
 }
 
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 int64_t ScratchBytes(const Problem& problem) {
   using T = typename Arithmetic::T;
   return Scratch<T>::Bytes(problem, Arithmetic::kTileRows, kLanes<T>);
 }
 
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 constexpr RowFunctions<typename Arithmetic::T> kFunctions = {
     Attend<Arithmetic>,        AttendSubtree<Arithmetic>,
     MergeSubtrees<Arithmetic>, StoreSubtrees<Arithmetic>,

@@ -10,8 +10,8 @@
 #include "base/executor.h"
 #include "kernel/attention.h"
 #include "kernel/cpu/partials.h"
-#include "kernel/cpu/row_stretch.h"
 #include "kernel/cpu/row_task.h"
+#include "kernel/cpu/strided_rows.h"
 #include "kernel/cpu/task_memory.h"
 #include "kernel/plan/problem.h"
 
@@ -20,14 +20,14 @@ namespace attention {
 // Where a task stands after a call of one of the functions below.
 enum class TaskEnd : uint8_t {
   // The turn was over before the work was done: call again.
-  kLeft,
-  // The work was done; rows still wait for keys.
+  kSuspended,
+  // The work is done, but the rows wait for more keys or for their outputs.
   kWaiting,
-  // The rows' outputs are written. Their state has been freed.
+  // The rows are done and their state has been freed.
   kFinished,
 };
 
-// Blocks of keys [begin, end); an end beyond the last block stands for it.
+// Blocks of keys [begin, end); `end` may lie beyond the last block.
 struct BlockRange {
   int64_t begin = 0;
   int64_t end = std::numeric_limits<int64_t>::max();
@@ -35,27 +35,27 @@ struct BlockRange {
 
 // T is the precision of the computation, float or double. Each function goes on
 // from `state`, and leaves there what the next call for the same task needs. A
-// state without memory is begun in the thread's own. Thread-safe for different
-// tasks. `then` is what the thread will probably read next: it is prefetched
-// while the last block of keys is computed. All throw std::bad_alloc.
+// state without memory begins in the thread's own. `next_keys` are the keys
+// that the thread will probably read next: they are prefetched during the last
+// block. Thread-safe for different tasks. All throw std::bad_alloc.
 template <typename T>
 struct RowFunctions {
   // Attends to the keys of `blocks`. Where no row sees a key after them, and
   // `outputs` is not null, finishes the rows.
   TaskEnd (*attend)(const Problem& problem, const RowTask& task,
-                    const BlockRange& blocks, const RowStretch& then,
+                    const BlockRange& blocks, const StridedRows& next_keys,
                     const AttentionOutputs* outputs, TaskState* state,
                     const Turn& turn);
 
   // Attends to the keys of `subtree` alone and stores the partials of the
-  // task's rows there. Ends kLeft or kFinished.
+  // task's rows there. Ends kSuspended or kFinished.
   TaskEnd (*attend_subtree)(const Problem& problem, const RowTask& task,
-                            const RowStretch& then,
+                            const StridedRows& next_keys,
                             const SubtreePartial<T>& subtree, TaskState* state,
                             const Turn& turn);
 
-  // Takes the task's rows of `subtrees`, in ascending order, in place of their
-  // keys. Finishes the rows if `outputs` is not null.
+  // Merges the task's rows of `subtrees`, in ascending order, in place of
+  // attending to their keys. Finishes the rows if `outputs` is not null.
   TaskEnd (*merge_subtrees)(const Problem& problem, const RowTask& task,
                             absl::Span<const SubtreePartial<T>> subtrees,
                             const AttentionOutputs* outputs, TaskState* state,
@@ -67,12 +67,12 @@ struct RowFunctions {
                             absl::Span<const SubtreePartial<T>> subtrees,
                             TaskState* state);
 
-  // Memory of a task of `rows` rows: its state, and what a thread works in.
+  // Bytes of the state of a task of `rows` rows, and of a thread's scratch.
   int64_t (*state_bytes)(const Problem& problem, int64_t rows);
   int64_t (*scratch_bytes)(const Problem& problem);
 };
 
-// Those for this CPU and the problem, whose precision is T.
+// The functions for this CPU and the problem, whose precision is T.
 template <typename T>
 RowFunctions<T> FunctionsFor(const Problem& problem);
 template <>

@@ -1,5 +1,5 @@
-// What all jobs of the kernel share: memory that cannot be had ends the job,
-// and its end becomes a status. Internal.
+// What all jobs of the kernel share: a failed allocation ends the job, and how
+// it ended becomes a status. Internal.
 #ifndef ATTENTION_KERNEL_CPU_KERNEL_JOB_H_
 #define ATTENTION_KERNEL_CPU_KERNEL_JOB_H_
 
@@ -46,11 +46,12 @@ class KernelJob : public Executor::Job {
   void Done(JobEnd end) final;
 
  protected:
-  // As NextStage() and RunTask(); may throw std::bad_alloc, after which neither
-  // is called any more.
+  // NextStage() and RunTask(), which may throw std::bad_alloc here. No further
+  // call of either begins after that.
   virtual int64_t Next() = 0;
   virtual bool Run(int64_t task, const Turn& turn) = 0;
-  // The job has ended, well if `ok`: frees its memory before anybody is told.
+  // Called at the end, before done(): frees the job's memory. `ok` if all
+  // stages have run.
   virtual void End(bool ok) = 0;
 
  private:

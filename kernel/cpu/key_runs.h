@@ -4,14 +4,15 @@
 
 #include <cstdint>
 
-#include "kernel/cpu/row_stretch.h"
+#include "kernel/cpu/strided_rows.h"
 #include "kernel/key_values.h"
 #include "kernel/plan/problem.h"
 
 namespace attention {
 
-// A sequence's keys are one or two runs: the past and the new keys of a
-// request, or a view of blocks. Keys are counted through the sequence.
+// A sequence's keys lie in one or two runs: the past and the new keys of a
+// request, each one tensor, or the view of an accumulator, a list of blocks.
+// Keys are counted through the sequence.
 class KeyRuns {
  public:
   KeyRuns(const Problem& problem, const Sequence& sequence, int64_t kv_head)
@@ -23,7 +24,7 @@ class KeyRuns {
       const int64_t index = sequence.number - problem.first_view;
       if (index < 0 ||
           index >= static_cast<int64_t>(problem.key_views.size())) {
-        return;  // A sequence without keys.
+        return;  // No keys for now.
       }
       const KeyValueView& view = problem.key_views[index];
       last_ = {view.begin, kBlockShift,         view.blocks.data(),
@@ -76,14 +77,14 @@ class KeyRuns {
               value_bytes_);
   }
 
-  // Keys or values [begin, end), which lie in one block of keys; none if they
-  // are not in one run.
-  RowStretch Keys(int64_t begin, int64_t end) const {
+  // Keys or values [begin, end), which must lie in one block of kKeyBlock keys.
+  // Empty if they do not lie in one run.
+  StridedRows Keys(int64_t begin, int64_t end) const {
     if (!InOneRun(begin, end)) return {};
     return {Key(begin), end - begin, head_size_ * key_bytes_,
             RunOf(begin).key_row_stride * key_bytes_};
   }
-  RowStretch Values(int64_t begin, int64_t end) const {
+  StridedRows Values(int64_t begin, int64_t end) const {
     if (!InOneRun(begin, end)) return {};
     return {Value(begin), end - begin, value_head_size_ * value_bytes_,
             RunOf(begin).value_row_stride * value_bytes_};
@@ -92,14 +93,14 @@ class KeyRuns {
  private:
   static constexpr int kBlockShift = 8;
   static_assert(int64_t{1} << kBlockShift == kKeyBlock);
-  // One block holds all keys of the run.
+  // Of a run that is a single "block" of any length.
   static constexpr int kNoShift = 62;
 
   struct Run {
-    int64_t begin = 0;
-    int shift = kNoShift;
+    int64_t begin = 0;     // first key
+    int shift = kNoShift;  // log2 of the keys per block
     const KeyValueView::Block* blocks = nullptr;
-    int64_t kv_head = 0;
+    int64_t kv_head = 0;  // in the blocks
     int64_t key_row_stride = 0;
     int64_t value_row_stride = 0;
 
@@ -127,12 +128,12 @@ class KeyRuns {
   const int64_t value_bytes_;
   const int64_t head_size_;
   const int64_t value_head_size_;
-  int64_t last_begin_ = 0;
-  int64_t end_ = 0;  // of all keys
+  int64_t last_begin_ = 0;  // first key of last_; those before are in past_
+  int64_t end_ = 0;         // of all keys
   Run past_;
   Run last_;
-  KeyValueView::Block past_block_;
-  KeyValueView::Block block_;
+  KeyValueView::Block past_block_;  // of past_
+  KeyValueView::Block block_;       // of last_, if it is a tensor
 };
 
 }  // namespace attention

@@ -1,5 +1,5 @@
-// Elementary functions, made of exactly rounded operations only, so that every
-// SIMD target gives the same bits. Included once per target.
+// Elementary functions, made of correctly rounded operations only, so that
+// every SIMD target gives the same bits. Included once per SIMD target.
 #if defined(ATTENTION_KERNEL_CPU_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_CPU_MATH_INL_H_
 #undef ATTENTION_KERNEL_CPU_MATH_INL_H_
@@ -95,8 +95,8 @@ HWY_INLINE V ExpM1Quotient(D d, V g) {
 }
 
 // p * 2^r for integral r and normal results; 0 where x < least. `rounded` is
-// r + kRounder, whose last bits are those of the integer r: no conversion,
-// which NaN and some targets would make trouble in.
+// r + kRounder, whose last bits are those of the integer r. So no conversion to
+// integer is needed, which some targets lack and NaN does not survive.
 template <class D, class V>
 HWY_INLINE V TimesPowerOf2OrZero([[maybe_unused]] D d, V p,
                                  [[maybe_unused]] V r,
@@ -140,9 +140,9 @@ HWY_INLINE V ExpNonPositive(D d, V x) {
   return TimesPowerOf2OrZero(d, p, r, rounded, x, hn::Set(d, Traits::kMinLog));
 }
 
-// tanh(x). With e = exp(2|x|) - 1 it is e / (e + 2); where 2|x| <= log(2) / 2
-// that difference comes from its own polynomial, without cancellation;
-// elsewhere it is written in exp(-2|x|), which cannot overflow.
+// tanh(x) = sign(x) e / (e + 2) with e = exp(2|x|) - 1. Where 2|x| <= log(2) /
+// 2, e comes from its own polynomial, without cancellation. Elsewhere the
+// quotient is written in exp(-2|x|), which cannot overflow.
 template <class D, class V>
 HWY_INLINE V Tanh(D d, V x) {
   using T = hn::TFromD<D>;

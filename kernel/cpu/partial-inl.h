@@ -1,14 +1,13 @@
-// Partial softmax results and how they merge. Included once per SIMD target.
+// Partials and how they merge. Included once per SIMD target.
 //
-// A partial is what some of the keys give for a set of rows: the largest score
-// m, the sum l of exp(score - m) and the unnormalised output o, the sum of
-// exp(score - m) * value. Merging two is
+// A partial is the softmax state of some rows over some keys: per row the
+// largest score m, the sum l of exp(score - m), and the unnormalised output o,
+// the sum of exp(score - m) * value. Two partials merge to
 //   m = max(m1, m2), l = l1 exp(m1 - m) + l2 exp(m2 - m), o likewise
-// (FlashDecoding's combine, FlashInfer's merge_state). That is not associative
-// in floating point, so the order is fixed: blocks of kKeyBlock keys are the
-// leaves of the binary tree over their absolute numbers, and partials merge
-// along that tree whoever computed them. A missing block is the identity
-// (m = -inf, l = 0, o = 0), which merges without changing a bit.
+// (FlashDecoding's combine, FlashInfer's merge_state). In floating point that
+// is not associative. So the order is fixed: partials merge along the tree of
+// blocks (kernel/key_values.h), whoever computed them. A missing block is the
+// identity (m = -inf, l = 0, o = 0), which merges without changing a bit.
 #if defined(ATTENTION_KERNEL_CPU_PARTIAL_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_CPU_PARTIAL_INL_H_
 #undef ATTENTION_KERNEL_CPU_PARTIAL_INL_H_
@@ -20,6 +19,7 @@
 #include <bit>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "hwy/highway.h"
 #include "kernel/cpu/math-inl.h"
@@ -41,8 +41,9 @@ HWY_INLINE V ExpDifference(D d, V x, V reference) {
   return ExpNonPositive(d, hn::Sub(x, finite));
 }
 
-// Merges `right` into `left`, which holds keys before it. `rows` may be rounded
-// up to a vector in `max` and `sum`; `stride` is a multiple of one.
+// Merges `right` into `left`, which is of earlier keys. Outputs are [rows,
+// stride], row-major, stride being a multiple of a vector's lanes. `max` and
+// `sum` must have room for `rows` rounded up to one.
 template <typename T>
 void Merge(const PartialRows<T>& left, const PartialRows<T>& right,
            int64_t rows, int64_t stride) {
@@ -52,8 +53,8 @@ void Merge(const PartialRows<T>& left, const PartialRows<T>& right,
   for (int64_t first = 0; first < rows; first += N) {
     const auto m1 = hn::Load(d, left.max + first);
     const auto m2 = hn::Load(d, right.max + first);
-    // A comparison with NaN is false: the left NaN stays, a right one shows in
-    // its sum.
+    // A comparison with NaN is false: a NaN on the left stays, one on the right
+    // shows in its sum.
     const auto m = hn::IfThenElse(hn::Lt(m1, m2), m2, m1);
     const auto a = ExpDifference(d, m1, m);
     const auto b = ExpDifference(d, m2, m);
@@ -77,81 +78,82 @@ void Merge(const PartialRows<T>& left, const PartialRows<T>& right,
   }
 }
 
-// The open nodes of the tree of blocks while blocks arrive in ascending order.
+// The open partials, those not merged yet, while blocks arrive in ascending
+// order.
 //
 // Invariants:
-//   1. Node i holds the keys of a run of blocks that ends at last_blocks[i];
-//      the runs ascend and do not overlap. Blocks that no row sees are missing.
+//   1. Open partial i is of consecutive blocks, the last of which is
+//      last_blocks[i]. These ranges ascend and do not overlap. Blocks that no
+//      row sees are missing.
 //   2. Two neighbours merge once a block arrives that lies outside the smallest
-//      subtree that holds both. Whatever comes later, no block of that subtree
-//      can follow, so that the order of merges is the tree's alone.
-//   3. None merge whose subtree begins before `first_block`: what is before it
-//      is held elsewhere.
-//   4. So at most one node is open per level of the tree where first_block is
-//   0,
-//      else at most two.
+//      subtree that holds both. No block of that subtree can follow, so the
+//      order of merges is the tree's alone.
+//   3. Two do not merge if that subtree begins before `first_block`: its
+//      earlier blocks are in another accumulator.
+//   4. So per level of the tree at most one partial is open if first_block
+//      is 0, else at most two.
 template <typename T>
 class PartialStack {
  public:
-  // For partials of `rows` rows; goes on from the nodes that `state` holds.
+  // For partials of `rows` rows. Goes on from those that `state` holds.
   PartialStack(const RowState<T>& state, int64_t rows, int64_t first_block)
-      : levels_(state.levels.data()),
-        last_blocks_(state.last_blocks),
+      : state_(state),
         depth_(state.progress->depth),
         rows_(rows),
-        stride_(state.output_stride),
         first_block_(first_block) {}
 
-  // Room for the partial of block (or of a subtree whose last block is)
-  // `block`, to be filled before the next call.
-  const PartialRows<T>& Push(int64_t block) {
+  // Opens a partial whose last block is `block`, after merging those that are
+  // complete. The caller fills it before the next call.
+  PartialRows<T> Push(int64_t block) {
     while (depth_ >= 2 && TopIsComplete(block)) MergeTop();
-    last_blocks_[depth_] = block;
-    return levels_[depth_++];
+    state_.last_blocks[depth_] = block;
+    return state_.Level(depth_++);
   }
 
-  // Takes away what was pushed last.
+  // Removes what was pushed last.
   void Pop() { --depth_; }
 
-  // Merges what is open; null if nothing was pushed.
-  const PartialRows<T>* Fold() {
+  // Merges all open partials into one; nothing if none is open.
+  std::optional<PartialRows<T>> Fold() {
     while (depth_ >= 2) MergeTop();
-    return depth_ == 0 ? nullptr : &levels_[0];
+    if (depth_ == 0) return std::nullopt;
+    return state_.Level(0);
   }
 
-  // Merges the open nodes of blocks from `block` on, the last ones, and takes
-  // the result away; null if there are none.
-  const PartialRows<T>* PopFrom(int64_t block) {
-    if (depth_ == 0 || last_blocks_[depth_ - 1] < block) return nullptr;
-    while (depth_ >= 2 && last_blocks_[depth_ - 2] >= block) MergeTop();
-    return &levels_[--depth_];
+  // Merges the open partials whose last block is `block` or later, and removes
+  // the result; nothing if there are none.
+  std::optional<PartialRows<T>> PopFrom(int64_t block) {
+    if (depth_ == 0 || LastBlock(depth_ - 1) < block) return std::nullopt;
+    while (depth_ >= 2 && LastBlock(depth_ - 2) >= block) MergeTop();
+    return state_.Level(--depth_);
   }
 
  private:
-  // Level of the tree at which the subtrees of two blocks meet.
+  // The smallest subtree that holds blocks a and b has 2^JoinLevel blocks.
   static int JoinLevel(int64_t a, int64_t b) {
     return std::bit_width(static_cast<uint64_t>(a ^ b));
   }
 
-  // Whether the two nodes on top merge when `block` comes.
+  int64_t LastBlock(int64_t index) const { return state_.last_blocks[index]; }
+
+  // Whether the two last partials merge when `block` comes: invariants 2 and 3.
   bool TopIsComplete(int64_t block) const {
-    const int64_t last = last_blocks_[depth_ - 1];
-    const int level = JoinLevel(last_blocks_[depth_ - 2], last);
+    const int64_t last = LastBlock(depth_ - 1);
+    const int level = JoinLevel(LastBlock(depth_ - 2), last);
     return level < JoinLevel(last, block) &&
            last >> level << level >= first_block_;
   }
 
   void MergeTop() {
-    Merge(levels_[depth_ - 2], levels_[depth_ - 1], rows_, stride_);
-    last_blocks_[depth_ - 2] = last_blocks_[depth_ - 1];
+    Merge(state_.Level(depth_ - 2), state_.Level(depth_ - 1), rows_,
+          state_.output_stride);
+    state_.last_blocks[depth_ - 2] = LastBlock(depth_ - 1);
     --depth_;
   }
 
-  const PartialRows<T>* const levels_;
-  int64_t* const last_blocks_;
+  const RowState<T>& state_;
   int64_t& depth_;
   const int64_t rows_;
-  const int64_t stride_;
   const int64_t first_block_;
 };
 

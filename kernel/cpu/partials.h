@@ -1,4 +1,9 @@
-// Partial results in memory; what they are says partial-inl.h. Internal.
+// Partials in memory. What a partial is: partial-inl.h. Internal.
+//
+//   PartialRows<T>      of the rows of one task; laid out by RowState
+//   SubtreePartial<T>   of all rows of a problem, over one subtree of blocks;
+//                       owned by a SubtreeBuffer or a caller's Partial
+//   Partial             the same for callers (kernel/accumulator.h)
 #ifndef ATTENTION_KERNEL_CPU_PARTIALS_H_
 #define ATTENTION_KERNEL_CPU_PARTIALS_H_
 
@@ -6,7 +11,7 @@
 
 namespace attention {
 
-// Partial results of some rows over some keys.
+// Partials of some rows over some keys.
 template <typename T>
 struct PartialRows {
   T* max = nullptr;     // [rows]
@@ -14,10 +19,9 @@ struct PartialRows {
   T* output = nullptr;  // [rows, columns], row-major
 };
 
-// Partial results of every row of a problem over the keys of blocks
-// [block_begin, block_end), a subtree of the tree of blocks. Row (query i,
-// head h) is number i * Hq + h, i counted through all sequences. `output` has
-// Dv columns.
+// Partials of every row of a problem over the keys of blocks [block_begin,
+// block_end), one subtree of the tree of blocks. Row i * Hq + h is query i and
+// query head h; i counts through all sequences. `output` has Dv columns.
 template <typename T>
 struct SubtreePartial : PartialRows<T> {
   int64_t block_begin = 0;

@@ -2,7 +2,6 @@
 #ifndef ATTENTION_KERNEL_CPU_ROW_STATE_H_
 #define ATTENTION_KERNEL_CPU_ROW_STATE_H_
 
-#include <array>
 #include <bit>
 #include <cstdint>
 
@@ -12,29 +11,27 @@
 
 namespace attention {
 
-// How far a task has come. It stands at the beginning of the state's memory, so
-// that whoever takes the memory up goes on from there.
+// How far a task has come. Stands at the beginning of the state's memory, so
+// that whoever takes over the memory goes on from there.
 struct RowProgress {
   int64_t next_block = 0;
-  // First key whose scores are still to be returned; -1: not there yet.
+  // First key whose scores are still to be returned; -1 until the rows' outputs
+  // are written.
   int64_t next_score = -1;
-  // Open nodes of the tree of blocks (PartialStack), and where the list of
-  // their last blocks is.
+  // Number of open partials (PartialStack).
   int64_t depth = 0;
 };
 
-// The members of a state, laid out in memory of Bytes(): in the same way for
-// the same arguments. In elements of T, with R rows rounded up to a multiple of
-// 16 and Dv' = Dv rounded up to the lanes of a vector, at most
+// The members of a state, laid out in memory of Bytes(). Equal arguments give
+// equal layouts. With R rows rounded up to a multiple of 16, and Dv' = Dv
+// rounded up to the lanes of a vector, there are at most
 //   R D + 16 + levels (2 R + R Dv')
-// and some 8 (levels + 11) bytes of progress, where `levels`, the open nodes of
-// the tree, are 2 + log2(1 + T / 256), or twice as many where the keys do not
-// begin at the first block.
+// numbers of type T and about 8 (levels + 11) bytes of progress. `levels`, the
+// most open partials, is 2 + log2(1 + keys / 256), or twice that where the keys
+// do not begin at block 0.
 template <typename T>
 class RowState {
  public:
-  static constexpr int kMaxLevels = 128;
-
   // `lanes` is the number of T in a vector.
   RowState(const Problem& problem, int64_t rows, int64_t lanes, char* memory)
       : output_stride(RoundUp(problem.value_head_size, lanes)),
@@ -42,12 +39,15 @@ class RowState {
         last_blocks(reinterpret_cast<int64_t*>(memory + sizeof(RowProgress))) {
     const Sizes sizes(problem, rows, lanes);
     query = reinterpret_cast<T*>(memory + sizes.head_bytes);
-    T* next = query + sizes.query;
-    for (int level = 0; level < sizes.levels; ++level) {
-      levels[level] = {next, next + sizes.padded_rows,
-                       next + 2 * sizes.padded_rows};
-      next += sizes.level;
-    }
+    levels_ = query + sizes.query;
+    level_size_ = sizes.level;
+    padded_rows_ = sizes.padded_rows;
+  }
+
+  // Open partial number `index`: max and sum [rows], output [rows, Dv'].
+  PartialRows<T> Level(int64_t index) const {
+    T* level = levels_ + index * level_size_;
+    return {level, level + padded_rows_, level + 2 * padded_rows_};
   }
 
   // What the constructor takes for these arguments, in bytes.
@@ -57,19 +57,20 @@ class RowState {
                                   static_cast<int64_t>(sizeof(T));
   }
 
-  // Columns of partial outputs: Dv and zeros up to a whole vector.
+  // Dv': columns of partial outputs, zeros from Dv on.
   const int64_t output_stride;
   RowProgress* progress;
-  int64_t* last_blocks;  // [levels]
-  T* query;              // [rows, D], as the arithmetic reads it
-  std::array<PartialRows<T>, kMaxLevels> levels;  // [rows], [rows, Dv'] each
+  int64_t* last_blocks;  // [levels]: the last block of each open partial
+  // [rows, D / kElements] steps (TileArithmetic), row-major. The rows of a
+  // decode may follow a second time, as [rows, D] elements.
+  T* query;
 
  private:
   struct Sizes {
     Sizes(const Problem& problem, int64_t rows, int64_t lanes)
         : padded_rows(RoundUp(rows, 16)),
-          // The last row is filled up to a whole vector; the few rows of a
-          // decode may stand there in two forms (rows-inl.h).
+          // The last row is filled up to a whole vector. The padding of a
+          // decode holds its queries' second form.
           query(RoundUp(padded_rows * problem.head_size + 15, 16)) {
       const int64_t blocks = problem.longest_keys / kKeyBlock + 1;
       const int depth = std::bit_width(static_cast<uint64_t>(blocks)) + 1;
@@ -86,6 +87,10 @@ class RowState {
     int64_t level;  // elements
     int64_t head_bytes;
   };
+
+  T* levels_;  // [levels, level_size_]
+  int64_t level_size_;
+  int64_t padded_rows_;
 };
 
 }  // namespace attention

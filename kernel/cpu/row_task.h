@@ -9,12 +9,12 @@ namespace attention {
 // Rows of the largest register tile that a SIMD target has (tile-inl.h).
 inline constexpr int64_t kMaxTileRows = 14;
 
-// Most rows of a task, in whole tiles: packing a block of keys then takes a
-// hundredth of the time that computing with it does.
+// Most rows of a task, in whole tiles. At this number packing a block of keys
+// takes a hundredth of the time of computing with it.
 inline constexpr int64_t kTaskRows = 32 * kMaxTileRows;
 
-// Row r stands for query r / group of the sequence and query head
-// kv_head * group + r % group, group being Hq / Hkv.
+// Rows [row_begin, row_end) of a sequence and key/value head. With group = Hq /
+// Hkv, row r is query r / group and query head kv_head * group + r % group.
 struct RowTask {
   int64_t sequence = 0;
   int64_t kv_head = 0;

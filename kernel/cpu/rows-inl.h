@@ -1,6 +1,6 @@
-// A task's rows: one code path for all of them, blocks of keys in ascending
-// order, a partial result a block, merged along the tree (partial-inl.h). Read
-// Rows::AttendBlock first. Included once per SIMD target.
+// Attention of a task's rows: blocks of keys in ascending order, one partial
+// per block, merged along the tree of blocks (partial-inl.h). Read
+// Rows::AttendBlock and AttendTile first. Included once per SIMD target.
 #if defined(ATTENTION_KERNEL_CPU_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_CPU_ROWS_INL_H_
 #undef ATTENTION_KERNEL_CPU_ROWS_INL_H_
@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "base/executor.h"
 #include "hwy/highway.h"
@@ -21,6 +22,7 @@
 #include "kernel/cpu/math-inl.h"
 #include "kernel/cpu/partial-inl.h"
 #include "kernel/cpu/partials.h"
+#include "kernel/cpu/prefetch-inl.h"
 #include "kernel/cpu/row_state.h"
 #include "kernel/cpu/row_task.h"
 #include "kernel/cpu/scratch.h"
@@ -35,13 +37,13 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The rows of one task, computed with Arithmetic (tile-inl.h).
-template <class Arithmetic>
+template <TileArithmetic Arithmetic>
 class Rows {
  public:
   using T = typename Arithmetic::T;
-  using FewRows = typename Arithmetic::FewRows;
+  using Decode = typename Arithmetic::Decode;
 
-  // `memory` holds the rows' state: as they were left, if they were `begun`.
+  // `memory` is a RowState's; if `begun`, it holds what earlier Rows left.
   Rows(const Problem& problem, const RowTask& task, char* memory, bool begun)
       : p_(problem),
         task_(problem, task),
@@ -56,36 +58,36 @@ class Rows {
                      ? std::max(static_cast<T>(problem.softcap),
                                 std::numeric_limits<T>::denorm_min())
                      : T{0}) {
-    const bool split_too = FewRows::kSplitsQueries && rows_ <= kFewRows;
-    if (split_too) few_query_ += rows_ * steps_;
-    if (!begun) LoadQueries(split_too);
+    const bool split_queries = Decode::kSplitsQueries && rows_ <= kDecodeRows;
+    if (split_queries) decode_query_ += rows_ * steps_;
+    if (!begun) LoadQueries(split_queries);
   }
 
-  // Whether no row sees a key of block `block` or of those after it.
+  // Whether no row sees a key of `block` or a later one.
   bool SeesNoneFrom(int64_t block) const {
     return (task_.seen().end + kKeyBlock - 1) / kKeyBlock <= block;
   }
 
-  // Pushes the partials of the blocks in [begin, end) that any row sees. False
-  // if the turn was over before. For `then` see RowFunctions.
-  bool Attend(int64_t begin, int64_t end, const RowStretch& then,
+  // Pushes the partial of each block in [begin, end) that any row sees. False
+  // if the turn was over before the last. For `next_keys` see RowFunctions.
+  bool Attend(int64_t begin, int64_t end, const StridedRows& next_keys,
               const Turn& turn) {
     int64_t& next_block = state_.progress->next_block;
     begin = std::max({begin, task_.seen().begin / kKeyBlock, next_block});
     end = std::min(end, (task_.seen().end + kKeyBlock - 1) / kKeyBlock);
     for (int64_t block = begin; block < end; ++block) {
-      const Ahead ahead =
-          block + 1 < end ? BlockAhead(block + 1) : Ahead{then, {}};
-      AttendBlock(block, ahead, stack_.Push(block));
+      const NextRows next =
+          block + 1 < end ? RowsOf(block + 1) : NextRows{next_keys, {}};
+      AttendBlock(block, next, stack_.Push(block));
       next_block = block + 1;
       if (next_block < end && turn.Over()) return false;
     }
     return true;
   }
 
-  // Takes the task's rows of a subtree's partial.
-  void Add(const SubtreePartial<T>& subtree) {
-    const PartialRows<T>& to = stack_.Push(subtree.block_end - 1);
+  // Pushes the task's rows of a subtree's partial.
+  void PushSubtree(const SubtreePartial<T>& subtree) {
+    const PartialRows<T> to = stack_.Push(subtree.block_end - 1);
     for (int64_t r = 0; r < rows_; ++r) {
       const int64_t from = task_.Number(r);
       to.max[r] = subtree.max[from];
@@ -98,10 +100,11 @@ class Rows {
     }
   }
 
-  // Merges the open nodes of blocks from the subtree's first on, which are in
-  // it, takes them away and stores them as the task's rows of `subtree`.
-  void Store(const SubtreePartial<T>& subtree) {
-    const PartialRows<T>* from = stack_.PopFrom(subtree.block_begin);
+  // Merges and pops the open partials of the subtree's blocks, the last ones,
+  // into the task's rows of `subtree`.
+  void PopSubtree(const SubtreePartial<T>& subtree) {
+    const std::optional<PartialRows<T>> from =
+        stack_.PopFrom(subtree.block_begin);
     for (int64_t r = 0; r < rows_; ++r) {
       const int64_t to = task_.Number(r);
       subtree.max[to] = from ? from->max[r] : -kInfinity<T>;
@@ -116,10 +119,10 @@ class Rows {
     }
   }
 
-  // Merges what was pushed and writes the outputs. False if the turn was over
-  // before; the next call goes on.
+  // Merges all open partials and writes the outputs. False if the turn was over
+  // before the end; the next call goes on.
   bool Finish(const AttentionOutputs& outputs, const Turn& turn) {
-    const PartialRows<T>& result = Folded();
+    const PartialRows<T> result = Folded();
     if (state_.progress->next_score < 0) {
       WriteOutputs(result, outputs);
       state_.progress->next_score = 0;
@@ -128,12 +131,13 @@ class Rows {
   }
 
  private:
+  // Resets the progress before stack_ reads it.
   static const RowState<T>& Begin(const RowState<T>& state, bool begun) {
     if (!begun) *state.progress = {};
     return state;
   }
 
-  void LoadQueries(bool split_too) {
+  void LoadQueries(bool split_queries) {
     Arithmetic::template WithKeysOf<true>(
         p_.query.type, [&](auto step) HWY_ATTR {
           using From = decltype(step);
@@ -142,10 +146,10 @@ class Rows {
                              steps_, state_.query + r * steps_);
           }
         });
-    if (!split_too) return;
+    if (!split_queries) return;
     for (int64_t r = 0; r < rows_; ++r) {
       LoadElements(task_.QueryRow(r), p_.query.type, p_.head_size,
-                   few_query_ + r * p_.head_size);
+                   decode_query_ + r * p_.head_size);
     }
   }
 
@@ -165,59 +169,53 @@ class Rows {
     }
   }
 
-  // What is asked for while a block is computed, to be read after it.
-  struct Ahead {
-    RowStretch keys;
-    RowStretch values;
-  };
-
-  Ahead BlockAhead(int64_t block) const {
+  // The keys and values of a block up to the last that any row sees.
+  NextRows RowsOf(int64_t block) const {
     const int64_t first = block * kKeyBlock;
     const KeyRange keys = task_.UpToSeen(first);
     return {task_.keys().Keys(first + keys.begin, first + keys.end),
             task_.keys().Values(first + keys.begin, first + keys.end)};
   }
 
-  // The partial of one block: the tiles of all rows, each over the keys that
-  // its rows see.
-  void AttendBlock(int64_t block, const Ahead& ahead,
+  // Computes the partial of one block, tile by tile.
+  void AttendBlock(int64_t block, const NextRows& next,
                    const PartialRows<T>& partial) {
     const int64_t first = block * kKeyBlock;
     const KeyRange keys =
         WholeSteps(first, {std::max<int64_t>(0, task_.seen().begin - first),
                            std::min(kKeyBlock, task_.seen().end - first)});
-    const Block current = GetBlock(first, keys, ahead);
-    const int64_t count = keys.end - keys.begin;
-    const int64_t score_steps =
-        tiles_ * ((count + kPanel<T> - 1) / kPanel<T>)*CallsFor(steps_);
-    const int64_t weigh_steps = tiles_ *
-                                CallsFor(count / Arithmetic::kElements) *
-                                (state_.output_stride / kPanel<T>);
-    // Keys while scoring, values while weighing; under a mask, whose tiles ask
-    // for it while scoring, one after the other while weighing.
-    Prefetch prefetch = {
-        {ahead.keys, p_.mask ? weigh_steps / 2 : score_steps},
-        {ahead.values, p_.mask ? weigh_steps / 2 : weigh_steps}};
+    const Block current = GetBlock(first, keys);
+    BlockPrefetch prefetch = PrefetchDuring(keys, next);
     ForEachTile([&](int64_t row, int rows) {
       AttendTile(current, row, rows, partial, prefetch);
     });
   }
 
-  // Calls of Prefetcher::Next() for so many steps.
+  BlockPrefetch PrefetchDuring(const KeyRange& keys,
+                               const NextRows& next) const {
+    const int64_t count = keys.end - keys.begin;
+    const int64_t panels = (count + kPanel<T> - 1) / kPanel<T>;
+    return BlockPrefetch(next, p_.mask.has_value(),
+                         tiles_ * panels * CallsFor(steps_),
+                         tiles_ * CallsFor(count / Arithmetic::kElements) *
+                             (state_.output_stride / kPanel<T>));
+  }
+
+  // Number of calls of Prefetcher::Next() during so many steps.
   static int64_t CallsFor(int64_t steps) {
     return RoundUp(steps, Arithmetic::kStepsAtOnce) / Arithmetic::kStepsAtOnce;
   }
 
-  // `keys` of the block, from where a sum may begin and widened to whole steps
-  // as far as there are keys.
+  // `keys` of the block, widened to where a sum may begin and to whole steps,
+  // but not past the sequence's last key.
   KeyRange WholeSteps(int64_t first, const KeyRange& keys) const {
     return {keys.begin / kKeysAtOnce * kKeysAtOnce,
             std::min(RoundUp(keys.end, Arithmetic::kElements),
                      task_.sequence().key_length - first)};
   }
 
-  // Calls f(first row, number of rows) for each tile. They share the rows
-  // evenly, for a tile of few rows costs more a row.
+  // Calls f(first row, number of rows) for each tile. Tiles share the rows
+  // evenly: small ones cost more per row.
   template <class F>
   void ForEachTile(const F& f) {
     int64_t row = 0;
@@ -228,40 +226,36 @@ class Rows {
     }
   }
 
-  struct Prefetch {
-    Prefetcher keys;
-    Prefetcher values;
-  };
-
-  // How the tiles of a block get at its keys and values.
+  // Where the tiles of a block read its keys and values. Keys are counted in
+  // the block, from `first` of the sequence.
   struct Block {
-    int64_t first;  // key
-    // Few rows read both where they lie; more read keys packed in scratch and
-    // values in place or from scratch.
-    bool in_place;
-    RowStretch keys;      // if in_place: from the first lane on
-    RowStretch values;    // if in_place: from the first key on
-    const T* value_data;  // else: row of key value_begin
+    int64_t first;
+    // decode-inl.h: reads `keys` and `values` where they lie. Else reads packed
+    // keys from scratch, and value_data, in place or in scratch.
+    bool decode;
+    StridedRows keys;    // from a multiple of kSumLanes on
+    StridedRows values;  // from the first visible step on
+    // [steps, value_stride], row-major; the first step is that of key
+    // value_begin.
+    const T* value_data;
     int64_t value_begin;
     int64_t value_stride;
-    Ahead ahead;
   };
 
-  Block GetBlock(int64_t first, const KeyRange& keys, const Ahead& ahead) {
+  Block GetBlock(int64_t first, const KeyRange& keys) {
     Block block = {};
     block.first = first;
-    block.ahead = ahead;
-    const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes, keys.end};
-    block.keys = task_.keys().Keys(first + lanes.begin, first + lanes.end);
+    const KeyRange padded = {keys.begin / kSumLanes * kSumLanes, keys.end};
+    block.keys = task_.keys().Keys(first + padded.begin, first + padded.end);
     block.values = task_.keys().Values(first + keys.begin, first + keys.end);
     const bool whole_vectors = p_.value_head_size % kLanes<T> == 0;
     const bool own_types =
-        !kWide || (p_.key.type == kOwnType && p_.value.type == kOwnType);
-    block.in_place = rows_ <= kFewRows && block.keys.count > 0 &&
-                     block.values.count > 0 &&
-                     block.values.count % Arithmetic::kElements == 0 &&
-                     whole_vectors && own_types;
-    if (block.in_place) return block;
+        !kDouble || (p_.key.type == kOwnType && p_.value.type == kOwnType);
+    block.decode = rows_ <= kDecodeRows && block.keys.count > 0 &&
+                   block.values.count > 0 &&
+                   block.values.count % Arithmetic::kElements == 0 &&
+                   whole_vectors && own_types;
+    if (block.decode) return block;
     PackKeys(first, keys);
     if (block.values.count > 0 && whole_vectors && p_.value.type == kOwnType) {
       block.value_data = static_cast<const T*>(block.values.data);
@@ -278,10 +272,10 @@ class Rows {
   }
 
   void AttendTile(const Block& block, int64_t row, int rows,
-                  const PartialRows<T>& partial, Prefetch& prefetch) {
+                  const PartialRows<T>& partial, BlockPrefetch& prefetch) {
     const int64_t first = block.first;
-    KeyRange visible[Arithmetic::kTileRows];  // by each row
-    KeyRange keys = {kKeyBlock, 0};           // by any of them
+    KeyRange visible[Arithmetic::kTileRows];  // to each row
+    KeyRange keys = {kKeyBlock, 0};           // to any row
     for (int r = 0; r < rows; ++r) {
       visible[r] = task_.VisibleInBlock(first, row + r);
       if (visible[r].begin < visible[r].end) {
@@ -297,83 +291,77 @@ class Rows {
       return;
     }
     keys = WholeSteps(first, keys);
-    // Sums run over whole groups of lanes.
-    const KeyRange lanes = {keys.begin / kSumLanes * kSumLanes,
-                            RoundUp(keys.end, kSumLanes)};
+    // Softmax works on whole groups of kSumLanes.
+    const KeyRange padded = {keys.begin / kSumLanes * kSumLanes,
+                             RoundUp(keys.end, kSumLanes)};
     Score(block, row, rows, keys, prefetch);
-    bool hidden = false;  // any of `keys` from any row
+    bool hidden = false;  // whether any of `keys` is, from any row
     for (int r = 0; r < rows; ++r) {
       hidden |= visible[r].begin > keys.begin || visible[r].end < keys.end;
       T* scores = scratch_.scores + r * kKeyBlock;
-      if (softcap_ > 0) Cap(softcap_, lanes, scores);
-      hidden |= AddBias(task_, first, row + r, visible[r], lanes, scratch_.bias,
-                        scores);
-      partial.max[row + r] = Max(task_, first, row + r, lanes, scores);
+      if (softcap_ > 0) Cap(softcap_, padded, scores);
+      hidden |= AddBias(task_, first, row + r, visible[r], padded,
+                        scratch_.bias, scores);
+      partial.max[row + r] = Max(task_, first, row + r, padded, scores);
     }
-    // Not in the loop above: reducing a vector takes long, but the rows'
-    // reductions can overlap.
+    // Not in the loop above: a vector's reduction has a long latency, but here
+    // those of several rows overlap.
     for (int r = 0; r < rows; ++r) {
       partial.sum[row + r] = Exponentiate<Arithmetic>(
-          partial.max[row + r], lanes, scratch_.scores + r * kKeyBlock);
+          partial.max[row + r], padded, scratch_.scores + r * kKeyBlock);
     }
-    Weigh(block, rows, keys, output, prefetch);
+    Accumulate(block, rows, keys, output, prefetch);
     if (hidden && !AllFinite(output, rows)) {
       for (int r = 0; r < rows; ++r) {
-        WeightVisible(first, row + r, scratch_.scores + r * kKeyBlock,
-                      output + r * state_.output_stride);
+        AccumulateVisible(first, row + r, scratch_.scores + r * kKeyBlock,
+                          output + r * state_.output_stride);
       }
     }
   }
 
-  // Scores of the tile's rows and keys, scaled, into scratch.
+  // scale * Q·K of the tile's rows and keys, into scratch.
   void Score(const Block& block, int64_t row, int rows, const KeyRange& keys,
-             Prefetch& prefetch) {
+             BlockPrefetch& prefetch) {
     const T* query = state_.query + row * steps_;
-    if (!block.in_place) {
+    if (!block.decode) {
       const int64_t begin = keys.begin / kPanel<T> * kPanel<T>;
       const int64_t end = RoundUp(keys.end, kPanel<T>);
-      const auto score = [&](Prefetcher& prefetcher) HWY_ATTR {
-        ScoreBlock(arithmetic_, rows, query, steps_, scratch_.keys_packed,
-                   begin, end, scale_, scratch_.scores, prefetcher);
-      };
-      RowStretch mask;
+      StridedRows mask;
       if (p_.mask) mask = task_.MaskRows(block.first, row, rows, keys);
-      if (mask.count == 0) return score(prefetch.keys);
-      // The tile's own mask is the nearer need.
-      Prefetcher prefetch_mask(mask,
-                               (end - begin) / kPanel<T> * CallsFor(steps_));
-      return score(prefetch_mask);
+      ScoreBlock(arithmetic_, rows, query, steps_, scratch_.keys_packed, begin,
+                 end, scale_, scratch_.scores,
+                 prefetch.DuringScores(
+                     mask, (end - begin) / kPanel<T> * CallsFor(steps_)));
+      return;
     }
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
-    Arithmetic::template WithKeysOf<!kWide>(
+    Arithmetic::template WithKeysOf<!kDouble>(
         p_.key.type, [&](auto step) HWY_ATTR {
-          ScoreFewRows<FewRows, decltype(step)>(rows, few_query_, steps_,
-                                                block.keys, scale_, scores,
-                                                block.values);
+          ScoreDecode<Decode, decltype(step)>(rows, decode_query_, steps_,
+                                              block.keys, scale_, scores,
+                                              block.values);
         });
   }
 
-  // Weighted sums of the values of `keys`, of the weights in scratch.
-  void Weigh(const Block& block, int rows, const KeyRange& keys, T* output,
-             Prefetch& prefetch) {
+  // P·V over `keys`, with the weights P in scratch, into `output`.
+  void Accumulate(const Block& block, int rows, const KeyRange& keys, T* output,
+                  BlockPrefetch& prefetch) {
     constexpr int64_t kStep = Arithmetic::kElements;
     const T* weights = scratch_.scores + keys.begin / kStep;
-    if (!block.in_place) {
-      Prefetcher& prefetcher =
-          p_.mask && !prefetch.keys.Done() ? prefetch.keys : prefetch.values;
-      WeightBlock(arithmetic_, rows, weights,
-                  (keys.end - keys.begin + kStep - 1) / kStep,
-                  block.value_data + (keys.begin - block.value_begin) / kStep *
-                                         block.value_stride,
-                  block.value_stride, state_.output_stride, output,
-                  state_.output_stride, prefetcher);
+    if (!block.decode) {
+      AccumulateBlock(arithmetic_, rows, weights,
+                      (keys.end - keys.begin + kStep - 1) / kStep,
+                      block.value_data + (keys.begin - block.value_begin) /
+                                             kStep * block.value_stride,
+                      block.value_stride, state_.output_stride, output,
+                      state_.output_stride, prefetch.DuringValues());
       return;
     }
-    Arithmetic::template WithValuesOf<!kWide>(
+    Arithmetic::template WithValuesOf<!kDouble>(
         p_.value.type, [&](auto element) HWY_ATTR {
-          WeightFewRows<FewRows, decltype(element)>(
+          AccumulateDecode<Decode, decltype(element)>(
               rows, weights, block.values, output, state_.output_stride,
-              block.ahead.keys);
+              prefetch.next().keys);
         });
   }
 
@@ -425,9 +413,10 @@ class Rows {
     return true;
   }
 
-  // WeightTile for one row, leaving out the keys it does not see: their weight
-  // is 0, but 0 * NaN is not.
-  void WeightVisible(int64_t first, int64_t row, const T* weights, T* output) {
+  // Accumulate for one row of the task, without the keys that it does not see:
+  // their weight is 0, but 0 * NaN and 0 * infinity are NaN.
+  void AccumulateVisible(int64_t first, int64_t row, const T* weights,
+                         T* output) {
     const KeyRange visible = task_.VisibleInBlock(first, row);
     std::fill_n(output, state_.output_stride, T{0});
     for (int64_t begin = visible.begin / kKeysAtOnce * kKeysAtOnce;
@@ -442,24 +431,25 @@ class Rows {
         any = true;
       }
       if (!any) continue;
-      AddWeighted(arithmetic_, weights + begin / Arithmetic::kElements, values,
-                  p_.value.type, p_.value_head_size, output);
+      AccumulateSteps(arithmetic_, weights + begin / Arithmetic::kElements,
+                      values, p_.value.type, p_.value_head_size, output);
     }
   }
 
-  // What was pushed, merged; the identity if nothing was.
-  const PartialRows<T>& Folded() {
-    if (const PartialRows<T>* folded = stack_.Fold()) return *folded;
-    const PartialRows<T>& identity = stack_.Push(0);
+  // All open partials merged; the identity if there are none.
+  PartialRows<T> Folded() {
+    if (const auto folded = stack_.Fold()) return *folded;
+    const PartialRows<T> identity = stack_.Push(0);
     std::fill_n(identity.max, rows_, -kInfinity<T>);
     std::fill_n(identity.sum, rows_, T{0});
     std::fill_n(identity.output, rows_ * state_.output_stride, T{0});
     return identity;
   }
 
-  // A sink is a key with a score and no value: merged as a partial of its own.
+  // A sink is a key with a score and no value. Merges it as a partial of its
+  // own, behind all blocks.
   void AddSinks(const PartialRows<T>& result) {
-    const PartialRows<T>& sinks = stack_.Push(p_.total_keys() / kKeyBlock + 1);
+    const PartialRows<T> sinks = stack_.Push(p_.total_keys() / kKeyBlock + 1);
     for (int64_t r = 0; r < rows_; ++r) {
       sinks.max[r] = static_cast<T>(p_.sinks[task_.Head(r)]);
       sinks.sum[r] = sinks.max[r] == -kInfinity<T> ? T{0} : T{1};
@@ -473,8 +463,9 @@ class Rows {
     return result.sum[row] == 0 && result.max[row] == -kInfinity<T>;
   }
 
-  // Divides a row by its sum; zeros if it saw nothing. Adding 0 makes -0 and 0
-  // one, as keys of weight 0 do or do not.
+  // Divides a row by its sum; gives zeros if the row saw no key. Adds 0, which
+  // turns -0 into 0: else the sign would depend on whether keys of weight 0
+  // were accumulated.
   void Normalize(const PartialRows<T>& result, int64_t row) const {
     const T sum = result.sum[row];
     T* output = result.output + row * state_.output_stride;
@@ -489,8 +480,8 @@ class Rows {
     }
   }
 
-  // Computes every score of the rows again, up to the stage asked for. False if
-  // the turn was over before.
+  // Computes every score of the rows a second time, up to the stage asked for.
+  // False if the turn was over before the end.
   bool ReturnScores(const PartialRows<T>& result,
                     const AttentionOutputs& outputs, const Turn& turn) {
     int64_t& next_score = state_.progress->next_score;
@@ -516,17 +507,18 @@ class Rows {
     return true;
   }
 
-  void ToStage(int64_t first, int64_t row, T* scores, const KeyRange& lanes,
+  // Takes a row's scale * Q·K to the stage asked for.
+  void ToStage(int64_t first, int64_t row, T* scores, const KeyRange& padded,
                const PartialRows<T>& result) {
     const Tag<T> d;
     if (p_.scores == Scores::kRaw) return;
-    if (softcap_ > 0) Cap(softcap_, lanes, scores);
+    if (softcap_ > 0) Cap(softcap_, padded, scores);
     if (p_.scores == Scores::kCapped) return;
-    AddBias(task_, first, row, task_.VisibleInBlock(first, row), lanes,
+    AddBias(task_, first, row, task_.VisibleInBlock(first, row), padded,
             scratch_.bias, scores);
     if (p_.scores == Scores::kBiased) return;
     const T sum = SawNone(result, row) ? T{1} : result.sum[row];
-    for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+    for (int64_t j = padded.begin; j < padded.end; j += kLanes<T>) {
       const Vec<T> weight = hn::Div(ExpDifference(d, hn::Load(d, scores + j),
                                                   hn::Set(d, result.max[row])),
                                     hn::Set(d, sum));
@@ -534,23 +526,24 @@ class Rows {
     }
   }
 
-  // Sums over keys begin at a multiple of this in a block.
+  // P·V sums begin at a multiple of this in a block.
   static constexpr int64_t kKeysAtOnce =
       Arithmetic::kElements * Arithmetic::kStepsAtOnce;
 
-  // The type that needs no conversion.
-  static constexpr bool kWide = sizeof(T) == 8;
+  static constexpr bool kDouble = sizeof(T) == 8;
+  // The type of keys and values that needs no conversion.
   static constexpr DataType kOwnType =
-      kWide ? DataType::kFloat64 : DataType::kFloat32;
+      kDouble ? DataType::kFloat64 : DataType::kFloat32;
 
   const Problem& p_;
   const TaskRows task_;
   const int64_t rows_;
   const int64_t tiles_;
-  const int64_t steps_;  // of a dot product of a query with a key
+  const int64_t steps_;  // per query and key: D / kElements
   RowState<T> state_;
   Scratch<T> scratch_;
-  T* few_query_ = state_.query;  // as FewRows reads it
+  // [rows, steps], or [rows, D] if Decode::kSplitsQueries, row-major.
+  T* decode_query_ = state_.query;
   PartialStack<T> stack_;
   const T scale_;
   const T softcap_;

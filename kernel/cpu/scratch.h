@@ -1,4 +1,4 @@
-// What a thread works in while it computes a block of a task. Internal.
+// A thread's working memory while it computes a block of keys. Internal.
 #ifndef ATTENTION_KERNEL_CPU_SCRATCH_H_
 #define ATTENTION_KERNEL_CPU_SCRATCH_H_
 
@@ -11,9 +11,8 @@
 
 namespace attention {
 
-// In elements of T, at most 256 (D + Dv' + L + 1), where Dv' is Dv rounded up
-// to the lanes of a vector and L the number of rows in a tile: 14, or 32 with
-// BF16Tiles.
+// At most 256 (D + Dv' + tile_rows + 1) numbers of type T. Dv' is Dv rounded up
+// to the lanes of a vector; tile_rows is at most 14, or 32 with BF16Tiles.
 template <typename T>
 class Scratch {
  public:
@@ -36,11 +35,12 @@ class Scratch {
            static_cast<int64_t>(sizeof(T));
   }
 
+  // Row-major. kPanel and kElements are those of tile-inl.h.
   const int64_t value_stride;  // Dv'
-  T* keys_packed;              // [256, D] in panels of keys
-  T* values;                   // [256, Dv'] in steps of keys
-  T* scores;                   // [tile rows, 256]: scores, then weights
-  T* bias;                     // [256]: a row of the mask
+  T* keys_packed;  // [256 / kPanel, D / kElements, kPanel]: panels of keys
+  T* values;       // [256 / kElements, Dv']: steps of keys
+  T* scores;       // [tile_rows, 256]: scores, then weights
+  T* bias;         // [256]: a row of the mask
 };
 
 }  // namespace attention

@@ -1,6 +1,6 @@
-// From scores to weights, a row of a block at a time: soft cap, mask, ALiBi,
-// limits of what is seen, maximum, exp and sum. A step that a request does not
-// ask for costs nothing. Included once per SIMD target.
+// From scores to weights, one row of one block at a time: soft cap, mask
+// tensor, ALiBi, causal mask and window, then maximum, exp and sum. What a
+// request does not ask for costs nothing. Included once per SIMD target.
 #if defined(ATTENTION_KERNEL_CPU_SOFTMAX_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_KERNEL_CPU_SOFTMAX_INL_H_
 #undef ATTENTION_KERNEL_CPU_SOFTMAX_INL_H_
@@ -23,8 +23,9 @@ namespace attention {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Below, `lanes` are the keys of a block that a function works on: whole groups
-// of kSumLanes. Keys and rows are counted as in task_rows.h.
+// Below, `padded` are the keys of a block that a function works on: whole
+// groups of kSumLanes. `scores` is [kKeyBlock]. Keys and rows are counted as in
+// task_rows.h.
 
 // Sums along a row of weights use this many lanes on every target.
 constexpr int64_t kSumLanes = 16;
@@ -32,7 +33,7 @@ constexpr int64_t kSumLanes = 16;
 template <typename T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
-// Sum of a vector's lanes: halves added until one is left.
+// Sum of a vector's lanes: adds the upper half to the lower until one is left.
 template <class D, class V>
 HWY_INLINE hn::TFromD<D> SumOfHalves([[maybe_unused]] D d, V v) {
 #if HWY_TARGET != HWY_SCALAR
@@ -44,7 +45,8 @@ HWY_INLINE hn::TFromD<D> SumOfHalves([[maybe_unused]] D d, V v) {
   return hn::GetLane(v);
 }
 
-// ((x[0] + x[8]) + (x[4] + x[12])) + ... of kSumLanes numbers in vectors.
+// ((x[0] + x[8]) + (x[4] + x[12])) + ... of kSumLanes numbers in x[kSumLanes /
+// kLanes] vectors.
 template <typename T>
 HWY_INLINE T SumOf16(Vec<T>* HWY_RESTRICT x) {
   ATTENTION_UNROLL
@@ -70,31 +72,31 @@ HWY_INLINE T LargestLane(Vec<T> v) {
 
 // scores = cap * tanh(scores / cap).
 template <typename T>
-void Cap(T cap_number, const KeyRange& lanes, T* scores) {
+void Cap(T cap_number, const KeyRange& padded, T* scores) {
   const Tag<T> d;
   const Vec<T> cap = hn::Set(d, cap_number);
-  for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+  for (int64_t j = padded.begin; j < padded.end; j += kLanes<T>) {
     const Vec<T> s = hn::Load(d, scores + j);
     hn::Store(hn::Mul(cap, Tanh(d, hn::Div(s, cap))), d, scores + j);
   }
 }
 
-// What the mask tensor adds to the scores of keys [lanes.begin, lanes.end) of
-// the block, where it lies or converted in `memory`, which has room for a
-// block. The result's element j is key j's.
+// What the mask tensor adds to the scores of keys `padded` of the block:
+// element j of the result is key j's. It lies in the tensor itself, or
+// converted in `memory`, [kKeyBlock].
 template <typename T>
 const T* Bias(const TaskRows& rows, int64_t first, int64_t row,
-              const KeyRange& lanes, T* memory) {
+              const KeyRange& padded, T* memory) {
   const MaskOperand& mask = *rows.problem().mask;
   const int64_t covered =
-      std::clamp<int64_t>(mask.length - first, lanes.begin, lanes.end);
-  // What is not there may not even be pointed to.
-  if (covered > lanes.begin) {
-    const int64_t begin = rows.MaskIndex(first, row) + lanes.begin;
-    const int64_t count = covered - lanes.begin;
+      std::clamp<int64_t>(mask.length - first, padded.begin, padded.end);
+  // Not even a pointer may be formed to what is not there.
+  if (covered > padded.begin) {
+    const int64_t begin = rows.MaskIndex(first, row) + padded.begin;
+    const int64_t count = covered - padded.begin;
     const void* from = static_cast<const char*>(mask.data) +
                        begin * static_cast<int64_t>(SizeOf(mask.type));
-    T* to = memory + lanes.begin;
+    T* to = memory + padded.begin;
     switch (mask.type) {
       case DataType::kBool:
         for (int64_t i = 0; i < count; ++i) {
@@ -109,8 +111,8 @@ const T* Bias(const TaskRows& rows, int64_t first, int64_t row,
         break;
       case DataType::kFloat32:
         if constexpr (sizeof(T) == 4) {
-          if (covered == lanes.end) {
-            return static_cast<const T*>(from) - lanes.begin;
+          if (covered == padded.end) {
+            return static_cast<const T*>(from) - padded.begin;
           }
         }
         LoadRow(static_cast<const float*>(from), count, to);
@@ -119,23 +121,23 @@ const T* Bias(const TaskRows& rows, int64_t first, int64_t row,
         LoadElements(from, mask.type, count, to);
     }
   }
-  std::fill(memory + covered, memory + lanes.end, -kInfinity<T>);
+  std::fill(memory + covered, memory + padded.end, -kInfinity<T>);
   return memory;
 }
 
-// Adds the mask tensor; returns whether it masks any of `lanes`.
+// Adds the mask tensor; returns whether it masks any of `padded`.
 template <typename T>
 bool AddMask(const TaskRows& rows, int64_t first, int64_t row,
-             const KeyRange& lanes, T* memory, T* scores) {
+             const KeyRange& padded, T* memory, T* scores) {
   const Tag<T> d;
   const Vec<T> masked = hn::Set(d, -kInfinity<T>);
-  const T* bias = Bias(rows, first, row, lanes, memory);
+  const T* bias = Bias(rows, first, row, padded, memory);
   auto any = hn::Eq(masked, hn::Zero(d));
-  for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+  for (int64_t j = padded.begin; j < padded.end; j += kLanes<T>) {
     const Vec<T> added = hn::LoadU(d, bias + j);
     const Vec<T> sum = hn::Add(hn::Load(d, scores + j), added);
     const auto is_masked = hn::Eq(added, masked);
-    // Not the sum: the score under a mask may be NaN.
+    // Not the sum, which is NaN where the masked score is.
     hn::Store(hn::IfThenElse(is_masked, masked, sum), d, scores + j);
     any = hn::Or(any, is_masked);
   }
@@ -144,12 +146,12 @@ bool AddMask(const TaskRows& rows, int64_t first, int64_t row,
 
 template <typename T>
 void AddAlibi(const TaskRows& rows, int64_t first, int64_t row,
-              const KeyRange& lanes, T* scores) {
+              const KeyRange& padded, T* scores) {
   const Tag<T> d;
   const Vec<T> slope =
       hn::Set(d, static_cast<T>(-rows.problem().alibi_slopes[rows.Head(row)]));
   const int64_t position = rows.Query(row) + rows.sequence().offset;
-  for (int64_t j = lanes.begin; j < lanes.end; j += kLanes<T>) {
+  for (int64_t j = padded.begin; j < padded.end; j += kLanes<T>) {
     const Vec<T> distance = hn::Abs(hn::Add(
         hn::Set(d, static_cast<T>(first + j - position)), hn::Iota(d, T{0})));
     hn::Store(Fma(slope, distance, hn::Load(d, scores + j)), d, scores + j);
@@ -157,65 +159,65 @@ void AddAlibi(const TaskRows& rows, int64_t first, int64_t row,
 }
 
 // Mask tensor, ALiBi, and -inf outside the visible keys; returns whether the
-// mask tensor masks any of `lanes`. `bias` is working memory for a block.
+// mask tensor masks any of `padded`. `bias` is scratch, [kKeyBlock].
 template <typename T>
 HWY_INLINE bool AddBias(const TaskRows& rows, int64_t first, int64_t row,
-                        const KeyRange& visible, const KeyRange& lanes, T* bias,
-                        T* scores) {
+                        const KeyRange& visible, const KeyRange& padded,
+                        T* bias, T* scores) {
   const Problem& problem = rows.problem();
   const bool masks =
-      problem.mask && AddMask(rows, first, row, lanes, bias, scores);
+      problem.mask && AddMask(rows, first, row, padded, bias, scores);
   if (!problem.alibi_slopes.empty()) {
-    AddAlibi(rows, first, row, lanes, scores);
+    AddAlibi(rows, first, row, padded, scores);
   }
-  std::fill(scores + lanes.begin, scores + std::max(visible.begin, lanes.begin),
-            -kInfinity<T>);
-  std::fill(scores + std::min(visible.end, lanes.end), scores + lanes.end,
+  std::fill(scores + padded.begin,
+            scores + std::max(visible.begin, padded.begin), -kInfinity<T>);
+  std::fill(scores + std::min(visible.end, padded.end), scores + padded.end,
             -kInfinity<T>);
   return masks;
 }
 
 // The largest of a row's scores.
 template <typename T>
-HWY_INLINE T LargestScore(const KeyRange& lanes, const T* scores) {
+HWY_INLINE T LargestScore(const KeyRange& padded, const T* scores) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   constexpr int kChains = 4;  // hide the latency of a comparison
   Vec<T> largest[kChains];
   ATTENTION_UNROLL
   for (int i = 0; i < kChains; ++i) largest[i] = hn::Set(d, -kInfinity<T>);
-  int64_t j = lanes.begin;
-  for (; j + kChains * N <= lanes.end; j += kChains * N) {
+  int64_t j = padded.begin;
+  for (; j + kChains * N <= padded.end; j += kChains * N) {
     ATTENTION_UNROLL
     for (int i = 0; i < kChains; ++i) {
       largest[i] = hn::Max(largest[i], hn::Load(d, scores + j + i * N));
     }
   }
-  for (; j < lanes.end; j += N) {
+  for (; j < padded.end; j += N) {
     largest[0] = hn::Max(largest[0], hn::Load(d, scores + j));
   }
   return LargestLane<T>(hn::Max(hn::Max(largest[0], largest[1]),
                                 hn::Max(largest[2], largest[3])));
 }
 
-// What a row's weights refer to: its largest score.
+// The largest score, which the row's weights are relative to.
 template <typename T>
 HWY_INLINE T Max(const TaskRows& rows, int64_t first, int64_t row,
-                 const KeyRange& lanes, const T* scores) {
-  const T max = LargestScore(lanes, scores);
+                 const KeyRange& padded, const T* scores) {
+  const T max = LargestScore(padded, scores);
   if (max == -kInfinity<T> && rows.SeesAny<T>(first, row)) {
-    // Every score is -inf, but not by a mask: unless other blocks hold larger
-    // ones the row is 0 / 0. The lowest finite number tells it from a row
-    // that sees nothing, and weighs as little.
+    // The row sees keys, but all their scores are -inf. Unless other blocks
+    // have larger ones, the row is 0 / 0 = NaN. The lowest finite number tells
+    // it from a row that sees no key, and gives the same weights.
     return std::numeric_limits<T>::lowest();
   }
   return max;
 }
 
-// Turns a row of scores into weights exp(score - max), as steps of Arithmetic;
-// returns their sum.
-template <class Arithmetic, typename T = typename Arithmetic::T>
-HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
+// Turns scores into weights exp(score - max), stored as steps of Arithmetic.
+// Returns their sum.
+template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
+HWY_INLINE T Exponentiate(T max, const KeyRange& padded, T* scores) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   const Vec<T> reference = hn::Set(d, max == -kInfinity<T> ? T{0} : max);
@@ -223,7 +225,7 @@ HWY_INLINE T Exponentiate(T max, const KeyRange& lanes, T* scores) {
   Vec<T> sums[kSums];
   ATTENTION_UNROLL
   for (int i = 0; i < kSums; ++i) sums[i] = hn::Zero(d);
-  for (int64_t j = lanes.begin; j < lanes.end; j += kSumLanes) {
+  for (int64_t j = padded.begin; j < padded.end; j += kSumLanes) {
     ATTENTION_UNROLL
     for (int i = 0; i < kSums; ++i) {
       const Vec<T> weight =

@@ -1,5 +1,5 @@
-// Partials of whole problems in memory, one per subtree of the tree of blocks.
-// Internal.
+// Cuts blocks into subtrees (kernel/key_values.h), and holds the partials of
+// all rows of a problem over a subtree. Internal.
 #ifndef ATTENTION_KERNEL_CPU_SUBTREES_H_
 #define ATTENTION_KERNEL_CPU_SUBTREES_H_
 
@@ -20,17 +20,19 @@ constexpr int64_t BlocksOf(int64_t keys) {
   return (keys + kKeyBlock - 1) / kKeyBlock;
 }
 
-// Blocks [begin, end) cut into the largest subtrees of at most `most` blocks, a
-// power of two, in ascending order. `blocks` is the number of all blocks.
+// Blocks [begin, end).
 struct Subtree {
   int64_t begin = 0;
   int64_t end = 0;
 };
+
+// Cuts blocks [begin, end) into the largest subtrees of at most `most` blocks,
+// a power of two, in ascending order. `blocks` is the number of all blocks.
 inline std::vector<Subtree> CutBlocks(int64_t begin, int64_t end, int64_t most,
                                       int64_t blocks) {
   std::vector<Subtree> subtrees;
-  // Only the last subtree may stick out, over the last block of all: what is
-  // missing there is the identity. Elsewhere it is in another subtree.
+  // A subtree may extend past the last of all blocks, where nothing is missing,
+  // but not past an earlier `end`: blocks there belong to other subtrees.
   const int64_t limit =
       end < blocks ? end : std::numeric_limits<int64_t>::max();
   while (begin < end) {
@@ -63,7 +65,7 @@ class SubtreeBuffer {
   std::shared_ptr<const void> memory() const { return memory_; }
 
  private:
-  std::shared_ptr<T[]> memory_;
+  std::shared_ptr<T[]> memory_;  // [rows (2 + Dv)]: max, sum, output
   SubtreePartial<T> partial_;
 };
 

@@ -1,5 +1,5 @@
-// The memory of tasks: what a thread keeps from one task for the next, and what
-// stays with a task that is left before it is done. Internal.
+// The memory of tasks: what a thread reuses from task to task, and what stays
+// with a task that is suspended. Internal.
 #ifndef ATTENTION_KERNEL_CPU_TASK_MEMORY_H_
 #define ATTENTION_KERNEL_CPU_TASK_MEMORY_H_
 
@@ -18,27 +18,26 @@ struct TaskMemory {
 // Throws std::bad_alloc.
 TaskMemory AllocateTaskMemory(int64_t bytes);
 
-// What is left of a task between two turns, laid out as a RowState.
+// A task between two calls, its memory laid out as a RowState.
 struct TaskState {
   TaskMemory memory;
   // Whether the memory holds queries and partials already.
   bool begun = false;
 };
 
-// Each thread keeps memory of its last task for the next one, as far as it has
-// no more than this.
+// A thread keeps its state and scratch for the next task if they are together
+// no larger than this.
 inline constexpr int64_t kKeptScratchBytes = int64_t{4} << 20;
 
-// This thread's memory for at least `bytes`: one piece for the state of a
-// task's rows, one for its scratch. Valid until the thread's next call. Both
-// throw std::bad_alloc.
+// This thread's memory for the state of a task's rows, and for scratch: at
+// least `bytes` each, valid until the thread's next call. Throw std::bad_alloc.
 char* ReserveState(int64_t bytes);
 char* ReserveScratch(int64_t bytes);
-// Takes this thread's memory for a state away.
+// Moves this thread's state memory to the caller.
 TaskMemory TakeState();
-// Frees this thread's memory if it is more than is kept.
+// Frees this thread's memory if it exceeds kKeptScratchBytes.
 void TrimTaskMemory();
-// Frees it.
+// Frees this thread's memory.
 void FreeTaskMemory();
 
 }  // namespace attention

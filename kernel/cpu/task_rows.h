@@ -9,14 +9,16 @@
 #include "kernel/attention.h"
 #include "kernel/cpu/convert.h"
 #include "kernel/cpu/key_runs.h"
-#include "kernel/cpu/row_stretch.h"
 #include "kernel/cpu/row_task.h"
+#include "kernel/cpu/strided_rows.h"
 #include "kernel/plan/problem.h"
 
 namespace attention {
 
-// Rows are counted from 0 within the task, keys within the block whose first
-// key is `first`. Refers to the problem.
+// Counts rows from 0 within the task, and keys from 0 within the block whose
+// first key is `first`. What a row sees is decided by causal mask, window and
+// valid length; the mask tensor is not considered unless said. Refers to the
+// problem.
 class TaskRows {
  public:
   TaskRows(const Problem& problem, const RowTask& task)
@@ -38,7 +40,7 @@ class TaskRows {
   const Problem& problem() const { return problem_; }
   const Sequence& sequence() const { return sequence_; }
   int64_t count() const { return task_.row_end - task_.row_begin; }
-  // Keys that any row sees, as far as the mask tensor is not concerned.
+  // The range of the sequence's keys that any row sees.
   const KeyRange& seen() const { return seen_; }
 
   int64_t Query(int64_t row) const { return (task_.row_begin + row) / group_; }
@@ -46,37 +48,37 @@ class TaskRows {
     return task_.kv_head * group_ + (task_.row_begin + row) % group_;
   }
 
-  // Place of a row among all rows; see SubtreePartial.
+  // A row's index in a SubtreePartial.
   int64_t Number(int64_t row) const {
     const int64_t first_query =
         sequence_.query_begin + sequence_.batch * problem_.query_length;
     return (first_query + Query(row)) * problem_.query_heads + Head(row);
   }
-  // Place of a row in (B, Hq, S), or in (sum S, Hq) if ragged.
+  // A row's index in [B, Hq, S], or in [S, Hq] if ragged.
   int64_t LogSumExpIndex(int64_t row) const {
     if (problem_.ragged) return Number(row);
     return (sequence_.batch * problem_.query_heads + Head(row)) *
                problem_.query_length +
            Query(row);
   }
-  // Place of a row's first element in the output.
+  // Index of a row's first element in the output.
   int64_t OutputIndex(int64_t row) const {
     const Operand& output = problem_.output;
     return sequence_.batch * output.batch_stride +
            Head(row) * output.head_stride +
            (sequence_.query_begin + Query(row)) * output.row_stride;
   }
-  // Place in the mask tensor of the block's first key for `row`.
+  // Index in the mask tensor of `row` and the block's first key.
   int64_t MaskIndex(int64_t first, int64_t row) const {
     const MaskOperand& mask = *problem_.mask;
     return sequence_.batch * mask.batch_stride + Head(row) * mask.head_stride +
            Query(row) * mask.row_stride + first - mask.first_key;
   }
 
-  // What rows [row, row + rows) read of the mask tensor for keys [begin, end)
-  // of the block; none if that is not a single stretch.
-  RowStretch MaskRows(int64_t first, int64_t row, int64_t rows,
-                      const KeyRange& range) const {
+  // The rows of the mask tensor for rows [row, row + rows) and keys `range` of
+  // the block. Empty if they are not at equal distances.
+  StridedRows MaskRows(int64_t first, int64_t row, int64_t rows,
+                       const KeyRange& range) const {
     const MaskOperand& mask = *problem_.mask;
     const int64_t end = std::min(mask.length - first, range.end);
     if (range.begin >= end || (group_ > 1 && mask.head_stride != 0)) return {};
@@ -92,8 +94,7 @@ class TaskRows {
                               sequence_.query_begin + Query(row));
   }
 
-  // Keys of the block that `row` sees, as far as the mask tensor is not
-  // concerned.
+  // Keys of the block that `row` sees.
   KeyRange VisibleInBlock(int64_t first, int64_t row) const {
     const int64_t begin =
         std::clamp<int64_t>(visible_[row].begin - first, 0, kKeyBlock);
@@ -119,7 +120,7 @@ class TaskRows {
                : bias != -std::numeric_limits<T>::infinity();
   }
 
-  // Whether `row` sees any key of the block.
+  // Whether `row` sees any key of the block, the mask tensor considered.
   template <typename T>
   bool SeesAny(int64_t first, int64_t row) const {
     const KeyRange visible = VisibleInBlock(first, row);
@@ -138,14 +139,15 @@ class TaskRows {
   const Sequence sequence_;
   const int64_t group_;
   const KeyRuns keys_;
-  KeyRange visible_[kTaskRows];  // of each row, in keys of the sequence
+  // Of each row, and of all, in keys of the sequence.
+  KeyRange visible_[kTaskRows];
   KeyRange seen_;
 };
 
-// The keys that a task reads first, from block `block` on; none if it reads
-// none there or they are not in one run.
-inline RowStretch FirstKeys(const Problem& problem, const RowTask& task,
-                            int64_t block) {
+// The first keys that a task reads from block `block` on, to be prefetched.
+// Empty if it reads none, or if they do not lie in one run.
+inline StridedRows FirstKeys(const Problem& problem, const RowTask& task,
+                             int64_t block) {
   // What the first row sees is near enough.
   const TaskRows row(problem, {task.sequence, task.kv_head, task.row_begin,
                                task.row_begin + 1});

@@ -11,17 +11,17 @@
 namespace attention {
 namespace {
 
-// Elements of a task's output: together with a block of keys and values and
-// its partials it should stay in a core's cache.
+// Most elements of a task's output: it should stay in a core's cache, together
+// with the task's partials and a block of keys and values.
 constexpr int64_t kTaskOutput = 448 * 128;
-// Multiply-adds of a task's rows with a block of keys, at the most: a few
-// milliseconds, after which the thread may be wanted elsewhere.
+// Most multiply-adds of a task per block of keys: a few milliseconds. A turn
+// can only end between blocks.
 constexpr int64_t kBlockWork = int64_t{1} << 28;
-// Multiply-adds below which a piece is not cut further: packing its keys, which
-// every piece does for itself, would show.
+// Least multiply-adds of a task that is cut from a larger one: each packs all
+// its keys again, and below this it would show.
 constexpr double kLeastWork = 4e6;
 
-// Multiply-adds, about.
+// Multiply-adds of a task, about.
 double Work(const Problem& p, const RowTask& task) {
   const Sequence s = p.GetSequence(task.sequence);
   const auto seen = [&](int64_t row) {
@@ -33,8 +33,7 @@ double Work(const Problem& p, const RowTask& task) {
          static_cast<double>(p.head_size + p.value_head_size);
 }
 
-// Cuts a task into at most `pieces` of whole register tiles and nearly equal
-// size.
+// Cuts a task into at most `pieces` of nearly equal size, in whole tiles.
 template <typename Sink>
 void ForEachPiece(const RowTask& task, int64_t pieces, Sink sink) {
   const int64_t rows = task.row_end - task.row_begin;
@@ -79,18 +78,18 @@ int64_t MostTasks(const Problem& p) {
 RowCutter::RowCutter(const Problem& problem, int threads)
     : problem_(problem), threads_(threads), most_rows_(RowLimit(problem)) {}
 
-bool RowCutter::Leaves(const Turn& turn) {
-  // Some 50 us.
+bool RowCutter::TurnIsOver(const Turn& turn) {
+  // About 50 us.
   constexpr int64_t kSteps = 1024;
-  if (++steps_ < kSteps) return false;
-  steps_ = 0;
+  if (++since_asked_ < kSteps) return false;
+  since_asked_ = 0;
   return turn.Over();
 }
 
-// Of more work, a smaller one.
+// More work gives a smaller bucket.
 int RowCutter::BucketOf(double work) {
   int exponent;
-  // [0.5, 1), or 0 of 0.
+  // In [0.5, 1), or 0 for work 0.
   const double fraction = std::frexp(work, &exponent);
   const int eighths =
       8 * exponent + static_cast<int>(std::max(0.0, 16 * fraction - 8));
@@ -106,9 +105,9 @@ void RowCutter::ListLargest(int64_t pair) {
   ForEachPiece({sequence, pair % problem_.kv_heads, 0, rows}, pieces,
                [&](const RowTask& task) {
                  large_.push_back({task, Work(problem_, task)});
-                 left_ += large_.back().work;
+                 remaining_work_ += large_.back().work;
                  ++buckets_[BucketOf(large_.back().work)];
-                 ++steps_;
+                 ++since_asked_;
                });
 }
 
@@ -121,7 +120,7 @@ bool RowCutter::Run(const Turn& turn) {
   }
   while (pair_ < pairs) {
     ListLargest(pair_++);
-    if (Leaves(turn)) return false;
+    if (TurnIsOver(turn)) return false;
   }
   if (sorted_ == 0) {
     order_ = std::make_unique_for_overwrite<size_t[]>(large_.size());
@@ -131,19 +130,20 @@ bool RowCutter::Run(const Turn& turn) {
     }
     tasks_.reserve(MostTasks(problem_));
   }
-  // Equal ones stay in order: the next task finds the head's keys in the cache.
+  // The sort is stable: neighbouring tasks share a head, and its keys are in
+  // the cache.
   while (sorted_ < large_.size()) {
     order_[buckets_[BucketOf(large_[sorted_].work)]++] = sorted_;
     ++sorted_;
-    if (Leaves(turn)) return false;
+    if (TurnIsOver(turn)) return false;
   }
   while (cut_ < large_.size()) {
     const Large& large = large_[order_[cut_++]];
-    const double most = std::max(left_ / (2 * threads_), kLeastWork);
+    const double most = std::max(remaining_work_ / (2 * threads_), kLeastWork);
     ForEachPiece(large.task, 1 + static_cast<int64_t>(large.work / most),
                  [&](const RowTask& task) { tasks_.push_back(task); });
-    left_ -= large.work;
-    if (Leaves(turn)) return false;
+    remaining_work_ -= large.work;
+    if (TurnIsOver(turn)) return false;
   }
   std::vector<Large>().swap(large_);
   order_.reset();

@@ -18,13 +18,14 @@ namespace attention {
 // (query, head) pairs, in the numbering of SubtreePartial.
 int64_t NumRows(const Problem& problem);
 
-// Puts each row of the problem into one task, for threads that draw tasks in
-// this order: largest first, within an eighth, each at most remaining work / (2
+// Cuts the rows of a problem into tasks. Threads draw them in order: the
+// largest first (to an eighth of their work), each at most remaining work / (2
 // * threads), as in guided self-scheduling, so that all threads end at about
-// the same time. Large tasks cost least in all, for each packs its keys.
+// the same time. Within that, tasks are as large as possible: each packs its
+// keys.
 //
-// A million short sequences take tens of milliseconds, so the work can be left
-// and taken up again. Throws std::bad_alloc.
+// Cutting a million short sequences takes tens of milliseconds, so Run() can be
+// suspended. Throws std::bad_alloc.
 class RowCutter {
  public:
   // `problem` must outlive the cutter.
@@ -37,30 +38,32 @@ class RowCutter {
   std::vector<RowTask> TakeTasks() { return std::move(tasks_); }
 
  private:
-  // As large as a task may be.
+  // The rows of one key/value head are first cut into as few tasks as limits
+  // allow, and these later into smaller ones.
   struct Large {
     RowTask task;
     double work;  // multiply-adds, about
   };
 
-  bool Leaves(const Turn& turn);
+  // turn.Over(), asked about every 50 us.
+  bool TurnIsOver(const Turn& turn);
   void ListLargest(int64_t pair);
 
   const Problem& problem_;
   const int threads_;
   const int64_t most_rows_;  // in a task
 
-  // The steps, each a loop with the index at which it goes on.
-  int64_t pair_ = 0;  // of sequence and key/value head, listed in large_
-  size_t sorted_ = 0;
-  size_t cut_ = 0;
-  // Of small pieces of work, since the turn was last asked.
-  int64_t steps_ = 0;
+  // Where the three loops of Run() go on.
+  int64_t pair_ = 0;   // pairs of sequence and key/value head listed in large_
+  size_t sorted_ = 0;  // of large_, put in order_
+  size_t cut_ = 0;     // of order_, cut into tasks_
+  // Iterations since the turn was last asked.
+  int64_t since_asked_ = 0;
 
-  std::vector<Large> large_;  // those of a pair side by side
-  double left_ = 0;           // the work of those that are not yet cut
-  // How many there are of each power of two of work and eighth of it; then
-  // where in order_ the next one goes.
+  std::vector<Large> large_;   // those of a pair side by side
+  double remaining_work_ = 0;  // the work of those that are not yet cut
+  // A counting sort by work: a bucket is an eighth of a power of two. buckets_
+  // holds each one's size, then the index in order_ of its next member.
   static constexpr int kBuckets = 64 * 8;
   static int BucketOf(double work);
   std::array<size_t, kBuckets> buckets_{};
@@ -68,15 +71,15 @@ class RowCutter {
   std::vector<RowTask> tasks_;
 
  public:
-  // Memory that it takes for each task, at the most.
+  // The most memory that it takes per task.
   static constexpr int64_t kBytesPerTask =
       sizeof(Large) + sizeof(size_t) + sizeof(RowTask);
 };
 
-// All of it at once.
+// A whole RowCutter::Run().
 std::vector<RowTask> CutRows(const Problem& problem, int threads);
 
-// Most rows in one of these tasks, and an upper bound of their number.
+// Upper bounds of the rows per task and of the number of tasks.
 int64_t MostTaskRows(const Problem& problem);
 int64_t MostTasks(const Problem& problem);
 

@@ -1,5 +1,5 @@
-// The register tiles: packing of keys and values, dot products of query rows
-// with keys, weighted sums of value rows. Included once per SIMD target.
+// The register tiles: packing of keys and values, Q·K and P·V. Included once
+// per SIMD target.
 //
 // Vector lanes run over keys (scores) and over value columns (output), never
 // along a sum. Each score is one chain of fused multiply-adds over the head
@@ -13,6 +13,7 @@
 #define ATTENTION_KERNEL_CPU_TILE_INL_H_
 #endif
 
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -21,6 +22,7 @@
 #include "kernel/attention.h"
 #include "kernel/cpu/convert-inl.h"
 #include "kernel/cpu/math-inl.h"
+#include "kernel/cpu/prefetch-inl.h"
 #include "kernel/cpu/scratch.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -30,13 +32,13 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 #define ATTENTION_UNROLL _Pragma("GCC unroll 16")
 
-// Keys a panel of packed keys holds side by side: two vectors.
+// Keys side by side in a panel of packed keys: two vectors.
 template <typename T>
 constexpr int64_t kPanel = 2 * kLanes<T>;
 
-// Rows of a register tile: accumulators of two vectors a row, two vectors of
-// the other operand and one broadcast must fit the register file (32 registers
-// on AVX-512 and NEON, 16 on AVX2).
+// Rows of a register tile. The register file (32 registers on AVX-512 and NEON,
+// 16 on AVX2) must hold two accumulators per row, two vectors of the other
+// operand and one broadcast.
 #if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM
 constexpr int kTileRows = 14;
 #else
@@ -44,17 +46,15 @@ constexpr int kTileRows = 6;
 #endif
 static_assert(kTileRows <= kMaxTileRows);
 
-// A sum that is a vector, of one step after the other.
+// Sums of one vector, to which steps are added one after the other.
 template <typename T>
 struct PlainSums {
   // A vector of steps as MulAdd() takes it, and what it adds to.
   using Factor = Vec<T>;
   using Sum = Vec<T>;
-  // Steps that make a group of a sum; in decode-inl.h a vector of them does.
+  // No end: sums are not closed in groups.
   static constexpr int64_t kSumGroup = std::numeric_limits<int64_t>::max();
-  // Lives while sums are computed.
   struct Environment {};
-  // Whether QueryAt() takes queries as single elements.
   static constexpr bool kSplitsQueries = false;
 
   static HWY_INLINE Factor Split(Vec<T> steps) { return steps; }
@@ -67,23 +67,63 @@ struct PlainSums {
   static HWY_INLINE Vec<T> Total(Sum sum) { return sum; }
 };
 
-// What a tile's sums are made of, a parameter of all that follows as
-// `Arithmetic`: steps of kElements consecutive elements each, which T holds
-// together. Here one element a step, exact products, sums rounded once a step.
+// How a tile computes. A sum, Q·K over the head size or P·V over keys, is made
+// of steps of kElements consecutive elements each. An arithmetic says what type
+// a step has, and how steps are loaded, multiplied and added. Each has bits of
+// its own:
+//   Exact<float>, Exact<double>   one element per step, exact products
+//   BF16Pairs (bf16_pairs-inl.h)  pairs of BFLOAT16, by AVX512_BF16
+//   BF16Tiles (bf16_tiles-inl.h)  the same by AMX
+//   BF16EvenOdd (the same file)   the bits of BF16Tiles in decode
+// Beside the members below each has templates that a concept cannot list:
+// WithKeysOf, WithValuesOf, LoadValues and PackValues (Exact describes them).
+template <class A>
+concept TileArithmetic =
+    requires(typename A::T* numbers, Vec<typename A::T> v, typename A::Sum& sum,
+             const typename A::Factor& factor) {
+      // The precision, float or double; also the type that holds one step.
+      typename A::T;
+      // An object of it lives while sums are computed.
+      typename A::Environment;
+      // The arithmetic for decode (decode-inl.h), of the same bits.
+      typename A::Decode;
+      // Consecutive elements per step.
+      { A::kElements } -> std::convertible_to<int64_t>;
+      // Steps taken together. P·V sums begin at a multiple of so many steps in
+      // a block, and Prefetcher::Next() is called once for them.
+      { A::kStepsAtOnce } -> std::convertible_to<int64_t>;
+      // Steps after which EndGroup() closes a group of a sum. Q·K in decode
+      // calls it after every vector of steps.
+      { A::kSumGroup } -> std::convertible_to<int64_t>;
+      // Rows of a register tile.
+      { A::kTileRows } -> std::convertible_to<int>;
+      // Whether QueryAt() reads queries as single elements rather than steps.
+      { A::kSplitsQueries } -> std::convertible_to<bool>;
+      // A sum of products of two factors. Split() makes a factor of a vector of
+      // steps, QueryAt() one of a query's step in every lane.
+      { A::NoSum() } -> std::same_as<typename A::Sum>;
+      { A::Split(v) } -> std::same_as<typename A::Factor>;
+      { A::QueryAt(numbers, int64_t{}) } -> std::same_as<typename A::Factor>;
+      { A::MulAdd(factor, factor, sum) } -> std::same_as<typename A::Sum>;
+      { A::EndGroup(sum) };
+      { A::Total(sum) } -> std::same_as<Vec<typename A::T>>;
+      // exp(x) for x <= 0: a weight. StoreWeights() writes a vector of weights,
+      // from key `key` on, as steps of a row.
+      { A::Exp(v) } -> std::same_as<Vec<typename A::T>>;
+      { A::StoreWeights(v, int64_t{}, numbers) };
+    };
+
+// One element per step, exact products, sums rounded once per step.
 template <typename Number>
 struct Exact : PlainSums<Number> {
   using T = Number;
   static constexpr int64_t kElements = 1;
-  // Steps taken together: sums over keys begin at a multiple of so many in a
-  // block, Prefetcher::Next() is called once for them.
   static constexpr int64_t kStepsAtOnce = 1;
-  // Rows of a register tile.
   static constexpr int kTileRows = HWY_NAMESPACE::kTileRows;
-  // Computes the same for few rows (decode-inl.h).
-  using FewRows = Exact;
+  using Decode = Exact;
 
-  // Calls f with an object of the C++ type that queries and keys, or values, of
-  // `type` are read as; kNarrow as in WithElementsOf().
+  // Calls f with an object of the C++ type that queries and keys of `type`, or
+  // values, are read as. kNarrow as in WithElementsOf().
   template <bool kNarrow, class F>
   static HWY_INLINE void WithKeysOf(DataType type, const F& f) {
     WithElementsOf<T, kNarrow>(type, f);
@@ -100,15 +140,15 @@ struct Exact : PlainSums<Number> {
     return Fma(a, b, sum);
   }
 
-  // A vector of a step's values; rows of `values` are `stride` apart.
+  // A vector of step `step` of `values`, [steps, stride], row-major.
   template <typename From>
   static HWY_INLINE Vec<T> LoadValues(const From* values, int64_t stride,
                                       int64_t step) {
     return LoadAs(Tag<T>(), values + step * stride);
   }
 
-  // Packs a step's value rows, filled with zeros up to a whole vector. Null
-  // stands for a row of zeros.
+  // Packs one step, rows[kElements] of values, to to[columns], filled with
+  // zeros up to a whole vector. A null row counts as zeros.
   template <typename From>
   static void PackValues(const From* const* rows, int64_t columns,
                          T* HWY_RESTRICT to) {
@@ -120,16 +160,14 @@ struct Exact : PlainSums<Number> {
     return LoadElement<T>(rows[0], type, column);
   }
 
-  // exp(x) for x <= 0: a weight.
   static HWY_INLINE Vec<T> Exp(Vec<T> x) { return ExpNonPositive(Tag<T>(), x); }
 
-  // Puts a vector of weights, those from `key` on, in a row's place for steps.
   static HWY_INLINE void StoreWeights(Vec<T> weights, int64_t key, T* row) {
     hn::Store(weights, Tag<T>(), row + key);
   }
 };
 
-// Transposes a square of as many vectors as a vector has lanes.
+// Transposes rows[N], where N is the number of lanes.
 template <typename T>
 HWY_INLINE void Transpose([[maybe_unused]] Vec<T>* HWY_RESTRICT rows) {
 #if HWY_TARGET != HWY_SCALAR
@@ -209,8 +247,8 @@ HWY_INLINE void Transpose([[maybe_unused]] Vec<T>* HWY_RESTRICT rows) {
 #endif  // one lane is its own transpose
 }
 
-// Rows of a square of which only `present` rows and `columns` columns exist;
-// the rest is zero.
+// Loads a square, from `column` on, of which only `present` rows and `columns`
+// columns exist; the rest is zero.
 template <typename T, typename From>
 HWY_NOINLINE void LoadPartialSquare(const From* const* rows, int64_t column,
                                     int64_t present, int64_t columns,
@@ -225,8 +263,8 @@ HWY_NOINLINE void LoadPartialSquare(const From* const* rows, int64_t column,
   }
 }
 
-// Packs up to a panel of keys: to[k * kPanel + j] is step k of key j, zero for
-// the keys from `count` on. keys[j] is the j-th key's row.
+// Packs a panel of keys: to[k][j] is step k of key j, zero for j >= count. `to`
+// is [steps, kPanel], row-major; keys[j] is the row of key j.
 template <typename T, typename From>
 void PackPanel(const From* const* keys, int64_t count, int64_t steps,
                T* HWY_RESTRICT to) {
@@ -259,70 +297,8 @@ void PackPanel(const From* const* keys, int64_t count, int64_t steps,
   }
 }
 
-// Whether this CPU asks for more lines at once if they are to go to L2 alone.
-inline bool PrefetchesBestToL2() {
-#if HWY_ARCH_X86
-  static const bool intel = __builtin_cpu_is("intel") != 0;
-  return intel;
-#else
-  return false;
-#endif
-}
-
-// Asks for the lines of a stretch of rows, a few at a time, long before they
-// are read, to have them in L2: L1 is smaller than a block of keys, but on
-// AMD's CPUs asking for L1 is the faster way there, by up to 1.5 times, on
-// Intel's asking for L2, by up to 1.2. Where keys come from beyond L2, as in
-// decoding, all this is worth up to a factor of two.
-class Prefetcher {
- public:
-  // Spread over about `calls` calls of Next().
-  Prefetcher(const RowStretch& rows, int64_t calls)
-      : row_(static_cast<const char*>(rows.data)),
-        row_bytes_(rows.row_bytes),
-        stride_bytes_(rows.stride_bytes),
-        rows_left_(rows.count) {
-    const int64_t lines = rows.count * RoundUp(rows.row_bytes, kLine) / kLine;
-    lines_ = calls > 0 ? (lines + calls - 1) / calls : 0;
-  }
-
-  // Whether all has been asked for.
-  bool Done() const { return rows_left_ == 0; }
-
-  // No call of a function in here: it would spill a tile's registers.
-  HWY_INLINE void Next() {
-    for (int64_t i = 0; i < lines_ && rows_left_ > 0; ++i) {
-      if (to_l2_) {
-        __builtin_prefetch(row_ + column_, 0, 2);
-      } else {
-        __builtin_prefetch(row_ + column_, 0, 3);
-      }
-      column_ += kLine;
-      if (column_ >= row_bytes_) {
-        column_ = 0;
-        row_ += stride_bytes_;
-        --rows_left_;
-      }
-    }
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  const char* row_;
-  int64_t row_bytes_;
-  int64_t stride_bytes_;
-  int64_t rows_left_;
-  int64_t lines_;
-  int64_t column_ = 0;
-  bool to_l2_ = PrefetchesBestToL2();
-};
-
-struct NoPrefetch {
-  void Next() {}
-};
-
-// sum * scale; every zero is positive, so that it does not matter whether a sum
-// of products begins with a zero or with the first product.
+// sum * scale, where -0 becomes 0: so it does not matter whether the sum began
+// with 0 or with the first product.
 template <typename T>
 HWY_INLINE Vec<T> Scaled(Vec<T> sum, T scale) {
   const Tag<T> d;
@@ -330,8 +306,10 @@ HWY_INLINE Vec<T> Scaled(Vec<T> sum, T scale) {
 }
 
 // scores[r][j] = scale * dot(query row r, key j) for a panel of packed keys.
-// Rows of `query` are `steps` apart, rows of `scores` kKeyBlock.
-template <class Arithmetic, int kRows, typename T = typename Arithmetic::T>
+// `query` is [kRows, steps], `panel` [steps, kPanel], `scores` [kRows,
+// kKeyBlock], all row-major.
+template <TileArithmetic Arithmetic, int kRows,
+          typename T = typename Arithmetic::T>
 HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t steps,
                           const T* HWY_RESTRICT panel, T scale,
                           T* HWY_RESTRICT scores, Prefetcher& prefetch) {
@@ -364,15 +342,15 @@ HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t steps,
   }
 }
 
-// output[r][c] = sum over steps j in [0, steps) of weights[r][j] * values[j][c]
-// for kVectors vectors of columns c. Rows of `weights` are kKeyBlock apart.
-// Calls prefetch.Next() for each step.
-template <class Arithmetic, int kRows, int kVectors, typename From,
+// P·V: output[r][c] = sum over steps j in [0, steps) of weights[r][j] *
+// values[j][c], for kVectors vectors of columns c. `weights` is [kRows,
+// kKeyBlock], row-major. Calls prefetch.Next() for each step.
+template <TileArithmetic Arithmetic, int kRows, int kVectors, typename From,
           class Prefetch, typename T = typename Arithmetic::T>
-HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t steps,
-                           const From* HWY_RESTRICT values,
-                           int64_t value_stride, T* HWY_RESTRICT output,
-                           int64_t output_stride, Prefetch prefetch) {
+HWY_INLINE void AccumulateTile(const T* HWY_RESTRICT weights, int64_t steps,
+                               const From* HWY_RESTRICT values,
+                               int64_t value_stride, T* HWY_RESTRICT output,
+                               int64_t output_stride, Prefetch prefetch) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   typename Arithmetic::Sum sum[kRows][kVectors];
@@ -417,8 +395,8 @@ HWY_INLINE void WeightTile(const T* HWY_RESTRICT weights, int64_t steps,
 }
 
 // ScoreTile over the panels of keys [begin, end), multiples of kPanel, for
-// `rows` rows in [1, kTileRows]. panels[j * steps] begins the panel of key j.
-template <class Arithmetic, int kRows = kTileRows,
+// `rows` rows in [1, kTileRows]. panels[j * steps] begins key j's panel.
+template <TileArithmetic Arithmetic, int kRows = kTileRows,
           typename T = typename Arithmetic::T>
 void ScoreBlock(Arithmetic& arithmetic, int rows, const T* query, int64_t steps,
                 const T* panels, int64_t begin, int64_t end, T scale, T* scores,
@@ -438,16 +416,17 @@ void ScoreBlock(Arithmetic& arithmetic, int rows, const T* query, int64_t steps,
   prefetch = local;
 }
 
-// WeightTile over `columns` columns, a multiple of the vector's lanes.
-template <class Arithmetic, int kRows = kTileRows,
+// AccumulateTile for `rows` rows in [1, kTileRows] and `columns` columns, a
+// multiple of the vector's lanes.
+template <TileArithmetic Arithmetic, int kRows = kTileRows,
           typename T = typename Arithmetic::T>
-void WeightBlock(Arithmetic& arithmetic, int rows, const T* weights,
-                 int64_t steps, const T* values, int64_t value_stride,
-                 int64_t columns, T* output, int64_t output_stride,
-                 Prefetcher& prefetch) {
+void AccumulateBlock(Arithmetic& arithmetic, int rows, const T* weights,
+                     int64_t steps, const T* values, int64_t value_stride,
+                     int64_t columns, T* output, int64_t output_stride,
+                     Prefetcher& prefetch) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return WeightBlock<Arithmetic, kRows - 1>(
+      return AccumulateBlock<Arithmetic, kRows - 1>(
           arithmetic, rows, weights, steps, values, value_stride, columns,
           output, output_stride, prefetch);
     }
@@ -456,24 +435,25 @@ void WeightBlock(Arithmetic& arithmetic, int rows, const T* weights,
   constexpr int64_t N = kLanes<T>;
   int64_t c = 0;
   for (; c + 2 * N <= columns; c += 2 * N) {
-    WeightTile<Arithmetic, kRows, 2, T, Prefetcher&>(weights, steps, values + c,
-                                                     value_stride, output + c,
-                                                     output_stride, local);
+    AccumulateTile<Arithmetic, kRows, 2, T, Prefetcher&>(
+        weights, steps, values + c, value_stride, output + c, output_stride,
+        local);
   }
   prefetch = local;
   if (c < columns) {
-    WeightTile<Arithmetic, kRows, 1>(weights, steps, values + c, value_stride,
-                                     output + c, output_stride, NoPrefetch());
+    AccumulateTile<Arithmetic, kRows, 1>(weights, steps, values + c,
+                                         value_stride, output + c,
+                                         output_stride, NoPrefetch());
   }
 }
 
-// output[c] += sum over the keys of kStepsAtOnce steps of weights *
-// values[key][c], for one row, as WeightBlock does it. Null stands for a row of
-// zeros.
-template <class Arithmetic, typename T = typename Arithmetic::T>
-void AddWeighted(Arithmetic& /*arithmetic*/, const T* weights,
-                 const void* const* values, DataType type, int64_t columns,
-                 T* output) {
+// Adds kStepsAtOnce steps of P·V to one row, in the order of AccumulateBlock:
+// output[c] += sum over the steps' keys j of (weight of j) * values[j][c].
+// `weights` is [kStepsAtOnce]; a null row values[j] counts as zeros.
+template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
+void AccumulateSteps(Arithmetic& /*arithmetic*/, const T* weights,
+                     const void* const* values, DataType type, int64_t columns,
+                     T* output) {
   static_assert(Arithmetic::kStepsAtOnce == 1);
   const Tag<T> d;
   const Vec<T> weight = hn::Set(d, *weights);

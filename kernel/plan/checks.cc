@@ -65,7 +65,7 @@ absl::Status CheckView(absl::string_view field, const ConstTensorView& view) {
   if (good) return absl::OkStatus();
   return FieldError(
       absl::StrCat(field, ".strides"),
-      Got(view.strides, "one an axis, none negative, the last 1"));
+      Got(view.strides, "one per axis, none negative, the last 1"));
 }
 
 absl::Status CheckRank(absl::string_view field, const ConstTensorView& view,

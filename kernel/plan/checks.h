@@ -31,33 +31,33 @@ absl::Status CheckFloat(absl::string_view field, DataType type);
 absl::Status CheckSameType(absl::string_view field, DataType type,
                            absl::string_view other, DataType wanted);
 
-// Whether no size in bytes that the tensor implies overflows.
+// That no dimension is negative and the size in bytes does not overflow.
 absl::Status CheckSize(const std::string& field,
                        absl::Span<const int64_t> shape);
 
-// Shape and strides.
+// That shape and strides are valid.
 absl::Status CheckView(absl::string_view field, const ConstTensorView& view);
 
 absl::Status CheckRank(absl::string_view field, const ConstTensorView& view,
                        size_t rank, absl::string_view axes);
 
-// Row-major strides unless the view brings its own. Axes of size 0 make an
-// empty tensor, whose strides are never used: they count as 1 here, so that
-// nothing overflows.
+// The view's own strides, or row-major ones. Axes of size 0 count as 1: the
+// tensor is empty, its strides are never used, and so nothing overflows.
 Shape Strides(const ConstTensorView& view);
 
-// How `mask` broadcasts to the problem, whose shapes are known.
+// Broadcasts `mask` to `problem`, whose shapes must be known.
 absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask,
                                      const Problem& problem);
 
-// The columns of `whole`, a mask without data, for keys [begin, end): all that
-// it has of them. As an operand in its place while those keys are attended to.
+// The operand that stands for `whole`, a mask without data, while keys [begin,
+// end) are attended to. `columns` must be all the columns that `whole` has of
+// these keys.
 absl::StatusOr<MaskOperand> PlanMaskColumns(
     const std::optional<ConstTensorView>& columns, const MaskOperand& whole,
     int64_t begin, int64_t end);
 
-// The outputs asked for and the cost, once all else in `problem` is known;
-// also fills in what `problem` says of outputs. Leaves plan.problem alone.
+// Fills in the outputs and the cost in `plan`, but not plan->problem, and the
+// outputs in `problem`, of which all else must be known.
 absl::Status PlanOutputs(const AttentionInputs& inputs,
                          const AttentionOptions& options, Layout layout,
                          Problem* problem, AttentionPlan* plan);

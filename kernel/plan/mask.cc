@@ -1,4 +1,4 @@
-// The mask tensor: how it broadcasts, and whether its bools are.
+// The mask tensor: how it broadcasts, and that bytes of a bool mask are 0 or 1.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -14,14 +14,14 @@
 namespace attention {
 namespace {
 
-// Whether every byte is 0 or 1, if there are any.
+// That every byte of a bool mask with data is 0 or 1.
 absl::Status CheckBools(const ConstTensorView& mask, const Shape& strides) {
   if (mask.type != DataType::kBool || mask.data == nullptr) {
     return absl::OkStatus();
   }
   const int64_t count = NumElements(mask.shape).value_or(0);
   if (count == 0) return absl::OkStatus();
-  // Without gaps all rows are one.
+  // Without gaps between rows the whole tensor is one row.
   const int64_t length = mask.strides.empty() ? count : mask.shape.back();
   Shape index(mask.shape.size(), 0);
   for (int64_t first = 0; first < count; first += length) {
@@ -30,7 +30,7 @@ absl::Status CheckBools(const ConstTensorView& mask, const Shape& strides) {
       offset += index[axis] * strides[axis];
     }
     const uint8_t* row = static_cast<const uint8_t*>(mask.data) + offset;
-    // A loop that compilers turn into SIMD.
+    // Compilers vectorize this loop.
     uint8_t bits = 0;
     for (int64_t j = 0; j < length; ++j) bits |= row[j];
     for (int64_t j = 0; bits > 1 && j < length; ++j) {
@@ -65,8 +65,7 @@ absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask,
     return FieldError(
         "mask.shape",
         Got(shape, absl::StrCat("a last dimension of at most ", full[3],
-                                ", the number of "
-                                "keys")));
+                                ", the number of keys")));
   }
   if (length == 1 && full[3] > 1) {
     return FieldError(
@@ -108,8 +107,8 @@ absl::StatusOr<MaskOperand> PlanMaskColumns(
   if (!columns) {
     if (count == 0) return operand;
     return FieldError(
-        "mask", absl::StrCat("missing, wanted the mask's columns of keys ",
-                             begin, " to ", begin + count));
+        "mask", absl::StrCat("missing, wanted the mask's columns of keys [",
+                             begin, ", ", begin + count, ")"));
   }
   if (columns->type != whole.type) {
     return FieldError("mask.data_type",

@@ -78,26 +78,26 @@ double SumClamped(double first, double count, double limit) {
   return rising + limit * std::max(0.0, end - std::max(first, limit));
 }
 
-// What a weight of the softmax costs beside the multiply-adds of its key and
-// value, and what it costs a task to read an element of key or value, in
-// multiply-adds. Measured by attention_bench, about: with D = Dv = 1 or 64, and
-// in decoding.
+// The cost in multiply-adds of a softmax weight beside its dot product and its
+// share of P·V, and of an element of key or value that a task reads. Measured
+// roughly with attention_bench, at D = Dv = 1 and 64, and in decode.
 constexpr double kWeightWork = 24;
 constexpr double kReadWork = 8;
-// What each row costs, and each task of a sequence and key/value head, seen
-// keys or not: 65 and 700 ns.
+// The fixed cost per row, and per sequence and key/value head, about 65 and
+// 700 ns.
 constexpr double kRowWork = 4000;
 constexpr double kTaskWork = 40000;
 
-// (query head, query, key) triples left by causal mask, window and lengths.
+// Number of (query head, query, key) triples that causal mask, window and valid
+// lengths leave.
 double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
-  // Without rows the batch may be any number.
+  // Without rows the batch size is not limited by memory: no loop over it.
   if (NumElements(inputs.query.shape) == 0) return 0;
   // Query i sees keys [i + offset - left, i + offset + right], each end
   // clamped to the valid keys.
   int64_t right = problem.window_right;
   if (problem.causal != Causal::kNone) right = 0;
-  // Without lists all sequences are alike.
+  // Without starts and valid lengths all sequences are alike.
   const bool alike = !problem.ragged && problem.valid_lengths.empty();
   const int64_t different = alike ? 1 : problem.batch;
   double pairs = 0;
@@ -161,7 +161,7 @@ absl::Status PlanOutputs(const AttentionInputs& inputs,
   const auto sizes =
       static_cast<double>(problem.head_size + problem.value_head_size);
   plan->flops = 2.0 * pairs * sizes;
-  // A task has up to kTaskRows rows, each reads the keys that it sees.
+  // A task reads its keys once for all its rows, at most kTaskRows.
   const double rows_per_read = std::min(
       static_cast<double>(kTaskRows),
       std::max(1.0,

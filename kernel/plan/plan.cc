@@ -1,4 +1,4 @@
-// PlanAttention: every check of a request, and the geometry it comes to.
+// PlanAttention: checks a request and resolves its geometry.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -20,8 +20,8 @@
 namespace attention {
 namespace {
 
-// Works through one request; members are filled in the order of the calls in
-// Plan().
+// Plans one request. Plan() shows the order in which the members of p_ become
+// known.
 class Planner {
  public:
   Planner(const AttentionInputs& inputs, const AttentionOptions& options,
@@ -136,7 +136,7 @@ class Planner {
     int64_t batch, heads, length, size;
   };
 
-  // `heads` is used where the layout does not tell.
+  // `heads` is used where the layout has no axis of heads.
   Axes AxesOf(const ConstTensorView& view, int64_t heads, Operand* operand) {
     const Shape& d = view.shape;
     const Shape s = Strides(view);
@@ -279,7 +279,7 @@ class Planner {
         Got(view.shape, absl::StrCat("at most ", limits_.heads, " heads")));
   }
 
-  // Known once the number of ragged sequences is.
+  // After CheckRagged(), which counts the sequences.
   absl::Status CheckBatch() const {
     if (p_.batch > limits_.batch) {
       return LimitError(
@@ -288,11 +288,11 @@ class Planner {
               absl::StrCat("a batch size of at most ", limits_.batch)));
     }
     if (p_.batch > limits_.batch_heads / p_.kv_heads) {
-      return LimitError("key.shape",
-                        Got(inputs_.key.shape,
-                            absl::StrCat("at most ", limits_.batch_heads,
-                                         " of batch size times heads, not ",
-                                         p_.batch, " * ", p_.kv_heads)));
+      return LimitError(
+          "key.shape", Got(inputs_.key.shape,
+                           absl::StrCat("batch size times heads of at most ",
+                                        limits_.batch_heads, ", not ", p_.batch,
+                                        " * ", p_.kv_heads)));
     }
     return absl::OkStatus();
   }
@@ -301,9 +301,8 @@ class Planner {
     if (work <= limits_.work) return absl::OkStatus();
     return LimitError(
         "query.shape",
-        Got(inputs_.query.shape,
-            absl::StrCat("at most ", limits_.work,
-                         " multiply-adds of work in all, not ", work)));
+        Got(inputs_.query.shape, absl::StrCat("work of at most ", limits_.work,
+                                              " multiply-adds, not ", work)));
   }
 
   absl::Status CheckStarts(absl::string_view field,
@@ -314,9 +313,9 @@ class Planner {
     }
     if (static_cast<int64_t>(starts.size()) - 1 > limits_.batch) {
       return LimitError(
-          field,
-          absl::StrCat("got ", starts.size(), " numbers, wanted at most ",
-                       limits_.batch, " sequences and one number more"));
+          field, absl::StrCat("got ", starts.size(),
+                              " numbers, wanted at most ", limits_.batch + 1,
+                              ", for ", limits_.batch, " sequences"));
     }
     if (starts.front() != 0) {
       return FieldError(absl::StrCat(field, "[0]"),
@@ -418,7 +417,7 @@ class Planner {
     return CheckTotalKeys();
   }
 
-  // Positions, lengths and their sums stay far from overflow.
+  // Bounds lengths so that positions and their sums cannot overflow.
   absl::Status CheckTotalKeys() {
     constexpr int64_t kMaxLength = int64_t{1} << 60;
     if (p_.query_length > kMaxLength) {
@@ -450,7 +449,7 @@ class Planner {
       return FieldError(
           "valid_lengths",
           absl::StrCat("got ", lengths.size(),
-                       " numbers, wanted one a batch entry, ", p_.batch));
+                       " numbers, wanted one per batch entry, ", p_.batch));
     }
     for (size_t b = 0; b < lengths.size(); ++b) {
       if (lengths[b] < 0 || lengths[b] > p_.total_keys()) {
@@ -524,7 +523,7 @@ class Planner {
       return FieldError(absl::StrCat("options.window.", side),
                         GotNumber(got, "at least -1"));
     }
-    // No further than any key can be from any query, so that sums cannot
+    // At most the largest distance of a key and a query, so that sums cannot
     // overflow.
     *window = std::min(got, p_.query_length + p_.total_keys());
     return absl::OkStatus();
@@ -539,7 +538,7 @@ class Planner {
     return FieldError(
         absl::StrCat("options.", field),
         absl::StrCat("got ", numbers.size(),
-                     " numbers, wanted one a query head, ", p_.query_heads));
+                     " numbers, wanted one per query head, ", p_.query_heads));
   }
 
   const AttentionInputs& inputs_;

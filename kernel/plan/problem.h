@@ -1,5 +1,5 @@
-// The checked geometry of one attention computation, in the form the compute
-// code wants it: every layout reduced to offsets and strides. Internal.
+// The checked geometry of one computation, with every layout reduced to offsets
+// and strides. Internal.
 #ifndef ATTENTION_KERNEL_PLAN_PROBLEM_H_
 #define ATTENTION_KERNEL_PLAN_PROBLEM_H_
 
@@ -17,10 +17,12 @@
 
 namespace attention {
 
-// Rows of one head: element (b, h, row, column) is at
-// data + (b * batch_stride + h * head_stride + row * row_stride + column).
+// A tensor of axes (batch, head, row, column), strided: its element (b, h, row,
+// column) is number
+//   b * batch_stride + h * head_stride + row * row_stride + column
+// of `data`. A ragged tensor has b = 0 and the rows of all sequences.
 struct Operand {
-  const void* data = nullptr;
+  const void* data = nullptr;  // [batch, heads, rows, columns], strided
   DataType type = DataType::kFloat32;
   int64_t batch_stride = 0;
   int64_t head_stride = 0;
@@ -33,14 +35,14 @@ struct Operand {
   }
 };
 
-// The mask tensor; strides are 0 along broadcast axes.
+// The mask tensor, [B, Hq, S, keys]; strides are 0 along broadcast axes.
 struct MaskOperand : Operand {
-  // The key of its first column: 0, or the first of the keys that are being
-  // added to an accumulator.
+  // The key of the first column in `data`: 0, or the first of the keys that are
+  // being added to an accumulator.
   int64_t first_key = 0;
-  // Keys it covers; those from here to T are masked.
+  // Keys [0, length) of a sequence are covered; keys [length, T) are masked.
   int64_t length = 0;
-  // As it came: 1 to 4 axes, the last of `length`.
+  // The caller's shape: 1 to 4 axes, the last of `length`.
   Shape shape;
 };
 
@@ -50,44 +52,49 @@ struct KeyRange {
   int64_t end = 0;
 };
 
-// One sequence: the whole of a batch entry, or a stretch of a ragged tensor.
+// One sequence: a batch entry, or a range of rows of ragged tensors.
 struct Sequence {
-  int64_t number = 0;
-  int64_t batch = 0;        // as an index into operands
-  int64_t query_begin = 0;  // first row in query, output (ragged), else 0
+  int64_t number = 0;       // in [0, B)
+  int64_t batch = 0;        // index into operands: `number`; ragged: 0
+  int64_t query_begin = 0;  // first row in query and output: 0 unless ragged
   int64_t query_length = 0;
-  int64_t key_begin = 0;   // first row in key and value (ragged), else 0
-  int64_t key_length = 0;  // past included
-  int64_t valid_length = 0;
-  int64_t offset = 0;  // of causal mask, window and ALiBi
+  int64_t key_begin = 0;     // first row in key and value: 0 unless ragged
+  int64_t key_length = 0;    // past included
+  int64_t valid_length = 0;  // keys from here on are masked
+  // Query i stands at the position of key i + offset, for causal mask, window
+  // and ALiBi.
+  int64_t offset = 0;
 };
 
+// Letters are those of kernel/attention.h.
 struct Problem {
   bool ragged = false;
-  int64_t batch = 0;  // sequences
+  int64_t batch = 0;  // B
   int64_t query_heads = 0;
   int64_t kv_heads = 0;
-  int64_t query_length = 0;   // ragged: of all sequences together
-  int64_t key_length = 0;     // L; ragged: of all sequences together
-  int64_t past_length = 0;    // P
-  int64_t longest_query = 0;  // of any sequence
-  int64_t longest_keys = 0;   // of any sequence, past included
-  int64_t head_size = 0;
-  int64_t value_head_size = 0;
+  int64_t query_length = 0;     // S; ragged: of all sequences together
+  int64_t key_length = 0;       // L; ragged: of all sequences together
+  int64_t past_length = 0;      // P
+  int64_t longest_query = 0;    // of any sequence
+  int64_t longest_keys = 0;     // of any sequence, past included
+  int64_t head_size = 0;        // D
+  int64_t value_head_size = 0;  // Dv
 
-  Operand query, key, value;
-  Operand past_key, past_value;  // data null without past
-  // An accumulator's keys and values, in place of those operands: of the
-  // sequences from first_view on. The others have none while `by_views`.
+  Operand query;                 // [B, Hq, S, D]
+  Operand key, value;            // [B, Hkv, L, D], [B, Hkv, L, Dv]
+  Operand past_key, past_value;  // [B, Hkv, P, ...]; data null without past
+  // Of an accumulator: keys and values come from key_views, not from the
+  // operands. key_views[i] is of sequence first_view + i; sequences outside it
+  // have no keys for now.
   bool by_views = false;
   absl::Span<const KeyValueView> key_views;
   int64_t first_view = 0;
-  // The block of keys that an accumulator begins at.
+  // The block that an accumulator's keys begin at.
   int64_t first_block = 0;
-  Operand output;  // strides only
+  Operand output;  // [B, Hq, S, Dv], strides only
   std::optional<MaskOperand> mask;
-  std::vector<int64_t> valid_lengths;
-  std::vector<int64_t> query_starts, key_starts;
+  std::vector<int64_t> valid_lengths;             // empty or [B]
+  std::vector<int64_t> query_starts, key_starts;  // ragged: [B + 1]
 
   bool double_precision = false;
   double scale = 1;
@@ -95,15 +102,16 @@ struct Problem {
   Causal causal = Causal::kNone;
   int64_t window_left = -1;
   int64_t window_right = -1;
-  std::vector<double> alibi_slopes;
-  std::vector<double> sinks;
-  bool fast_math = false;  // by bf16_pairs-inl.h or bf16_tiles-inl.h
+  std::vector<double> alibi_slopes;  // empty or [Hq]
+  std::vector<double> sinks;         // empty or [Hq]
+  bool fast_math = false;            // bf16_pairs-inl.h or bf16_tiles-inl.h
   Scores scores = Scores::kNone;
   bool return_log_sum_exp = false;
   bool return_present = false;
 
+  // Query heads per key/value head.
   int64_t group() const { return query_heads / kv_heads; }
-  int64_t total_keys() const { return past_length + key_length; }
+  int64_t total_keys() const { return past_length + key_length; }  // T
 
   // 0 <= b < batch.
   Sequence GetSequence(int64_t b) const {
@@ -128,9 +136,10 @@ struct Problem {
     return s;
   }
 
-  // Keys that causal mask, window and valid length let query `row` see.
-  KeyRange Visible(const Sequence& s, int64_t row) const {
-    const int64_t position = row + s.offset;
+  // Keys that causal mask, window and valid length let a query see. Neither end
+  // decreases from one query to the next.
+  KeyRange Visible(const Sequence& s, int64_t query_index) const {
+    const int64_t position = query_index + s.offset;
     KeyRange range{0, s.valid_length};
     if (causal != Causal::kNone) range.end = std::min(range.end, position + 1);
     if (window_right >= 0) {

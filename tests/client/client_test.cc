@@ -4,7 +4,10 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
+#include <span>
+#include <stop_token>
 #include <thread>
 
 #include "attention/details/v1/details.pb.h"
@@ -234,6 +237,105 @@ TEST_F(ClientTest, MalformedAnswersAreInternal) {
   const auto result = Client(service.address()).Compute(Request());
   EXPECT_EQ(result.status().code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(result.status().message()), HasSubstr("scores"));
+}
+
+TEST_F(ClientTest, FillsTheCallersMemory) {
+  FakeService service([](auto&, const auto&, auto& response) {
+    SetTensor({3, 4}, {1, 2}, *response.mutable_output());
+    return grpc::Status::OK;
+  });
+  std::vector<float> output(2);
+  ComputeRequest request = Request();
+  request.outputs.output = std::as_writable_bytes(std::span(output));
+  const Client client(service.address());
+  const auto result = client.Compute(request);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(output, ElementsAre(3, 4));
+  EXPECT_EQ(result->output.elements<float>().data(), output.data());
+
+  output = {0, 0};
+  ASSERT_TRUE(client.ComputeAsync(request).get().ok());
+  EXPECT_THAT(output, ElementsAre(3, 4));
+}
+
+TEST_F(ClientTest, AsynchronousCallsAreMadeAtOnce) {
+  std::promise<void> both;
+  std::atomic<int> inside{0};
+  const std::shared_future<void> met = both.get_future().share();
+  // Neither is answered before both have come.
+  FakeService service([&](auto&, const auto& request, auto& response) {
+    if (++inside == 2) both.set_value();
+    met.wait();
+    *response.mutable_output() = request.query();
+    return grpc::Status::OK;
+  });
+  // The client need not stay.
+  auto first = Client(service.address()).ComputeAsync(Request());
+  auto second = Client(service.address()).ComputeAsync(Request());
+  for (auto* result : {&first, &second}) {
+    const auto answer = result->get();
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_THAT(answer->output.elements<float>(), ElementsAre(1, 2));
+  }
+}
+
+TEST_F(ClientTest, AsynchronousCallsCallBackOnce) {
+  FakeService service(AnswerOne);
+  const Client client(service.address());
+  std::promise<absl::StatusOr<ComputeResult>> answered;
+  client.ComputeAsync(Request(), {}, [&](auto result) {
+    answered.set_value(std::move(result));  // Throws the second time.
+  });
+  EXPECT_TRUE(answered.get_future().get().ok());
+}
+
+TEST_F(ClientTest, AsynchronousCallsTellErrors) {
+  FakeService service([](auto&, const auto&, auto&) {
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "draining");
+  });
+  EXPECT_EQ(Client(service.address()).ComputeAsync(Request()).get().status(),
+            absl::UnavailableError("draining"));
+  EXPECT_EQ(service.announced_bytes().at(0),
+            absl::StrCat(service.requests().at(0).ByteSizeLong()));
+  // Those found before anything is sent too.
+  ClientOptions no_file;
+  no_file.tls_ca = "/no/such/file";
+  EXPECT_EQ(Client(service.address(), no_file)
+                .ComputeAsync(Request())
+                .get()
+                .status()
+                .code(),
+            absl::StatusCode::kInvalidArgument);
+  ComputeRequest request = Request();
+  request.key.bytes = {request.key.bytes.data(), size_t{1} << 31};
+  EXPECT_EQ(
+      Client(service.address()).ComputeAsync(request).get().status().code(),
+      absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ClientTest, StoppingEndsTheCallOnBothSides) {
+  for (const bool blocking : {true, false}) {
+    std::promise<void> begun;
+    std::promise<bool> cancelled;
+    FakeService service([&](grpc::ServerContext& context, const auto&, auto&) {
+      begun.set_value();
+      while (!context.IsCancelled()) std::this_thread::yield();
+      cancelled.set_value(true);
+      return grpc::Status::OK;
+    });
+    const Client client(service.address());
+    std::stop_source stop;
+    const CallOptions options = {.stop = stop.get_token()};
+    auto result =
+        blocking
+            ? std::async(std::launch::async,
+                         [&] { return client.Compute(Request(), options); })
+            : client.ComputeAsync(Request(), options);
+    begun.get_future().wait();
+    stop.request_stop();
+    EXPECT_EQ(result.get().status().code(), absl::StatusCode::kCancelled);
+    EXPECT_TRUE(cancelled.get_future().get());
+  }
 }
 
 TEST_F(ClientTest, GetsCapabilities) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -71,6 +73,76 @@ TEST_F(TensorArgument, FilesReadBack) {
               ElementsAre(1, 2));
   EXPECT_THAT(Read(Path("two.safetensors:x:y"))->elements<float>(),
               ElementsAre(7));
+}
+
+TEST_F(TensorArgument, LargeArraysAreMapped) {
+  ASSERT_TRUE(WriteTensors({{{Path("a.npy"), ""}, &tensor_}}).ok());
+  for (const uint64_t map_from : {0, 8, 9}) {
+    const auto input =
+        OpenTensorArgument(Path("a.npy"), v1::DATA_TYPE_FLOAT64, map_from);
+    ASSERT_TRUE(input.ok()) << input.status();
+    EXPECT_EQ(input->type(), v1::DATA_TYPE_FLOAT32);
+    EXPECT_THAT(input->span().shape, ElementsAre(1, 2));
+    ASSERT_EQ(input->span().bytes.size(), 8u);
+    const auto* elements =
+        reinterpret_cast<const float*>(input->span().bytes.data());
+    EXPECT_EQ(elements[1], 2);
+    input->DropPages();
+    EXPECT_EQ(elements[0], 1);
+    // What is read is a copy, what is mapped the file itself.
+    std::fstream file(Path("a.npy"),
+                      std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-4, std::ios::end);
+    const float three = 3;
+    file.write(reinterpret_cast<const char*>(&three), 4);
+    file.close();
+    EXPECT_EQ(elements[1], map_from <= 8 ? 3 : 2);
+    ASSERT_TRUE(WriteTensors({{{Path("a.npy"), ""}, &tensor_}}).ok());
+  }
+}
+
+// Others are read, and changed as they have to be.
+TEST_F(TensorArgument, ArraysThatChangeAreRead) {
+  const auto write = [&](const std::string& header, const std::string& data) {
+    std::ofstream file(Path("b.npy"), std::ios::binary);
+    file << std::string("\x93NUMPY\x01\x00", 8)
+         << static_cast<char>(header.size()) << '\0' << header << data;
+  };
+  write("{'descr': '>i4', 'fortran_order': False, 'shape': (1,)}",
+        std::string("\0\0\0\7", 4));
+  auto input = OpenTensorArgument(Path("b.npy"), v1::DATA_TYPE_FLOAT32, 0);
+  ASSERT_TRUE(input.ok()) << input.status();
+  EXPECT_EQ(input->span().bytes[0], std::byte{7});
+  write("{'descr': '|i1', 'fortran_order': True, 'shape': (2, 2)}",
+        std::string("\1\2\3\4", 4));
+  input = OpenTensorArgument(Path("b.npy"), v1::DATA_TYPE_FLOAT32, 0);
+  ASSERT_TRUE(input.ok()) << input.status();
+  EXPECT_EQ(input->span().bytes[1], std::byte{3});
+  write("{'descr': '<u4', 'fortran_order': False, 'shape': (1,)}",
+        std::string("\1\0\0\0", 4));
+  input = OpenTensorArgument(Path("b.npy"), v1::DATA_TYPE_FLOAT32, 0);
+  ASSERT_TRUE(input.ok()) << input.status();
+  EXPECT_EQ(input->type(), v1::DATA_TYPE_INT64);
+  write("{'descr': '<f4', 'fortran_order': False, 'shape': (1000,)}", "1234");
+  EXPECT_THAT(OpenTensorArgument(Path("b.npy"), v1::DATA_TYPE_FLOAT32, 0)
+                  .status()
+                  .message(),
+              HasSubstr("does not fit the 4 bytes"));
+}
+
+TEST_F(TensorArgument, AFileThatGetsShorterEndsTheProcess) {
+  std::ofstream(Path("c.npy"), std::ios::binary)
+      << std::string("\x93NUMPY\x01\x00", 8) << '\x3b' << '\0'
+      << "{'descr': '|i1', 'fortran_order': False, 'shape': (99999,)}"
+      << std::string(99999, '\1');
+  EXPECT_EXIT(
+      {
+        const auto input =
+            OpenTensorArgument(Path("c.npy"), v1::DATA_TYPE_FLOAT32, 0);
+        std::filesystem::resize_file(Path("c.npy"), 100);
+        std::exit(static_cast<int>(input->span().bytes.back()));
+      },
+      ::testing::ExitedWithCode(1), "became shorter while it was read");
 }
 
 TEST_F(TensorArgument, ReadErrorsNameTheFile) {

@@ -54,6 +54,33 @@ TEST(Tensor, FromBytesChecksTheSize) {
   EXPECT_FALSE(Tensor::FromBytes(v1::DATA_TYPE_BOOL, {}, {1LL << 62, 8}));
 }
 
+TEST(Tensor, CopiesShareElements) {
+  const std::vector<float> values = {1, 2};
+  Tensor tensor = Tensor::Of<float>(values, {2});
+  const Tensor copy = tensor;
+  EXPECT_EQ(copy.bytes().data(), tensor.bytes().data());
+  const Tensor moved = std::move(tensor);
+  EXPECT_EQ(moved.bytes().data(), copy.bytes().data());
+  // NOLINTNEXTLINE(bugprone-use-after-move): nothing that is not its own.
+  EXPECT_TRUE(tensor.bytes().empty());
+  tensor = Tensor();
+  EXPECT_THAT(copy.elements<float>(), ElementsAre(1, 2));
+}
+
+TEST(Tensor, FromSharedKeepsItsOwner) {
+  auto owner = std::make_shared<std::vector<std::byte>>(8);
+  const std::weak_ptr<std::vector<std::byte>> watched = owner;
+  auto tensor =
+      Tensor::FromShared(v1::DATA_TYPE_FLOAT32, {owner, owner->data()}, 8, {2});
+  ASSERT_TRUE(tensor);
+  EXPECT_EQ(tensor->bytes().data(), owner->data());
+  owner.reset();
+  EXPECT_FALSE(watched.expired());
+  tensor.reset();
+  EXPECT_TRUE(watched.expired());
+  EXPECT_FALSE(Tensor::FromShared(v1::DATA_TYPE_FLOAT32, nullptr, 8, {3}));
+}
+
 TEST(Tensor, RoundedGoesToEveryTypeAndBack) {
   const std::vector<double> numbers = {-2, 0, 1, 100};
   for (const v1::DataType type :

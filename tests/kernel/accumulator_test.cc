@@ -582,7 +582,7 @@ TEST_F(AccumulatorErrorTest, PartialsComeInOrder) {
   ASSERT_EQ(merge(first), absl::StatusCode::kOk);
   EXPECT_EQ(merge(first), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(merge(last), absl::StatusCode::kInvalidArgument);
-  // No node of the tree.
+  // Not one subtree.
   Partial two_blocks = second;
   two_blocks.block_end = 3;
   EXPECT_EQ(merge(two_blocks), absl::StatusCode::kInvalidArgument);
@@ -608,7 +608,7 @@ TEST_F(AccumulatorErrorTest, PartialsAreOfEqualPlans) {
   }
 }
 
-TEST_F(AccumulatorErrorTest, NothingFollowsACancelledStep) {
+TEST_F(AccumulatorErrorTest, NothingFollowsACancelledCall) {
   const KeyBlocks keys(random_, request_, 0, 1, 0, 512);
   const std::atomic<bool> cancelled{true};
   EXPECT_EQ(accumulator_.Add(keys.added(), executor_, &cancelled).code(),

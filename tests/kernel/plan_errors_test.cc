@@ -165,14 +165,14 @@ std::vector<Bad> BadShapes() {
        "options.kv_heads", "got 3, wanted a divisor of query_heads 4"},
       {"stride_count", Bhsd, [](Views& v) { v.inputs.query.strides = {8, 1}; },
        "query.strides",
-       "got (8, 1), wanted one an axis, none negative, the last 1"},
+       "got (8, 1), wanted one per axis, none negative, the last 1"},
       {"last_stride", Bhsd,
        [](Views& v) { v.inputs.key.strides = {80, 40, 8, 2}; }, "key.strides",
-       "got (80, 40, 8, 2), wanted one an axis, none negative, the last 1"},
+       "got (80, 40, 8, 2), wanted one per axis, none negative, the last 1"},
       {"negative_stride", Bhsd,
        [](Views& v) { v.inputs.value.strides = {60, 30, -6, 1}; },
        "value.strides",
-       "got (60, 30, -6, 1), wanted one an axis, none negative, the last 1"},
+       "got (60, 30, -6, 1), wanted one per axis, none negative, the last 1"},
   };
 }
 
@@ -283,14 +283,14 @@ std::vector<Bad> BeyondLimits() {
       {"batch_heads", limited(Bhsd),
        [](Views& v) { v.inputs.key.shape[1] = v.inputs.value.shape[1] = 4; },
        "key.shape",
-       "got (2, 4, 5, 8), wanted at most 4 of batch size times heads, not 2 * "
-       "4"},
+       "got (2, 4, 5, 8), wanted batch size times heads of at most 4, not "
+       "2 * 4"},
       {"sequences", limited(Ragged),
        [](Views& v) { v.query_starts = {0, 1, 2, 3}; }, "query_starts",
-       "got 4 numbers, wanted at most 2 sequences and one number more"},
+       "got 4 numbers, wanted at most 3, for 2 sequences"},
       {"key_sequences", limited(Ragged),
        [](Views& v) { v.key_starts = {0, 1, 2, 5}; }, "key_starts",
-       "got 4 numbers, wanted at most 2 sequences and one number more"},
+       "got 4 numbers, wanted at most 3, for 2 sequences"},
   };
 }
 
@@ -386,11 +386,11 @@ std::vector<Bad> BadLengths() {
        "got (2, 2, -1, 6), wanted no negative dimension"},
       {"past_strides", WithPast,
        [](Views& v) { v.inputs.past_key->strides = {1}; }, "past_key.strides",
-       "got (1), wanted one an axis, none negative, the last 1"},
+       "got (1), wanted one per axis, none negative, the last 1"},
       {"valid_and_past", WithPast, [](Views& v) { v.valid_lengths = {1, 1}; },
        "valid_lengths", "not with past_key and past_value"},
       {"valid_count", Bhsd, [](Views& v) { v.valid_lengths = {1}; },
-       "valid_lengths", "got 1 numbers, wanted one a batch entry, 2"},
+       "valid_lengths", "got 1 numbers, wanted one per batch entry, 2"},
       {"valid_negative", Bhsd, [](Views& v) { v.valid_lengths = {5, -1}; },
        "valid_lengths[1]", "got -1, wanted 0 to the number of keys, 5"},
       {"valid_too_long", Bhsd, [](Views& v) { v.valid_lengths = {6, 0}; },
@@ -427,12 +427,12 @@ std::vector<Bad> BadNumbers() {
        },
        "options.window.right", "got -9223372036854775808, wanted at least -1"},
       {"alibi_count", Bhsd, [](Views& v) { v.options.alibi_slopes = {1, 2}; },
-       "options.alibi_slopes", "got 2 numbers, wanted one a query head, 4"},
+       "options.alibi_slopes", "got 2 numbers, wanted one per query head, 4"},
       {"alibi_infinite", Bhsd,
        [](Views& v) { v.options.alibi_slopes = {1, 2, kInf, 4}; },
        "options.alibi_slopes[2]", "got inf, wanted a finite FLOAT32"},
       {"sinks_count", Bhsd, [](Views& v) { v.options.sinks = {1, 2, 3, 4, 5}; },
-       "options.sinks", "got 5 numbers, wanted one a query head, 4"},
+       "options.sinks", "got 5 numbers, wanted one per query head, 4"},
       {"sink_nan", Bhsd, [](Views& v) { v.options.sinks = {NAN, 0, 0, 0}; },
        "options.sinks[0]", "got nan, wanted a finite FLOAT32 or -inf"},
       {"sink_infinite", Bhsd,
@@ -459,7 +459,7 @@ std::vector<Bad> BadMasks() {
        "mask.shape", "got (-1, 5), wanted no negative dimension"},
       {"mask_strides", any, [](Views& v) { v.inputs.mask->strides = {2}; },
        "mask.strides",
-       "got (2), wanted one an axis, none negative, the last 1"},
+       "got (2), wanted one per axis, none negative, the last 1"},
       {"mask_too_long", any, [](Views& v) { v.inputs.mask->shape = {6}; },
        "mask.shape",
        "got (6), wanted a last dimension of at most 5, the number of keys"},
@@ -497,8 +497,8 @@ TEST(LimitsTest, WorkIsBounded) {
   EXPECT_EQ(ErrorField(status), "query.shape");
   EXPECT_EQ(
       status.message(),
-      absl::StrCat("query.shape: got (2, 4, 3, 8), wanted at most ", work - 1,
-                   " multiply-adds of work in all, not ", work));
+      absl::StrCat("query.shape: got (2, 4, 3, 8), wanted work of at most ",
+                   work - 1, " multiply-adds, not ", work));
 }
 
 absl::Status StatusOf(const Bad& bad) {

@@ -209,7 +209,7 @@ const BadRequest kBadRequests[] = {
      [](Request& r) { r.mutable_options()->mutable_window()->set_left(-2); },
      "options.window.left", "got -2, wanted at least -1"},
     {"Sinks", [](Request& r) { r.mutable_options()->add_sinks(0); },
-     "options.sinks", "got 1 numbers, wanted one a query head, 2"},
+     "options.sinks", "got 1 numbers, wanted one per query head, 2"},
 };
 
 INSTANTIATE_TEST_SUITE_P(

@@ -122,13 +122,13 @@ TEST_P(LimitsTest, ShapesBeyondTheLimitsAreRefused) {
       "query.shape: got (1125899906842624, 1, 0, 3), wanted a batch size of "
       "at most 5");
   EXPECT_EQ(violation(3, 4, 4, 0, 3),
-            "key.shape: got (3, 4, 0, 3), wanted at most 8 of batch size times "
-            "heads, not 3 * 4");
+            "key.shape: got (3, 4, 0, 3), wanted batch size times heads of at "
+            "most 8, not 3 * 4");
   // A row costs 4000.
   EXPECT_THAT(violation(1, 1, 1, 300, 3),
               ::testing::StartsWith(
-                  "query.shape: got (1, 1, 300, 3), wanted at most 1e+06 "
-                  "multiply-adds of work in all, not "));
+                  "query.shape: got (1, 1, 300, 3), wanted work of at most "
+                  "1e+06 multiply-adds, not "));
 }
 
 TEST_P(LimitsTest, CancelledCallsEnd) {

@@ -92,6 +92,22 @@ TEST(SliceReaderTest, CopiesReadIndependently) {
   EXPECT_FALSE(inner.ReadBytes(copied, 1));
 }
 
+TEST(SliceReaderTest, TellsWhatLiesInOneSlice) {
+  const std::vector<grpc::Slice> slices = {
+      grpc::Slice(), grpc::Slice("\x03xyz"), grpc::Slice(), grpc::Slice("ab")};
+  SliceReader reader(slices);
+  EXPECT_EQ(reader.FirstPiece().size(), 4u);
+  SliceReader inner;
+  ASSERT_TRUE(reader.ReadLengthDelimited(&inner));
+  EXPECT_EQ(inner.FirstPiece().data(), slices[1].begin() + 1);
+  EXPECT_EQ(inner.FirstPiece().size(), 3u);
+  EXPECT_EQ(reader.FirstPiece().data(), slices[3].begin());
+  ASSERT_TRUE(reader.Skip(1));
+  EXPECT_EQ(reader.FirstPiece().size(), 1u);
+  ASSERT_TRUE(reader.Skip(1));
+  EXPECT_TRUE(reader.FirstPiece().empty());
+}
+
 TEST(SliceReaderTest, SkipsNestedGroups) {
   int64_t tags = 1000;
   // Group 1 { group 2 { 3: varint } 4: fixed64 }, then a varint.

@@ -9,17 +9,14 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
+#include "attention/internal/compute_messages.h"
+#include "attention/internal/unary_call.h"
 
 namespace attention {
 namespace {
 
-void Prepare(const Connection& connection, const CallOptions& options,
-             grpc::ClientContext& context) {
-  connection.Authorize(context);
-  if (options.timeout == absl::InfiniteDuration()) return;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + options.timeout));
-}
+constexpr char kComputeMethod[] =
+    "/attention.v1.AttentionService/ComputeAttention";
 
 // Rejects what protobuf could not send before anything is copied.
 absl::Status CheckSize(const ComputeRequest& request) {
@@ -45,71 +42,20 @@ absl::Status CheckSize(const ComputeRequest& request) {
                    "request by batch or head"));
 }
 
-void Encode(const TensorSpan& tensor, v1::Tensor& message) {
-  message.set_data_type(tensor.type);
-  message.mutable_shape()->Assign(tensor.shape.begin(), tensor.shape.end());
-  message.set_data(tensor.bytes.data(), tensor.bytes.size());
+// The call that sends the request in one message.
+internal::UnaryCall MakeCall(const ComputeRequest& request) {
+  internal::UnaryCall call;
+  call.method = kComputeMethod;
+  call.message = internal::EncodeRequest(request, call.lease);
+  call.message_bytes = call.message.Length();
+  return call;
 }
 
-v1::ComputeAttentionRequest Encode(const ComputeRequest& request) {
-  v1::ComputeAttentionRequest message;
-  Encode(request.query, *message.mutable_query());
-  Encode(request.key, *message.mutable_key());
-  Encode(request.value, *message.mutable_value());
-  if (request.mask) Encode(*request.mask, *message.mutable_mask());
-  if (request.past_key) Encode(*request.past_key, *message.mutable_past_key());
-  if (request.past_value) {
-    Encode(*request.past_value, *message.mutable_past_value());
-  }
-  message.mutable_valid_lengths()->Assign(request.valid_lengths.begin(),
-                                          request.valid_lengths.end());
-  message.mutable_query_starts()->Assign(request.query_starts.begin(),
-                                         request.query_starts.end());
-  message.mutable_key_starts()->Assign(request.key_starts.begin(),
-                                       request.key_starts.end());
-  *message.mutable_options() = request.options;
-  return message;
-}
-
-absl::StatusOr<Tensor> Decode(const v1::Tensor& message, const char* field) {
-  const auto* begin = reinterpret_cast<const std::byte*>(message.data().data());
-  std::optional<Tensor> tensor = Tensor::FromBytes(
-      message.data_type(), {begin, begin + message.data().size()},
-      {message.shape().begin(), message.shape().end()});
-  if (tensor) return *std::move(tensor);
-  return absl::InternalError(
-      absl::StrCat("malformed answer: ", field, " has ", message.data().size(),
-                   " bytes of type ", TypeName(message.data_type()),
-                   ", which do not fit its shape"));
-}
-
-absl::Status Decode(const v1::Tensor& message, const char* field, bool present,
-                    std::optional<Tensor>& out) {
-  if (!present) return absl::OkStatus();
-  absl::StatusOr<Tensor> tensor = Decode(message, field);
-  if (!tensor.ok()) return tensor.status();
-  out = *std::move(tensor);
-  return absl::OkStatus();
-}
-
-absl::StatusOr<ComputeResult> Decode(
-    const v1::ComputeAttentionResponse& message) {
-  ComputeResult result;
-  absl::StatusOr<Tensor> output = Decode(message.output(), "output");
-  if (!output.ok()) return output.status();
-  result.output = *std::move(output);
-  absl::Status status;
-  status.Update(Decode(message.log_sum_exp(), "log_sum_exp",
-                       message.has_log_sum_exp(), result.log_sum_exp));
-  status.Update(
-      Decode(message.scores(), "scores", message.has_scores(), result.scores));
-  status.Update(Decode(message.present_key(), "present_key",
-                       message.has_present_key(), result.present_key));
-  status.Update(Decode(message.present_value(), "present_value",
-                       message.has_present_value(), result.present_value));
-  if (!status.ok()) return status;
-  result.timing = message.timing();
-  return result;
+absl::StatusOr<ComputeResult> ResultOf(const Connection& connection,
+                                       const internal::UnaryAnswer& answer,
+                                       const ComputeOutputs& outputs) {
+  if (!answer.status.ok()) return connection.Explain(answer.status);
+  return internal::DecodeResponse(answer.message, outputs);
 }
 
 }  // namespace
@@ -133,24 +79,42 @@ absl::StatusOr<ComputeResult> Client::Compute(
     const ComputeRequest& request, const CallOptions& options) const {
   if (!connection_.ok()) return connection_.status();
   if (absl::Status status = CheckSize(request); !status.ok()) return status;
-  grpc::ClientContext context;
-  Prepare(*connection_, options, context);
-  const v1::ComputeAttentionRequest message = Encode(request);
-  // Adds up lengths; nothing is serialized for it.
-  context.AddMetadata(kRequestBytesHeader,
-                      absl::StrCat(message.ByteSizeLong()));
-  v1::ComputeAttentionResponse response;
-  const grpc::Status status =
-      stub_->ComputeAttention(&context, message, &response);
-  if (!status.ok()) return connection_->Explain(status);
-  return Decode(response);
+  internal::UnaryCall call = MakeCall(request);
+  return ResultOf(*connection_, internal::RunUnary(*connection_, options, call),
+                  request.outputs);
+}
+
+void Client::ComputeAsync(
+    const ComputeRequest& request, const CallOptions& options,
+    std::function<void(absl::StatusOr<ComputeResult>)> done) const {
+  if (!connection_.ok()) return done(connection_.status());
+  if (absl::Status status = CheckSize(request); !status.ok()) {
+    return done(status);
+  }
+  // The client may be gone when the answer comes.
+  internal::StartUnary(
+      *connection_, options, MakeCall(request),
+      [connection = *connection_, outputs = request.outputs,
+       done = std::move(done)](const internal::UnaryAnswer& answer) {
+        done(ResultOf(connection, answer, outputs));
+      });
+}
+
+std::future<absl::StatusOr<ComputeResult>> Client::ComputeAsync(
+    const ComputeRequest& request, const CallOptions& options) const {
+  const auto promise =
+      std::make_shared<std::promise<absl::StatusOr<ComputeResult>>>();
+  ComputeAsync(request, options, [promise](auto result) {
+    promise->set_value(std::move(result));
+  });
+  return promise->get_future();
 }
 
 absl::StatusOr<v1::GetCapabilitiesResponse> Client::GetCapabilities(
     const CallOptions& options) const {
   if (!connection_.ok()) return connection_.status();
   grpc::ClientContext context;
-  Prepare(*connection_, options, context);
+  internal::Prepare(*connection_, options, context);
   v1::GetCapabilitiesResponse response;
   const grpc::Status status = stub_->GetCapabilities(&context, {}, &response);
   if (!status.ok()) return connection_->Explain(status);
@@ -167,7 +131,7 @@ absl::StatusOr<Health> Client::CheckHealth(const std::string& service,
   request.set_value(service);
   google::protobuf::Int32Value response;
   grpc::ClientContext context;
-  Prepare(*connection_, options, context);
+  internal::Prepare(*connection_, options, context);
   grpc::TemplatedGenericStub<google::protobuf::StringValue,
                              google::protobuf::Int32Value>
       stub(connection_->channel());

@@ -34,8 +34,23 @@
 //   target_link_libraries(mine PRIVATE attention::client)
 //
 // Threads: a Client may be used by any number of threads at once, all its
-// functions included. Calls block the calling thread until they are answered;
-// make several from several threads, they share the connection.
+// functions included. They share the connection. Compute() blocks the calling
+// thread until it is answered, ComputeAsync() does not:
+//
+//   std::stop_source stop;
+//   std::future<absl::StatusOr<attention::ComputeResult>> later =
+//       client.ComputeAsync(request, {.stop = stop.get_token()});
+//   stop.request_stop();  // "later" is CANCELLED, or what came before
+//
+// Memory: tensors are sent from the memory that they are lent in, without a
+// copy, and `ComputeRequest::outputs` takes the answer's elements. Nothing of
+// it is used any more once Compute() has returned, the future is ready or the
+// callback is called, however the call ended. To make sure of that, a call
+// whose time is over or which is cancelled may end later: what gRPC has begun
+// to write to a connection it writes to the end. That is no time at all unless
+// the server has stopped reading; such a connection is given up after
+// 20 seconds (GRPC_ARG_KEEPALIVE_TIMEOUT_MS), on a Unix socket when the server
+// goes on or ends.
 //
 // TLS and tokens: members of ClientOptions (attention/connection.h).
 //
@@ -48,9 +63,14 @@
 
 #include <grpcpp/channel.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <future>
 #include <memory>
 #include <optional>
+#include <span>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -74,6 +94,19 @@ struct CallOptions {
   // The call fails with DEADLINE_EXCEEDED when this much time has passed;
   // server and client then both stop working on it.
   absl::Duration timeout = absl::InfiniteDuration();
+  // A request to stop cancels the call: it fails with CANCELLED, and server and
+  // client stop working on it. For calls of ComputeAttention.
+  std::stop_token stop = {};
+};
+
+// Memory for the elements of an answer, each at least as large as they are.
+// Empty: none is given, and the answer holds its own.
+struct ComputeOutputs {
+  std::span<std::byte> output;
+  std::span<std::byte> log_sum_exp;
+  std::span<std::byte> scores;
+  std::span<std::byte> present_key;
+  std::span<std::byte> present_value;
 };
 
 // Tensors and options of one computation, by the rules of
@@ -93,9 +126,12 @@ struct ComputeRequest {
   std::vector<int64_t> query_starts;
   std::vector<int64_t> key_starts;
   v1::AttentionOptions options;
+  // Lent likewise. What is in it after a call that failed is not specified.
+  ComputeOutputs outputs = {};
 };
 
-// The answer; what was not asked for is absent.
+// The answer; what was not asked for is absent. A tensor for which memory was
+// given refers to that memory, and so do its copies.
 struct ComputeResult {
   Tensor output;
   std::optional<Tensor> log_sum_exp;
@@ -125,12 +161,27 @@ class Client {
 
   // Computes attention. On failure nothing is returned but the status:
   // the server's, or
-  //   INVALID_ARGUMENT  the request does not fit into a message (2 GiB), or
-  //                     the client's options cannot be used
+  //   INVALID_ARGUMENT  the request does not fit into a message (2 GiB), the
+  //                     answer does not fit into request.outputs, or the
+  //                     client's options cannot be used
   //   FAILED_PRECONDITION  the token would have travelled in plain text
   //   INTERNAL          the answer was malformed: a bug of the server
   absl::StatusOr<ComputeResult> Compute(const ComputeRequest& request,
                                         const CallOptions& options = {}) const;
+
+  // The same without blocking. The memory that `request` refers to must stay
+  // until the future is ready; `request` itself need not. The future does not
+  // block when it is destroyed.
+  std::future<absl::StatusOr<ComputeResult>> ComputeAsync(
+      const ComputeRequest& request, const CallOptions& options = {}) const;
+
+  // The same with a callback, which is called once: on a thread that all
+  // asynchronous calls of the process share, or on this one before
+  // ComputeAsync() returns. It may make other calls, but must not wait for
+  // asynchronous ones.
+  void ComputeAsync(
+      const ComputeRequest& request, const CallOptions& options,
+      std::function<void(absl::StatusOr<ComputeResult>)> done) const;
 
   // The server's limits, types and build.
   absl::StatusOr<v1::GetCapabilitiesResponse> GetCapabilities(

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <map>
 #include <utility>
 
@@ -140,6 +141,19 @@ bool Has(const grpc::ChannelArguments& arguments, absl::string_view name) {
                      [&](const grpc_arg& given) { return name == given.key; });
 }
 
+// Lets TCP give up a connection to a peer that takes nothing: a call returns
+// only when nothing of it waits to be written any more. gRPC sets this limit
+// where keepalive is on; the longest interval there is keeps it from sending
+// pings, which servers may take for abuse.
+void BoundWrites(grpc::ChannelArguments& arguments) {
+  constexpr int kPeerTimeoutMs = 20000;
+  if (Has(arguments, GRPC_ARG_KEEPALIVE_TIME_MS)) return;
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS,
+                   std::numeric_limits<int>::max() - 1);
+  if (Has(arguments, GRPC_ARG_KEEPALIVE_TIMEOUT_MS)) return;
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPeerTimeoutMs);
+}
+
 }  // namespace
 
 absl::StatusOr<Connection> Connection::Make(const std::string& target,
@@ -150,6 +164,7 @@ absl::StatusOr<Connection> Connection::Make(const std::string& target,
   if (!Has(connection.arguments_, GRPC_ARG_MAX_METADATA_SIZE)) {
     connection.arguments_.SetInt(GRPC_ARG_MAX_METADATA_SIZE, kMaxHeaderBytes);
   }
+  BoundWrites(connection.arguments_);
   connection.arguments_.SetMaxReceiveMessageSize(options.max_receive_bytes);
   if (!options.use_proxy || internal::IsLocal(target)) {
     connection.arguments_.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);

@@ -114,19 +114,31 @@ std::optional<int64_t> ElementCount(std::span<const int64_t> shape) {
   return empty ? 0 : count;
 }
 
+bool BytesFit(v1::DataType type, std::span<const int64_t> shape, size_t bytes) {
+  const std::optional<int64_t> count = ElementCount(shape);
+  const size_t element_size = ElementSize(type);
+  return count && element_size != 0 && bytes % element_size == 0 &&
+         bytes / element_size == static_cast<uint64_t>(*count);
+}
+
 std::optional<Tensor> Tensor::FromBytes(v1::DataType type,
                                         std::vector<std::byte> bytes,
                                         std::vector<int64_t> shape) {
-  const std::optional<int64_t> count = ElementCount(shape);
-  const size_t element_size = ElementSize(type);
-  if (!count || element_size == 0 || bytes.size() % element_size != 0 ||
-      bytes.size() / element_size != static_cast<uint64_t>(*count)) {
-    return std::nullopt;
-  }
+  const auto owner =
+      std::make_shared<const std::vector<std::byte>>(std::move(bytes));
+  return FromShared(type, {owner, owner->data()}, owner->size(),
+                    std::move(shape));
+}
+
+std::optional<Tensor> Tensor::FromShared(
+    v1::DataType type, std::shared_ptr<const std::byte> elements, size_t bytes,
+    std::vector<int64_t> shape) {
+  if (!BytesFit(type, shape, bytes)) return std::nullopt;
   Tensor tensor;
   tensor.type_ = type;
   tensor.shape_ = std::move(shape);
-  tensor.bytes_ = std::move(bytes);
+  tensor.elements_ = std::move(elements);
+  tensor.num_bytes_ = bytes;
   return tensor;
 }
 
@@ -139,20 +151,20 @@ std::vector<double> Tensor::ToDoubles() const {
   const auto same = [](auto x) { return x; };
   switch (type_) {
     case v1::DATA_TYPE_FLOAT32:
-      return Unpack<float>(bytes_, same);
+      return Unpack<float>(bytes(), same);
     case v1::DATA_TYPE_FLOAT16:
-      return Unpack<uint16_t>(bytes_, FromFloat16);
+      return Unpack<uint16_t>(bytes(), FromFloat16);
     case v1::DATA_TYPE_BFLOAT16:
-      return Unpack<uint16_t>(bytes_, FromBFloat16);
+      return Unpack<uint16_t>(bytes(), FromBFloat16);
     case v1::DATA_TYPE_FLOAT64:
-      return Unpack<double>(bytes_, same);
+      return Unpack<double>(bytes(), same);
     case v1::DATA_TYPE_BOOL:
     case v1::DATA_TYPE_INT8:
-      return Unpack<int8_t>(bytes_, same);
+      return Unpack<int8_t>(bytes(), same);
     case v1::DATA_TYPE_INT32:
-      return Unpack<int32_t>(bytes_, same);
+      return Unpack<int32_t>(bytes(), same);
     case v1::DATA_TYPE_INT64:
-      return Unpack<int64_t>(bytes_, same);
+      return Unpack<int64_t>(bytes(), same);
     default:
       return {};
   }

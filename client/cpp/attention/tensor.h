@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -35,6 +36,10 @@ std::string TypeName(v1::DataType type);
 // Number of elements of `shape`; nothing if a dimension is negative or the
 // number overflows int64_t.
 std::optional<int64_t> ElementCount(std::span<const int64_t> shape);
+
+// Whether a tensor of this type and shape takes so many bytes. Types of which
+// no size is known and shapes that ElementCount() refuses take none.
+bool BytesFit(v1::DataType type, std::span<const int64_t> shape, size_t bytes);
 
 // The element type that holds a C++ type. 16-bit floats have no C++ type of
 // their own: name theirs where a function takes a v1::DataType.
@@ -92,8 +97,9 @@ struct TensorSpan {
   std::span<const std::byte> bytes;
 };
 
-// A tensor that owns its elements. A value: copies are deep, moves are cheap;
-// const access from several threads is safe. The bytes always fit the shape.
+// A tensor that shares its elements with its copies; they never change, so that
+// it is a value, cheap to copy. Access from several threads is safe, but for
+// assignment. The bytes always fit the shape.
 class Tensor {
  public:
   // No element type, shape (0).
@@ -105,10 +111,18 @@ class Tensor {
                                          std::vector<std::byte> bytes,
                                          std::vector<int64_t> shape);
 
-  // As above, of elements of a C++ type. Integers that the wire lacks keep
-  // their values: uint8_t and int16_t become INT32, uint32_t INT64. (uint16_t
-  // could be numbers or the bits of 16-bit floats: FromBytes() takes those.)
-  // Precondition: `elements` has the product of `shape` elements.
+  // The same of `bytes` bytes that `elements` keeps: a pointer to the first
+  // one, which shares the ownership of whatever holds them, or owns nothing
+  // where somebody else sees to that. They must be aligned to the element's
+  // size, and not change.
+  static std::optional<Tensor> FromShared(
+      v1::DataType type, std::shared_ptr<const std::byte> elements,
+      size_t bytes, std::vector<int64_t> shape);
+
+  // As FromBytes(), of elements of a C++ type. Integers that the wire lacks
+  // keep their values: uint8_t and int16_t become INT32, uint32_t INT64.
+  // (uint16_t could be numbers or the bits of 16-bit floats: FromBytes() takes
+  // those.) Precondition: `elements` has the product of `shape` elements.
   template <typename T>
   static Tensor Of(std::span<const T> elements, std::vector<int64_t> shape) {
     using Element = typename Held<T>::type;
@@ -133,10 +147,13 @@ class Tensor {
 
   v1::DataType type() const { return type_; }
   const std::vector<int64_t>& shape() const { return shape_; }
-  std::span<const std::byte> bytes() const { return bytes_; }
+  std::span<const std::byte> bytes() const {
+    return {elements_.get(), elements_ == nullptr ? 0 : num_bytes_};
+  }
   int64_t size() const { return ElementCount(shape_).value_or(0); }
 
-  // The elements in place; valid while the tensor lives and is not assigned to.
+  // The elements in place; valid while the tensor or a copy of it lives and is
+  // not assigned to.
   // T is the type's C++ type, or uint16_t for the bits of a 16-bit float; empty
   // if the tensor is of another type.
   template <typename T>
@@ -146,8 +163,8 @@ class Tensor {
     if (std::is_same_v<T, uint16_t> ? !bits16 : type_ != kDataTypeOf<T>) {
       return {};
     }
-    return {reinterpret_cast<const T*>(bytes_.data()),
-            bytes_.size() / sizeof(T)};
+    return {reinterpret_cast<const T*>(bytes().data()),
+            bytes().size() / sizeof(T)};
   }
 
   // All elements as double: exact but for INT64 beyond 2^53.
@@ -155,12 +172,14 @@ class Tensor {
 
   // The tensor lent to a call; valid as elements() is.
   // NOLINTNEXTLINE(google-explicit-constructor): a call takes either.
-  operator TensorSpan() const { return {type_, shape_, bytes_}; }
+  operator TensorSpan() const { return {type_, shape_, bytes()}; }
 
  private:
   v1::DataType type_ = v1::DATA_TYPE_UNSPECIFIED;
   std::vector<int64_t> shape_ = {0};
-  std::vector<std::byte> bytes_;
+  // Null without elements.
+  std::shared_ptr<const std::byte> elements_;
+  size_t num_bytes_ = 0;
 };
 
 }  // namespace attention

@@ -19,11 +19,19 @@ namespace {
 // The request's tensors, which the request only borrows.
 struct Inputs {
   Tensor query;
-  Tensor key;
-  Tensor value;
+  TensorInput key;
+  TensorInput value;
   std::optional<Tensor> mask;
-  std::optional<Tensor> past_key;
-  std::optional<Tensor> past_value;
+  std::optional<TensorInput> past_key;
+  std::optional<TensorInput> past_value;
+
+  // Gives back the memory of mapped files.
+  void DropPages() const {
+    for (const TensorInput* input : {&key, &value}) input->DropPages();
+    for (const auto* input : {&past_key, &past_value}) {
+      if (*input) (*input)->DropPages();
+    }
+  }
 };
 
 absl::Status Read(const char* flag, const std::string& argument,
@@ -38,7 +46,19 @@ absl::Status Read(const char* flag, const std::string& argument,
 }
 
 absl::Status Read(const char* flag, const std::string& argument,
-                  v1::DataType literal_type, std::optional<Tensor>& tensor) {
+                  v1::DataType literal_type, TensorInput& tensor) {
+  absl::StatusOr<TensorInput> read = OpenTensorArgument(argument, literal_type);
+  if (!read.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, ": ", read.status().message()));
+  }
+  tensor = *std::move(read);
+  return absl::OkStatus();
+}
+
+template <typename Input>
+absl::Status Read(const char* flag, const std::string& argument,
+                  v1::DataType literal_type, std::optional<Input>& tensor) {
   if (argument.empty()) return absl::OkStatus();
   return Read(flag, argument, literal_type, tensor.emplace());
 }
@@ -112,11 +132,11 @@ bool LooksBoolean(const Tensor& mask) {
 ComputeRequest RequestOf(const ComputeFlags& flags, const Inputs& inputs) {
   ComputeRequest request;
   request.query = inputs.query;
-  request.key = inputs.key;
-  request.value = inputs.value;
+  request.key = inputs.key.span();
+  request.value = inputs.value.span();
   if (inputs.mask) request.mask = *inputs.mask;
-  if (inputs.past_key) request.past_key = *inputs.past_key;
-  if (inputs.past_value) request.past_value = *inputs.past_value;
+  if (inputs.past_key) request.past_key = inputs.past_key->span();
+  if (inputs.past_value) request.past_value = inputs.past_value->span();
   request.valid_lengths = flags.valid_lengths;
   request.query_starts = flags.query_starts;
   request.key_starts = flags.key_starts;

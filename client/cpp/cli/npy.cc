@@ -277,20 +277,28 @@ std::string FormatHeader(const Tensor& tensor) {
   return header + "\n";
 }
 
+// Bytes of the elements, all of which are there.
+absl::StatusOr<uint64_t> SizeOf(const Header& header, std::istream& in) {
+  const std::optional<int64_t> count = ElementCount(header.shape);
+  const size_t element_size = StoredSize(header.type);
+  const uint64_t present = Remaining(in);
+  if (!count || static_cast<uint64_t>(*count) > present / element_size) {
+    return Malformed(absl::StrCat(
+        "shape (", absl::StrJoin(header.shape, ", "), ") of ", element_size,
+        "-byte elements does not fit the ", present, " bytes of data"));
+  }
+  return *count * element_size;
+}
+
 }  // namespace
 
 absl::StatusOr<Tensor> ReadNpy(std::istream& in) {
   absl::StatusOr<Header> header = ReadHeader(in);
   if (!header.ok()) return header.status();
-  const std::optional<int64_t> count = ElementCount(header->shape);
+  const absl::StatusOr<uint64_t> size = SizeOf(*header, in);
+  if (!size.ok()) return size.status();
   const size_t element_size = StoredSize(header->type);
-  const uint64_t present = Remaining(in);
-  if (!count || static_cast<uint64_t>(*count) > present / element_size) {
-    return Malformed(absl::StrCat(
-        "shape (", absl::StrJoin(header->shape, ", "), ") of ", element_size,
-        "-byte elements does not fit the ", present, " bytes of data"));
-  }
-  std::vector<std::byte> bytes(*count * element_size);
+  std::vector<std::byte> bytes(*size);
   if (!ReadExactly(in, bytes.data(), bytes.size())) {
     return Malformed("cannot read its data");
   }
@@ -299,6 +307,28 @@ absl::StatusOr<Tensor> ReadNpy(std::istream& in) {
     bytes = FromFortranOrder(bytes, header->shape, element_size);
   }
   return TensorOf(header->type, std::move(bytes), std::move(header->shape));
+}
+
+absl::StatusOr<std::optional<NpyElements>> FindNpyElements(std::istream& in) {
+  absl::StatusOr<Header> header = ReadHeader(in);
+  if (!header.ok()) return header.status();
+  const absl::StatusOr<uint64_t> size = SizeOf(*header, in);
+  if (!size.ok()) return size.status();
+  const v1::DataType type = SentAs(header->type);
+  const size_t element_size = StoredSize(header->type);
+  const bool as_sent =
+      ElementSize(type) == static_cast<int64_t>(element_size) &&
+      header->type != StoredType::kUint64;
+  if (!as_sent || header->fortran_order ||
+      (header->big_endian && element_size > 1)) {
+    return std::nullopt;
+  }
+  NpyElements elements;
+  elements.type = type;
+  elements.shape = std::move(header->shape);
+  elements.offset = static_cast<uint64_t>(in.tellg());
+  elements.bytes = *size;
+  return elements;
 }
 
 absl::Status CheckNpyType(v1::DataType type) {

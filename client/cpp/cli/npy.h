@@ -9,8 +9,11 @@
 #ifndef ATTENTION_CLIENT_CPP_CLI_NPY_H_
 #define ATTENTION_CLIENT_CPP_CLI_NPY_H_
 
+#include <cstdint>
 #include <istream>
+#include <optional>
 #include <ostream>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -22,6 +25,19 @@ namespace attention::cli {
 // more than a small multiple of the stream's length; errors, InvalidArgument,
 // say what is wrong with the file.
 absl::StatusOr<Tensor> ReadNpy(std::istream& in);
+
+// Where the elements of an array stand in its file.
+struct NpyElements {
+  v1::DataType type = v1::DATA_TYPE_UNSPECIFIED;
+  std::vector<int64_t> shape;
+  uint64_t offset = 0;  // bytes
+  uint64_t bytes = 0;
+};
+
+// The same checks as ReadNpy(), without reading the elements. Nothing if they
+// cannot be used as they stand there: in Fortran order, big endian, or of a
+// type that the wire lacks.
+absl::StatusOr<std::optional<NpyElements>> FindNpyElements(std::istream& in);
 
 // Whether tensors of `type` can be written; InvalidArgument if not.
 absl::Status CheckNpyType(v1::DataType type);

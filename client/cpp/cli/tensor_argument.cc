@@ -174,6 +174,42 @@ absl::StatusOr<Tensor> ReadTensorArgument(const std::string& argument,
   return tensor;
 }
 
+TensorSpan TensorInput::span() const {
+  if (!file_) return tensor_;
+  return {elements_.type, elements_.shape,
+          file_->bytes().subspan(elements_.offset, elements_.bytes)};
+}
+
+v1::DataType TensorInput::type() const {
+  return file_ ? elements_.type : tensor_.type();
+}
+
+void TensorInput::DropPages() const {
+  if (file_) file_->DropPages();
+}
+
+absl::StatusOr<TensorInput> OpenTensorArgument(const std::string& argument,
+                                               v1::DataType literal_type,
+                                               uint64_t map_from_bytes) {
+  if (IsNpy(argument)) {
+    absl::StatusOr<std::ifstream> in = Open(argument);
+    if (!in.ok()) return in.status();
+    absl::StatusOr<std::optional<NpyElements>> elements = FindNpyElements(*in);
+    if (!elements.ok()) return Prefixed(argument, elements.status());
+    if (*elements && (*elements)->bytes >= map_from_bytes) {
+      absl::StatusOr<MappedFile> file = MappedFile::Open(argument);
+      if (!file.ok()) return Prefixed(argument, file.status());
+      // It may have changed since.
+      if (file->bytes().size() >= (*elements)->offset + (*elements)->bytes) {
+        return TensorInput(*std::move(file), **elements);
+      }
+    }
+  }
+  absl::StatusOr<Tensor> tensor = ReadTensorArgument(argument, literal_type);
+  if (!tensor.ok()) return tensor.status();
+  return TensorInput(*std::move(tensor));
+}
+
 absl::StatusOr<TensorTarget> ParseTarget(const std::string& argument,
                                          const std::string& default_name) {
   if (std::optional<TensorTarget> target = SplitSafetensors(argument)) {

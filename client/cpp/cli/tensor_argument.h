@@ -2,12 +2,17 @@
 #ifndef ATTENTION_CLIENT_CPP_CLI_TENSOR_ARGUMENT_H_
 #define ATTENTION_CLIENT_CPP_CLI_TENSOR_ARGUMENT_H_
 
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "attention/tensor.h"
+#include "client/cpp/cli/mapped_file.h"
+#include "client/cpp/cli/npy.h"
 
 namespace attention::cli {
 
@@ -19,6 +24,35 @@ inline constexpr char kStandardInput[] = "-";
 // bytes of a .npy from standard input, to its end.
 absl::StatusOr<Tensor> ReadTensorArgument(const std::string& argument,
                                           v1::DataType literal_type);
+
+// A tensor that was read, or that stands in a mapped file.
+class TensorInput {
+ public:
+  TensorInput() = default;
+  explicit TensorInput(Tensor tensor) : tensor_(std::move(tensor)) {}
+  TensorInput(MappedFile file, const NpyElements& elements)
+      : file_(std::move(file)), elements_(elements) {}
+
+  // Valid while the object lives.
+  TensorSpan span() const;
+  v1::DataType type() const;
+  // Gives back the memory of a mapped file's pages; reading takes it again.
+  void DropPages() const;
+
+ private:
+  Tensor tensor_;
+  std::optional<MappedFile> file_;
+  NpyElements elements_;
+};
+
+// Files of .npy that are at least so large are mapped, not read.
+inline constexpr uint64_t kMapFromBytes = uint64_t{64} << 20;
+
+// As ReadTensorArgument(), but that a large .npy whose elements can be used as
+// they stand there is mapped: it may be larger than memory.
+absl::StatusOr<TensorInput> OpenTensorArgument(
+    const std::string& argument, v1::DataType literal_type,
+    uint64_t map_from_bytes = kMapFromBytes);
 
 // Where a tensor goes: "file.npy", "file.safetensors" or
 // "file.safetensors:name".

@@ -1,13 +1,13 @@
-// Rows at equal distances in memory. Internal.
-#ifndef ATTENTION_KERNEL_CPU_ROW_STRETCH_H_
-#define ATTENTION_KERNEL_CPU_ROW_STRETCH_H_
+// Rows at equal distances in memory: keys, values or rows of a mask. Internal.
+#ifndef ATTENTION_KERNEL_CPU_STRIDED_ROWS_H_
+#define ATTENTION_KERNEL_CPU_STRIDED_ROWS_H_
 
 #include <cstdint>
 
 namespace attention {
 
-struct RowStretch {
-  const void* data = nullptr;  // [count, row_bytes], stride_bytes apart
+struct StridedRows {
+  const void* data = nullptr;  // [count, row_bytes], rows stride_bytes apart
   int64_t count = 0;
   int64_t row_bytes = 0;
   int64_t stride_bytes = 0;
@@ -21,4 +21,4 @@ struct RowStretch {
 
 }  // namespace attention
 
-#endif  // ATTENTION_KERNEL_CPU_ROW_STRETCH_H_
+#endif  // ATTENTION_KERNEL_CPU_STRIDED_ROWS_H_

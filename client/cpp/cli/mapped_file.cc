@@ -1,0 +1,73 @@
+#include "client/cpp/cli/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "base/descriptor.h"
+
+namespace attention::cli {
+namespace {
+
+// Of what a signal handler may do, enough to say what happened.
+void EndForWantOfTheFile(int /*signal*/) {
+  constexpr char kText[] =
+      "attention_client: an input file became shorter while it was read\n";
+  [[maybe_unused]] const ssize_t written =
+      write(STDERR_FILENO, kText, sizeof(kText) - 1);
+  _exit(1);
+}
+
+void HandleShortenedFiles() {
+  struct sigaction action = {};
+  action.sa_handler = EndForWantOfTheFile;
+  sigaction(SIGBUS, &action, nullptr);
+}
+
+}  // namespace
+
+absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
+  const auto failed = [] {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot map: ", std::strerror(errno)));
+  };
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat status = {};
+  if (!file.valid() || fstat(file.get(), &status) != 0) return failed();
+  const auto size = static_cast<size_t>(status.st_size);
+  if (size == 0) return MappedFile({});
+  void* memory =
+      mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), /*offset=*/0);
+  if (memory == MAP_FAILED) return failed();
+  HandleShortenedFiles();
+  return MappedFile({static_cast<const std::byte*>(memory), size});
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : bytes_(std::exchange(other.bytes_, {})) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) {
+    munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  }
+}
+
+void MappedFile::DropPages() const {
+  if (bytes_.empty()) return;
+  madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
+}
+
+}  // namespace attention::cli

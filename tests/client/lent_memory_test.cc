@@ -1,0 +1,286 @@
+// The memory of a caller's tensors is not used any more when a call is over,
+// however it ended.
+#include <gmock/gmock.h>
+#include <grpc/grpc.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <thread>
+#include <vector>
+
+#include "attention/client.h"
+#include "attention/internal/compute_messages.h"
+#include "attention/internal/lease.h"
+#include "attention/internal/unary_call.h"
+#include "tests/client/fake_service.h"
+#include "tests/client/stalled_server.h"
+
+namespace attention {
+namespace {
+
+using internal::Lease;
+using internal::RunUnary;
+using internal::UnaryAnswer;
+using internal::UnaryCall;
+
+constexpr char kMethod[] = "/attention.v1.AttentionService/ComputeAttention";
+constexpr size_t kMega = size_t{1} << 20;
+
+TEST(LeaseTest, CountsSlicesAndTheirParts) {
+  const std::vector<std::byte> memory(1000);
+  Lease lease;
+  EXPECT_EQ(lease.lent(), 0);
+  {
+    std::optional<grpc::Slice> slice = lease.Lend(memory);
+    EXPECT_EQ(static_cast<const void*>(slice->begin()), memory.data());
+    EXPECT_EQ(slice->size(), 1000u);
+    const grpc::Slice copy = *slice;
+    const grpc::Slice other = lease.Lend(memory);
+    EXPECT_EQ(lease.lent(), 2);
+    slice.reset();
+    EXPECT_EQ(lease.lent(), 2);
+  }
+  EXPECT_EQ(lease.lent(), 0);
+  lease.Wait();
+}
+
+TEST(LeaseTest, ASliceMayOutliveIt) {
+  const std::vector<std::byte> memory(1000);
+  std::optional<Lease> lease(std::in_place);
+  const grpc::Slice slice = lease->Lend(memory);
+  lease.reset();
+  EXPECT_EQ(slice.size(), 1000u);
+}
+
+TEST(LeaseTest, CallsBackWhenTheLastSliceIsReturned) {
+  const std::vector<std::byte> memory(1000);
+  Lease lease;
+  std::optional<grpc::Slice> slice = lease.Lend(memory);
+  std::atomic<bool> returned{false};
+  std::promise<bool> called;
+  std::move(lease).WhenReturned([&] { called.set_value(returned); });
+  returned = true;
+  slice.reset();
+  EXPECT_TRUE(called.get_future().get());
+}
+
+TEST(LeaseTest, CallsBackAtOnceWhereNothingIsLent) {
+  bool called = false;
+  Lease().WhenReturned([&] { called = true; });
+  EXPECT_TRUE(called);
+}
+
+// A request of 16 MiB.
+class LentMemoryTest : public ::testing::Test {
+ protected:
+  // gRPC's library goes with its last channel, which takes up to 10 s after a
+  // write had to wait. So it stays.
+  static void SetUpTestSuite() { grpc_init(); }
+
+  ComputeRequest Request() const {
+    ComputeRequest request;
+    request.query = TensorSpan::Of<float>(query_, {1, 2});
+    request.key = TensorSpan::Of<float>(keys_, {kMega, 2});
+    request.value = request.key;
+    return request;
+  }
+
+  UnaryCall Call() const {
+    UnaryCall call;
+    call.method = kMethod;
+    call.message = internal::EncodeRequest(Request(), call.lease);
+    call.message_bytes = call.message.Length();
+    EXPECT_EQ(call.lease.lent(), 2);
+    return call;
+  }
+
+  static Connection To(const std::string& address) {
+    return Connection::Make(address).value();
+  }
+
+  const std::vector<float> query_ = {1, 2};
+  const std::vector<float> keys_ = std::vector<float>(2 * kMega);
+};
+
+grpc::Status Answer(grpc::ServerContext&, const v1::ComputeAttentionRequest&,
+                    v1::ComputeAttentionResponse&) {
+  return grpc::Status::OK;
+}
+
+TEST_F(LentMemoryTest, IsLetGoWhenTheAnswerComes) {
+  FakeService service(Answer);
+  UnaryCall call = Call();
+  EXPECT_TRUE(RunUnary(To(service.address()), {}, call).status.ok());
+  EXPECT_EQ(call.lease.lent(), 0);
+}
+
+// The server's transport has the very slices.
+TEST_F(LentMemoryTest, IsLetGoInProcess) {
+  FakeService service(Answer);
+  UnaryCall call = Call();
+  EXPECT_TRUE(
+      RunUnary(Connection(service.server().InProcessChannel({})), {}, call)
+          .status.ok());
+  EXPECT_EQ(call.lease.lent(), 0);
+}
+
+TEST_F(LentMemoryTest, IsLetGoWhenTheServerRefusesAtTheFirstByte) {
+  class Refusing : public v1::AttentionService::Service {};
+  Refusing service;
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
+                           &port);
+  builder.SetMaxReceiveMessageSize(1000);
+  builder.RegisterService(&service);
+  const auto server = builder.BuildAndStart();
+  const Connection connection = To(absl::StrCat("127.0.0.1:", port));
+  for (int i = 0; i < 20; ++i) {
+    UnaryCall call = Call();
+    EXPECT_EQ(RunUnary(connection, {}, call).status.error_code(),
+              grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_EQ(call.lease.lent(), 0);
+  }
+}
+
+TEST_F(LentMemoryTest, IsLetGoWhereNobodyListens) {
+  UnaryCall call = Call();
+  EXPECT_EQ(RunUnary(To("unix:/no-such-socket"), {}, call).status.error_code(),
+            grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(call.lease.lent(), 0);
+}
+
+TEST_F(LentMemoryTest, IsLetGoWhenTheCallIsStoppedBeforeItBegins) {
+  FakeService service(Answer);
+  std::stop_source stop;
+  stop.request_stop();
+  UnaryCall call = Call();
+  EXPECT_EQ(RunUnary(To(service.address()), {.stop = stop.get_token()}, call)
+                .status.error_code(),
+            grpc::StatusCode::CANCELLED);
+  EXPECT_EQ(call.lease.lent(), 0);
+}
+
+TEST_F(LentMemoryTest, IsLetGoWhereverADeadlineEndsTheCall) {
+  FakeService service(Answer);
+  const Connection connection = To(service.address());
+  for (int i = 0; i < 60; ++i) {
+    UnaryCall call = Call();
+    RunUnary(connection, {.timeout = absl::Microseconds(300 * i)}, call);
+    EXPECT_EQ(call.lease.lent(), 0);
+  }
+}
+
+// The same for asynchronous calls, whose lease is not to be seen.
+TEST_F(LentMemoryTest, IsLetGoWhereverADeadlineEndsAnAsynchronousCall) {
+  struct Held {
+    grpc::Slice lent;
+    std::atomic<bool>& held;
+  };
+  FakeService service(Answer);
+  const Connection connection = To(service.address());
+  for (int i = 0; i < 60; ++i) {
+    std::atomic<bool> held{true};
+    UnaryCall call;
+    call.method = kMethod;
+    // What is sent is no message, but as large.
+    auto* slice =
+        new Held{call.lease.Lend(std::as_bytes(std::span(keys_))), held};
+    std::optional<grpc::Slice> watched(
+        std::in_place, const_cast<uint8_t*>(slice->lent.begin()),
+        slice->lent.size(),
+        [](void* slice) {
+          const std::unique_ptr<Held> owned(static_cast<Held*>(slice));
+          owned->held = false;
+        },
+        slice);
+    call.message = grpc::ByteBuffer(&*watched, 1);
+    watched.reset();
+    std::promise<bool> ended;
+    std::future<bool> held_then = ended.get_future();
+    internal::StartUnary(connection, {.timeout = absl::Microseconds(300 * i)},
+                         std::move(call),
+                         [&](const UnaryAnswer&) { ended.set_value(held); });
+    EXPECT_FALSE(held_then.get()) << i;
+  }
+}
+
+// What waits to be written to the connection keeps the memory in use, so the
+// call must not return: neither when it is stopped nor when its time is over.
+// A call that does not wait returns well within the time that this one is
+// watched; no machine is too slow for a call that does.
+constexpr auto kWatched = std::chrono::milliseconds(300);
+
+TEST_F(LentMemoryTest, AStoppedCallReturnsOnceTheConnectionLetsGo) {
+  StalledServer server;
+  std::stop_source stop;
+  UnaryCall call = Call();
+  auto answer = std::async(std::launch::async, [&] {
+    return RunUnary(To(server.address()), {.stop = stop.get_token()}, call);
+  });
+  server.WaitUntilStalled();
+  stop.request_stop();
+  EXPECT_EQ(answer.wait_for(kWatched), std::future_status::timeout);
+  EXPECT_GT(call.lease.lent(), 0);
+  server.Close();
+  EXPECT_EQ(answer.get().status.error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_EQ(call.lease.lent(), 0);
+}
+
+TEST_F(LentMemoryTest, ALateCallReturnsOnceTheConnectionLetsGo) {
+  StalledServer server;
+  const Client client(server.address());
+  auto result = std::async(std::launch::async, [&] {
+    return client.Compute(Request(), {.timeout = absl::Milliseconds(100)});
+  });
+  server.WaitUntilStalled();
+  EXPECT_EQ(result.wait_for(kWatched), std::future_status::timeout);
+  server.Close();
+  EXPECT_EQ(result.get().status().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(LentMemoryTest, AnAsynchronousCallEndsOnceTheConnectionLetsGo) {
+  StalledServer server;
+  std::stop_source stop;
+  auto result = Client(server.address())
+                    .ComputeAsync(Request(), {.stop = stop.get_token()});
+  server.WaitUntilStalled();
+  stop.request_stop();
+  EXPECT_EQ(result.wait_for(kWatched), std::future_status::timeout);
+  server.Close();
+  EXPECT_EQ(result.get().status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(LentMemoryTest, AConnectionThatTakesNothingIsGivenUp) {
+  StalledServer server;
+  ClientOptions options;
+  // In place of 20 seconds.
+  options.arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 200);
+  const absl::Status status =
+      Client(server.address(), options)
+          .Compute(Request(), {.timeout = absl::Milliseconds(100)})
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(LentMemoryTest, ABrokenConnectionLetsGo) {
+  StalledServer server;
+  UnaryCall call = Call();
+  auto answer = std::async(std::launch::async, [&] {
+    return RunUnary(To(server.address()), {}, call);
+  });
+  server.WaitUntilStalled();
+  server.Close();
+  EXPECT_EQ(answer.get().status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(call.lease.lent(), 0);
+}
+
+}  // namespace
+}  // namespace attention
