@@ -1,5 +1,8 @@
 #include "base/field_error.h"
 
+#include <algorithm>
+#include <string>
+
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
@@ -29,6 +32,17 @@ absl::Status LimitError(absl::string_view field,
 
 bool IsLimitError(const absl::Status& status) {
   return status.GetPayload(kLimitPayload).has_value();
+}
+
+absl::Status InField(absl::string_view parent, const absl::Status& status) {
+  const std::string field = ErrorField(status);
+  if (field.empty()) return status;
+  // Behind "<field>: ".
+  const absl::string_view description = status.message().substr(
+      std::min(status.message().size(), field.size() + 2));
+  const std::string path = absl::StrCat(parent, ".", field);
+  return IsLimitError(status) ? LimitError(path, description)
+                              : FieldError(path, description);
 }
 
 std::string ErrorField(const absl::Status& status) {

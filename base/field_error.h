@@ -22,6 +22,11 @@ absl::Status FieldError(absl::string_view field, absl::string_view description);
 absl::Status LimitError(absl::string_view field, absl::string_view description);
 bool IsLimitError(const absl::Status& status);
 
+// The same error where the message that the field belongs to is itself the
+// field `parent` of another: "key.shape" becomes "header.key.shape". Other
+// statuses stay as they are.
+absl::Status InField(absl::string_view parent, const absl::Status& status);
+
 }  // namespace attention
 
 #endif  // ATTENTION_BASE_FIELD_ERROR_H_

@@ -76,11 +76,47 @@ absl::Status WrongLength(absl::string_view path, const TensorFields& tensor,
                    ToString(tensor.shape), " of ", Name(type)));
 }
 
+// Whether the payload is as long as type and shape say.
+absl::Status CheckPayload(absl::string_view field, const TensorFields& tensor,
+                          DataType type, int64_t bytes) {
+  const auto numbers = static_cast<int64_t>(tensor.float_values.count);
+  const auto wanted_numbers = bytes / static_cast<int64_t>(sizeof(float));
+  if (numbers > 0 && numbers != wanted_numbers) {
+    return WrongLength(absl::StrCat(field, ".float_values"), tensor, numbers,
+                       "numbers", wanted_numbers, type);
+  }
+  if (numbers == 0 && tensor.data.remaining() != bytes) {
+    return WrongLength(absl::StrCat(field, ".data"), tensor,
+                       tensor.data.remaining(), "bytes", bytes, type);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckNoPayload(absl::string_view field,
+                            const TensorFields& tensor) {
+  if (tensor.data.remaining() > 0) {
+    return FieldError(absl::StrCat(field, ".data"),
+                      absl::StrCat("got ", tensor.data.remaining(),
+                                   " bytes, wanted none: they come in chunks"));
+  }
+  if (tensor.float_values.count > 0) {
+    return FieldError(
+        absl::StrCat(field, ".float_values"),
+        absl::StrCat("got ", tensor.float_values.count,
+                     " numbers, wanted none: they come in chunks"));
+  }
+  return absl::OkStatus();
+}
+
 class Converter {
  public:
-  Converter(wire::RequestFields fields, BufferPool& pool,
+  // `streamed`: keys, values and mask have no payloads.
+  Converter(wire::RequestFields fields, bool streamed, BufferPool& pool,
             wire::MemoryMeter& meter)
-      : fields_(std::move(fields)), pool_(pool), meter_(meter) {}
+      : fields_(std::move(fields)),
+        streamed_(streamed),
+        pool_(pool),
+        meter_(meter) {}
 
   absl::StatusOr<KernelRequest> Convert() {
     request_.float_values = fields_.query.float_values.count > 0;
@@ -131,7 +167,9 @@ class Converter {
       error_ = FieldError(field, "missing");
       return;
     }
-    auto converted = ToView(field, tensor);
+    auto converted = streamed_ && &tensor != &fields_.query
+                         ? Declared(field, tensor)
+                         : ToView(field, tensor);
     if (converted.ok()) {
       *view = *std::move(converted);
     } else {
@@ -152,24 +190,34 @@ class Converter {
     if (!bytes.ok()) return bytes.status();
     ConstTensorView view{
         .type = *type, .shape = tensor.shape, .strides = {}, .data = nullptr};
+    if (absl::Status status = CheckPayload(field, tensor, *type, *bytes);
+        !status.ok()) {
+      return status;
+    }
     if (tensor.float_values.count > 0) {
-      const auto wanted = *bytes / static_cast<int64_t>(sizeof(float));
-      if (tensor.float_values.count != wanted) {
-        return WrongLength(absl::StrCat(field, ".float_values"), tensor,
-                           tensor.float_values.count, "numbers", wanted, *type);
-      }
       request_.payloads.push_back(std::move(tensor.float_values.values));
     } else {
-      if (tensor.data.remaining() != *bytes) {
-        return WrongLength(absl::StrCat(field, ".data"), tensor,
-                           tensor.data.remaining(), "bytes", *bytes, *type);
-      }
       if (absl::Status taken = meter_.Take(*bytes); !taken.ok()) return taken;
       request_.payloads.push_back(pool_.Allocate(*bytes));
       AddCopies(tensor.data, request_.payloads.back().data(), *bytes);
     }
     request_.bytes += static_cast<int64_t>(request_.payloads.back().capacity());
     view.data = request_.payloads.back().data();
+    return view;
+  }
+
+  // A tensor whose elements are still to come.
+  absl::StatusOr<ConstTensorView> Declared(absl::string_view field,
+                                           const TensorFields& tensor) {
+    absl::Status status = CheckNoPayload(field, tensor);
+    if (!status.ok()) return status;
+    const absl::StatusOr<DataType> type = TypeOf(field, tensor);
+    if (!type.ok()) return type.status();
+    status = SizeOf(field, tensor, *type).status();
+    if (!status.ok()) return status;
+    ConstTensorView view;
+    view.type = *type;
+    view.shape = tensor.shape;
     return view;
   }
 
@@ -200,6 +248,7 @@ class Converter {
   void ConvertOptions();
 
   wire::RequestFields fields_;
+  const bool streamed_;
   BufferPool& pool_;
   wire::MemoryMeter& meter_;
   KernelRequest request_;
@@ -250,7 +299,26 @@ void Converter::ConvertOptions() {
 absl::StatusOr<KernelRequest> ToKernel(wire::RequestFields fields,
                                        BufferPool& pool,
                                        wire::MemoryMeter& meter) {
-  return Converter(std::move(fields), pool, meter).Convert();
+  return Converter(std::move(fields), /*streamed=*/false, pool, meter)
+      .Convert();
+}
+
+absl::StatusOr<KernelRequest> ToStreamedKernel(wire::RequestFields fields,
+                                               BufferPool& pool,
+                                               wire::MemoryMeter& meter) {
+  return Converter(std::move(fields), /*streamed=*/true, pool, meter).Convert();
+}
+
+absl::StatusOr<TensorSpec> CheckTensor(absl::string_view field,
+                                       const wire::TensorFields& tensor) {
+  if (!tensor.present) return FieldError(field, "missing");
+  const absl::StatusOr<DataType> type = TypeOf(field, tensor);
+  if (!type.ok()) return type.status();
+  const absl::StatusOr<int64_t> bytes = SizeOf(field, tensor, *type);
+  if (!bytes.ok()) return bytes.status();
+  absl::Status status = CheckPayload(field, tensor, *type, *bytes);
+  if (!status.ok()) return status;
+  return TensorSpec{*type, tensor.shape};
 }
 
 }  // namespace attention::server

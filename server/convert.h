@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/buffer_pool.h"
 #include "kernel/attention.h"
 #include "wire/compute_request.h"
@@ -57,6 +58,17 @@ struct KernelRequest {
 absl::StatusOr<KernelRequest> ToKernel(wire::RequestFields fields,
                                        BufferPool& pool,
                                        wire::MemoryMeter& meter);
+
+// The same of a stream's header: keys, values and mask have type and shape, and
+// must have no elements.
+absl::StatusOr<KernelRequest> ToStreamedKernel(wire::RequestFields fields,
+                                               BufferPool& pool,
+                                               wire::MemoryMeter& meter);
+
+// Type and shape of a tensor, to which its elements agree. Errors as above,
+// FIELD being `field`.
+absl::StatusOr<TensorSpec> CheckTensor(absl::string_view field,
+                                       const wire::TensorFields& tensor);
 
 }  // namespace attention::server
 

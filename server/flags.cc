@@ -91,6 +91,8 @@ void AddFlags(CLI::App& app, Options& options) {
             "Largest request message. Default: 320MiB");
   add_bytes("--max-response-bytes", &options.max_response_bytes,
             "Largest response message. Default: 320MiB");
+  add_bytes("--max-chunk-bytes", &options.max_chunk_bytes,
+            "Largest message of a stream after its header. Default: 8MiB");
   add_bytes(
       "--max-inflight-bytes", &options.max_inflight_bytes,
       "Memory for all calls at once, requests, answers and what computing "

@@ -157,6 +157,8 @@ void CheckMemory(const Options& options, Validator& validator) {
   const bool response_good =
       validator.CheckRange("max-response-bytes", options.max_response_bytes,
                            kMinMessage, kMaxMessage);
+  validator.CheckRange("max-chunk-bytes", options.max_chunk_bytes, kMinMessage,
+                       kMaxMessage);
   if (!request_good || !response_good) return;
   const int64_t one_call =
       2 * options.max_request_bytes + options.max_response_bytes;

@@ -65,6 +65,10 @@ struct Options {
   // of 32768 tokens, 8 heads of 128 in float32 (256 MiB) with their query.
   int64_t max_request_bytes = int64_t{320} << 20;
   int64_t max_response_bytes = int64_t{320} << 20;
+  // Largest message of a stream after its header, bytes, [1024, 2^31 - 1 -
+  // 2^20]. A stream holds two of them. Larger ones gain nothing; raise it where
+  // one token of all sequences, which must fit in, is larger.
+  int64_t max_chunk_bytes = int64_t{8} << 20;
   // Bytes that all calls together make the server hold: requests as they were
   // received and as tensors, answers, and what computing takes beside. At least
   // two largest requests and one answer, at most 2^50. Calls wait, unread, for

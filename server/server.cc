@@ -40,6 +40,7 @@ Admission::Settings AdmissionSettings(const Options& options,
   Admission::Settings settings;
   settings.max_bytes = options.max_inflight_bytes;
   settings.max_request_bytes = options.max_request_bytes;
+  settings.max_chunk_bytes = options.max_chunk_bytes;
   settings.max_queue = options.max_queue;
   settings.threads = std::min(options.threads, Options::DefaultThreads());
   settings.min_upload_rate = static_cast<double>(options.min_upload_rate);
@@ -364,6 +365,8 @@ void Server::Wait() {
   // Cancels calls past the deadline, health watches and reflection streams.
   grpc_server_->Shutdown(std::chrono::system_clock::now());
   grpc_server_->Wait();
+  // Jobs of calls that were cut end within a turn.
+  admission_.WaitUntilEmpty();
   http_server_.reset();
 }
 

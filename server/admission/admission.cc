@@ -69,6 +69,9 @@ Admission::Admission(const Settings& settings, CostModel& costs)
                                                   kWaitingBytes, kYoungBytes)),
                .min_rate = settings.min_upload_rate,
                .grace = settings.stall_grace},
+      streams_{.min_rate = settings.min_upload_rate,
+               .grace = settings.stall_grace,
+               .max_message_bytes = settings.max_chunk_bytes},
       costs_(costs),
       speed_(static_cast<double>(settings.threads)),
       speed_since_(absl::Now()) {}
@@ -411,14 +414,26 @@ void Admission::MeasureSpeed(absl::Time now) {
   done_calls_ = 0;
 }
 
+absl::Status Admission::Untaken(int64_t bytes, absl::Time since,
+                                absl::Time now) const {
+  const absl::Duration most =
+      settings_.stall_grace +
+      absl::Seconds(static_cast<double>(bytes) / settings_.min_answer_rate);
+  if (now - since <= most) return absl::OkStatus();
+  return AnswerNotTaken(bytes, most);
+}
+
 absl::Status Admission::Overdue(const Entry& entry, absl::Time now) const {
   if (entry.phase == Entry::Phase::kSending) {
-    const absl::Duration most =
-        settings_.stall_grace +
-        absl::Seconds(static_cast<double>(entry.sending_bytes) /
-                      settings_.min_answer_rate);
-    if (now - entry.since <= most) return absl::OkStatus();
-    return AnswerNotTaken(entry.sending_bytes, most);
+    return Untaken(entry.sending_bytes, entry.since, now);
+  }
+  if (entry.Streaming()) {
+    if (now > entry.request.deadline) return LateWhileRead();
+    const auto most = entry.pace->TooSlow(streams_);
+    if (most) return TooSlow(settings_.min_upload_rate, *most);
+    return entry.answering_bytes > 0
+               ? Untaken(entry.answering_bytes, entry.answering_since, now)
+               : absl::OkStatus();
   }
   if (!entry.Reading()) return absl::OkStatus();
   if (now > entry.request.deadline) return LateWhileRead();
@@ -485,6 +500,31 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
   return count > 1 || held > LargeLimit() ? youngest : inside_.end();
 }
 
+void Admission::LookAtStream(Entry& entry, absl::Time now) {
+  if (!entry.pace->Due(now)) return;
+  entry.pace->Look(streams_, ReceivedOn(entry.request.peer), now);
+}
+
+// A stream that has to go because its client sends nothing while others wait
+// for memory: the one that holds most. Its memory becomes free a little later,
+// so that the next one has time.
+Admission::Entry* Admission::StalledStream(absl::Time now) {
+  if (now < next_stream_expulsion_) return nullptr;
+  Entry* most = nullptr;
+  int64_t most_bytes = 0;
+  for (Entry& entry : inside_) {
+    if (!entry.Streaming() || !entry.pace->stalled()) continue;
+    const int64_t bytes =
+        std::accumulate(entry.bytes.begin(), entry.bytes.end(), int64_t{0});
+    if (bytes <= most_bytes) continue;
+    most = &entry;
+    most_bytes = bytes;
+  }
+  if (most == nullptr || !HasWaitingWithoutRoom(now)) return nullptr;
+  next_stream_expulsion_ = now + kPatience;
+  return most;
+}
+
 absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
   Lock lock(mutex_);
   // It holds headers too.
@@ -494,6 +534,7 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
       0, transport_bytes - bytes_[static_cast<size_t>(MemoryKind::kRequest)]);
   bool reading = false;
   for (Entry& entry : inside_) {
+    if (entry.Streaming()) LookAtStream(entry, now);
     if (!entry.Reading()) continue;
     reading = true;
     LookAtRead(entry, now);
@@ -515,6 +556,9 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
     excess_bytes_ = std::max<int64_t>(
         0, transport_bytes - bytes_[request] + it->bytes[request]);
     Expel(*it, NoRoomForTheRest(settings_.max_bytes), lock);
+  }
+  if (Entry* const stalled = StalledStream(now)) {
+    Expel(*stalled, NoRoomForTheRest(settings_.max_bytes), lock);
   }
   const bool look = now >= next_waiting_look_;
   if (look) {
@@ -600,6 +644,7 @@ void Admission::Release(Entries::iterator position) {
   SetSeconds(entry, 0);
   --entry.share->inside;
   --entry.peer->second.inside;
+  entry.peer->second.streams -= entry.pace.has_value();
   Forget(entry.peer);
   released.splice(released.end(), inside_, position);
   AdmitWaiting(lock);
@@ -637,6 +682,11 @@ bool Admission::WaitUntilIdle() {
     }
   }
   return true;
+}
+
+void Admission::WaitUntilEmpty() {
+  Lock lock(mutex_);
+  changed_.wait(lock, [&] { return inside_.empty() && waiting_calls_ == 0; });
 }
 
 Admission::Snapshot Admission::snapshot() const {

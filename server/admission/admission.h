@@ -7,6 +7,8 @@
 //   Admitted() its body may be read: the Ticket holds the memory for it.
 //   Ticket     follows what the call holds and does, and gives everything back
 //              when it is destroyed.
+// A stream goes on being read while it works: docs/decisions/0013 says what is
+// believed of it.
 //
 // Who bounds what. Every byte that a call makes the server hold is charged to
 // its ticket before it is allocated, all tickets stay within `max_bytes`. A
@@ -37,6 +39,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/admission/cost_model.h"
+#include "server/admission/stream_pace.h"
 #include "server/admission/upload.h"
 #include "server/auth/tenant.h"
 
@@ -58,6 +61,7 @@ class Admission {
     // All as in Options.
     int64_t max_bytes = 0;
     int64_t max_request_bytes = 0;
+    int64_t max_chunk_bytes = 0;
     absl::Duration max_queue = absl::InfiniteDuration();
     int64_t threads = 1;
     double min_upload_rate = 0;  // bytes per second
@@ -114,6 +118,9 @@ class Admission {
   // Waits until draining and no call is in, or the deadline: that of the latest
   // SetDeadline(), also while waiting. False at the deadline.
   bool WaitUntilIdle();
+  // Waits, for as long as it takes, until no call is in: for when the network
+  // layer has ended all calls, and what they set going ends by itself.
+  void WaitUntilEmpty();
   void SetDeadline(absl::Time deadline);
 
   struct Snapshot {
@@ -164,6 +171,10 @@ class Admission {
   bool ShareHasRoom(const Entry& entry) const;
   int64_t BytesToRead(const Entry& entry) const;
   void Charge(Entry& entry, double seconds);
+  absl::Status Foresee(Entry& entry, double seconds, double at_once,
+                       double work) const;
+  void NotProgressOfOthers(const Entry& entry, int64_t bytes);
+  void LookAtStream(Entry& entry, absl::Time now);
   void ForgetShares(absl::Time now);
   void Forget(Peers::iterator peer);
   void StartRead(Entry& entry);
@@ -175,9 +186,12 @@ class Admission {
   void EndRead(Entry& entry);
   void LookAtRead(Entry& entry, absl::Time now);
   void MeasureSpeed(absl::Time now);
+  // An answer, or a part of one, that is on its way `since` then; likewise.
+  absl::Status Untaken(int64_t bytes, absl::Time since, absl::Time now) const;
   // Why the call has to go now; OK: it need not.
   absl::Status Overdue(const Entry& entry, absl::Time now) const;
   Entries::iterator OneTooMany(absl::Time now, int64_t transport_bytes);
+  Entry* StalledStream(absl::Time now);
   bool HasWaitingWithoutRoom(absl::Time now) const;
   Entry* LateToWait(absl::Time now);
   Entry* NextToRead();
@@ -190,6 +204,7 @@ class Admission {
   const Settings settings_;
   const int64_t reserve_;
   const Upload::Settings uploads_;
+  const StreamPace::Settings streams_;
   CostModel& costs_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -220,6 +235,7 @@ class Admission {
   bool measuring_speed_ = false;  // some call was shortly before, too
   int64_t transferred_bytes_ = 0;
   absl::Time next_waiting_look_;
+  absl::Time next_stream_expulsion_;
   bool ticker_idle_ = false;
   bool tick_wanted_ = false;
   bool stop_ticking_ = false;
@@ -247,6 +263,22 @@ class Admission::Ticket {
   // that that is known. Refused if it can not end before its deadline, would
   // wait too long, or if its tenant has used up its work.
   absl::Status Expect(double seconds, double work);
+
+  // A call whose messages follow one another while it works is a stream. What
+  // it will take in all, and at most at once. Only what has come stands before
+  // other calls (Arrived()), not what its client has still to send.
+  absl::Status ExpectStream(double seconds, double seconds_at_once,
+                            double work);
+  // The next message is awaited: from here on its client may be too slow. It
+  // came, of so many bytes; 0: the end of the stream did.
+  void AwaitMessage();
+  void MessageCame(int64_t bytes);
+  // So many thread-seconds of work have come, or were worked off.
+  void Arrived(double seconds);
+  void WorkedOff(double seconds);
+  // A part of the answer, of so many bytes, is on its way; 0: it was taken.
+  void Answering(int64_t bytes);
+
   // The answer, of so many bytes, is on its way.
   void Sending(int64_t bytes);
   // An error is.

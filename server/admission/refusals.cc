@@ -72,6 +72,28 @@ absl::Status RequestTooLarge(int64_t bytes, int64_t max_request_bytes) {
   });
 }
 
+absl::Status ChunkTooLarge(int64_t bytes, int64_t max_chunk_bytes) {
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithReason(
+        Reason::kRequestTooLarge,
+        absl::ResourceExhaustedError(absl::StrCat(
+            "the message has ", bytes, " bytes, more than the ",
+            max_chunk_bytes,
+            " that this server takes after a header (max_chunk_bytes)")));
+  });
+}
+
+absl::Status TokenTooLarge(int64_t bytes, int64_t max_chunk_bytes) {
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithReason(
+        Reason::kRequestTooLarge,
+        absl::ResourceExhaustedError(absl::StrCat(
+            "one token of all sequences has ", bytes, " bytes, more than the ",
+            max_chunk_bytes,
+            " that this server takes in a message (max_chunk_bytes)")));
+  });
+}
+
 absl::Status AnswerTooLarge(int64_t bytes, int64_t max_response_bytes) {
   return Made(absl::StatusCode::kResourceExhausted, [&] {
     return WithReason(Reason::kAnswerTooLarge,

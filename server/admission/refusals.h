@@ -15,6 +15,10 @@ absl::Status Draining();
 absl::Status HeadersTooLarge(int64_t count, int64_t bytes, int64_t max_count,
                              int64_t max_bytes);
 absl::Status RequestTooLarge(int64_t bytes, int64_t max_request_bytes);
+// The same of a stream's message, and of one token of all sequences, which does
+// not fit in one.
+absl::Status ChunkTooLarge(int64_t bytes, int64_t max_chunk_bytes);
+absl::Status TokenTooLarge(int64_t bytes, int64_t max_chunk_bytes);
 absl::Status AnswerTooLarge(int64_t bytes, int64_t max_response_bytes);
 // Too many calls wait already, or hold what there is.
 absl::Status NoRoomToWait(int64_t waiting, int64_t max_bytes);

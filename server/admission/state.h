@@ -8,10 +8,12 @@
 #include <cmath>
 #include <cstdint>
 #include <numeric>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/admission/admission.h"
+#include "server/admission/stream_pace.h"
 #include "server/admission/upload.h"
 #include "server/admission/work_budget.h"
 #include "server/auth/tenant.h"
@@ -50,6 +52,7 @@ struct Admission::Peer {
   int64_t reading = 0;
   int64_t inside = 0;         // those that are read, too
   int64_t reading_bytes = 0;  // charged for the messages
+  int64_t streams = 0;        // of those inside
 };
 
 struct Admission::Entry {
@@ -69,8 +72,15 @@ struct Admission::Entry {
   Upload upload;              // while reading
   int64_t unknown_bytes = 0;  // of unknown_bytes_
   int64_t sending_bytes = 0;  // while sending
+  // Of a stream, while it works; its `seconds` are those of what has come.
+  std::optional<StreamPace> pace;
+  int64_t answering_bytes = 0;  // on their way since answering_since
+  absl::Time answering_since;
 
   bool Reading() const { return phase == Phase::kReading && expelled.ok(); }
+  bool Streaming() const {
+    return phase == Phase::kWorking && pace && expelled.ok();
+  }
   bool Small() const { return request.bytes && *request.bytes <= kSmallBytes; }
 };
 

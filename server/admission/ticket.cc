@@ -29,17 +29,7 @@ absl::Status Admission::Ticket::ReadDone(int64_t bytes) {
   if (!entry.expelled.ok()) return entry.expelled;
   admission_->EndRead(entry);
   admission_->transferred_bytes_ += bytes;
-  // What came for this call is not progress of the others on its connection.
-  const auto received = entry.peer->second.reading > 0
-                            ? admission_->ReceivedOn(entry.request.peer)
-                            : std::nullopt;
-  if (received) {
-    for (Entry& other : admission_->inside_) {
-      if (other.peer == entry.peer && other.Reading()) {
-        other.upload.NotMine(bytes, *received);
-      }
-    }
-  }
+  admission_->NotProgressOfOthers(entry, bytes);
   const int64_t reserved =
       entry.bytes[static_cast<size_t>(MemoryKind::kRequest)];
   absl::Status status;
@@ -68,32 +58,114 @@ absl::Status Admission::Ticket::Hold(MemoryKind kind, int64_t bytes) {
   return status;
 }
 
+// What came for this call is not progress of the others on its connection.
+void Admission::NotProgressOfOthers(const Entry& entry, int64_t bytes) {
+  const Peer& peer = entry.peer->second;
+  if (peer.reading == 0 && peer.streams == (entry.pace ? 1 : 0)) return;
+  const auto received = ReceivedOn(entry.request.peer);
+  if (!received) return;
+  for (Entry& other : inside_) {
+    if (other.peer != entry.peer || &other == &entry) continue;
+    if (other.Reading()) other.upload.NotMine(bytes, *received);
+    if (other.Streaming()) other.pace->NotMine(bytes);
+  }
+}
+
+// Whether a call that is about to take so many thread-seconds, at most
+// `at_once` of them at a time, may do so.
+absl::Status Admission::Foresee(Entry& entry, double seconds, double at_once,
+                                double work) const {
+  const absl::Duration ahead = TimeFor(SecondsInside(entry, at_once, 0));
+  const absl::Duration end =
+      TimeFor(SecondsInside(entry, at_once, kSurePart * seconds));
+  const absl::Time now = absl::Now();
+  const absl::Duration left = entry.request.deadline - now;
+  if (ahead > settings_.max_queue) {
+    return WouldWaitTooLong(ahead, settings_.max_queue);
+  }
+  if (end > left) return WouldTakeTooLong(ahead, TimeFor(seconds), left);
+  const Tenant& tenant = *entry.request.tenant;
+  const absl::Duration wait = entry.share->work.Wait(now);
+  if (wait > absl::ZeroDuration()) return TenantWorksTooMuch(tenant, wait);
+  entry.share->work.Take(work, tenant.max_work, now);
+  return absl::OkStatus();
+}
+
 absl::Status Admission::Ticket::Expect(double seconds, double work) {
   if (!admission_) return absl::OkStatus();
   Lock lock(admission_->mutex_);
   Entry& entry = *entry_;
   admission_->SetSeconds(entry, 0);
-  const absl::Duration ahead =
-      admission_->TimeFor(admission_->SecondsInside(entry, seconds, 0));
-  const absl::Duration end = admission_->TimeFor(
-      admission_->SecondsInside(entry, seconds, kSurePart * seconds));
-  const absl::Time now = absl::Now();
-  const absl::Duration left = entry.request.deadline - now;
+  const absl::Status status =
+      admission_->Foresee(entry, seconds, seconds, work);
   admission_->SetSeconds(entry, seconds);
+  if (status.ok()) admission_->Charge(entry, seconds);
   // It may be less than was thought.
   admission_->AdmitWaiting(lock);
-  if (ahead > admission_->settings_.max_queue) {
-    return WouldWaitTooLong(ahead, admission_->settings_.max_queue);
+  return status;
+}
+
+absl::Status Admission::Ticket::ExpectStream(double seconds,
+                                             double seconds_at_once,
+                                             double work) {
+  if (!admission_) return absl::OkStatus();
+  Lock lock(admission_->mutex_);
+  Entry& entry = *entry_;
+  if (!entry.expelled.ok()) return entry.expelled;
+  admission_->SetSeconds(entry, 0);
+  const absl::Status status =
+      admission_->Foresee(entry, seconds, seconds_at_once, work);
+  if (status.ok()) {
+    admission_->Charge(entry, seconds);
+    entry.pace.emplace();
+    ++entry.peer->second.streams;
   }
-  if (end > left) {
-    return WouldTakeTooLong(ahead, admission_->TimeFor(seconds), left);
-  }
-  const Tenant& tenant = *entry.request.tenant;
-  const absl::Duration wait = entry.share->work.Wait(now);
-  if (wait > absl::ZeroDuration()) return TenantWorksTooMuch(tenant, wait);
-  entry.share->work.Take(work, tenant.max_work, now);
-  admission_->Charge(entry, seconds);
-  return absl::OkStatus();
+  admission_->AdmitWaiting(lock);
+  return status;
+}
+
+void Admission::Ticket::AwaitMessage() {
+  if (!admission_) return;
+  Lock lock(admission_->mutex_);
+  if (!entry_->Streaming()) return;
+  entry_->pace->Await(admission_->ReceivedOn(entry_->request.peer),
+                      absl::Now());
+}
+
+void Admission::Ticket::MessageCame(int64_t bytes) {
+  if (!admission_) return;
+  Lock lock(admission_->mutex_);
+  admission_->transferred_bytes_ += bytes;
+  if (!entry_->Streaming()) return;
+  entry_->pace->Came(admission_->streams_, bytes,
+                     admission_->ReceivedOn(entry_->request.peer), absl::Now());
+  admission_->NotProgressOfOthers(*entry_, bytes);
+}
+
+void Admission::Ticket::Arrived(double seconds) {
+  if (!admission_) return;
+  Lock lock(admission_->mutex_);
+  if (!entry_->Streaming()) return;
+  admission_->SetSeconds(*entry_, entry_->seconds + seconds);
+}
+
+void Admission::Ticket::WorkedOff(double seconds) {
+  if (!admission_) return;
+  Lock lock(admission_->mutex_);
+  if (!entry_->Streaming()) return;
+  admission_->done_seconds_ += seconds;
+  // Below nothing can only be an error of rounding.
+  const double left = entry_->seconds - seconds;
+  admission_->SetSeconds(*entry_, left > 1e-9 ? left : 0);
+  admission_->AdmitWaiting(lock);
+}
+
+void Admission::Ticket::Answering(int64_t bytes) {
+  if (!admission_) return;
+  Lock lock(admission_->mutex_);
+  admission_->transferred_bytes_ += bytes;
+  entry_->answering_bytes = bytes;
+  entry_->answering_since = absl::Now();
 }
 
 void Admission::Ticket::Sending(int64_t bytes) {

@@ -32,6 +32,8 @@ constexpr int64_t kMostAhead = kMiB;
 // window updates.
 constexpr int64_t kBesideHeaders = 256;
 constexpr int64_t kMessagePart = 32;
+// Each of a stream's messages has its own frames.
+constexpr int64_t kBesideMessage = 64;
 constexpr int64_t kResponsePart = 64;
 
 // A message that the server cuts off goes on until its client hears of it.
@@ -74,6 +76,16 @@ void Traffic::Read(Call& call, int64_t message_limit) {
       std::max<int64_t>(0, call.message_limit - kUnreadWindowBytes);
   call.allowed += more;
   open_ += more;
+}
+
+void Traffic::Next(Call& call, int64_t message_bytes, int64_t response_bytes,
+                   int64_t message_limit) {
+  explained_ += message_bytes + message_bytes / kMessagePart + kBesideMessage +
+                response_bytes / kResponsePart;
+  open_ -= call.allowed;
+  call.allowed = call.header_bytes + kUnreadWindowBytes;
+  open_ += call.allowed;
+  Read(call, message_limit);
 }
 
 void Traffic::End(const Call& call, const CallEnd& end, absl::Time now) {

@@ -58,6 +58,10 @@ class Traffic {
   Call Begin(int64_t header_bytes, absl::Time now);
   // Its message is read from here on.
   void Read(Call& call, int64_t message_limit);
+  // A message of a stream came, of so many bytes, and so many were answered
+  // since the last one; the next has `message_limit` at most.
+  void Next(Call& call, int64_t message_bytes, int64_t response_bytes,
+            int64_t message_limit);
   void End(const Call& call, const CallEnd& end, absl::Time now);
 
   // Compares with the bytes that the process took in on the connection: of

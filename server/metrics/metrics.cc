@@ -27,8 +27,8 @@ using ::prometheus::MetricFamily;
 
 // The last of each list counts what is in none.
 constexpr absl::string_view kMethods[] = {
-    "ComputeAttention", "GetCapabilities", "Health/Check", "Health/List",
-    "Health/Watch",     "Reflection",      "other"};
+    "ComputeAttention", "StreamAttention", "GetCapabilities", "Health/Check",
+    "Health/List",      "Health/Watch",    "Reflection",      "other"};
 constexpr absl::string_view kReasons[] = {
     "QUEUE_FULL",         "DEADLINE_TOO_CLOSE",
     "MEMORY_BUSY",        "MEMORY_TOO_LARGE",

@@ -28,6 +28,7 @@ v1::GetCapabilitiesResponse Capabilities(const Options& options) {
   response.set_max_batch(options.max_batch);
   response.set_max_batch_heads(options.max_batch_heads);
   response.set_max_work(options.max_work);
+  response.set_max_chunk_bytes(options.max_chunk_bytes);
   return response;
 }
 

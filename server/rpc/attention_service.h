@@ -9,12 +9,13 @@
 
 namespace attention::server {
 
-// ComputeAttention is StreamedService's: marked so here that it is listed by
-// reflection.
+// ComputeAttention and StreamAttention are StreamedService's: marked so here
+// that they are listed by reflection.
 using AttentionServiceBase =
     v1::AttentionService::WithGenericMethod_ComputeAttention<
-        v1::AttentionService::WithCallbackMethod_GetCapabilities<
-            v1::AttentionService::Service>>;
+        v1::AttentionService::WithGenericMethod_StreamAttention<
+            v1::AttentionService::WithCallbackMethod_GetCapabilities<
+                v1::AttentionService::Service>>>;
 
 // Thread-safe, as gRPC demands.
 class AttentionService final : public AttentionServiceBase {

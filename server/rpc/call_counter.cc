@@ -32,6 +32,7 @@ using ::grpc::experimental::InterceptorBatchMethods;
 absl::string_view NameOf(absl::string_view method) {
   constexpr std::pair<absl::string_view, absl::string_view> kNames[] = {
       {"/attention.v1.AttentionService/ComputeAttention", ""},
+      {"/attention.v1.AttentionService/StreamAttention", ""},
       {"/attention.v1.AttentionService/GetCapabilities", "GetCapabilities"},
       {"/grpc.health.v1.Health/Check", "Health/Check"},
       {"/grpc.health.v1.Health/List", "Health/List"},

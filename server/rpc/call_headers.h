@@ -16,6 +16,11 @@ namespace attention::server {
 // As gRPC gives them: without those of its own and of HTTP/2.
 using CallHeaders = std::multimap<grpc::string_ref, grpc::string_ref>;
 
+// The header in which a client may tell the size of its message in bytes, of a
+// stream's first one, so that exactly this much memory is kept for it before it
+// is read.
+inline constexpr char kRequestBytesHeader[] = "attention-request-bytes";
+
 // Each header takes some 250 bytes of memory beside its own, so their number is
 // bounded too: a call that waits is charged for 128 KiB.
 inline constexpr int64_t kMaxHeaders = 256;

@@ -35,6 +35,14 @@ void CallTraffic::Read(int64_t limit) noexcept {
       *connection_, [&](Traffic& traffic) { traffic.Read(call_, limit); });
 }
 
+void CallTraffic::Next(int64_t message_bytes, int64_t response_bytes,
+                       int64_t limit) noexcept {
+  if (!connection_) return;
+  connections_.VisitTraffic(*connection_, [&](Traffic& traffic) {
+    traffic.Next(call_, message_bytes, response_bytes, limit);
+  });
+}
+
 void CallTraffic::End(Traffic::CallEnd end) noexcept {
   const auto connection = std::exchange(connection_, std::nullopt);
   if (!connection) return;

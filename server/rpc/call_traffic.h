@@ -24,6 +24,9 @@ class CallTraffic {
 
   // Its message is read from here on: `limit` bytes at most.
   void Read(int64_t limit) noexcept;
+  // A message of a stream came, as Traffic::Next() says.
+  void Next(int64_t message_bytes, int64_t response_bytes,
+            int64_t limit) noexcept;
   // What the peer has taken so far of what its connection carries.
   std::optional<ConnectionTable::Delivery> Delivered() const {
     return connection_ ? ConnectionTable::DeliveryOn(*connection_)

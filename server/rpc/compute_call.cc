@@ -1,8 +1,6 @@
 #include "server/rpc/compute_call.h"
 
-#include <atomic>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <optional>
 #include <string>
@@ -10,20 +8,15 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "grpc/support/time.h"
-#include "grpcpp/alarm.h"
 #include "kernel/attention.h"
 #include "server/admission/refusals.h"
 #include "server/convert.h"
 #include "server/logging.h"
 #include "server/response_encoder.h"
-#include "server/rpc/call_headers.h"
-#include "server/rpc/call_record.h"
-#include "server/rpc/call_traffic.h"
+#include "server/rpc/admitted_call.h"
 #include "server/status.h"
 #include "wire/compute_request.h"
 
@@ -38,97 +31,15 @@ constexpr int64_t kInlineBytes = int64_t{64} << 10;
 constexpr double kInlineFlops = 4e6;
 // Rows without keys are no flops, but work (AttentionPlan::work).
 constexpr double kInlineWork = 2e7;
-// What gRPC and this file take for every call, beside its headers.
-constexpr int64_t kCallBytes = int64_t{16} << 10;
 
 // Smaller answers are in the client's hands as soon as they are sent.
 constexpr int64_t kLargeAnswer = int64_t{64} << 10;
-// Between two looks at whether a client has read its answer.
-constexpr absl::Duration kReadLook = absl::Milliseconds(50);
-// Another call of the client may keep it from being silent.
-constexpr int kMostReadLooks = 20;
 
-// A call may be touched by gRPC, by the thread that works on it and by
-// Admission at the same time. So it counts who may still touch it and deletes
-// itself when nobody does, and only the first End() counts.
-class ComputeCall final : public grpc::ServerGenericBidiReactor,
-                          public Admission::Entrant {
+class ComputeCall final : public AdmittedCall {
  public:
   ComputeCall(const CallEnvironment& environment,
               grpc::GenericCallbackServerContext* context)
-      : env_(environment),
-        context_(context),
-        header_bytes_(HeaderBytes(context->client_metadata())),
-        traffic_(environment.connections, context->peer(), header_bytes_) {}
-
-  void Start() {
-    Guarded([&] {
-      const CallHeaders& headers = context_->client_metadata();
-      record_.caller = CallerIds(headers);
-      const absl::Status status =
-          CheckHeaders(headers, env_.options.max_header_bytes);
-      if (!status.ok()) return (void)End(status);
-      Hold();  // Until Admitted() or Refused().
-      try {
-        auto tenant = env_.authenticator.Check(context_->client_metadata());
-        if (!tenant.ok()) return Refused(tenant.status());
-        record_.tenant = *std::move(tenant);
-        const absl::Status allowed = MayCompute(*record_.tenant);
-        if (!allowed.ok()) return Refused(allowed);
-        env_.admission.Enter(this, {.bytes = AnnouncedBytes(),
-                                    .deadline = Deadline(),
-                                    .peer = context_->peer(),
-                                    .header_bytes = header_bytes_ + kCallBytes,
-                                    .tenant = record_.tenant});
-      } catch (const std::bad_alloc&) {
-        Drop();  // Neither will come.
-        throw;
-      }
-    });
-    HandOver();
-  }
-
-  // Admission's side.
-
-  void Admitted(Admission::Ticket ticket) override {
-    {
-      const std::lock_guard<std::recursive_mutex> lock(end_mutex_);
-      if (!ended_) {
-        ticket_ = std::move(ticket);
-        record_.wait = absl::Now() - record_.arrival;
-        traffic_.Read(
-            AnnouncedBytes().value_or(env_.options.max_request_bytes));
-        ReadInto(&request_);
-      }
-    }
-    Drop();
-  }
-  void Refused(absl::Status status) override {
-    record_.wait = absl::Now() - record_.arrival;
-    End(status);
-    Drop();
-  }
-  void Expel(absl::Status status) override {
-    const std::lock_guard<std::recursive_mutex> lock(end_mutex_);
-    // Not record_, which another thread may be writing to.
-    CallRecord record(kMethod);
-    record.tenant = record_.tenant;
-    record.wait = absl::Now() - record_.arrival;
-    try {
-      record.caller = record_.caller;
-    } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
-      // That the call ends matters more than whose it was.
-    }
-    if (ended_.exchange(true)) {
-      if (!done_) context_->TryCancel();
-      return;
-    }
-    FinishWith(status, record);
-  }
-  void Hold() override { holders_.fetch_add(1, std::memory_order_relaxed); }
-  void Drop() override {
-    if (holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
-  }
+      : AdmittedCall(kMethod, environment, context) {}
 
  private:
   // A stage of the work as a job of the executor: first the message is decoded,
@@ -148,7 +59,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     ComputeCall& call_;
   };
 
-  // gRPC's side.
+  void ReadFirst() override { ReadInto(&request_); }
 
   void OnReadDone(bool ok) override {
     HandOver();
@@ -163,7 +74,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
         has_message_ = true;
         // Until this one fails the call is still being read: only then is it
         // known that there is no second message.
-        return ReadInto(&surplus_);
+        return (void)ReadInto(&surplus_);
       }
       if (ok) return (void)End(WrongNumberOfMessages("more than one"));
       Received();
@@ -174,81 +85,12 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   void OnWriteDone(bool /*ok*/) override {
     HandOver();
     Hold();
-    FinishOnceRead(std::nullopt);
-  }
-
-  void OnCancel() override {
-    HandOver();
-    given_up_.store(absl::Now() < Deadline(), std::memory_order_relaxed);
-    cancelled_.store(true, std::memory_order_relaxed);
-    if (env_.admission.Withdraw(this)) {
-      End(Abandoned());
-      Drop();
-    }
-    {
-      std::lock_guard<std::mutex> lock(job_mutex_);
-      if (job_) env_.executor.Cancel(job_.get());
-    }
-    HandOver();
-  }
-
-  void OnDone() override {
-    HandOver();
-    {
-      const std::lock_guard<std::recursive_mutex> lock(end_mutex_);
-      done_ = true;
-    }
-    traffic_.End({.message_bytes = message_bytes_,
-                  .response_bytes = record_.response_bytes,
-                  .cancelled = given_up_});
-    // The answer has been sent, or nobody wants it any more.
-    ticket_.Release();
-    Drop();
-  }
-
-  // Between what is done before gRPC is called and what follows when it calls
-  // back. It orders the two itself, but ThreadSanitizer does not see into it.
-  void HandOver() { handovers_.fetch_add(1, std::memory_order_acq_rel); }
-
-  // The call's own side.
-
-  std::optional<int64_t> AnnouncedBytes() const {
-    const auto& headers = context_->client_metadata();
-    const auto found = headers.find(kRequestBytesHeader);
-    int64_t bytes;
-    if (found == headers.end() ||
-        !absl::SimpleAtoi(
-            absl::string_view(found->second.data(), found->second.size()),
-            &bytes) ||
-        bytes < 0) {
-      return std::nullopt;
-    }
-    return bytes;
-  }
-
-  // Unless Expel() has ended the call, after which nothing may be started.
-  void ReadInto(grpc::ByteBuffer* message) {
-    const std::lock_guard<std::recursive_mutex> lock(end_mutex_);
-    if (ended_) return;
-    HandOver();
-    StartRead(message);
+    FinishOnceTaken();
   }
 
   static absl::Status WrongNumberOfMessages(absl::string_view got) {
     return absl::InvalidArgumentError(
         absl::StrCat("got ", got, ", wanted one request message"));
-  }
-
-  // The client's deadline, or the server's own for those who have none.
-  absl::Time Deadline() const {
-    // Not deadline(), which overflows at those that are far away.
-    const gpr_timespec raw =
-        gpr_convert_clock_type(context_->raw_deadline(), GPR_CLOCK_REALTIME);
-    const absl::Time none = record_.arrival + absl::Hours(24 * 365);
-    const absl::Time given =
-        absl::FromUnixSeconds(raw.tv_sec) + absl::Nanoseconds(raw.tv_nsec);
-    return given < none ? given
-                        : record_.arrival + env_.options.default_deadline;
   }
 
   void Received() {
@@ -269,32 +111,8 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
       }
       return Planned(/*inline_allowed=*/true);
     }
-    Submit(std::make_unique<DecodeJob>(*this),
+    Submit(JobSlot::kCompute, std::make_unique<DecodeJob>(*this),
            env_.costs.TransferSeconds(record_.request_bytes));
-  }
-
-  // Hands the call to the executor, whose Done() lets go of it.
-  void Submit(std::unique_ptr<Executor::Job> job, double seconds) {
-    Hold();
-    std::lock_guard<std::mutex> lock(job_mutex_);
-    job_ = std::move(job);
-    try {
-      env_.executor.Submit(job_.get(), {.seconds = seconds,
-                                        .tenant = record_.tenant->id,
-                                        .weight = record_.tenant->weight,
-                                        .deadline = Deadline(),
-                                        .cancelled = &cancelled_});
-    } catch (...) {
-      job_.reset();
-      holders_.fetch_sub(1, std::memory_order_relaxed);
-      throw;
-    }
-  }
-
-  // The job of which Done() is running; it is destroyed with the result.
-  std::unique_ptr<Executor::Job> TakeJob() {
-    std::lock_guard<std::mutex> lock(job_mutex_);
-    return std::move(job_);
   }
 
   // Finds the tensors in the message, then plans. Returns how many pieces there
@@ -394,12 +212,14 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   }
 
   void Decoded(JobEnd end) {
-    const std::unique_ptr<Executor::Job> job = TakeJob();
-    Guarded([&] {
-      if (end != JobEnd::kDone) return (void)End(Abandoned());
-      Planned(/*inline_allowed=*/false);
-    });
-    Drop();
+    {
+      const std::unique_ptr<Executor::Job> job = TakeJob(JobSlot::kCompute);
+      Guarded([&] {
+        if (end != JobEnd::kDone) return (void)End(Abandoned());
+        Planned(/*inline_allowed=*/false);
+      });
+    }
+    JobEnded();
   }
 
   void Planned(bool inline_allowed) {
@@ -418,16 +238,22 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
             record_.compute = absl::Now() - decoded_;
             Computed(std::move(status));
           });
-      return Executor::RunHere(job.get(), &cancelled_);
+      return Executor::RunHere(job.get(), &over_);
     }
-    Submit(MakeAttentionJob(*plan_, outputs, env_.executor.threads(),
-                            [this](absl::Status status) {
-                              const auto job = TakeJob();
-                              FinishJob(*job);
-                              Guarded([&] { Computed(std::move(status)); });
-                              Drop();
-                            }),
+    Submit(JobSlot::kCompute,
+           MakeAttentionJob(
+               *plan_, outputs, env_.executor.threads(),
+               [this](absl::Status status) { Done(std::move(status)); }),
            record_.predicted_seconds);
+  }
+
+  void Done(absl::Status status) {
+    {
+      const auto job = TakeJob(JobSlot::kCompute);
+      FinishJob(*job);
+      Guarded([&] { Computed(std::move(status)); });
+    }
+    JobEnded();
   }
 
   // What the executor knows of the computation that has ended.
@@ -456,136 +282,24 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     End(absl::OkStatus());
   }
 
-  absl::Status Abandoned() const {
-    if (absl::Now() >= Deadline()) {
-      return absl::DeadlineExceededError(
-          "the deadline passed; the work was abandoned");
-    }
-    return absl::CancelledError(
-        "the call was cancelled; the work was abandoned");
+  void TellSuccess() override {
+    env_.costs.RecordCall(
+        record_.request_bytes,
+        record_.predicted_seconds +
+            env_.costs.TransferSeconds(record_.request_bytes +
+                                       record_.response_bytes));
+    ticket_.Sending(record_.response_bytes);
   }
 
-  static absl::Status OutOfMemory() {
-    return RetryLater(Reason::kOutOfMemory,
-                      "the server could not allocate memory for the call",
-                      absl::Seconds(1));
-  }
-
-  // What fails for want of memory ends the call, and nothing else.
-  template <typename Step>
-  void Guarded(const Step& step) {
-    try {
-      step();
-    } catch (const std::bad_alloc&) {
-      try {
-        End(OutOfMemory());
-      } catch (const std::bad_alloc&) {
-        if (!ended_.exchange(true)) {
-          Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, ""));
-        }
-      }
-    }
-  }
-
-  // False if the call has been ended before. gRPC may delete the call from here
-  // on, but for those who hold it.
-  bool End(const absl::Status& status) {
-    if (ended_.exchange(true)) return false;
-    if (status.ok()) {
-      env_.costs.RecordCall(
-          record_.request_bytes,
-          record_.predicted_seconds +
-              env_.costs.TransferSeconds(record_.request_bytes +
-                                         record_.response_bytes));
-      ticket_.Sending(record_.response_bytes);
-    } else {
-      ticket_.Failing();
-    }
-    FinishWith(status, record_);
-    return true;
-  }
-
-  void FinishWith(const absl::Status& status, const CallRecord& record) {
-    grpc::Status result;
-    try {
-      result = ToGrpcStatus(status);
-      // gRPC's clients heed this before they try again, not RetryInfo.
-      if (const auto delay = RetryDelay(status)) {
-        context_->AddTrailingMetadata(
-            "grpc-retry-pushback-ms",
-            absl::StrCat(absl::ToInt64Milliseconds(*delay)));
-      }
-      for (const auto& [name, value] : record.caller.Trailers()) {
-        context_->AddTrailingMetadata(name, value);
-      }
-      record.End(status, env_.log, env_.log_limiter, env_.metrics);
-    } catch (const std::bad_alloc&) {
-      if (!status.ok()) {
-        result = grpc::Status(static_cast<grpc::StatusCode>(status.code()), "");
-      }
-    }
-    HandOver();
-    if (!status.ok()) return Finish(result);
-    if (record.response_bytes > kLargeAnswer) return StartWrite(&response_);
+  void SendAnswer() override {
+    if (record_.response_bytes > kLargeAnswer) return StartWrite(&response_);
     StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
   }
 
-  // When clients have been told to leave, gRPC closes the connection with its
-  // last call. If the client has not read all by then, its next frame finds the
-  // connection closed, and TCP throws away what was still on its way. So the
-  // call ends once everything is delivered and the client, which sends frames
-  // while it reads, has been silent from one look to the next.
-  void FinishOnceRead(std::optional<int64_t> bytes_before) {
-    HandOver();
-    if (env_.leaving && !cancelled_ && read_looks_ < kMostReadLooks) {
-      const auto delivery = traffic_.Delivered();
-      if (delivery && !(delivery->all_delivered &&
-                        delivery->bytes_received == bytes_before)) {
-        // A client that takes nothing is given up by Admission.
-        read_looks_ += delivery->all_delivered;
-        try {
-          return LookAgain(delivery->bytes_received);
-        } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
-          // Nothing throws once the alarm is there.
-        }
-      }
-    }
-    HandOver();
-    Finish(grpc::Status::OK);
-    Drop();
-  }
-
-  void LookAgain(int64_t bytes_before) {
-    // A new one: the last may be what called.
-    read_look_.emplace();
-    HandOver();
-    read_look_->Set(
-        absl::ToChronoTime(absl::Now() + kReadLook),
-        [this, bytes_before](bool) { FinishOnceRead(bytes_before); });
-  }
-
-  const CallEnvironment& env_;
-  grpc::GenericCallbackServerContext* const context_;
-  CallRecord record_{kMethod};
-  const int64_t header_bytes_;
-  CallTraffic traffic_;
-  std::optional<int64_t> message_bytes_;  // once it is read
   grpc::ByteBuffer request_;
   bool has_message_ = false;
   grpc::ByteBuffer surplus_;
   grpc::ByteBuffer response_;
-
-  // gRPC, until OnDone(); then each job and each function of Admission.
-  std::atomic<int> holders_{1};
-  std::atomic<int> handovers_{0};
-  std::atomic<bool> ended_{false};
-  // Held by those who are not gRPC while they use what it takes away once the
-  // call is done. It may call back from within.
-  std::recursive_mutex end_mutex_;
-  bool done_ = false;  // guarded by end_mutex_
-  std::atomic<bool> cancelled_{false};
-  std::atomic<bool> given_up_{false};  // cancelled before its deadline
-  Admission::Ticket ticket_;
 
   absl::Time received_, decoded_;
   int decode_stage_ = 0;
@@ -594,12 +308,6 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   KernelRequest kernel_request_;
   std::optional<AttentionPlan> plan_;
   std::optional<ResponseEncoder> encoder_;
-
-  std::optional<grpc::Alarm> read_look_;
-  int read_looks_ = 0;  // with everything delivered
-
-  std::mutex job_mutex_;
-  std::unique_ptr<Executor::Job> job_;  // guarded by job_mutex_
 };
 
 }  // namespace

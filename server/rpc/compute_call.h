@@ -2,43 +2,10 @@
 #ifndef ATTENTION_SERVER_RPC_COMPUTE_CALL_H_
 #define ATTENTION_SERVER_RPC_COMPUTE_CALL_H_
 
-#include <spdlog/logger.h>
-
-#include <atomic>
-
-#include "base/buffer_pool.h"
-#include "base/executor.h"
 #include "grpcpp/generic/async_generic_service.h"
-#include "server/admission/admission.h"
-#include "server/admission/cost_model.h"
-#include "server/auth/authenticator.h"
-#include "server/connections/connection_table.h"
-#include "server/log_limiter.h"
-#include "server/metrics/metrics.h"
-#include "server/options.h"
+#include "server/rpc/call_environment.h"
 
 namespace attention::server {
-
-// What calls share. Nothing is owned; all must outlive every call.
-struct CallEnvironment {
-  const Options& options;
-  const Authenticator& authenticator;
-  Admission& admission;
-  ConnectionTable& connections;
-  CostModel& costs;
-  BufferPool& buffers;
-  Executor& executor;
-  spdlog::logger& log;
-  LogLimiter& log_limiter;
-  Metrics& metrics;
-  // Whether clients have been told to leave: each connection is closed with its
-  // last call.
-  const std::atomic<bool>& leaving;
-};
-
-// The header in which a client may tell the size of its message in bytes, so
-// that exactly this much memory is kept for it before it is read.
-inline constexpr char kRequestBytesHeader[] = "attention-request-bytes";
 
 // Begins a call, whose message has not been read yet, and returns the reactor
 // that gRPC wants for it; it deletes itself. On the wire the method is unary;

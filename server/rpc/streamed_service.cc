@@ -1,5 +1,8 @@
 #include "server/rpc/streamed_service.h"
 
+#include "server/rpc/compute_call.h"
+#include "server/rpc/stream_call.h"
+
 namespace attention::server {
 
 grpc::ServerGenericBidiReactor* StreamedService::CreateReactor(
@@ -7,6 +10,9 @@ grpc::ServerGenericBidiReactor* StreamedService::CreateReactor(
   made_.load(std::memory_order_acquire);
   if (context->method() == "/attention.v1.AttentionService/ComputeAttention") {
     return StartComputeCall(environment_, context);
+  }
+  if (context->method() == "/attention.v1.AttentionService/StreamAttention") {
+    return StartStreamCall(environment_, context);
   }
   return CallbackGenericService::CreateReactor(context);
 }

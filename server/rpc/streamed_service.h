@@ -5,7 +5,7 @@
 #include <atomic>
 
 #include "grpcpp/generic/async_generic_service.h"
-#include "server/rpc/compute_call.h"
+#include "server/rpc/call_environment.h"
 
 namespace attention::server {
 

@@ -12,6 +12,7 @@
 #include "tests/support/http2_client.h"
 #include "tests/support/messages.h"
 #include "tests/support/pipe.h"
+#include "tests/support/stream_client.h"
 #include "tests/support/subprocess.h"
 
 namespace attention::testing {
@@ -22,6 +23,7 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 constexpr char kCompute[] = "/attention.v1.AttentionService/ComputeAttention";
+constexpr char kStream[] = "/attention.v1.AttentionService/StreamAttention";
 constexpr char kCapabilities[] =
     "/attention.v1.AttentionService/GetCapabilities";
 constexpr char kCheck[] = "/grpc.health.v1.Health/Check";
@@ -63,6 +65,12 @@ class BrokenCalls {
 };
 
 std::string Message() { return SmallRequest().SerializeAsString(); }
+std::string StreamHeader() {
+  return StreamOf(SmallRequest()).Header().SerializeAsString();
+}
+std::string StreamChunk() {
+  return StreamOf(SmallRequest()).Chunk(0, 2).SerializeAsString();
+}
 
 struct Broken {
   const char* name;
@@ -134,6 +142,25 @@ const Broken kBroken[] = {
      Call(kCompute, GrpcMessage("\x1f\x8b", true), {{"grpc-encoding", "gzip"}}),
      "12",
      {"rpc=ComputeAttention code=CANCELLED"}},
+    {"StreamWithoutAMessage",
+     Call(kStream, ""),
+     "3",
+     {"rpc=StreamAttention code=INVALID_ARGUMENT", "reason=MALFORMED_MESSAGE",
+      "error=\"got no message, wanted a header and chunks\""}},
+    {"StreamOfHalfAHeader",
+     Call(kStream, GrpcMessage(StreamHeader()).substr(0, 50)),
+     "3",
+     {"rpc=StreamAttention code=INVALID_ARGUMENT"}},
+    {"StreamWithoutChunks",
+     Call(kStream, GrpcMessage(StreamHeader())),
+     "3",
+     {"rpc=StreamAttention code=INVALID_ARGUMENT", "reason=MALFORMED_MESSAGE",
+      " query=\"(1, 2, 3, 4)\"", " tokens=5 ",
+      "error=\"the stream ended after 0 tokens, wanted 5\""}},
+    {"CompressedStream",
+     Call(kStream, GrpcMessage("\x1f\x8b", true), {{"grpc-encoding", "gzip"}}),
+     "12",
+     {"rpc=StreamAttention code=CANCELLED"}},
     {"UnknownMethod",
      Call("/attention.v1.AttentionService/Nothing", ""),
      "12",
@@ -223,6 +250,25 @@ INSTANTIATE_TEST_SUITE_P(
       return std::string(std::get<0>(info.param).name) +
              std::to_string(std::get<1>(info.param));
     });
+
+TEST(LeavingStreamsTest, IsNoErrorOfTheServer) {
+  const std::string messages = GrpcMessage(StreamHeader()) +
+                               GrpcMessage(StreamChunk()) +
+                               GrpcMessage(StreamChunk());
+  for (const size_t bytes :
+       {size_t{0}, size_t{50}, GrpcMessage(StreamHeader()).size(),
+        messages.size() - 20, messages.size()}) {
+    BrokenCalls broken;
+    const uint32_t stream = broken.client().Call(GrpcHeaders(kStream));
+    broken.client().SendData(stream, messages.substr(0, bytes),
+                             /*last=*/false);
+    EXPECT_TRUE(broken.client().Ping());
+    broken.client().Cancel(stream);
+    EXPECT_THAT(broken.Line(),
+                AllOf(HasSubstr(" level=info "),
+                      HasSubstr("rpc=StreamAttention code=CANCELLED")));
+  }
+}
 
 TEST(LeavingOtherMethodsTest, IsNoErrorOfTheServer) {
   BrokenCalls broken;

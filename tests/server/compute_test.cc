@@ -223,6 +223,7 @@ TEST_P(ComputeTest, Capabilities) {
   EXPECT_EQ(response.math_modes_size(), HasFastMath() ? 2 : 1);
   EXPECT_EQ(response.max_request_bytes(), options.max_request_bytes);
   EXPECT_EQ(response.max_response_bytes(), options.max_response_bytes);
+  EXPECT_EQ(response.max_chunk_bytes(), options.max_chunk_bytes);
   EXPECT_EQ(response.key_block(), kKeyBlock);
   EXPECT_EQ(response.max_head_size(), options.max_head_size);
   EXPECT_EQ(response.max_heads(), options.max_heads);

@@ -32,6 +32,7 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
                                        "--threads=3",
                                        "--max-request-bytes=64MiB",
                                        "--max-response-bytes=2048",
+                                       "--max-chunk-bytes=4KiB",
                                        "--max-inflight-bytes=1GiB",
                                        "--max-pooled-bytes=1KiB",
                                        "--max-queue=700ms",
@@ -80,6 +81,7 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.threads, 3);
   EXPECT_EQ(options.max_request_bytes, 64 << 20);
   EXPECT_EQ(options.max_response_bytes, 2048);
+  EXPECT_EQ(options.max_chunk_bytes, 4096);
   EXPECT_EQ(options.max_inflight_bytes, 1 << 30);
   EXPECT_EQ(options.max_pooled_bytes, 1024);
   EXPECT_EQ(options.max_queue, absl::Milliseconds(700));

@@ -105,6 +105,8 @@ INSTANTIATE_TEST_SUITE_P(
             "LargeResponses",
             [](Options& o) { o.max_response_bytes = int64_t{1} << 31; },
             "--max-response-bytes: got 2147483648, wanted 1024 to 2146435071"},
+        BadOption{"SmallChunks", [](Options& o) { o.max_chunk_bytes = 1023; },
+                  "--max-chunk-bytes: got 1023, wanted 1024 to 2146435071"},
         BadOption{"SmallBudget",
                   [](Options& o) {
                     o.max_request_bytes = 2000;

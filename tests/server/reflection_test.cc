@@ -113,7 +113,7 @@ TEST_P(ReflectionTest, DescribesWhatItLists) {
     ASSERT_NE(service, nullptr) << name;
     methods += service->method_count();
   }
-  EXPECT_EQ(methods, 2 + 3 + 1 + 1);
+  EXPECT_EQ(methods, 3 + 3 + 1 + 1);
 }
 
 TEST_P(ReflectionTest, FindsTheFileOfASymbolOfAnyKind) {

@@ -11,7 +11,7 @@
 #include "grpcpp/client_context.h"
 #include "grpcpp/completion_queue.h"
 #include "grpcpp/support/async_unary_call.h"
-#include "server/rpc/compute_call.h"
+#include "server/rpc/call_headers.h"
 #include "tests/support/messages.h"
 
 namespace attention::testing {

@@ -6,7 +6,7 @@
 
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/slice.h"
-#include "server/rpc/compute_call.h"
+#include "server/rpc/call_headers.h"
 #include "server/status.h"
 
 namespace attention::testing {

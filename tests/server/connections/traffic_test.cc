@@ -242,6 +242,35 @@ TEST_F(TrafficTest, MoreThanAMessageMayHaveIsAFault) {
   EXPECT_EQ(fault_, Fault::kUnexplainedBytes);
 }
 
+// Messages of any size, for as long as it takes.
+TEST_F(TrafficTest, StreamsOfAnyLength) {
+  for (int64_t message : {int64_t{60}, 64 * kKiB, 8 * kMiB}) {
+    Traffic::Call call = Begin(200);
+    traffic_.Read(call, kMiB);
+    For(absl::Seconds(20), [&] {
+      for (int i = 0; i < (message < kKiB ? 2000 : 4); ++i) {
+        // Each in frames of its own, with its length.
+        Came(message + 5 + 9 * (1 + message / (16 * kKiB)));
+        // The answer is taken by window updates.
+        Came(message / 64);
+        traffic_.Next(call, message, message, 8 * kMiB);
+      }
+    });
+    EXPECT_FALSE(fault_) << message;
+    End(call, {.message_bytes = 0});
+  }
+}
+
+TEST_F(TrafficTest, MoreThanAStreamsMessagesIsAFault) {
+  Traffic::Call call = Begin(200);
+  traffic_.Read(call, kMiB);
+  For(absl::Seconds(20), [&] {
+    Came(kMiB);
+    traffic_.Next(call, 64 * kKiB, 0, 8 * kMiB);
+  });
+  EXPECT_EQ(fault_, Fault::kUnexplainedBytes);
+}
+
 TEST_F(TrafficTest, ItStartsWithNothing) {
   Tick();
   EXPECT_LE(traffic_.unexplained(), 0);

@@ -1,0 +1,163 @@
+// What every call does that is let in before it is read: from its headers
+// through Admission to its end, whatever its messages are.
+#ifndef ATTENTION_SERVER_RPC_ADMITTED_CALL_H_
+#define ATTENTION_SERVER_RPC_ADMITTED_CALL_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/executor.h"
+#include "grpcpp/alarm.h"
+#include "grpcpp/generic/async_generic_service.h"
+#include "server/admission/admission.h"
+#include "server/rpc/call_environment.h"
+#include "server/rpc/call_record.h"
+#include "server/rpc/call_traffic.h"
+
+namespace attention::server {
+
+// A call may be touched by gRPC, by threads that work on it and by Admission at
+// the same time. So it counts who may still touch it and deletes itself when
+// nobody does, and only the first End() counts.
+//
+// Lifecycle, each step at most once:
+//   Start()        who calls, and whether it may come in
+//   Admitted()     the derived class reads its first message (ReadFirst())
+//   ...            reads, jobs and writes are the derived class's
+//   End()          the status is on its way, nothing more may be started
+//   OnDone()       gRPC is done with it; what it was charged for is given back
+//                  once its jobs have ended too
+class AdmittedCall : public grpc::ServerGenericBidiReactor,
+                     public Admission::Entrant {
+ public:
+  void Start();
+
+  // Admission's side.
+  void Admitted(Admission::Ticket ticket) final;
+  void Refused(absl::Status status) final;
+  void Expel(absl::Status status) final;
+  void Hold() final { holders_.fetch_add(1, std::memory_order_relaxed); }
+  void Drop() final {
+    if (holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
+
+ protected:
+  // Jobs that a call may have at the same time.
+  enum class JobSlot : uint8_t { kCompute, kCopy };
+  static constexpr size_t kJobSlots = 2;
+
+  // `method` as in CallSummary.
+  AdmittedCall(absl::string_view method, const CallEnvironment& environment,
+               grpc::GenericCallbackServerContext* context);
+  virtual ~AdmittedCall() = default;
+
+  // What the derived class does, besides OnReadDone() and OnWriteDone().
+
+  // The call was let in: posts the first read. With mutex_ held.
+  virtual void ReadFirst() = 0;
+  // The call ends well: tells ticket_ and the cost model, and what is written.
+  // With mutex_ held.
+  virtual void TellSuccess() = 0;
+  virtual void SendAnswer() = 0;
+
+  void OnCancel() final;
+  void OnDone() final;
+
+  // What the caller said about the size of its first message.
+  std::optional<int64_t> AnnouncedBytes() const;
+  // The client's deadline, or the server's own for those who have none.
+  absl::Time Deadline() const;
+  // Why the work was given up.
+  absl::Status Abandoned() const;
+  static absl::Status OutOfMemory();
+
+  // Posts a read, unless the call has ended, after which nothing may be
+  // started. False if it has.
+  bool ReadInto(grpc::ByteBuffer* message);
+
+  // Hands a job to the executor, whose Done() must TakeJob() and, as its last
+  // step, call JobEnded().
+  void Submit(JobSlot slot, std::unique_ptr<Executor::Job> job, double seconds);
+  // The job of which Done() is running; it is destroyed with the result.
+  std::unique_ptr<Executor::Job> TakeJob(JobSlot slot);
+  void JobEnded();
+
+  // What fails for want of memory ends the call, and nothing else.
+  template <typename Step>
+  void Guarded(const Step& step) {
+    try {
+      step();
+    } catch (const std::bad_alloc&) {
+      EndWithoutMemory();
+    }
+  }
+
+  // False if the call has been ended before. gRPC may delete the call from here
+  // on, but for those who hold it. Its jobs are cancelled if it ends badly.
+  bool End(const absl::Status& status);
+
+  // After the write of an answer that the client may still have to take: ends
+  // the call, which the caller must have held with Hold(), once it is taken.
+  void FinishOnceTaken();
+
+  // Between what is done before gRPC is called and what follows when it calls
+  // back. It orders the two itself, but ThreadSanitizer does not see into it.
+  void HandOver() { handovers_.fetch_add(1, std::memory_order_acq_rel); }
+
+  const CallEnvironment& env_;
+  grpc::GenericCallbackServerContext* const context_;
+  CallRecord record_;
+  const int64_t header_bytes_;
+  CallTraffic traffic_;
+  // Of what was read last, if traffic_ has not been told of it; nothing while a
+  // read is under way. Guarded by mutex_ where reads are not alone.
+  std::optional<int64_t> message_bytes_;
+
+  // Held by those who start an operation of gRPC, and by those who are not gRPC
+  // while they use what it takes away once the call is done. It may call back
+  // from within.
+  std::recursive_mutex mutex_;
+  std::atomic<bool> ended_{false};
+  std::atomic<bool> cancelled_{false};  // by the client, or with its connection
+  // Nothing that is worked on for it is wanted any more.
+  std::atomic<bool> over_{false};
+  // A part of the answer is on its way. Guarded by mutex_.
+  bool writing_ = false;
+  Admission::Ticket ticket_;
+
+ private:
+  void EndWithoutMemory();
+  void FinishWith(const absl::Status& status, const CallRecord& record);
+  void CancelJobs();
+  void LetGo();
+  void LookWhetherTaken(std::optional<int64_t> bytes_before);
+  void LookAgain(int64_t bytes_before);
+
+  // gRPC, until OnDone(); then each job and each function of Admission.
+  std::atomic<int> holders_{1};
+  // Of these gRPC and the jobs: they use what the ticket is charged for.
+  std::atomic<int> users_{1};
+  std::atomic<int> handovers_{0};
+  bool done_ = false;                  // guarded by mutex_
+  std::atomic<bool> given_up_{false};  // cancelled before its deadline
+
+  std::optional<grpc::Alarm> look_;
+  int looks_ = 0;  // with everything delivered
+
+  std::mutex job_mutex_;
+  // Guarded by job_mutex_.
+  std::array<std::unique_ptr<Executor::Job>, kJobSlots> jobs_;
+};
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_RPC_ADMITTED_CALL_H_

@@ -1,0 +1,197 @@
+// What admission believes of a stream, whose work comes at its client's pace.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "server/admission/admission.h"
+#include "server/admission/cost_model.h"
+#include "server/auth/tenant.h"
+#include "server/status.h"
+
+namespace attention::server {
+namespace {
+
+constexpr int64_t kMega = int64_t{1} << 20;
+
+class Call final : public Admission::Entrant {
+ public:
+  void Admitted(Admission::Ticket given) override {
+    ticket = std::move(given);
+    admitted = true;
+  }
+  void Refused(absl::Status given) override { refused = std::move(given); }
+  void Expel(absl::Status given) override { expelled = std::move(given); }
+  void Hold() override {}
+  void Drop() override {}
+
+  Reason expelled_for() const {
+    return expelled ? ReasonOf(*expelled) : Reason::kNone;
+  }
+
+  Admission::Ticket ticket;
+  bool admitted = false;
+  std::optional<absl::Status> refused, expelled;
+};
+
+class StreamsTest : public ::testing::Test {
+ protected:
+  StreamsTest() : admission_(Settings(), costs_) {}
+  ~StreamsTest() override { admission_.Drain(); }
+
+  Admission::Settings Settings() {
+    Admission::Settings settings;
+    settings.max_bytes = 100 * kMega;
+    settings.max_request_bytes = 20 * kMega;
+    settings.max_chunk_bytes = kMega;
+    settings.threads = 2;
+    settings.min_upload_rate = 1000;
+    settings.min_answer_rate = 1000;
+    settings.max_queue = absl::Seconds(2);
+    settings.received_bytes = [this](const std::string&) { return received_; };
+    return settings;
+  }
+
+  // A call whose header has come.
+  void Enter(Call& call, absl::Time deadline = absl::InfiniteFuture(),
+             TenantPtr tenant = nullptr) {
+    admission_.Enter(&call,
+                     {.bytes = 1000, .deadline = deadline, .tenant = tenant});
+    ASSERT_TRUE(call.admitted);
+    ASSERT_TRUE(call.ticket.ReadDone(1000).ok());
+  }
+  double Queued() const { return admission_.snapshot().queued_seconds; }
+  void TickAfter(absl::Duration time) {
+    admission_.Tick(absl::Now() + time, 0);
+  }
+
+  CostModel costs_;
+  std::optional<int64_t> received_ = 0;
+  Admission admission_;
+};
+
+TEST_F(StreamsTest, OnlyWhatHasComeStandsBeforeOthers) {
+  Call stream, other;
+  Enter(stream);
+  EXPECT_TRUE(stream.ticket.ExpectStream(1000, 1, 0).ok());
+  EXPECT_NEAR(Queued(), 0, 1e-9);
+  stream.ticket.Arrived(3);
+  stream.ticket.Arrived(3);
+  EXPECT_NEAR(Queued(), 6, 1e-9);
+  // As much as the stream has there.
+  Enter(other);
+  EXPECT_EQ(ReasonOf(other.ticket.Expect(6, 0)), Reason::kQueueFull);
+  other.ticket.Release();
+  stream.ticket.WorkedOff(3);
+  EXPECT_NEAR(Queued(), 3, 1e-9);
+  Call next;
+  Enter(next);
+  EXPECT_TRUE(next.ticket.Expect(3, 0).ok());
+  stream.ticket.WorkedOff(3);
+  EXPECT_NEAR(Queued(), 3, 1e-9);
+  stream.ticket.Release();
+  next.ticket.Release();
+  EXPECT_NEAR(Queued(), 0, 1e-9);
+}
+
+TEST_F(StreamsTest, WhatCannotEndBeforeItsDeadlineIsRefused) {
+  Call stream;
+  Enter(stream, absl::Now() + absl::Seconds(10));
+  EXPECT_EQ(ReasonOf(stream.ticket.ExpectStream(100, 1, 0)),
+            Reason::kDeadlineTooClose);
+}
+
+// With its header: how fast it comes is not the tenant's limit.
+TEST_F(StreamsTest, ItsTenantPaysForAllOfItsWork) {
+  auto tenant = std::make_shared<Tenant>();
+  tenant->id = 1;
+  tenant->max_work = 100;
+  Call stream, next;
+  Enter(stream, absl::InfiniteFuture(), tenant);
+  EXPECT_TRUE(stream.ticket.ExpectStream(1, 1, 1000).ok());
+  admission_.Enter(&next, {.bytes = 1000, .tenant = tenant});
+  ASSERT_TRUE(next.refused);
+  EXPECT_EQ(ReasonOf(*next.refused), Reason::kTenantWork);
+}
+
+TEST_F(StreamsTest, ASilentClientLosesIt) {
+  Call stream;
+  Enter(stream);
+  ASSERT_TRUE(stream.ticket.ExpectStream(1, 1, 0).ok());
+  // Nothing is awaited of it.
+  TickAfter(absl::Hours(1));
+  EXPECT_FALSE(stream.expelled);
+  stream.ticket.AwaitMessage();
+  TickAfter(absl::Seconds(9));
+  EXPECT_FALSE(stream.expelled);
+  TickAfter(absl::Seconds(11));
+  EXPECT_EQ(stream.expelled_for(), Reason::kSlowUpload);
+}
+
+TEST_F(StreamsTest, AClientThatTakesNothingLosesIt) {
+  Call stream;
+  Enter(stream);
+  ASSERT_TRUE(stream.ticket.ExpectStream(1, 1, 0).ok());
+  stream.ticket.Answering(5000);
+  TickAfter(absl::Seconds(14));
+  EXPECT_FALSE(stream.expelled);
+  stream.ticket.Answering(0);
+  TickAfter(absl::Seconds(16));
+  EXPECT_FALSE(stream.expelled);
+  stream.ticket.Answering(5000);
+  TickAfter(absl::Seconds(16));
+  EXPECT_EQ(stream.expelled_for(), Reason::kSlowReader);
+}
+
+TEST_F(StreamsTest, TheDeadlineEndsItWhateverItWaitsFor) {
+  Call stream;
+  Enter(stream, absl::Now() + absl::Seconds(100));
+  ASSERT_TRUE(stream.ticket.ExpectStream(1, 1, 0).ok());
+  TickAfter(absl::Seconds(101));
+  ASSERT_TRUE(stream.expelled);
+  EXPECT_EQ(stream.expelled->code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+// It keeps its memory until somebody waits for it.
+TEST_F(StreamsTest, AStalledOneMakesWay) {
+  Call stalled, busy, waiting;
+  for (Call* call : {&stalled, &busy}) {
+    Enter(*call);
+    ASSERT_TRUE(call->ticket.ExpectStream(1, 1, 0).ok());
+    ASSERT_TRUE(call->ticket.Hold(MemoryKind::kTensors, 40 * kMega).ok());
+  }
+  stalled.ticket.AwaitMessage();
+  TickAfter(absl::Seconds(2));
+  EXPECT_FALSE(stalled.expelled);
+  admission_.Enter(&waiting, {.bytes = 20 * kMega});
+  EXPECT_FALSE(waiting.admitted);
+  TickAfter(absl::Seconds(2));
+  EXPECT_EQ(stalled.expelled_for(), Reason::kMemoryBusy);
+  EXPECT_FALSE(busy.expelled);
+  stalled.ticket.Release();
+  EXPECT_TRUE(waiting.admitted);
+}
+
+TEST_F(StreamsTest, ItsMessagesAreNoProgressOfOthersOnTheConnection) {
+  Call stream, upload;
+  Enter(stream);
+  ASSERT_TRUE(stream.ticket.ExpectStream(1, 1, 0).ok());
+  admission_.Enter(&upload, {.bytes = 10 * kMega});
+  ASSERT_TRUE(upload.admitted);
+  for (int second = 1; second <= 11; ++second) {
+    stream.ticket.AwaitMessage();
+    *received_ += 10000;
+    stream.ticket.MessageCame(10000);
+    TickAfter(absl::Seconds(second));
+  }
+  EXPECT_EQ(upload.expelled_for(), Reason::kSlowUpload);
+  EXPECT_FALSE(stream.expelled);
+}
+
+}  // namespace
+}  // namespace attention::server
