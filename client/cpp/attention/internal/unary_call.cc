@@ -3,6 +3,7 @@
 #include <grpcpp/completion_queue.h>
 #include <grpcpp/generic/generic_stub.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -31,8 +32,8 @@ void PrepareUnary(const Connection& connection, const CallOptions& options,
 // A call that StartUnary() began, until it has ended.
 struct Pending {
   Pending(const Connection& connection, const CallOptions& options,
-          UnaryCall begun, std::function<void(UnaryAnswer)> then)
-      : call(std::move(begun)), done(std::move(then)) {
+          UnaryCall to_begin, std::function<void(UnaryAnswer)> then)
+      : call(std::move(to_begin)), done(std::move(then)) {
     PrepareUnary(connection, options, call, context);
   }
 
@@ -42,9 +43,13 @@ struct Pending {
   grpc::ClientContext context;
   std::unique_ptr<grpc::ClientAsyncResponseReader<grpc::ByteBuffer>> reader;
   std::optional<StopCallback> stop;
+  // Set by who begins the call, read by who ends it: gRPC orders the two, but
+  // ThreadSanitizer does not see into it.
+  std::atomic<bool> begun{false};
 };
 
 void Finish(std::unique_ptr<Pending> pending) {
+  static_cast<void>(pending->begun.load(std::memory_order_acquire));
   const auto answer = std::make_shared<UnaryAnswer>(std::move(pending->answer));
   Lease lease = std::move(pending->call.lease);
   auto done = std::move(pending->done);
@@ -116,6 +121,7 @@ void StartUnary(const Connection& connection, const CallOptions& options,
   pending->call.message.Clear();
   pending->reader->StartCall();
   pending->stop.emplace(options.stop, Canceller{&pending->context});
+  pending->begun.store(true, std::memory_order_release);
   // From here on it belongs to the queue's thread.
   pending->reader->Finish(&pending->answer.message, &pending->answer.status,
                           pending);
