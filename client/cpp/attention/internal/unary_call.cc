@@ -121,10 +121,11 @@ void StartUnary(const Connection& connection, const CallOptions& options,
   pending->call.message.Clear();
   pending->reader->StartCall();
   pending->stop.emplace(options.stop, Canceller{&pending->context});
+  auto* reader = pending->reader.get();
+  UnaryAnswer& answer = pending->answer;
   pending->begun.store(true, std::memory_order_release);
   // From here on it belongs to the queue's thread.
-  pending->reader->Finish(&pending->answer.message, &pending->answer.status,
-                          pending);
+  reader->Finish(&answer.message, &answer.status, pending);
 }
 
 }  // namespace attention::internal
