@@ -282,11 +282,13 @@ TEST_F(ClientTest, AsynchronousCallsAreMadeAtOnce) {
 TEST_F(ClientTest, AsynchronousCallsCallBackOnce) {
   FakeService service(AnswerOne);
   const Client client(service.address());
-  std::promise<absl::StatusOr<ComputeResult>> answered;
-  client.ComputeAsync(Request(), {}, [&](auto result) {
-    answered.set_value(std::move(result));  // Throws the second time.
+  // Shared: the callback may still be inside it when the wait is over.
+  const auto answered =
+      std::make_shared<std::promise<absl::StatusOr<ComputeResult>>>();
+  client.ComputeAsync(Request(), {}, [answered](auto result) {
+    answered->set_value(std::move(result));  // Throws the second time.
   });
-  EXPECT_TRUE(answered.get_future().get().ok());
+  EXPECT_TRUE(answered->get_future().get().ok());
 }
 
 TEST_F(ClientTest, AsynchronousCallsTellErrors) {

@@ -203,11 +203,12 @@ TEST_F(LentMemoryTest, IsLetGoWhereverADeadlineEndsAnAsynchronousCall) {
         slice);
     call.message = grpc::ByteBuffer(&*watched, 1);
     watched.reset();
-    std::promise<bool> ended;
-    std::future<bool> held_then = ended.get_future();
-    internal::StartUnary(connection, {.timeout = absl::Microseconds(300 * i)},
-                         std::move(call),
-                         [&](const UnaryAnswer&) { ended.set_value(held); });
+    // Shared: the callback may still be inside it when the wait is over.
+    const auto ended = std::make_shared<std::promise<bool>>();
+    std::future<bool> held_then = ended->get_future();
+    internal::StartUnary(
+        connection, {.timeout = absl::Microseconds(300 * i)}, std::move(call),
+        [ended, &held](const UnaryAnswer&) { ended->set_value(held); });
     EXPECT_FALSE(held_then.get()) << i;
   }
 }

@@ -50,7 +50,7 @@ int Lease::lent() const {
 
 void Lease::Wait() const { count_->Wait(); }
 
-void Lease::WhenReturned(std::function<void()> then) && {
+void Lease::WhenReturned(const std::function<void()>& then) && {
   if (lent() == 0) return then();
   // Rare: a call of which a part waits to be written when it has ended.
   try {

@@ -40,7 +40,7 @@ class Lease {
   // Runs `then` when all are given back, at once if they are; else on a thread
   // of its own. Not inside of gRPC, which gives slices back where a callback
   // must not be run.
-  void WhenReturned(std::function<void()> then) &&;
+  void WhenReturned(const std::function<void()>& then) &&;
 
  private:
   struct Count;
