@@ -11,6 +11,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "attention/details/v1/details.pb.h"
+#include "client/cpp/cli/compute_command.h"
 #include "client/cpp/cli/npy.h"
 #include "client/cpp/cli/report.h"
 #include "tests/client/fake_service.h"
@@ -78,6 +79,16 @@ class CommandLine : public ::testing::Test {
 
   FakeService service_;
 };
+
+TEST(SendingLineTest, FitsATerminal) {
+  constexpr int64_t kGiB = int64_t{1} << 30;
+  EXPECT_EQ(SendingLine(2 * kGiB, 5 * kGiB, absl::Seconds(2)),
+            "[####......] 2.0 of 5.0 GiB  1.0 GiB/s");
+  EXPECT_LE(
+      SendingLine(int64_t{1} << 60, int64_t{1} << 60, absl::Milliseconds(1))
+          .size(),
+      79u);
+}
 
 TEST_F(CommandLine, SendsTensors) {
   const auto sent = Sent({"--mask=[[true]]", "--past-key=[[[[5,6]]]]",
@@ -341,7 +352,8 @@ TEST_F(CommandLine, Info) {
             "max heads           400\n"
             "max batch           500\n"
             "max batch * heads   600\n"
-            "max multiply-adds   70000000000\n");
+            "max multiply-adds   70000000000\n"
+            "max chunk bytes     8000\n");
 }
 
 TEST(Report, ExitCodes) {

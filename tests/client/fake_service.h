@@ -92,6 +92,7 @@ class FakeService : public v1::AttentionService::Service {
     response->set_max_batch(500);
     response->set_max_batch_heads(600);
     response->set_max_work(70'000'000'000);
+    response->set_max_chunk_bytes(8000);
     return grpc::Status::OK;
   }
 

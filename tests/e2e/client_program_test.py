@@ -251,6 +251,33 @@ class ComputeTest(ServedTest):
             within=3e-6,
         )
 
+    def test_large_requests_are_streamed(self):
+        """The same bits as in one message."""
+        length = 1 << 13
+        write_npy(self.folder / "q.npy", "float32", [3, 128], [0.25] * 384)
+        for name, step in {"k": 7, "v": 11}.items():
+            values = [(i * step % 101 - 50) / 50 for i in range(101)]
+            values = values * (length * 128 // 101 + 1)
+            write_npy(
+                self.folder / f"{name}.npy",
+                "float32",
+                [length, 128],
+                values[: length * 128],
+            )
+        inputs = ["--query=q.npy", "--key=k.npy", "--value=v.npy"]
+        self.compute(*inputs, "--output=streamed.npy")
+        # Whoever asks for scores gets one message.
+        self.compute(
+            *inputs,
+            "--output=whole.npy",
+            "--scores=raw",
+            "--scores-output=s.npy",
+        )
+        self.assertEqual(
+            (self.folder / "streamed.npy").read_bytes(),
+            (self.folder / "whole.npy").read_bytes(),
+        )
+
     def test_safetensors(self):
         write_safetensors(
             self.folder / "in.safetensors",

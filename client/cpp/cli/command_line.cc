@@ -331,7 +331,8 @@ ExitCode RunInfo(const absl::StatusOr<Connection>& connection,
       << "\nmax heads           " << answer->max_heads()
       << "\nmax batch           " << answer->max_batch()
       << "\nmax batch * heads   " << answer->max_batch_heads()
-      << "\nmax multiply-adds   " << answer->max_work() << "\n";
+      << "\nmax multiply-adds   " << answer->max_work()
+      << "\nmax chunk bytes     " << answer->max_chunk_bytes() << "\n";
   return kSuccess;
 }
 
@@ -354,6 +355,7 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   ComputeFlags flags;
   flags.server = kDefaultServer;
   flags.ascii = !utf8;
+  flags.progress = ShowsProgress(err);
   CLI::App& compute =
       *app.add_subcommand("compute", "Compute attention over given tensors");
   AddConnection(compute, flags.server, flags.connection, flags.timeout,

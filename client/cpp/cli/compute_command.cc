@@ -7,6 +7,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "attention/client.h"
 #include "attention/float16.h"
 #include "client/cpp/cli/explain.h"
@@ -258,12 +261,63 @@ absl::Status Deliver(const ComputeFlags& flags, const ComputeResult& result,
   return delivery.WriteFiles();
 }
 
+// While a large request is sent: gives back the memory of mapped files, and
+// shows how far it is where that takes long.
+class Sending {
+ public:
+  Sending(const Inputs& inputs, bool show, std::ostream& err)
+      : inputs_(inputs), show_(show), err_(err) {}
+  ~Sending() { Clear(); }
+
+  void operator()(int64_t sent, int64_t total) {
+    if (sent - dropped_ >= kDropEvery) {
+      inputs_.DropPages();
+      dropped_ = sent;
+    }
+    const absl::Time now = absl::Now();
+    if (!show_ || now < next_) return;
+    next_ = now + absl::Milliseconds(100);
+    err_ << "\r\x1b[K" << SendingLine(sent, total, now - start_) << std::flush;
+    shown_ = true;
+  }
+  void Clear() {
+    if (shown_) err_ << "\r\x1b[K" << std::flush;
+    shown_ = false;
+  }
+
+ private:
+  static constexpr int64_t kDropEvery = int64_t{64} << 20;
+
+  const Inputs& inputs_;
+  const bool show_;
+  std::ostream& err_;
+  const absl::Time start_ = absl::Now();
+  // Not for what is over at once.
+  absl::Time next_ = start_ + absl::Milliseconds(500);
+  int64_t dropped_ = 0;
+  bool shown_ = false;
+};
+
 ExitCode CallFailed(const absl::Status& status, std::ostream& err) {
   err << "attention_client: " << Describe(status) << "\n";
   return ExitCodeOf(status);
 }
 
 }  // namespace
+
+std::string SendingLine(int64_t sent, int64_t total,
+                        absl::Duration since_start) {
+  constexpr int kWidth = 10;
+  constexpr double kGiB = 1 << 30;
+  const double share =
+      static_cast<double>(sent) / static_cast<double>(std::max(sent, total));
+  const int filled = static_cast<int>(share * kWidth);
+  return absl::StrFormat(
+      "[%s%s] %.1f of %.1f GiB  %.1f GiB/s", std::string(filled, '#'),
+      std::string(kWidth - filled, '.'), static_cast<double>(sent) / kGiB,
+      static_cast<double>(total) / kGiB,
+      static_cast<double>(sent) / kGiB / absl::ToDoubleSeconds(since_start));
+}
 
 ExitCode RunCompute(const ComputeFlags& flags, std::ostream& out,
                     std::ostream& err) {
@@ -281,9 +335,13 @@ ExitCode RunCompute(const ComputeFlags& flags, std::ostream& out,
       Connect(flags.server, flags.connection);
   if (!connection.ok()) return BadInput(connection.status(), err);
   const Client client(*connection);
-  const CallOptions call{.timeout = flags.timeout};
   const ComputeRequest request = RequestOf(flags, *inputs);
+  Sending sending(*inputs, flags.progress, err);
+  const CallOptions call{
+      .timeout = flags.timeout,
+      .progress = [&](int64_t sent, int64_t total) { sending(sent, total); }};
   absl::StatusOr<ComputeResult> result = client.Compute(request, call);
+  sending.Clear();
   if (!result.ok()) return CallFailed(result.status(), err);
 
   if (flags.explain) {

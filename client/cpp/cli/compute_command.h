@@ -46,7 +46,15 @@ struct ComputeFlags {
   bool ascii = false;
   int64_t batch = 0;
   int64_t head = 0;
+
+  // Whether errors go to a terminal, which shows how far a large request is.
+  bool progress = false;
 };
+
+// How far a request is that is being sent, in at most 79 columns:
+// "[####......] 2.1 of 5.0 GiB  1.3 GiB/s".
+std::string SendingLine(int64_t sent, int64_t total,
+                        absl::Duration since_start);
 
 // Reads the tensors, calls the server, writes what came. Errors go to `err`, a
 // line each.
