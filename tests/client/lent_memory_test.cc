@@ -17,7 +17,9 @@
 
 #include "attention/client.h"
 #include "attention/internal/compute_messages.h"
+#include "attention/internal/key_chunks.h"
 #include "attention/internal/lease.h"
+#include "attention/internal/stream_call.h"
 #include "attention/internal/unary_call.h"
 #include "tests/client/fake_service.h"
 #include "tests/client/stalled_server.h"
@@ -89,6 +91,8 @@ class LentMemoryTest : public ::testing::Test {
     request.query = TensorSpan::Of<float>(query_, {1, 2});
     request.key = TensorSpan::Of<float>(keys_, {kMega, 2});
     request.value = request.key;
+    // So that it is one message.
+    request.options.set_return_scores(v1::SCORES_RAW);
     return request;
   }
 
@@ -252,6 +256,24 @@ TEST_F(LentMemoryTest, AnAsynchronousCallEndsOnceTheConnectionLetsGo) {
   std::stop_source stop;
   auto result = Client(server.address())
                     .ComputeAsync(Request(), {.stop = stop.get_token()});
+  server.WaitUntilStalled();
+  stop.request_stop();
+  EXPECT_EQ(result.wait_for(kWatched), std::future_status::timeout);
+  server.Close();
+  EXPECT_EQ(result.get().status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(LentMemoryTest, AStreamEndsOnceTheConnectionLetsGo) {
+  StalledServer server;
+  ComputeRequest request = Request();
+  request.options.clear_return_scores();
+  std::stop_source stop;
+  auto result = std::async(std::launch::async, [&] {
+    // All in one chunk, more than the connection takes.
+    return internal::RunStream(
+        To(server.address()), {.stop = stop.get_token()}, request,
+        *internal::KeyChunks::Of(request, int64_t{64} << 20));
+  });
   server.WaitUntilStalled();
   stop.request_stop();
   EXPECT_EQ(result.wait_for(kWatched), std::future_status::timeout);

@@ -1,5 +1,5 @@
 // MathMode::kFast. What it promises is tested with the rest: its error bounds
-// by random_test, its bits by same_bits_test, parts_test and poison_test.
+// by random_test, its bits by same_bits_test, accumulator_test and poison_test.
 #include <gtest/gtest.h>
 
 #include <cmath>
