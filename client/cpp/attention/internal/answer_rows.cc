@@ -52,14 +52,15 @@ AnswerRows::AnswerRows(const ComputeRequest& request) {
   output_.axis = axes.length_axis;
   output_.lent = request.outputs.output;
   if (request.options.return_log_sum_exp()) {
-    Rows& rows = log_sum_exp_.emplace();
+    TensorRows& rows = log_sum_exp_.emplace();
     rows.shape = LogSumExpShape(request, axes, &rows.axis);
     rows.lent = request.outputs.log_sum_exp;
   }
 }
 
 absl::Status AnswerRows::Add(const std::string& name,
-                             const wire::TensorFields& tensor, Rows* rows) {
+                             const wire::TensorFields& tensor,
+                             TensorRows* rows) {
   const auto type = static_cast<v1::DataType>(tensor.data_type);
   std::vector<int64_t> shape(tensor.shape.begin(), tensor.shape.end());
   const size_t size = tensor.data.remaining();
@@ -136,7 +137,8 @@ absl::Status AnswerRows::Add(const grpc::ByteBuffer& message) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Tensor> AnswerRows::Take(const std::string& name, Rows rows) {
+absl::StatusOr<Tensor> AnswerRows::Take(const std::string& name,
+                                        TensorRows rows) {
   const int64_t wanted = rows.shape[rows.axis];
   if (rows.elements == nullptr || rows.filled != wanted) {
     return Malformed(

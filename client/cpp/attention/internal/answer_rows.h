@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,18 @@
 #include "wire/tensor_fields.h"
 
 namespace attention::internal {
+
+// A tensor of the answer, filled along one of its axes.
+struct TensorRows {
+  std::vector<int64_t> shape;
+  size_t axis = 0;
+  std::span<std::byte> lent;  // data null: none
+
+  v1::DataType type = v1::DATA_TYPE_UNSPECIFIED;
+  std::shared_ptr<std::byte> elements;
+  size_t bytes = 0;
+  int64_t filled = 0;  // along the axis
+};
 
 // Thread-compatible.
 class AnswerRows {
@@ -32,24 +45,12 @@ class AnswerRows {
   absl::StatusOr<ComputeResult> Finish() &&;
 
  private:
-  // A tensor of the answer, filled along one of its axes.
-  struct Rows {
-    std::vector<int64_t> shape;
-    size_t axis = 0;
-    std::span<std::byte> lent;  // data null: none
-
-    v1::DataType type = v1::DATA_TYPE_UNSPECIFIED;
-    std::shared_ptr<std::byte> elements;
-    size_t bytes = 0;
-    int64_t filled = 0;  // along the axis
-  };
-
   static absl::Status Add(const std::string& name,
-                          const wire::TensorFields& tensor, Rows* rows);
-  static absl::StatusOr<Tensor> Take(const std::string& name, Rows rows);
+                          const wire::TensorFields& tensor, TensorRows* rows);
+  static absl::StatusOr<Tensor> Take(const std::string& name, TensorRows rows);
 
-  Rows output_;
-  std::optional<Rows> log_sum_exp_;
+  TensorRows output_;
+  std::optional<TensorRows> log_sum_exp_;
   std::optional<v1::Timing> timing_;
 };
 
