@@ -75,8 +75,8 @@ TileParts MeasureHere(int64_t head_size) {
   });
   parts.weighted_sums = Time([&]() HWY_ATTR {
     kernel::AccumulateBlock(arithmetic, kRows, scores.get(), kKeyBlock,
-                        values.get(), head_size, head_size, output.get(),
-                        head_size, prefetcher);
+                            values.get(), head_size, head_size, output.get(),
+                            head_size, prefetcher);
   });
   parts.softmax = Time([&]() HWY_ATTR {
     float max[kRows];

@@ -243,9 +243,10 @@ TEST(KeyChunksTest, WhatCannotBeStreamed) {
       chunks([](ComputeRequest& r) { r.query.shape = {1, 2, 3, 4, 5}; }));
 }
 
-class StreamTest : public ::testing::Test {
+class ClientStreamTest : public ::testing::Test {
  protected:
-  explicit StreamTest(server::Options options = Options()) : server_(options) {}
+  explicit ClientStreamTest(server::Options options = Options())
+      : server_(options) {}
 
   static server::Options Options() {
     server::Options options = TestServer::DefaultOptions();
@@ -307,7 +308,7 @@ class StreamTest : public ::testing::Test {
   const Client client_{channel_};
 };
 
-TEST_F(StreamTest, GivesTheBitsOfOneMessage) {
+TEST_F(ClientStreamTest, GivesTheBitsOfOneMessage) {
   for (Case& c : AllCases()) {
     const ComputeRequest& request = c.Made();
     const v1::ComputeAttentionResponse expected = InOneMessage(request);
@@ -330,7 +331,7 @@ Case LargeCase() {
   return c;
 }
 
-TEST_F(StreamTest, ComputeStreamsWhatIsLarge) {
+TEST_F(ClientStreamTest, ComputeStreamsWhatIsLarge) {
   Case c = LargeCase();
   const ComputeRequest& request = c.Made();
   const v1::ComputeAttentionResponse expected = InOneMessage(request);
@@ -355,7 +356,7 @@ TEST_F(StreamTest, ComputeStreamsWhatIsLarge) {
   ExpectSame(*later, expected);
 }
 
-TEST_F(StreamTest, AnswersIntoTheCallersMemory) {
+TEST_F(ClientStreamTest, AnswersIntoTheCallersMemory) {
   Case c = LargeCase();
   ComputeRequest& request = c.Made();
   const v1::ComputeAttentionResponse expected = InOneMessage(request);
@@ -371,7 +372,7 @@ TEST_F(StreamTest, AnswersIntoTheCallersMemory) {
 }
 
 // The user knows of no stream.
-TEST_F(StreamTest, ErrorsNameTheRequestsFields) {
+TEST_F(ClientStreamTest, ErrorsNameTheRequestsFields) {
   Case c = LargeCase();
   c.query = RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 4, 20, 32});
   const auto result = client_.Compute(c.Made());
@@ -383,7 +384,56 @@ TEST_F(StreamTest, ErrorsNameTheRequestsFields) {
   EXPECT_EQ(ErrorReason(result.status()), "INVALID_FIELD");
 }
 
-TEST_F(StreamTest, CancelAndDeadlineEndIt) {
+// A stream keeps the state of all rows: many rows are better off in one
+// message, which needs no state.
+TEST_F(ClientStreamTest, ManyRowsAreOneMessage) {
+  Case c;
+  c.query = RandomTensor(v1::DATA_TYPE_BFLOAT16, {1, 8, 2048, 64});
+  c.key = RandomTensor(v1::DATA_TYPE_BFLOAT16, {1, 8, 2300, 64});
+  c.value = RandomTensor(v1::DATA_TYPE_BFLOAT16, {1, 8, 2300, 64});
+  int calls = 0;
+  CallOptions options;
+  options.progress = [&](int64_t, int64_t) { ++calls; };
+  const auto result = client_.Compute(c.Made(), options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(calls, 0);
+}
+
+class SmallStreamTest : public ClientStreamTest {
+ protected:
+  SmallStreamTest() : ClientStreamTest(SmallOptions()) {}
+  static server::Options SmallOptions() {
+    server::Options options = Options();
+    options.max_chunk_bytes = int64_t{1} << 20;
+    return options;
+  }
+};
+
+TEST_F(SmallStreamTest, ChunksThatTheServerDoesNotTakeAreOneMessage) {
+  Case c = LargeCase();
+  const ComputeRequest& request = c.Made();
+  const v1::ComputeAttentionResponse expected = InOneMessage(request);
+  const auto result = client_.Compute(request);
+  ASSERT_TRUE(result.ok()) << result.status();
+  ExpectSame(*result, expected);
+  const auto later = client_.ComputeAsync(request).get();
+  ASSERT_TRUE(later.ok()) << later.status();
+  ExpectSame(*later, expected);
+}
+
+// Elements are counted within a chunk, of which the user knows nothing.
+TEST_F(ClientStreamTest, ErrorsOfAMaskTellNoElement) {
+  Case c = LargeCase();
+  std::vector<std::byte> bytes(8192);
+  bytes[8000] = std::byte{2};
+  c.mask = Tensor::FromBytes(v1::DATA_TYPE_BOOL, bytes, {8192}).value();
+  const absl::Status status = client_.Compute(c.Made()).status();
+  EXPECT_EQ(status.message(), "mask.data: got byte 2, wanted 0 or 1");
+  ASSERT_THAT(FieldViolations(status), SizeIs(1));
+  EXPECT_EQ(FieldViolations(status)[0].field, "mask.data");
+}
+
+TEST_F(ClientStreamTest, CancelAndDeadlineEndIt) {
   Case c = LargeCase();
   const ComputeRequest& request = c.Made();
   std::stop_source stop;

@@ -4,12 +4,15 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/generic/generic_stub.h>
 
+#include <algorithm>
 #include <future>
 #include <limits>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "attention/internal/compute_messages.h"
 #include "attention/internal/key_chunks.h"
 #include "attention/internal/stream_call.h"
@@ -21,23 +24,25 @@ namespace {
 constexpr char kComputeMethod[] =
     "/attention.v1.AttentionService/ComputeAttention";
 
-// Rejects what protobuf could not send before anything is copied.
-absl::Status CheckSize(const ComputeRequest& request) {
-  uint64_t bytes = 0;
-  const auto add = [&](const TensorSpan& tensor) {
-    bytes += tensor.bytes.size();
-  };
+int64_t TensorBytes(const ComputeRequest& request) {
+  size_t bytes = 0;
   for (const TensorSpan* tensor :
        {&request.query, &request.key, &request.value}) {
-    add(*tensor);
+    bytes += tensor->bytes.size();
   }
   for (const auto* tensor :
        {&request.mask, &request.past_key, &request.past_value}) {
-    if (tensor->has_value()) add(**tensor);
+    if (tensor->has_value()) bytes += (*tensor)->bytes.size();
   }
+  return static_cast<int64_t>(bytes);
+}
+
+// Rejects what protobuf could not send before anything is copied.
+absl::Status CheckSize(const ComputeRequest& request) {
+  const int64_t bytes = TensorBytes(request);
   // What the small fields take: lengths and slopes grow with the batch only.
-  constexpr uint64_t kSmallFields = 1 << 20;
-  constexpr uint64_t kLargest = std::numeric_limits<int32_t>::max();
+  constexpr int64_t kSmallFields = 1 << 20;
+  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
   if (bytes <= kLargest - kSmallFields) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("the tensors take ", bytes,
@@ -64,24 +69,48 @@ absl::StatusOr<ComputeResult> ResultOf(const Connection& connection,
 // With fewer bytes of keys and values a single message is as fast, or faster.
 constexpr int64_t kStreamedBytes = int64_t{4} << 20;
 
-// Nothing: the request is sent in one message.
+// Nothing: the request is sent in one message. A stream makes the server keep
+// the state of all rows: it is for many keys and few rows, and for what is too
+// large for a message.
 std::optional<internal::KeyChunks> ChunksToStream(const ComputeRequest& request,
                                                   bool no_streams) {
-  const auto bytes =
-      static_cast<int64_t>(request.key.bytes.size() +
-                           request.value.bytes.size()) +
-      static_cast<int64_t>(request.past_key ? request.past_key->bytes.size()
-                                            : 0) +
-      static_cast<int64_t>(request.past_value ? request.past_value->bytes.size()
-                                              : 0);
-  if (no_streams || bytes <= kStreamedBytes) return std::nullopt;
-  return internal::KeyChunks::Of(request);
+  const int64_t bytes = TensorBytes(request);
+  const bool one_message = CheckSize(request).ok();
+  if (one_message &&
+      (no_streams || bytes - static_cast<int64_t>(request.query.bytes.size()) <=
+                         kStreamedBytes)) {
+    return std::nullopt;
+  }
+  std::optional<internal::KeyChunks> chunks = internal::KeyChunks::Of(request);
+  if (chunks && one_message && chunks->state_bytes() > bytes) {
+    return std::nullopt;
+  }
+  return chunks;
 }
 
 // Whether a server has not understood what a stream is, as older ones do.
 bool KnowsNoStreams(const absl::Status& status) {
   return absl::IsUnimplemented(status) &&
          ErrorReason(status) != "INVALID_FIELD";
+}
+
+// Whether the server may take as one message what it refused to stream: it
+// takes no chunks of this size, or has no room for the state of all rows.
+bool MayTakeOneMessage(const absl::Status& status,
+                       const ComputeRequest& request) {
+  if (!CheckSize(request).ok()) return false;
+  if (KnowsNoStreams(status)) return true;
+  const std::string reason = ErrorReason(status);
+  return absl::IsResourceExhausted(status) &&
+         (reason == "REQUEST_TOO_LARGE" || reason == "MEMORY_TOO_LARGE" ||
+          reason == "MEMORY_BUSY");
+}
+
+// The options of a second call, in the time that the first one left.
+CallOptions InTimeLeft(CallOptions options, absl::Time begin) {
+  options.timeout =
+      std::max(absl::ZeroDuration(), options.timeout - (absl::Now() - begin));
+  return options;
 }
 
 void StartInOneMessage(
@@ -119,15 +148,18 @@ Client::Client(absl::StatusOr<Connection> connection)
 absl::StatusOr<ComputeResult> Client::Compute(
     const ComputeRequest& request, const CallOptions& options) const {
   if (!connection_.ok()) return connection_.status();
-  if (auto chunks = ChunksToStream(request, server_->no_streams)) {
+  const absl::Time begin = absl::Now();
+  CallOptions left = options;
+  if (auto chunks = ChunksToStream(request, server_->KnowsNoStreams())) {
     absl::StatusOr<ComputeResult> result =
         internal::RunStream(*connection_, options, request, *std::move(chunks));
-    if (!KnowsNoStreams(result.status())) return result;
-    server_->no_streams = true;
+    if (KnowsNoStreams(result.status())) server_->FoundNoStreams();
+    if (!MayTakeOneMessage(result.status(), request)) return result;
+    left = InTimeLeft(options, begin);
   }
   if (absl::Status status = CheckSize(request); !status.ok()) return status;
   internal::UnaryCall call = MakeCall(request);
-  return ResultOf(*connection_, internal::RunUnary(*connection_, options, call),
+  return ResultOf(*connection_, internal::RunUnary(*connection_, left, call),
                   request.outputs);
 }
 
@@ -135,15 +167,19 @@ void Client::ComputeAsync(
     const ComputeRequest& request, const CallOptions& options,
     std::function<void(absl::StatusOr<ComputeResult>)> done) const {
   if (!connection_.ok()) return done(connection_.status());
-  if (auto chunks = ChunksToStream(request, server_->no_streams)) {
+  if (auto chunks = ChunksToStream(request, server_->KnowsNoStreams())) {
     // The client and the request may be gone when the answer comes.
     return internal::StartStream(
         *connection_, options, request, *std::move(chunks),
         [connection = *connection_, server = server_, request, options,
+         begin = absl::Now(),
          done = std::move(done)](absl::StatusOr<ComputeResult> result) {
-          if (!KnowsNoStreams(result.status())) return done(std::move(result));
-          server->no_streams = true;
-          StartInOneMessage(connection, request, options, done);
+          if (KnowsNoStreams(result.status())) server->FoundNoStreams();
+          if (!MayTakeOneMessage(result.status(), request)) {
+            return done(std::move(result));
+          }
+          StartInOneMessage(connection, request, InTimeLeft(options, begin),
+                            done);
         });
   }
   StartInOneMessage(*connection_, request, options, std::move(done));

@@ -77,6 +77,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "attention/connection.h"
 #include "attention/status.h"
@@ -96,7 +97,7 @@ struct CallOptions {
   // server and client then both stop working on it.
   absl::Duration timeout = absl::InfiniteDuration();
   // A request to stop cancels the call: it fails with CANCELLED, and server and
-  // client stop working on it. For calls of ComputeAttention.
+  // client stop working on it. GetCapabilities() and CheckHealth() ignore it.
   std::stop_token stop = {};
   // Called while a large request is sent, with bytes of keys and values: on the
   // calling thread by Compute(), on one of the client's by ComputeAsync(). Must
@@ -161,14 +162,15 @@ class Client {
   explicit Client(Connection connection);
 
   // Uses a channel that exists, such as an in-process one. Its limits and
-  // credentials apply.
+  // credentials apply, and its keepalive arguments: without these a call may
+  // outlast its deadline while the server takes nothing from the connection.
   explicit Client(std::shared_ptr<grpc::Channel> channel);
 
   // Computes attention. A request with more than a few MiB of keys and values
-  // is sent in pieces, by StreamAttention, and computed meanwhile, unless it
-  // asks for scores or present keys: then it may have any size. The answer's
-  // bits are the same. On failure nothing is returned but the status: the
-  // server's, or
+  // for few rows, or with more than a message can hold, is sent in pieces, by
+  // StreamAttention, and computed meanwhile, unless it asks for scores or
+  // present keys. The answer's bits are the same. On failure nothing is
+  // returned but the status: the server's, or
   //   INVALID_ARGUMENT  the request needs to be one message and does not fit
   //                     into it (2 GiB), the answer does not fit into
   //                     request.outputs, or the client's options cannot be
@@ -184,10 +186,10 @@ class Client {
   std::future<absl::StatusOr<ComputeResult>> ComputeAsync(
       const ComputeRequest& request, const CallOptions& options = {}) const;
 
-  // The same with a callback, which is called once: on a thread that all
-  // asynchronous calls of the process share, or on this one before
-  // ComputeAsync() returns. It may make other calls, but must not wait for
-  // asynchronous ones.
+  // The same with a callback, which is called once: on a thread of the
+  // library's, most often one that all asynchronous calls of the process share,
+  // or on this one before ComputeAsync() returns. It may make other calls, but
+  // must not wait for asynchronous ones.
   void ComputeAsync(
       const ComputeRequest& request, const CallOptions& options,
       std::function<void(absl::StatusOr<ComputeResult>)> done) const;
@@ -205,9 +207,19 @@ class Client {
   explicit Client(absl::StatusOr<Connection> connection);
 
   // What is known of the server.
-  struct Server {
-    // It has answered that it does not know StreamAttention.
-    std::atomic<bool> no_streams{false};
+  class Server {
+   public:
+    // Whether it has answered lately that it does not know StreamAttention.
+    // Another one may stand there by now, or another replica may answer.
+    bool KnowsNoStreams() const {
+      return absl::ToUnixMicros(absl::Now()) < no_streams_until_;
+    }
+    void FoundNoStreams() {
+      no_streams_until_ = absl::ToUnixMicros(absl::Now() + absl::Minutes(1));
+    }
+
+   private:
+    std::atomic<int64_t> no_streams_until_{0};
   };
   const std::shared_ptr<Server> server_ = std::make_shared<Server>();
 

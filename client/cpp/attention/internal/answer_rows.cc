@@ -77,6 +77,7 @@ absl::Status AnswerRows::Add(const std::string& name,
   }
   if (rows->filled == 0 && rows->elements == nullptr) {
     const std::optional<int64_t> elements = ElementCount(rows->shape);
+    if (!elements) return Malformed(absl::StrCat(name, " is too large"));
     rows->type = type;
     rows->bytes = static_cast<size_t>(*elements) * ElementSize(type);
     if (rows->lent.data() == nullptr) {

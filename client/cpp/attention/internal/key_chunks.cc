@@ -1,6 +1,7 @@
 #include "attention/internal/key_chunks.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -89,6 +90,31 @@ void AddPastSlice(int field, const AxisView& past, const AxisView& current,
     tensor.Borrow(v1::Tensor::kDataFieldNumber, std::move(copy));
   }
   message.Message(field, std::move(tensor));
+}
+
+// What the server's memory for a row is, in elements of at least FLOAT32: the
+// query, and a partial for each open node of the tree over blocks of 256 keys.
+int64_t StateBytes(const ComputeRequest& request, const LayoutAxes& axes,
+                   int64_t keys) {
+  const bool packed = axes.layout == v1::LAYOUT_PACKED;
+  const v1::AttentionOptions& options = request.options;
+  if (packed && (options.query_heads() <= 0 || options.kv_heads() <= 0)) {
+    return 0;  // The server says what is wrong.
+  }
+  const double head_size =
+      static_cast<double>(request.query.shape.back()) /
+      static_cast<double>(packed ? options.query_heads() : 1);
+  const double value_size =
+      static_cast<double>(request.value.shape.back()) /
+      static_cast<double>(packed ? options.kv_heads() : 1);
+  const size_t element = ElementSize(request.query.type);
+  if (element == 0 || head_size < 1) return 0;
+  const double elements = static_cast<double>(request.query.bytes.size()) /
+                          static_cast<double>(element);
+  const double levels = 2 + std::log2(1 + static_cast<double>(keys) / 256);
+  return static_cast<int64_t>(
+      static_cast<double>(std::max(sizeof(float), element)) *
+      (elements + elements / head_size * levels * (value_size + 2)));
 }
 
 bool SameButLength(const AxisView& a, const AxisView& b) {
@@ -210,6 +236,7 @@ std::optional<KeyChunks> KeyChunks::Of(const ComputeRequest& request,
     }
     chunks.mask_ = *mask;
   }
+  chunks.state_bytes_ = StateBytes(request, *axes, chunks.keys_);
   chunks.tokens_per_chunk_ = std::max<int64_t>(1, chunk_bytes / token_bytes);
   // A token of all sequences that is larger than a chunk should be.
   if (token_bytes > chunk_bytes) return std::nullopt;

@@ -14,9 +14,9 @@
 
 namespace attention::internal {
 
-// Bytes of keys, values and mask per chunk, about: the fastest, for smaller ones
-// cost more messages and larger ones fill no cache (./dev bench stream). Servers
-// take 8 MiB by default.
+// Bytes of keys, values and mask per chunk, about: the fastest, for smaller
+// ones cost more messages and larger ones fill no cache (./dev bench stream).
+// Servers take 8 MiB by default.
 inline constexpr int64_t kChunkBytes = int64_t{2} << 20;
 
 // A tensor as [outer, length, inner] around one of its axes.
@@ -54,6 +54,10 @@ class KeyChunks {
   // after the last.
   std::optional<grpc::ByteBuffer> Next(Lease& lease);
 
+  // About the memory, in bytes, that the server keeps for the rows of the query
+  // while keys come: their open partials.
+  int64_t state_bytes() const { return state_bytes_; }
+
   // Bytes of keys, values and mask: all, and in the chunks so far.
   int64_t total_bytes() const { return total_bytes_; }
   int64_t sent_bytes() const { return sent_bytes_; }
@@ -75,6 +79,7 @@ class KeyChunks {
   int64_t past_length_ = 0;
   int64_t keys_ = 0;  // past ones included
   int64_t next_ = 0;
+  int64_t state_bytes_ = 0;
   int64_t total_bytes_ = 0;
   int64_t sent_bytes_ = 0;
 };
