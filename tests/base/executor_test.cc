@@ -67,7 +67,7 @@ class TestJob final : public Executor::Job {
   std::promise<JobEnd> end_;
 };
 
-// Of all since the program began.
+// Since it was set to 0.
 std::atomic<double> longest_turn_seconds{0};
 
 // Works until the turn is over or, with nobody waiting, for as long.
@@ -219,49 +219,61 @@ TEST(ExecutorTest, LeastWorkComesFirst) {
                                              "30.000000"}));
 }
 
-// Two jobs of 40 turns that share one thread: when the first is done the other
-// has had about as much time. Turns are counted by their time, for a turn in
-// which the system took the core away is longer than the others.
-void ExpectEqualShares(std::unique_ptr<TestJob> first,
-                       std::unique_ptr<TestJob> second, Executor& executor) {
-  TestJob* const jobs[] = {first.get(), second.get()};
-  double had = 0, other_had = 0;
+// Time that the first of two jobs to end had had by then, and the other.
+struct Shares {
+  double first = 0;
+  double other = 0;
+};
+Shares SharesOf(const std::function<std::unique_ptr<TestJob>()>& make) {
+  Executor executor(1);
+  const std::unique_ptr<TestJob> jobs[] = {make(), make()};
+  Shares shares;
   std::once_flag once;
   for (int i : {0, 1}) {
     jobs[i]->on_done = [&, i] {
       std::call_once(once, [&] {
-        had = jobs[i]->used_seconds();
-        other_had = jobs[1 - i]->used_seconds();
+        shares = {jobs[i]->used_seconds(), jobs[1 - i]->used_seconds()};
       });
     };
   }
   {
     Blocker blocker(executor);
-    for (TestJob* job : jobs) executor.Submit(job, {.seconds = 0.3});
+    for (const auto& job : jobs) executor.Submit(job.get(), {.seconds = 0.3});
     blocker.Release();
   }
-  for (TestJob* job : jobs) job->Wait();
-  // A turn more or less, of however long the longest of them was.
-  EXPECT_GE(other_had, 0.9 * had - longest_turn_seconds);
+  for (const auto& job : jobs) job->Wait();
+  return shares;
+}
+
+// Jobs of 40 turns have equal time. A try counts only if the system took the
+// core away from no turn: the executor takes that for work done, and the job
+// for nearer to its end.
+void ExpectEqualShares(const std::function<std::unique_ptr<TestJob>()>& make) {
+  constexpr int kTries = 20;
+  const double length = std::chrono::duration<double>(Turn::kLength).count();
+  for (int i = 0; i < kTries; ++i) {
+    longest_turn_seconds = 0;
+    const Shares shares = SharesOf(make);
+    if (longest_turn_seconds > 1.5 * length) continue;
+    EXPECT_GE(shares.other, 0.9 * shares.first);
+    return;
+  }
+  GTEST_SKIP() << "in every try the system took the core away";
 }
 
 TEST(ExecutorTest, EqualJobsShare) {
-  Executor executor(1);
   Record record;
-  ExpectEqualShares(JobOfTurns(record, "a", 40), JobOfTurns(record, "b", 40),
-                    executor);
+  ExpectEqualShares([&] { return JobOfTurns(record, "", 40); });
 }
 
 // Also where a job has tasks left that no thread has begun.
 TEST(ExecutorTest, EqualJobsOfManyTasksShare) {
-  Executor executor(1);
-  const auto job = [] {
+  ExpectEqualShares([] {
     return std::make_unique<TestJob>(40, [](int64_t, const Turn& turn) {
       UseTurn(turn);
       return true;
     });
-  };
-  ExpectEqualShares(job(), job(), executor);
+  });
 }
 
 TEST(ExecutorTest, NotMoreThanAFewEqualJobsShare) {

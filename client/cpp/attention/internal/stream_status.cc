@@ -48,7 +48,8 @@ absl::Status NamedAsInRequest(const absl::Status& status) {
     }
     violation.set_field(Renamed(violation.field()));
   }
-  renamed.SetPayload(kBadRequest, absl::Cord(detail.SerializeAsString()));
+  const std::string bytes = detail.SerializeAsString();
+  renamed.SetPayload(kBadRequest, absl::Cord(absl::string_view(bytes)));
   return renamed;
 }
 
