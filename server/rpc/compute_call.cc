@@ -20,6 +20,7 @@
 #include "server/admission/refusals.h"
 #include "server/convert.h"
 #include "server/logging.h"
+#include "server/rpc/call_end.h"
 #include "server/rpc/call_headers.h"
 #include "server/rpc/call_record.h"
 #include "server/rpc/call_traffic.h"
@@ -54,7 +55,7 @@ constexpr int kMostReadLooks = 20;
 class ComputeCall final : public grpc::ServerGenericBidiReactor,
                           public Admission::Entrant {
  public:
-  ComputeCall(const CallEnvironment& environment,
+  ComputeCall(const ComputeEnvironment& environment,
               grpc::GenericCallbackServerContext* context)
       : env_(environment),
         context_(context),
@@ -232,11 +233,6 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
     if (ended_) return;
     HandOver();
     StartRead(message);
-  }
-
-  static absl::Status WrongNumberOfMessages(absl::string_view got) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("got ", got, ", wanted one request message"));
   }
 
   // The client's deadline, or the server's own for those who have none.
@@ -465,25 +461,13 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
         "the call was cancelled; the work was abandoned");
   }
 
-  static absl::Status OutOfMemory() {
-    return RetryLater(Reason::kOutOfMemory,
-                      "the server could not allocate memory for the call",
-                      absl::Seconds(1));
-  }
-
   // What fails for want of memory ends the call, and nothing else.
   template <typename Step>
   void Guarded(const Step& step) {
     try {
       step();
     } catch (const std::bad_alloc&) {
-      try {
-        End(OutOfMemory());
-      } catch (const std::bad_alloc&) {
-        if (!ended_.exchange(true)) {
-          Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, ""));
-        }
-      }
+      End(OutOfMemory());
     }
   }
 
@@ -506,24 +490,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
   }
 
   void FinishWith(const absl::Status& status, const CallRecord& record) {
-    grpc::Status result;
-    try {
-      result = ToGrpcStatus(status);
-      // gRPC's clients heed this before they try again, not RetryInfo.
-      if (const auto delay = RetryDelay(status)) {
-        context_->AddTrailingMetadata(
-            "grpc-retry-pushback-ms",
-            absl::StrCat(absl::ToInt64Milliseconds(*delay)));
-      }
-      for (const auto& [name, value] : record.caller.Trailers()) {
-        context_->AddTrailingMetadata(name, value);
-      }
-      record.End(status, env_.log, env_.log_limiter, env_.metrics);
-    } catch (const std::bad_alloc&) {
-      if (!status.ok()) {
-        result = grpc::Status(static_cast<grpc::StatusCode>(status.code()), "");
-      }
-    }
+    const grpc::Status result = EndCall(status, record, env_, *context_);
     HandOver();
     if (!status.ok()) return Finish(result);
     if (record.response_bytes > kLargeAnswer) return StartWrite(&response_);
@@ -564,7 +531,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
         [this, bytes_before](bool) { FinishOnceRead(bytes_before); });
   }
 
-  const CallEnvironment& env_;
+  const ComputeEnvironment& env_;
   grpc::GenericCallbackServerContext* const context_;
   CallRecord record_{kMethod};
   const int64_t header_bytes_;
@@ -605,7 +572,7 @@ class ComputeCall final : public grpc::ServerGenericBidiReactor,
 }  // namespace
 
 grpc::ServerGenericBidiReactor* StartComputeCall(
-    const CallEnvironment& environment,
+    const ComputeEnvironment& environment,
     grpc::GenericCallbackServerContext* context) {
   auto* call = new ComputeCall(environment, context);
   call->Start();

@@ -2,8 +2,6 @@
 #ifndef ATTENTION_SERVER_RPC_COMPUTE_CALL_H_
 #define ATTENTION_SERVER_RPC_COMPUTE_CALL_H_
 
-#include <spdlog/logger.h>
-
 #include <atomic>
 
 #include "base/buffer_pool.h"
@@ -11,26 +9,16 @@
 #include "grpcpp/generic/async_generic_service.h"
 #include "server/admission/admission.h"
 #include "server/admission/cost_model.h"
-#include "server/auth/authenticator.h"
-#include "server/connections/connection_table.h"
-#include "server/log_limiter.h"
-#include "server/metrics/metrics.h"
-#include "server/options.h"
+#include "server/rpc/call_environment.h"
 
 namespace attention::server {
 
-// What calls share. Nothing is owned; all must outlive every call.
-struct CallEnvironment {
-  const Options& options;
-  const Authenticator& authenticator;
+// Nothing is owned; all must outlive every call.
+struct ComputeEnvironment : CallEnvironment {
   Admission& admission;
-  ConnectionTable& connections;
   CostModel& costs;
   BufferPool& buffers;
   Executor& executor;
-  spdlog::logger& log;
-  LogLimiter& log_limiter;
-  Metrics& metrics;
   // Whether clients have been told to leave: each connection is closed with its
   // last call.
   const std::atomic<bool>& leaving;
@@ -45,7 +33,7 @@ inline constexpr char kRequestBytesHeader[] = "attention-request-bytes";
 // for gRPC it is a stream here, so that the call can be let in, made to wait or
 // refused before its message is read.
 grpc::ServerGenericBidiReactor* StartComputeCall(
-    const CallEnvironment& environment,
+    const ComputeEnvironment& environment,
     grpc::GenericCallbackServerContext* context);
 
 }  // namespace attention::server
