@@ -7,6 +7,8 @@
 
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "attention/v1/attention.grpc.pb.h"
+#include "grpc/health/v1/health.pb.h"
 #include "grpcpp/ext/health_check_service_server_builder_option.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/resource_quota.h"
@@ -14,7 +16,6 @@
 #include "grpcpp/server_builder.h"
 #include "kernel/attention.h"
 #include "server/connections/goaway.h"
-#include "server/rpc/call_counter.h"
 #include "server/version.h"
 
 namespace attention::server {
@@ -134,17 +135,24 @@ Server::Server(const Options& options)
       buffers_(BufferPool::Create(options.max_pooled_bytes,
                                   options.max_inflight_bytes)),
       executor_(static_cast<int>(options.threads)),
-      service_(options_, authenticator_),
-      streamed_service_(CallEnvironment{
-          options_, authenticator_, admission_, connections_, costs_, *buffers_,
-          executor_, *log_, log_limiter_, metrics_, leaving_}),
-      health_(v1::AttentionService::service_full_name(), authenticator_),
+      service_({{options_, authenticator_, connections_, *log_, log_limiter_,
+                 metrics_},
+                admission_,
+                costs_,
+                *buffers_,
+                executor_,
+                leaving_}),
+      health_(v1::AttentionService::service_full_name()),
       reflection_({v1::GetCapabilitiesRequest::descriptor()->file(),
-                   grpc::health::v1::HealthCheckRequest::descriptor()->file()},
-                  authenticator_),
+                   grpc::health::v1::HealthCheckRequest::descriptor()->file()}),
+      streamed_service_({options_, authenticator_, connections_, *log_,
+                         log_limiter_, metrics_}),
       quota_("server"),
       reloader_(options.reload_interval) {
   metrics_.SetSnapshotSource([this] { return TakeSnapshot(); });
+  service_.AddTo(streamed_service_);
+  health_.AddTo(streamed_service_);
+  reflection_.AddTo(streamed_service_);
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
@@ -293,16 +301,7 @@ absl::Status Server::Listen() {
   unix_sink_ = add_sink(grpc::InsecureServerCredentials());
   tcp_sink_ =
       add_sink(tls_ ? tls_->Credentials() : grpc::InsecureServerCredentials());
-  builder.RegisterService(&service_);
   builder.RegisterCallbackGenericService(&streamed_service_);
-  builder.RegisterService(&health_);
-  reflection_.Register(builder);
-  std::vector<
-      std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
-      interceptors;
-  interceptors.push_back(std::make_unique<CallCounterFactory>(
-      options_, authenticator_, connections_, *log_, log_limiter_, metrics_));
-  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) {
     return absl::UnavailableError("the server could not start");

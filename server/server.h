@@ -39,7 +39,6 @@
 #include "server/metrics/metrics.h"
 #include "server/options.h"
 #include "server/rpc/attention_service.h"
-#include "server/rpc/compute_call.h"
 #include "server/rpc/health_service.h"
 #include "server/rpc/reflection_service.h"
 #include "server/rpc/streamed_service.h"
@@ -128,9 +127,9 @@ class Server {
   const std::shared_ptr<BufferPool> buffers_;
   Executor executor_;
   AttentionService service_;
-  StreamedService streamed_service_;
   HealthService health_;
   ReflectionService reflection_;
+  StreamedService streamed_service_;
   grpc::ResourceQuota quota_;
   std::vector<std::string> addresses_;
   std::string http_address_;

@@ -201,27 +201,6 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
                       details.SerializeAsString());
 }
 
-absl::Status FromGrpcStatus(const grpc::Status& status) {
-  absl::Status result(static_cast<absl::StatusCode>(status.error_code()),
-                      status.error_message());
-  details::v1::Status details;
-  if (!details.ParseFromString(status.error_details())) return result;
-  for (const google::protobuf::Any& detail : details.details()) {
-    details::v1::ErrorInfo info;
-    if (detail.type_url() != kErrorInfoUrl ||
-        !info.ParseFromString(detail.value())) {
-      continue;
-    }
-    for (int i = 0; i <= static_cast<int>(kLastReason); ++i) {
-      const auto reason = static_cast<Reason>(i);
-      if (ReasonName(reason) == info.reason()) {
-        return WithReason(reason, std::move(result));
-      }
-    }
-  }
-  return result;
-}
-
 absl::string_view CodeName(grpc::StatusCode code) {
   switch (code) {
     case grpc::StatusCode::OK:

@@ -50,7 +50,6 @@ enum class Reason : uint8_t {
   kTenantWork,        // above the tenant's work per second
   kTooManyStreams,    // health watches or reflection streams
 };
-inline constexpr Reason kLastReason = Reason::kTooManyStreams;
 
 // "QUEUE_FULL"; empty for kNone.
 absl::string_view ReasonName(Reason reason);
@@ -72,9 +71,6 @@ std::optional<absl::Duration> RetryDelay(const absl::Status& status);
 
 // `status`, for a limit that the subject alone has, such as "tenant:a".
 absl::Status WithQuota(absl::string_view subject, absl::Status status);
-
-// Of a status that ToGrpcStatus() made: its code, text and reason.
-absl::Status FromGrpcStatus(const grpc::Status& status);
 
 // The same code and text, with google.rpc details: ErrorInfo always, BadRequest
 // where ErrorField() names a field, RetryInfo where RetryLater() made the

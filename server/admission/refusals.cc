@@ -212,6 +212,14 @@ absl::Status TenantWorksTooMuch(const Tenant& tenant, absl::Duration wait) {
   });
 }
 
+absl::Status OutOfMemory() {
+  return Made(absl::StatusCode::kResourceExhausted, [] {
+    return RetryLater(Reason::kOutOfMemory,
+                      "the server could not allocate memory for the call",
+                      absl::Seconds(1));
+  });
+}
+
 absl::Status LateBeforeRead() {
   return Made(absl::StatusCode::kDeadlineExceeded, [] {
     return absl::DeadlineExceededError(

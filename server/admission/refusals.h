@@ -36,6 +36,7 @@ absl::Status NoRoomForTheRest(int64_t max_bytes);
 absl::Status TenantTooLarge(const Tenant& tenant, int64_t bytes);
 absl::Status TenantHoldsTooMuch(const Tenant& tenant, int64_t more_bytes);
 absl::Status TenantWorksTooMuch(const Tenant& tenant, absl::Duration wait);
+absl::Status OutOfMemory();
 absl::Status LateBeforeRead();
 absl::Status LateWhileRead();
 absl::Status TooSlow(double min_upload_rate, absl::Duration most);

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "grpc/support/time.h"
 #include "server/admission/refusals.h"
+#include "server/rpc/call_end.h"
 #include "server/rpc/call_headers.h"
 #include "server/status.h"
 
@@ -24,7 +25,7 @@ constexpr int kMostLooks = 20;
 }  // namespace
 
 AdmittedCall::AdmittedCall(absl::string_view method,
-                           const CallEnvironment& environment,
+                           const ComputeEnvironment& environment,
                            grpc::GenericCallbackServerContext* context)
     : env_(environment),
       context_(context),
@@ -256,24 +257,7 @@ void AdmittedCall::EndWithoutMemory() {
 
 void AdmittedCall::FinishWith(const absl::Status& status,
                               const CallRecord& record) {
-  grpc::Status result;
-  try {
-    result = ToGrpcStatus(status);
-    // gRPC's clients heed this before they try again, not RetryInfo.
-    if (const auto delay = RetryDelay(status)) {
-      context_->AddTrailingMetadata(
-          "grpc-retry-pushback-ms",
-          absl::StrCat(absl::ToInt64Milliseconds(*delay)));
-    }
-    for (const auto& [name, value] : record.caller.Trailers()) {
-      context_->AddTrailingMetadata(name, value);
-    }
-    record.End(status, env_.log, env_.log_limiter, env_.metrics);
-  } catch (const std::bad_alloc&) {
-    if (!status.ok()) {
-      result = grpc::Status(static_cast<grpc::StatusCode>(status.code()), "");
-    }
-  }
+  const grpc::Status result = EndCall(status, record, env_, *context_);
   HandOver();
   if (!status.ok()) return Finish(result);
   SendAnswer();

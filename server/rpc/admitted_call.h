@@ -56,7 +56,7 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   static constexpr size_t kJobSlots = 2;
 
   // `method` as in CallSummary.
-  AdmittedCall(absl::string_view method, const CallEnvironment& environment,
+  AdmittedCall(absl::string_view method, const ComputeEnvironment& environment,
                grpc::GenericCallbackServerContext* context);
   virtual ~AdmittedCall() = default;
 
@@ -113,7 +113,7 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   // back. It orders the two itself, but ThreadSanitizer does not see into it.
   void HandOver() { handovers_.fetch_add(1, std::memory_order_acq_rel); }
 
-  const CallEnvironment& env_;
+  const ComputeEnvironment& env_;
   grpc::GenericCallbackServerContext* const context_;
   CallRecord record_;
   const int64_t header_bytes_;

@@ -3,7 +3,9 @@
 #include <string>
 
 #include "kernel/attention.h"
-#include "server/status.h"
+#include "server/rpc/compute_call.h"
+#include "server/rpc/stream_call.h"
+#include "server/rpc/unary_call.h"
 #include "server/version.h"
 
 namespace attention::server {
@@ -34,19 +36,26 @@ v1::GetCapabilitiesResponse Capabilities(const Options& options) {
 
 }  // namespace
 
-AttentionService::AttentionService(const Options& options,
-                                   const Authenticator& authenticator)
-    : capabilities_(Capabilities(options)), authenticator_(authenticator) {}
+AttentionService::AttentionService(const ComputeEnvironment& environment)
+    : environment_(environment),
+      capabilities_(Capabilities(environment.options)) {}
 
-grpc::ServerUnaryReactor* AttentionService::GetCapabilities(
-    grpc::CallbackServerContext* context, const v1::GetCapabilitiesRequest*,
-    v1::GetCapabilitiesResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::Status status =
-      authenticator_.Check(context->client_metadata()).status();
-  if (status.ok()) *response = capabilities_;
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
+void AttentionService::AddTo(StreamedService& service) const {
+  service.Add("/attention.v1.AttentionService/ComputeAttention",
+              [this](grpc::GenericCallbackServerContext* context) {
+                return StartComputeCall(environment_, context);
+              });
+  service.Add("/attention.v1.AttentionService/StreamAttention",
+              [this](grpc::GenericCallbackServerContext* context) {
+                return StartStreamCall(environment_, context);
+              });
+  AddUnary<v1::GetCapabilitiesRequest>(
+      service, "/attention.v1.AttentionService/GetCapabilities",
+      {"GetCapabilities", Access::kTenants},
+      [this](const v1::GetCapabilitiesRequest&)
+          -> absl::StatusOr<v1::GetCapabilitiesResponse> {
+        return capabilities_;
+      });
 }
 
 }  // namespace attention::server

@@ -2,35 +2,22 @@
 #ifndef ATTENTION_SERVER_RPC_ATTENTION_SERVICE_H_
 #define ATTENTION_SERVER_RPC_ATTENTION_SERVICE_H_
 
-#include "attention/v1/attention.grpc.pb.h"
 #include "attention/v1/attention.pb.h"
-#include "server/auth/authenticator.h"
-#include "server/options.h"
+#include "server/rpc/compute_call.h"
+#include "server/rpc/streamed_service.h"
 
 namespace attention::server {
 
-// ComputeAttention and StreamAttention are StreamedService's: marked so here
-// that they are listed by reflection.
-using AttentionServiceBase =
-    v1::AttentionService::WithGenericMethod_ComputeAttention<
-        v1::AttentionService::WithGenericMethod_StreamAttention<
-            v1::AttentionService::WithCallbackMethod_GetCapabilities<
-                v1::AttentionService::Service>>>;
-
-// Thread-safe, as gRPC demands.
-class AttentionService final : public AttentionServiceBase {
+// MUST outlive every call.
+class AttentionService {
  public:
-  // `authenticator` must outlive it.
-  AttentionService(const Options& options, const Authenticator& authenticator);
+  explicit AttentionService(const ComputeEnvironment& environment);
 
-  grpc::ServerUnaryReactor* GetCapabilities(
-      grpc::CallbackServerContext* context,
-      const v1::GetCapabilitiesRequest* request,
-      v1::GetCapabilitiesResponse* response) override;
+  void AddTo(StreamedService& service) const;
 
  private:
+  const ComputeEnvironment environment_;
   const v1::GetCapabilitiesResponse capabilities_;
-  const Authenticator& authenticator_;
 };
 
 }  // namespace attention::server

@@ -18,18 +18,22 @@
 
 namespace attention::server {
 
-// Nothing is owned; all must outlive every call.
+// Those of every kind. Nothing is owned; all must outlive every call.
 struct CallEnvironment {
   const Options& options;
   const Authenticator& authenticator;
-  Admission& admission;
   ConnectionTable& connections;
-  CostModel& costs;
-  BufferPool& buffers;
-  Executor& executor;
   spdlog::logger& log;
   LogLimiter& log_limiter;
   Metrics& metrics;
+};
+
+// Those that compute.
+struct ComputeEnvironment : CallEnvironment {
+  Admission& admission;
+  CostModel& costs;
+  BufferPool& buffers;
+  Executor& executor;
   // Whether clients have been told to leave: each connection is closed with its
   // last call.
   const std::atomic<bool>& leaving;

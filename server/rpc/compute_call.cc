@@ -17,6 +17,7 @@
 #include "server/logging.h"
 #include "server/response_encoder.h"
 #include "server/rpc/admitted_call.h"
+#include "server/rpc/call_end.h"
 #include "server/status.h"
 #include "wire/compute_request.h"
 
@@ -37,7 +38,7 @@ constexpr int64_t kLargeAnswer = int64_t{64} << 10;
 
 class ComputeCall final : public AdmittedCall {
  public:
-  ComputeCall(const CallEnvironment& environment,
+  ComputeCall(const ComputeEnvironment& environment,
               grpc::GenericCallbackServerContext* context)
       : AdmittedCall(kMethod, environment, context) {}
 
@@ -86,11 +87,6 @@ class ComputeCall final : public AdmittedCall {
     HandOver();
     Hold();
     FinishOnceTaken();
-  }
-
-  static absl::Status WrongNumberOfMessages(absl::string_view got) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("got ", got, ", wanted one request message"));
   }
 
   void Received() {
@@ -313,7 +309,7 @@ class ComputeCall final : public AdmittedCall {
 }  // namespace
 
 grpc::ServerGenericBidiReactor* StartComputeCall(
-    const CallEnvironment& environment,
+    const ComputeEnvironment& environment,
     grpc::GenericCallbackServerContext* context) {
   auto* call = new ComputeCall(environment, context);
   call->Start();

@@ -12,7 +12,7 @@ namespace attention::server {
 // for gRPC it is a stream here, so that the call can be let in, made to wait or
 // refused before its message is read.
 grpc::ServerGenericBidiReactor* StartComputeCall(
-    const CallEnvironment& environment,
+    const ComputeEnvironment& environment,
     grpc::GenericCallbackServerContext* context);
 
 }  // namespace attention::server

@@ -1,16 +1,13 @@
 #include "server/rpc/reflection_service.h"
 
-#include <new>
 #include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "grpc/reflection/v1/reflection.grpc.pb.h"
-#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
-#include "grpcpp/support/proto_buffer_reader.h"
-#include "server/admission/refusals.h"
-#include "server/rpc/refused_call.h"
+#include "absl/time/time.h"
+#include "grpc/reflection/v1alpha/reflection.pb.h"
+#include "server/rpc/raw_call.h"
 #include "server/status.h"
 
 namespace attention::server {
@@ -20,7 +17,6 @@ using ::google::protobuf::Descriptor;
 using ::google::protobuf::FieldDescriptor;
 using ::google::protobuf::FileDescriptor;
 using ::grpc::reflection::v1::ExtensionRequest;
-using ::grpc::reflection::v1::ServerReflection;
 using ::grpc::reflection::v1::ServerReflectionRequest;
 using ::grpc::reflection::v1::ServerReflectionResponse;
 
@@ -123,93 +119,50 @@ ServerReflectionResponse Reflect(const DescribedProtos& protos,
 
 // Reads a request, answers it, reads the next. One operation is open at all
 // times, which fails when the call is cancelled.
-class ReflectionService::Stream final : public Reactor {
+class ReflectionService::Stream final : public RawCall {
  public:
-  Stream(ReflectionService& service, grpc::CallbackServerContext& context)
-      : service_(service), context_(context) {
-    HandOver();
-    StartRead(&request_);
-  }
+  Stream(ReflectionService& service, const CallEnvironment& environment,
+         grpc::GenericCallbackServerContext* context)
+      : RawCall(environment, {"Reflection", Access::kTenants}, context),
+        service_(service) {}
   ~Stream() override {
-    service_.streams_.fetch_sub(1, std::memory_order_relaxed);
+    if (entered_) service_.streams_.fetch_sub(1, std::memory_order_relaxed);
   }
 
-  void OnReadDone(bool ok) override {
-    HandOver();
-    if (!ok) {
-      return Finish(context_.IsCancelled()
-                        ? grpc::Status(grpc::StatusCode::CANCELLED, "")
-                        : grpc::Status::OK);
+ private:
+  absl::Status Begin() override {
+    entered_ = true;
+    if (service_.streams_.fetch_add(1, std::memory_order_relaxed) <
+        service_.max_streams_) {
+      return absl::OkStatus();
     }
-    grpc::Status status;
-    try {
-      status = ToGrpcStatus(Answer());
-    } catch (const std::bad_alloc&) {
-      status = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "");
-    }
+    return RetryLater(Reason::kTooManyStreams,
+                      absl::StrCat("the server has ", service_.max_streams_,
+                                   " reflection streams, as many as it takes"),
+                      absl::Seconds(1));
+  }
+
+  void Received(const grpc::ByteBuffer& message) override {
+    ServerReflectionRequest request;
+    const absl::Status status = ParseMessage(message, &request);
+    if (!status.ok()) return Fail(status);
+    response_ = MessageBytes(Reflect(service_.protos_, request));
     HandOver();
-    if (!status.ok()) return Finish(status);
     StartWrite(&response_);
   }
+
+  void NoMore() override { End(absl::OkStatus()); }
 
   void OnWriteDone(bool ok) override {
     HandOver();
     response_.Clear();
-    HandOver();
-    if (!ok) return Finish(grpc::Status(grpc::StatusCode::CANCELLED, ""));
-    StartRead(&request_);
-  }
-
-  void OnDone() override {
-    HandOver();
-    delete this;
-  }
-
- private:
-  // gRPC orders what it calls, but ThreadSanitizer does not see into it.
-  void HandOver() { handovers_.fetch_add(1, std::memory_order_acq_rel); }
-
-  absl::Status Answer() {
-    const auto bytes = static_cast<int64_t>(request_.Length());
-    if (bytes > kMaxRequestBytes) {
-      return WithReason(Reason::kRequestTooLarge,
-                        absl::ResourceExhaustedError(absl::StrCat(
-                            "the request has ", bytes,
-                            " bytes, wanted at most ", kMaxRequestBytes)));
-    }
-    ServerReflectionRequest request;
-    grpc::ProtoBufferReader reader(&request_);
-    if (!reader.status().ok() || !request.ParseFromZeroCopyStream(&reader)) {
-      return absl::InvalidArgumentError(
-          "the message is no ServerReflectionRequest");
-    }
-    request_.Clear();
-    const grpc::Slice slice(
-        Reflect(service_.protos_, request).SerializeAsString());
-    response_ = grpc::ByteBuffer(&slice, 1);
-    return absl::OkStatus();
+    if (!ok) return Fail(CallCancelled());
+    ReadNext();
   }
 
   ReflectionService& service_;
-  grpc::CallbackServerContext& context_;
-  std::atomic<int> handovers_{0};
-  grpc::ByteBuffer request_;
+  bool entered_ = false;
   grpc::ByteBuffer response_;
-};
-
-template <typename Service>
-class ReflectionService::Version final
-    : public Service::template WithRawCallbackMethod_ServerReflectionInfo<
-          typename Service::Service> {
- public:
-  explicit Version(ReflectionService& service) : service_(service) {}
-
-  Reactor* ServerReflectionInfo(grpc::CallbackServerContext* context) override {
-    return service_.Start(*context);
-  }
-
- private:
-  ReflectionService& service_;
 };
 
 namespace {
@@ -224,40 +177,19 @@ std::vector<const FileDescriptor*> WithReflection(
 }  // namespace
 
 ReflectionService::ReflectionService(std::vector<const FileDescriptor*> files,
-                                     const Authenticator& authenticator,
                                      int max_streams)
-    : protos_(WithReflection(std::move(files))),
-      authenticator_(authenticator),
-      max_streams_(max_streams),
-      v1_(std::make_unique<Version<ServerReflection>>(*this)),
-      v1alpha_(std::make_unique<Version<v1alpha::ServerReflection>>(*this)) {}
+    : protos_(WithReflection(std::move(files))), max_streams_(max_streams) {}
 
-ReflectionService::~ReflectionService() = default;
-
-void ReflectionService::Register(grpc::ServerBuilder& builder) {
-  builder.RegisterService(v1_.get());
-  builder.RegisterService(v1alpha_.get());
-}
-
-ReflectionService::Reactor* ReflectionService::Start(
-    grpc::CallbackServerContext& context) {
-  const absl::Status allowed =
-      authenticator_.Check(context.client_metadata()).status();
-  if (!allowed.ok()) return new RefusedCall<Reactor>(ToGrpcStatus(allowed));
-  if (streams_.fetch_add(1, std::memory_order_relaxed) < max_streams_) {
-    try {
-      return new Stream(*this, context);
-    } catch (const std::bad_alloc&) {
-      streams_.fetch_sub(1, std::memory_order_relaxed);
-      throw;
-    }
+void ReflectionService::AddTo(StreamedService& service) {
+  const auto start = [this, &environment = service.environment()](
+                         grpc::GenericCallbackServerContext* context) {
+    return StartRawCall<Stream>(*this, environment, context);
+  };
+  for (const char* package : {"v1", "v1alpha"}) {
+    service.Add(absl::StrCat("/grpc.reflection.", package,
+                             ".ServerReflection/ServerReflectionInfo"),
+                start);
   }
-  streams_.fetch_sub(1, std::memory_order_relaxed);
-  return new RefusedCall<Reactor>(ToGrpcStatus(
-      RetryLater(Reason::kTooManyStreams,
-                 absl::StrCat("the server has ", max_streams_,
-                              " reflection streams, as many as it takes"),
-                 absl::Seconds(1))));
 }
 
 }  // namespace attention::server

@@ -4,14 +4,11 @@
 #define ATTENTION_SERVER_RPC_REFLECTION_SERVICE_H_
 
 #include <atomic>
-#include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "grpc/reflection/v1/reflection.pb.h"
-#include "grpcpp/server_builder.h"
-#include "server/auth/authenticator.h"
 #include "server/rpc/described_protos.h"
+#include "server/rpc/streamed_service.h"
 
 namespace attention::server {
 
@@ -28,33 +25,20 @@ class ReflectionService {
   // Streams at once, of both versions together; one more gets
   // RESOURCE_EXHAUSTED.
   static constexpr int kMaxStreams = 1000;
-  // A larger request ends its stream with RESOURCE_EXHAUSTED.
-  static constexpr int64_t kMaxRequestBytes = 65536;
 
-  // Lists the services of `files`, and reflection itself. `authenticator` says
-  // who may ask.
-  ReflectionService(std::vector<const google::protobuf::FileDescriptor*> files,
-                    const Authenticator& authenticator,
-                    int max_streams = kMaxStreams);
-  ~ReflectionService();
+  // Lists the services of `files`, and reflection itself.
+  explicit ReflectionService(
+      std::vector<const google::protobuf::FileDescriptor*> files,
+      int max_streams = kMaxStreams);
 
-  void Register(grpc::ServerBuilder& builder);
+  void AddTo(StreamedService& service);
 
  private:
-  using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
   class Stream;
-  template <typename Service>
-  class Version;
-
-  // Of either version.
-  Reactor* Start(grpc::CallbackServerContext& context);
 
   const DescribedProtos protos_;
-  const Authenticator& authenticator_;
   const int max_streams_;
   std::atomic<int> streams_{0};
-  const std::unique_ptr<grpc::Service> v1_;
-  const std::unique_ptr<grpc::Service> v1alpha_;
 };
 
 }  // namespace attention::server

@@ -61,7 +61,7 @@ constexpr size_t kPageSets = 2;
 //      the set that is computed on or full, then in the one that is filled.
 class StreamCall final : public AdmittedCall {
  public:
-  StreamCall(const CallEnvironment& environment,
+  StreamCall(const ComputeEnvironment& environment,
              grpc::GenericCallbackServerContext* context)
       : AdmittedCall(kMethod, environment, context) {}
 
@@ -702,7 +702,7 @@ class StreamCall final : public AdmittedCall {
 }  // namespace
 
 grpc::ServerGenericBidiReactor* StartStreamCall(
-    const CallEnvironment& environment,
+    const ComputeEnvironment& environment,
     grpc::GenericCallbackServerContext* context) {
   auto* call = new StreamCall(environment, context);
   call->Start();

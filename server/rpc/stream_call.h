@@ -17,7 +17,7 @@ namespace attention::server {
 // whom, nothing grows: reads wait for room in a page set, computing for keys,
 // writes for the client, and no thread for any of them.
 grpc::ServerGenericBidiReactor* StartStreamCall(
-    const CallEnvironment& environment,
+    const ComputeEnvironment& environment,
     grpc::GenericCallbackServerContext* context);
 
 }  // namespace attention::server

@@ -1,17 +1,15 @@
 // grpc.health.v1.Health.
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/time/time.h"
 #include "grpc/health/v1/health.grpc.pb.h"
-#include "grpcpp/server.h"
-#include "grpcpp/server_builder.h"
 #include "server/rpc/health_service.h"
 #include "tests/support/raw_call.h"
+#include "tests/support/streamed_server.h"
 #include "tests/support/test_server.h"
 
 namespace attention::testing {
@@ -78,26 +76,17 @@ TEST_P(HealthTest, WatchersOfAnUnknownServiceAreToldSo) {
 // The service alone, with room for two watchers.
 class HealthServiceTest : public ::testing::Test {
  protected:
-  HealthServiceTest() {
-    grpc::ServerBuilder builder;
-    builder.RegisterService(&health_);
-    server_ = builder.BuildAndStart();
-    channel_ = server_->InProcessChannel({});
-  }
-  ~HealthServiceTest() override {
-    server_->Shutdown(std::chrono::system_clock::now());
-  }
-
   std::unique_ptr<RawStream> Watch() {
     auto watch = std::make_unique<RawStream>(channel_, kWatch);
-    EXPECT_TRUE(watch->Write(HealthRequest(""), /*last=*/true));
+    // Where there are too many already it is not read.
+    static_cast<void>(watch->Write(HealthRequest(""), /*last=*/true));
     return watch;
   }
 
-  const server::Authenticator authenticator_{/*open_health=*/true};
-  server::HealthService health_{kService, authenticator_, /*max_watchers=*/2};
-  std::unique_ptr<grpc::Server> server_;
-  std::shared_ptr<grpc::Channel> channel_;
+  server::HealthService health_{kService, /*max_watchers=*/2};
+  StreamedServer server_{
+      [this](server::StreamedService& service) { health_.AddTo(service); }};
+  const std::shared_ptr<grpc::Channel> channel_ = server_.Channel();
 };
 
 TEST_F(HealthServiceTest, DoesNotServeUntilTold) {
@@ -120,13 +109,15 @@ TEST_F(HealthServiceTest, OneWatcherTooManyIsRefusedUntilAnotherGoes) {
   auto second = Watch();
   EXPECT_EQ(ServingStatus(first->Read().value_or("")), "NOT_SERVING");
   EXPECT_EQ(ServingStatus(second->Read().value_or("")), "NOT_SERVING");
-  const auto third = Watch();
-  ASSERT_EQ(third->Read(), std::nullopt);
-  const grpc::Status refused = third->Finish();
+  // Unread, so that silent ones count as well.
+  RawStream third(channel_, kWatch);
+  ASSERT_EQ(third.Read(), std::nullopt);
+  const grpc::Status refused = third.Finish();
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(refused.error_message(),
             "the server has 2 health watchers, as many as it takes; use Check "
             "instead");
+  EXPECT_EQ(third.Trailer("grpc-retry-pushback-ms"), "1000");
   second.reset();
   EXPECT_TRUE(WaitUntil([&] { return Watch()->Read().has_value(); }));
   health_.SetServing(true);

@@ -56,6 +56,34 @@ TEST_P(LimitsTest, RequestsAreTakenUpToTheLimit) {
   EXPECT_FALSE(DetailsOf(status).retry_delay.has_value());
 }
 
+TEST_P(LimitsTest, RequestsOfOtherMethodsAreTakenUpTo64KiB) {
+  TestServer server;
+  const auto channel = server.Channel(GetParam());
+  // A field that no message has, of 65532 bytes.
+  const std::string largest =
+      "\x7a\xfc\xff\x03" + std::string((64 << 10) - 4, 'x');
+  for (const char* method :
+       {"/attention.v1.AttentionService/GetCapabilities",
+        "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List"}) {
+    EXPECT_TRUE(RawUnaryCall(channel, method, largest).status.ok()) << method;
+  }
+  for (const char* method :
+       {"/attention.v1.AttentionService/GetCapabilities",
+        "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"}) {
+    RawStream call(channel, method);
+    EXPECT_TRUE(call.Write(largest + "x", /*last=*/true)) << method;
+    EXPECT_EQ(call.Read(), std::nullopt) << method;
+    const grpc::Status status = call.Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED)
+        << method;
+    EXPECT_EQ(status.error_message(),
+              "the request has 65537 bytes, wanted at most 65536");
+    EXPECT_EQ(DetailsOf(status).reason, "REQUEST_TOO_LARGE");
+  }
+}
+
 TEST_P(LimitsTest, AnswersAreGivenUpToTheLimit) {
   server::Options options = TestServer::DefaultOptions();
   options.max_response_bytes = 5000;

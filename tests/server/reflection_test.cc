@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,12 +13,11 @@
 #include "google/protobuf/descriptor.pb.h"
 #include "google/protobuf/dynamic_message.h"
 #include "grpc/reflection/v1/reflection.pb.h"
-#include "grpcpp/server.h"
-#include "grpcpp/server_builder.h"
 #include "server/rpc/described_protos.h"
 #include "server/rpc/reflection_service.h"
 #include "tests/support/messages.h"
 #include "tests/support/raw_call.h"
+#include "tests/support/streamed_server.h"
 #include "tests/support/test_server.h"
 
 namespace attention::testing {
@@ -223,7 +221,8 @@ TEST_P(ReflectionTest, ABadMessageEndsItsStream) {
   const grpc::Status status = stream_.Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(status.error_message(),
-            "the message is no ServerReflectionRequest");
+            "the request is not a valid "
+            "grpc.reflection.v1.ServerReflectionRequest message");
 }
 
 TEST_P(ReflectionTest, AHugeMessageEndsItsStream) {
@@ -256,31 +255,26 @@ INSTANTIATE_TEST_SUITE_P(Versions, ReflectionTest,
                          });
 
 TEST(ReflectionServiceTest, OneStreamTooManyIsRefusedUntilAnotherGoes) {
-  const server::Authenticator authenticator(/*open_health=*/true);
-  server::ReflectionService reflection({}, authenticator, /*max_streams=*/2);
-  grpc::ServerBuilder builder;
-  reflection.Register(builder);
-  const auto server = builder.BuildAndStart();
-  const auto channel = server->InProcessChannel({});
-  {
-    RawStream first(channel, kV1);
-    auto second = std::make_unique<RawStream>(channel, kV1Alpha);
-    EXPECT_EQ(ServicesOf(Ask(first, ListServices())).size(), 2);
-    EXPECT_EQ(ServicesOf(Ask(*second, ListServices())).size(), 2);
-    RawStream third(channel, kV1);
-    ASSERT_EQ(third.Read(), std::nullopt);
-    const grpc::Status refused = third.Finish();
-    EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-    EXPECT_EQ(refused.error_message(),
-              "the server has 2 reflection streams, as many as it takes");
-    second.reset();
-    EXPECT_TRUE(WaitUntil([&] {
-      RawStream next(channel, kV1);
-      return next.Write(ListServices().SerializeAsString()) &&
-             next.Read().has_value();
-    }));
-  }
-  server->Shutdown(std::chrono::system_clock::now());
+  server::ReflectionService reflection({}, /*max_streams=*/2);
+  StreamedServer server(
+      [&](server::StreamedService& service) { reflection.AddTo(service); });
+  const auto channel = server.Channel();
+  RawStream first(channel, kV1);
+  auto second = std::make_unique<RawStream>(channel, kV1Alpha);
+  EXPECT_EQ(ServicesOf(Ask(first, ListServices())).size(), 2);
+  EXPECT_EQ(ServicesOf(Ask(*second, ListServices())).size(), 2);
+  RawStream third(channel, kV1);
+  ASSERT_EQ(third.Read(), std::nullopt);
+  const grpc::Status refused = third.Finish();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(refused.error_message(),
+            "the server has 2 reflection streams, as many as it takes");
+  second.reset();
+  EXPECT_TRUE(WaitUntil([&] {
+    RawStream next(channel, kV1);
+    return next.Write(ListServices().SerializeAsString()) &&
+           next.Read().has_value();
+  }));
 }
 
 // Of a file that nothing here needs: two extensions of one message.

@@ -62,8 +62,9 @@ class TokensTest : public ::testing::Test {
     return stub_->GetCapabilities(&context, {}, &response);
   }
 
-  // One call, of a stream if need be, with an empty message.
-  grpc::Status Call(const std::string& method, const std::string& token) {
+  // One call, of a stream if need be, with an empty message or with none.
+  grpc::Status Call(const std::string& method, const std::string& token,
+                    bool with_message = true) {
     grpc::ClientContext context;
     Authorize(token, context);
     // A watch and a reflection stream do not end by themselves.
@@ -78,7 +79,7 @@ class TokensTest : public ::testing::Test {
     queue.Next(&tag, &ok);
     const grpc::Slice empty;
     const grpc::ByteBuffer message(&empty, 1);
-    if (ok) {
+    if (ok && with_message) {
       stream->WriteLast(message, grpc::WriteOptions(), nullptr);
       queue.Next(&tag, &ok);
     }
@@ -108,6 +109,19 @@ TEST_F(TokensTest, EveryCallNeedsOne) {
     EXPECT_EQ(status.error_message(),
               "authorization: the token is not known here");
     EXPECT_EQ(DetailsOf(status).reason, "TOKEN_UNKNOWN");
+  }
+}
+
+TEST_F(TokensTest, WithoutOneNothingIsRead) {
+  Start(Line("t-a", "a"));
+  for (const char* method :
+       {"/attention.v1.AttentionService/ComputeAttention",
+        "/attention.v1.AttentionService/GetCapabilities",
+        "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"}) {
+    const grpc::Status status = Call(method, "", /*with_message=*/false);
+    EXPECT_EQ(DetailsOf(status).reason, "TOKEN_MISSING") << method;
   }
 }
 

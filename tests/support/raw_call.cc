@@ -121,6 +121,13 @@ grpc::Status RawStream::Finish() {
   return status;
 }
 
+std::string RawStream::Trailer(const std::string& name) const {
+  const auto& trailers = context_.GetServerTrailingMetadata();
+  const auto found = trailers.find(name);
+  if (found == trailers.end()) return "";
+  return std::string(found->second.data(), found->second.size());
+}
+
 std::string HealthRequest(const std::string& service) {
   if (service.empty()) return "";
   std::string bytes = "\x0a";

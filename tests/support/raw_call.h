@@ -48,6 +48,8 @@ class RawStream {
   // Nothing at the end of the stream.
   std::optional<std::string> Read();
   grpc::Status Finish();
+  // After Finish(); empty if there is none.
+  std::string Trailer(const std::string& name) const;
   void Cancel() { context_.TryCancel(); }
 
  private:

@@ -36,6 +36,7 @@ TEST(RefusalsTest, EachHasItsReason) {
       {NoRoomToWait(1, 1), exhausted, "MEMORY_BUSY", true},
       {DoesNotFitNow(1, 1), exhausted, "MEMORY_BUSY", true},
       {NoRoomForTheRest(1), exhausted, "MEMORY_BUSY", true},
+      {OutOfMemory(), exhausted, "OUT_OF_MEMORY", true},
       {WouldWaitTooLong(second, second), exhausted, "QUEUE_FULL", true},
       {WouldWaitUntilTooLate(second, second), exhausted, "DEADLINE_TOO_CLOSE",
        true},
