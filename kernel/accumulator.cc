@@ -154,6 +154,7 @@ class Accumulator::Impl {
       if (!keys.mask) return std::nullopt;
       return FieldError("mask", "got a mask, wanted none, as in the plan");
     }
+    if (problem_.batch == 0) return problem_.mask;  // Nobody's.
     const int64_t begin = NextOf(0);
     const int64_t length = keys.views.empty() ? 0 : keys.views[0].length;
     absl::StatusOr<MaskOperand> operand =

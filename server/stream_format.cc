@@ -91,7 +91,8 @@ StreamFormat::StreamFormat(const AttentionInputs& inputs,
     g.mask_length = mask_->shape.back();
     const absl::Span<const int64_t> rows =
         absl::MakeConstSpan(mask_->shape).first(mask_->shape.size() - 1);
-    g.mask_rows = NumElements(rows).value_or(0);
+    // Without sequences there are no rows to mask.
+    g.mask_rows = g.sequences == 0 ? 0 : NumElements(rows).value_or(0);
     g.mask_element_bytes = ElementBytes(mask_->type);
   }
 }

@@ -46,6 +46,8 @@ int64_t TargetBytes(const KeyValueGeometry& g) {
 
 // Tokens of a set that is not ragged: whole blocks, or all.
 int64_t DenseTokens(const KeyValueGeometry& g) {
+  // Tokens without bytes cost nothing to send: any number is one set.
+  if (g.TokenBytes() == 0) return g.length;
   const int64_t blocks = std::max<int64_t>(
       1, TargetBytes(g) /
              std::max<int64_t>(1, Multiply(kKeyBlock, g.TokenBytes())));

@@ -219,6 +219,23 @@ TEST(KeyChunksTest, TheHeaderIsTheRequestWithoutKeys) {
   EXPECT_EQ(header.options().layout(), v1::LAYOUT_BHSD);
 }
 
+TEST(KeyChunksTest, OneTokenMayBeMoreThanAChunk) {
+  Case c = CaseOf(v1::LAYOUT_BHSD, v1::DATA_TYPE_FLOAT32, false, false);
+  auto chunks = internal::KeyChunks::Of(c.Made(), 100);
+  ASSERT_TRUE(chunks);
+  internal::Lease lease;
+  EXPECT_EQ(Parsed(*chunks->Next(lease)).chunk().key().shape(2), 1);
+}
+
+TEST(KeyChunksTest, AnEmptyPastIsNone) {
+  Case c = CaseOf(v1::LAYOUT_BHSD, v1::DATA_TYPE_FLOAT32, false, false);
+  c.past_key = Tensor::FromBytes(v1::DATA_TYPE_FLOAT32, {},
+                                 {kBatch, kKvHeads, 0, kSize});
+  c.past_value = Tensor::FromBytes(v1::DATA_TYPE_FLOAT32, {},
+                                   {kBatch, kKvHeads, 0, kValueSize});
+  EXPECT_TRUE(internal::KeyChunks::Of(c.Made()));
+}
+
 TEST(KeyChunksTest, WhatCannotBeStreamed) {
   const auto chunks = [](const auto& change) {
     Case c = CaseOf(v1::LAYOUT_BHSD, v1::DATA_TYPE_FLOAT32, true, true);
@@ -526,6 +543,9 @@ TEST_F(AnswerRowsTest, MalformedAnswers) {
   wrong.mutable_output()->set_data_type(v1::DATA_TYPE_FLOAT64);
   wrong.mutable_output()->set_shape(2, 1);
   EXPECT_TRUE(refused(wrong));
+  // Of the query's type from the first on.
+  EXPECT_TRUE(absl::IsInternal(
+      internal::AnswerRows(case_.request).Add(ToBuffer(wrong))));
   wrong = Rows(1);
   *wrong.mutable_log_sum_exp() = wrong.output();
   EXPECT_TRUE(refused(wrong));

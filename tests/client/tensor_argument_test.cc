@@ -89,6 +89,7 @@ TEST_F(TensorArgument, LargeArraysAreMapped) {
     EXPECT_EQ(elements[1], 2);
     input->DropPages();
     EXPECT_EQ(elements[0], 1);
+    EXPECT_FALSE(input->Shortened());
     // What is read is a copy, what is mapped the file itself.
     std::fstream file(Path("a.npy"),
                       std::ios::in | std::ios::out | std::ios::binary);
@@ -99,6 +100,15 @@ TEST_F(TensorArgument, LargeArraysAreMapped) {
     EXPECT_EQ(elements[1], map_from <= 8 ? 3 : 2);
     ASSERT_TRUE(WriteTensors({{{Path("a.npy"), ""}, &tensor_}}).ok());
   }
+}
+
+TEST_F(TensorArgument, KnowsWhetherItsFileGotShorter) {
+  ASSERT_TRUE(WriteTensors({{{Path("a.npy"), ""}, &tensor_}}).ok());
+  const auto input =
+      OpenTensorArgument(Path("a.npy"), v1::DATA_TYPE_FLOAT32, 0);
+  ASSERT_TRUE(input.ok()) << input.status();
+  std::filesystem::resize_file(Path("a.npy"), 130);
+  EXPECT_TRUE(input->Shortened());
 }
 
 // Others are read, and changed as they have to be.

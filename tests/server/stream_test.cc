@@ -176,6 +176,33 @@ TEST_P(StreamTest, WithoutKeysOrRows) {
   }
 }
 
+// Tokens of no sequence, which take no bytes.
+TEST_P(StreamTest, AnyNumberOfTokensOfNoSequence) {
+  constexpr int64_t kTokens = int64_t{1} << 59;
+  v1::StreamAttentionRequest header, chunk;
+  const auto set = [](v1::Tensor* tensor, std::vector<int64_t> shape) {
+    tensor->set_data_type(v1::DATA_TYPE_FLOAT32);
+    tensor->mutable_shape()->Assign(shape.begin(), shape.end());
+  };
+  set(header.mutable_header()->mutable_query(), {0, 1, 1, 4});
+  for (v1::Tensor* tensor : {header.mutable_header()->mutable_key(),
+                             header.mutable_header()->mutable_value(),
+                             chunk.mutable_chunk()->mutable_key(),
+                             chunk.mutable_chunk()->mutable_value()}) {
+    set(tensor, {0, 1, kTokens, 4});
+  }
+  const StreamResult result = SendStream(channel_, {header, chunk});
+  EXPECT_TRUE(result.status.ok()) << result.status.error_message();
+  // With a mask, which masks nothing of nobody.
+  header.mutable_header()->mutable_mask()->set_data_type(v1::DATA_TYPE_BOOL);
+  header.mutable_header()->mutable_mask()->add_shape(5);
+  chunk.mutable_chunk()->mutable_mask()->set_data_type(v1::DATA_TYPE_BOOL);
+  chunk.mutable_chunk()->mutable_mask()->add_shape(5);
+  chunk.mutable_chunk()->mutable_mask()->set_data(std::string(5, '\1'));
+  const StreamResult masked = SendStream(channel_, {header, chunk});
+  EXPECT_TRUE(masked.status.ok()) << masked.status.error_message();
+}
+
 TEST_P(StreamTest, AChunkOfNoTokensWhereThereAreNone) {
   ComputeAttentionRequest request = SmallRequest();
   *request.mutable_key() = RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 1, 0, 4}, 2);

@@ -302,6 +302,13 @@ TEST(PageSetTest, SetsAreLargeEnoughForTheKernelAndSmallForTheBudget) {
 }
 
 // What shapes ask for is refused by its number, so that must not wrap around.
+// They cost nothing to send, and must cost nothing to compute.
+TEST(PageSetTest, TokensWithoutBytesAreOneSet) {
+  const KeyValueGeometry g{.sequences = 0, .length = int64_t{1} << 59};
+  EXPECT_TRUE(PageSet::HoldsAll(g));
+  EXPECT_EQ(PageSet::Bytes(g), 0);
+}
+
 TEST(PageSetTest, SizesSaturate) {
   constexpr int64_t kHuge = int64_t{1} << 59;
   KeyValueGeometry g{.sequences = kHuge, .kv_heads = 1 << 10, .length = kHuge};

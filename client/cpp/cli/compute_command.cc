@@ -28,12 +28,23 @@ struct Inputs {
   std::optional<TensorInput> past_key;
   std::optional<TensorInput> past_value;
 
+  template <typename Function>
+  void ForEachMappable(const Function& function) const {
+    for (const TensorInput* input : {&key, &value}) function(*input);
+    for (const auto* input : {&past_key, &past_value}) {
+      if (*input) function(**input);
+    }
+  }
   // Gives back the memory of mapped files.
   void DropPages() const {
-    for (const TensorInput* input : {&key, &value}) input->DropPages();
-    for (const auto* input : {&past_key, &past_value}) {
-      if (*input) (*input)->DropPages();
-    }
+    ForEachMappable([](const TensorInput& input) { input.DropPages(); });
+  }
+  bool Shortened() const {
+    bool shortened = false;
+    ForEachMappable([&](const TensorInput& input) {
+      shortened = shortened || input.Shortened();
+    });
+    return shortened;
   }
 };
 
@@ -342,6 +353,11 @@ ExitCode RunCompute(const ComputeFlags& flags, std::ostream& out,
       .progress = [&](int64_t sent, int64_t total) { sending(sent, total); }};
   absl::StatusOr<ComputeResult> result = client.Compute(request, call);
   sending.Clear();
+  if (inputs->Shortened()) {
+    return BadInput(absl::InvalidArgumentError(
+                        "an input file became shorter while it was read"),
+                    err);
+  }
   if (!result.ok()) return CallFailed(result.status(), err);
 
   if (flags.explain) {

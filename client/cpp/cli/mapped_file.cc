@@ -39,22 +39,24 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
     return absl::InvalidArgumentError(
         absl::StrCat("cannot map: ", std::strerror(errno)));
   };
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat status = {};
   if (!file.valid() || fstat(file.get(), &status) != 0) return failed();
   const auto size = static_cast<size_t>(status.st_size);
-  if (size == 0) return MappedFile({});
+  if (size == 0) return MappedFile(std::move(file), {});
   void* memory =
       mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), /*offset=*/0);
   if (memory == MAP_FAILED) return failed();
   HandleShortenedFiles();
-  return MappedFile({static_cast<const std::byte*>(memory), size});
+  return MappedFile(std::move(file),
+                    {static_cast<const std::byte*>(memory), size});
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : bytes_(std::exchange(other.bytes_, {})) {}
+    : file_(std::move(other.file_)), bytes_(std::exchange(other.bytes_, {})) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(file_, other.file_);
   std::swap(bytes_, other.bytes_);
   return *this;
 }
@@ -63,6 +65,12 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) {
     munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
   }
+}
+
+bool MappedFile::Shortened() const {
+  struct stat status = {};
+  return file_.valid() && fstat(file_.get(), &status) == 0 &&
+         static_cast<size_t>(status.st_size) < bytes_.size();
 }
 
 void MappedFile::DropPages() const {

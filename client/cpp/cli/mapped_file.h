@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
+#include "base/descriptor.h"
 
 namespace attention::cli {
 
@@ -24,13 +26,19 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
 
+  // Whether the file has become shorter. Who sends what is gone meets an error
+  // that says nothing of it.
+  bool Shortened() const;
+
   // Gives back the memory of what has been looked at. It is read again from the
   // file when it is looked at again.
   void DropPages() const;
 
  private:
-  explicit MappedFile(std::span<const std::byte> bytes) : bytes_(bytes) {}
+  MappedFile(Descriptor file, std::span<const std::byte> bytes)
+      : file_(std::move(file)), bytes_(bytes) {}
 
+  Descriptor file_;
   std::span<const std::byte> bytes_;
 };
 

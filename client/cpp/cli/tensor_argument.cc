@@ -184,6 +184,8 @@ v1::DataType TensorInput::type() const {
   return file_ ? elements_.type : tensor_.type();
 }
 
+bool TensorInput::Shortened() const { return file_ && file_->Shortened(); }
+
 void TensorInput::DropPages() const {
   if (file_) file_->DropPages();
 }

@@ -36,6 +36,8 @@ class TensorInput {
   // Valid while the object lives.
   TensorSpan span() const;
   v1::DataType type() const;
+  // Whether it stands in a file that has become shorter since.
+  bool Shortened() const;
   // Gives back the memory of a mapped file's pages; reading takes it again.
   void DropPages() const;
 

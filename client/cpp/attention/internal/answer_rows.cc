@@ -51,6 +51,7 @@ AnswerRows::AnswerRows(const ComputeRequest& request) {
   output_.shape = OutputShape(request, axes);
   output_.axis = axes.length_axis;
   output_.lent = request.outputs.output;
+  output_.type = request.query.type;
   if (request.options.return_log_sum_exp()) {
     TensorRows& rows = log_sum_exp_.emplace();
     rows.shape = LogSumExpShape(request, axes, &rows.axis);
@@ -75,10 +76,14 @@ absl::Status AnswerRows::Add(const std::string& name,
         absl::StrJoin(tensor.shape, ", "), ") after ", rows->filled,
         " rows of (", absl::StrJoin(rows->shape, ", "), ")"));
   }
+  if (rows->type == v1::DATA_TYPE_UNSPECIFIED) rows->type = type;
+  if (type != rows->type) {
+    return Malformed(absl::StrCat(name, " has type ", TypeName(type),
+                                  ", wanted ", TypeName(rows->type)));
+  }
   if (rows->filled == 0 && rows->elements == nullptr) {
     const std::optional<int64_t> elements = ElementCount(rows->shape);
     if (!elements) return Malformed(absl::StrCat(name, " is too large"));
-    rows->type = type;
     rows->bytes = static_cast<size_t>(*elements) * ElementSize(type);
     if (rows->lent.data() == nullptr) {
       // Not a vector: its bytes would be written twice.
@@ -92,11 +97,6 @@ absl::Status AnswerRows::Add(const std::string& name,
     } else {
       rows->elements = {std::shared_ptr<void>(), rows->lent.data()};
     }
-  }
-  if (type != rows->type) {
-    return Malformed(absl::StrCat(name, " has first type ",
-                                  TypeName(rows->type), ", then ",
-                                  TypeName(type)));
   }
   if (size > 0) {
     int64_t outer = 1;

@@ -24,6 +24,7 @@ struct TensorRows {
   size_t axis = 0;
   std::span<std::byte> lent;  // data null: none
 
+  // Unspecified: that of the first chunk.
   v1::DataType type = v1::DATA_TYPE_UNSPECIFIED;
   std::shared_ptr<std::byte> elements;
   size_t bytes = 0;

@@ -20,6 +20,9 @@ using v1::StreamAttentionRequest;
 // Shorter runs are copied into one piece: a slice for each would cost more.
 constexpr int64_t kLeastLentRun = int64_t{8} << 10;
 
+// Of all sequences, in a chunk of its own if it has to be.
+constexpr int64_t kMostTokenBytes = (int64_t{8} << 20) - (int64_t{4} << 10);
+
 // Bytes of all of `view` per element of its axis.
 int64_t BytesPerToken(const AxisView& view) {
   return view.outer * view.inner_bytes;
@@ -117,6 +120,14 @@ int64_t StateBytes(const ComputeRequest& request, const LayoutAxes& axes,
       (elements + elements / head_size * levels * (value_size + 2)));
 }
 
+// Past tensors of no keys are as none.
+bool HasPast(const ComputeRequest& request) {
+  const auto has = [](const std::optional<TensorSpan>& tensor) {
+    return tensor && !(tensor->shape.size() == 4 && tensor->shape[2] == 0);
+  };
+  return has(request.past_key) || has(request.past_value);
+}
+
 bool SameButLength(const AxisView& a, const AxisView& b) {
   return a.type == b.type && a.inner_bytes == b.inner_bytes &&
          a.outer == b.outer;
@@ -196,7 +207,7 @@ std::optional<KeyChunks> KeyChunks::Of(const ComputeRequest& request,
   chunks.keys_ = key->length;
   int64_t token_bytes = BytesPerToken(*key) + BytesPerToken(*value);
   chunks.total_bytes_ = key->length * token_bytes;
-  if (request.past_key || request.past_value) {
+  if (HasPast(request)) {
     if (!request.past_key || !request.past_value) return std::nullopt;
     const auto past_key = AxisView::Of(*request.past_key, 2);
     const auto past_value = AxisView::Of(*request.past_value, 2);
@@ -238,8 +249,8 @@ std::optional<KeyChunks> KeyChunks::Of(const ComputeRequest& request,
   }
   chunks.state_bytes_ = StateBytes(request, *axes, chunks.keys_);
   chunks.tokens_per_chunk_ = std::max<int64_t>(1, chunk_bytes / token_bytes);
-  // A token of all sequences that is larger than a chunk should be.
-  if (token_bytes > chunk_bytes) return std::nullopt;
+  // Servers take no more by default.
+  if (token_bytes > kMostTokenBytes) return std::nullopt;
   // Whole blocks of the server's, where that is possible.
   constexpr int64_t kBlock = 256;
   if (chunks.tokens_per_chunk_ > kBlock) {
