@@ -135,7 +135,7 @@ TEST_F(StreamLimitsTest, AClientThatSendsFasterThanIsComputedWaits) {
   EXPECT_EQ(server_->server().running_calls(), 1);
   // Page sets and messages, the query, the output, and the state of its rows:
   // a partial of 18 numbers for each node of the tree of blocks.
-  EXPECT_LE(Held(), 2 * (8 + 8) * kMiB + 8 * kMiB + 8 * kMiB +
+  EXPECT_LE(Held(), (2 * 8 + 3 * 8) * kMiB + 8 * kMiB + 8 * kMiB +
                         32 * 4096 * 18 * 4 * 15 + 32 * kMiB);
   stream->Cancel();
   EXPECT_TRUE(IsIdle());
@@ -160,6 +160,52 @@ TEST_F(StreamLimitsTest, AStreamThatWaitsIsNotRead) {
   EXPECT_FALSE(second.WrittenWithin(milliseconds(300)));
   first.reset();
   EXPECT_TRUE(second.WrittenWithin(std::chrono::minutes(1)));
+}
+
+// Nothing is asked for once the header is accepted, whatever the chunks look
+// like.
+TEST_F(StreamLimitsTest, AStreamHasAllItsMemoryFromItsHeaderOn) {
+  v1::ComputeAttentionRequest request;
+  *request.mutable_query() = RandomTensor(v1::DATA_TYPE_FLOAT32, {4, 64}, 1);
+  *request.mutable_key() = RandomTensor(v1::DATA_TYPE_FLOAT32, {40000, 64}, 2);
+  *request.mutable_value() =
+      RandomTensor(v1::DATA_TYPE_FLOAT32, {40000, 64}, 3);
+  const StreamOf streamed(request);
+  const std::string header = streamed.Header().SerializeAsString();
+  v1::StreamAttentionRequest message = streamed.Chunk(0, 15000);
+  for (v1::Tensor* tensor : {message.mutable_chunk()->mutable_key(),
+                             message.mutable_chunk()->mutable_value()}) {
+    const auto* const data =
+        reinterpret_cast<const float*>(tensor->data().data());
+    tensor->mutable_float_values()->Add(
+        data, data + tensor->data().size() / sizeof(float));
+    tensor->clear_data();
+  }
+  const std::string chunk = message.SerializeAsString();
+  server::Options options = Options();
+  options.max_request_bytes = options.max_response_bytes = 1 << 20;
+  Start(options);
+  // What it is charged for, once it is accepted and its first chunk is read.
+  auto stream = Open();
+  ASSERT_TRUE(stream->Write(header));
+  ASSERT_TRUE(stream->Write(chunk));
+  ASSERT_TRUE(WaitUntil(
+      [&] { return Metric("attention_memory_bytes{kind=\"scratch\"}") > 0; }));
+  const int64_t held = Held();
+  stream->Cancel();
+  stream.reset();
+  ASSERT_TRUE(IsIdle());
+  channel_.reset();
+  options.max_inflight_bytes = held;
+  Start(options);
+  stream = Open();
+  ASSERT_TRUE(stream->Write(header));
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(stream->Write(chunk));
+  stream->Write(streamed.Chunk(30000, 40000).SerializeAsString(), true);
+  while (stream->Read()) {
+  }
+  const grpc::Status status = stream->Finish();
+  EXPECT_TRUE(status.ok()) << status.error_message();
 }
 
 // No chunk is read before the header is accepted, though this one has to be
