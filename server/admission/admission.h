@@ -173,12 +173,13 @@ class Admission {
   void Charge(Entry& entry, double seconds);
   absl::Status Foresee(Entry& entry, double seconds, double at_once,
                        double work) const;
-  void NotProgressOfOthers(const Entry& entry, int64_t bytes);
+  void MessageDone(const Entry& entry, int64_t bytes);
   void LookAtStream(Entry& entry, absl::Time now);
   void ForgetShares(absl::Time now);
   void Forget(Peers::iterator peer);
   void StartRead(Entry& entry);
   std::optional<int64_t> ReceivedOn(const std::string& peer) const;
+  std::optional<int64_t> UnfinishedOn(const Entry& entry) const;
   void ChargeUpload(Entry& entry, int64_t bytes);
   void SetBytes(Entry& entry, MemoryKind kind, int64_t bytes);
   absl::Status Grow(Entry& entry, MemoryKind kind, int64_t bytes);
@@ -191,6 +192,8 @@ class Admission {
   // Why the call has to go now; OK: it need not.
   absl::Status Overdue(const Entry& entry, absl::Time now) const;
   Entries::iterator OneTooMany(absl::Time now, int64_t transport_bytes);
+  Entries::iterator StreamAboveItsLimit();
+  void FreeSoon(const Entry& entry, int64_t* transport_bytes);
   Entry* StalledStream(absl::Time now);
   bool HasWaitingWithoutRoom(absl::Time now) const;
   Entry* LateToWait(absl::Time now);

@@ -53,6 +53,9 @@ struct Admission::Peer {
   int64_t inside = 0;         // those that are read, too
   int64_t reading_bytes = 0;  // charged for the messages
   int64_t streams = 0;        // of those inside
+  int64_t stream_bytes = 0;   // charged for the messages of these
+  // Of what the connection received: messages that came whole, or are given up.
+  int64_t done_bytes = 0;
 };
 
 struct Admission::Entry {

@@ -53,7 +53,10 @@ class StreamsTest : public ::testing::Test {
     settings.min_upload_rate = 1000;
     settings.min_answer_rate = 1000;
     settings.max_queue = absl::Seconds(2);
-    settings.received_bytes = [this](const std::string&) { return received_; };
+    settings.received_bytes = [this](const std::string& peer) {
+      const auto found = received_on_.find(peer);
+      return found == received_on_.end() ? received_ : found->second;
+    };
     return settings;
   }
 
@@ -71,6 +74,8 @@ class StreamsTest : public ::testing::Test {
   }
 
   CostModel costs_;
+  // By connection, and of all others.
+  std::map<std::string, int64_t> received_on_;
   std::optional<int64_t> received_ = 0;
   Admission admission_;
 };
@@ -175,6 +180,37 @@ TEST_F(StreamsTest, AStalledOneMakesWay) {
   EXPECT_FALSE(busy.expelled);
   stalled.ticket.Release();
   EXPECT_TRUE(waiting.admitted);
+}
+
+// Who brings more than they are charged for lose their streams, not the others.
+TEST_F(StreamsTest, WhoSendsMoreThanIsChargedGoesFirst) {
+  received_on_ = {{"flood", 0}, {"good", 0}, {"upload", 0}};
+  std::vector<Call> floods(5), good(5);
+  Call upload;
+  const auto enter = [&](Call& call, const std::string& peer) {
+    admission_.Enter(&call, {.bytes = 1000, .peer = peer});
+    ASSERT_TRUE(call.admitted);
+    ASSERT_TRUE(call.ticket.ReadDone(1000).ok());
+    ASSERT_TRUE(call.ticket.Hold(MemoryKind::kRequest, kMega).ok());
+    ASSERT_TRUE(call.ticket.ExpectStream(1, 1, 0).ok());
+    call.ticket.AwaitMessage();
+  };
+  for (Call& call : floods) enter(call, "flood");
+  for (Call& call : good) enter(call, "good");
+  admission_.Enter(&upload, {.bytes = std::nullopt, .peer = "upload"});
+  ASSERT_TRUE(upload.admitted);
+  // As much as is charged for, of the good ones, and of the others 23 MiB each:
+  // 33 MiB more than the budget less the reserve, an eighth.
+  received_on_ = {{"flood", 115 * kMega}, {"good", 5 * kMega}};
+  admission_.Tick(absl::Now() + absl::Milliseconds(200), 120 * kMega);
+  int expelled = 0;
+  for (const Call& call : floods) {
+    expelled += call.expelled_for() == Reason::kMemoryBusy;
+  }
+  // Two of them are enough, by what they are taken to hold.
+  EXPECT_EQ(expelled, 2);
+  for (const Call& call : good) EXPECT_FALSE(call.expelled);
+  EXPECT_FALSE(upload.expelled);
 }
 
 TEST_F(StreamsTest, ItsMessagesAreNoProgressOfOthersOnTheConnection) {
