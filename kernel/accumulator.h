@@ -123,7 +123,8 @@ class Accumulator {
   // Add() as a job for Executor::Submit(). `done` is called once, with the
   // status that Add() would return, or with DeadlineExceeded; it may destroy
   // the job. What `keys` refers to must live until then. InvalidArgument is
-  // returned at once, without a job.
+  // returned at once, without a job. Throws std::bad_alloc; nothing has changed
+  // then.
   absl::StatusOr<std::unique_ptr<Executor::Job>> MakeAddJob(
       const AddedKeys& keys, int threads,
       absl::AnyInvocable<void(absl::Status)> done);
@@ -139,6 +140,7 @@ class Accumulator {
   // missing; nothing has changed then. Other errors as for Add().
   absl::Status Finish(Executor& executor,
                       const std::atomic<bool>* cancelled = nullptr);
+  // Likewise.
   absl::StatusOr<std::unique_ptr<Executor::Job>> MakeFinishJob(
       int threads, absl::AnyInvocable<void(absl::Status)> done);
 

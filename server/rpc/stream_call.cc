@@ -127,19 +127,21 @@ class StreamCall final : public AdmittedCall {
   // over with the step, also where the call has ended.
   template <typename Change>
   void Step(const Change& change, bool* under_way = nullptr) {
-    Guarded([&] {
-      bool write = false;
-      {
-        const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    bool write = false;
+    {
+      // Until the call has ended, for want of memory too: nobody else may meet
+      // the state that a step has left half way.
+      const std::lock_guard<std::recursive_mutex> lock(mutex_);
+      Guarded([&] {
         if (under_way != nullptr) *under_way = false;
         if (ended_) return;
         absl::Status status = change();
         if (status.ok()) status = Advance();
         if (!status.ok()) return (void)End(status);
         write = ClaimWrite();
-      }
-      if (write) WriteNext();
-    });
+      });
+    }
+    if (write) Guarded([&] { WriteNext(); });
   }
 
   // A message, or the end of the stream.
@@ -539,6 +541,12 @@ class StreamCall final : public AdmittedCall {
            static_cast<double>(pages.end() - pages.begin());
   }
 
+  // What is added was checked as it came: no client is to blame.
+  static absl::Status Broken(const absl::Status& status) {
+    return absl::InternalError(
+        absl::StrCat("the kernel refused a stream's keys: ", status.message()));
+  }
+
   absl::Status Compute() {
     if (computing_ || computed_) return absl::OkStatus();
     const int threads = env_.executor.threads();
@@ -561,7 +569,7 @@ class StreamCall final : public AdmittedCall {
     } else {
       return absl::OkStatus();
     }
-    if (!job.ok()) return job.status();
+    if (!job.ok()) return Broken(job.status());
     computing_ = true;
     compute_started_ = absl::Now();
     Submit(JobSlot::kCompute, *std::move(job), seconds);
@@ -585,7 +593,7 @@ class StreamCall final : public AdmittedCall {
       return Abandoned();
     }
     if (absl::IsResourceExhausted(status)) return OutOfMemory();
-    if (!status.ok()) return status;
+    if (!status.ok()) return Broken(status);
     if (pages_) {
       ticket_.WorkedOff(SecondsOf(*pages_));
       added_ = pages_->end();
