@@ -69,6 +69,10 @@ struct AddedKeys {
   // the plan's mask, except for the last axis: as many of the views' keys as
   // the plan's mask covers.
   std::optional<ConstTensorView> mask;
+  // The caller has seen that each byte of a BOOL mask is 0 or 1: it is not read
+  // through for that again. Where that is untrue, whether such a byte hides its
+  // key is unspecified, and nothing else.
+  bool mask_is_checked = false;
 };
 
 // Thread-compatible: one function or job at a time.

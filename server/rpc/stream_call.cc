@@ -562,7 +562,9 @@ class StreamCall final : public AdmittedCall {
       job =
           accumulator_->MakeAddJob({.views = pages_->views(),
                                     .first_sequence = pages_->first_sequence(),
-                                    .mask = format_->MaskOf(*pages_)},
+                                    .mask = format_->MaskOf(*pages_),
+                                    // Byte for byte as it was copied.
+                                    .mask_is_checked = true},
                                    threads, done);
     } else if (added_ == format_->tokens()) {
       job = accumulator_->MakeFinishJob(threads, done);
