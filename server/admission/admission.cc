@@ -597,19 +597,19 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
   }
   const auto overdue = [&] {
     return std::find_if(inside_.begin(), inside_.end(), [&](Entry& entry) {
-      return entry.expelled.ok() && !Overdue(entry, now).ok();
+      return !entry.cut && !Overdue(entry, now).ok();
     });
   };
   for (auto it = overdue(); it != inside_.end(); it = overdue()) {
-    Expel(*it, Overdue(*it, now), lock);
+    Expel(*it, Overdue(*it, now), now, lock);
   }
   for (auto it = OneTooMany(now, transport_bytes); it != inside_.end();
        it = OneTooMany(now, transport_bytes)) {
     FreeSoon(*it, &transport_bytes);
-    Expel(*it, NoRoomForTheRest(settings_.max_bytes), lock);
+    Expel(*it, NoRoomForTheRest(settings_.max_bytes), now, lock);
   }
   if (Entry* const stalled = StalledStream(now)) {
-    Expel(*stalled, NoRoomForTheRest(settings_.max_bytes), lock);
+    Expel(*stalled, NoRoomForTheRest(settings_.max_bytes), now, lock);
   }
   const bool look = now >= next_waiting_look_;
   if (look) {
@@ -668,13 +668,21 @@ void Admission::Refuse(Entry& entry, absl::Status status, Lock& lock) {
   lock.lock();
 }
 
-void Admission::Expel(Entry& entry, absl::Status status, Lock& lock) {
+void Admission::Expel(Entry& entry, absl::Status status, absl::Time now,
+                      Lock& lock) {
   if (entry.Reading()) {
     EndRead(entry);
     SetBytes(entry, MemoryKind::kRequest, 0);
     SetBytes(entry, MemoryKind::kTensors, 0);
   }
   entry.expelled = status;
+  entry.cut = entry.phase == Entry::Phase::kSending;
+  if (!entry.cut) {
+    // From here on the status is on its way.
+    entry.phase = Entry::Phase::kSending;
+    entry.since = now;
+    entry.sending_bytes = 0;
+  }
   SetSeconds(entry, 0);
   Entrant* entrant = entry.entrant;
   entrant->Hold();

@@ -201,7 +201,7 @@ class Admission {
   Entry* NextOf(Share& share, int64_t few, bool* blocked);
   void AdmitWaiting(Lock& lock);
   void Refuse(Entry& entry, absl::Status status, Lock& lock);
-  void Expel(Entry& entry, absl::Status status, Lock& lock);
+  void Expel(Entry& entry, absl::Status status, absl::Time now, Lock& lock);
   void Release(Entries::iterator position);
 
   const Settings settings_;
@@ -299,8 +299,10 @@ class Admission::Entrant {
   virtual void Admitted(Ticket ticket) = 0;
   virtual void Refused(absl::Status status) = 0;
   // The call has to go: it came or is taken too slowly, or memory is needed.
-  // May come after the call has ended, but not after it let go of its ticket,
-  // but for one that is under way: so it is called between Hold() and Drop().
+  // Comes again if the call is still there once its status should have been
+  // taken, as an answer is. May come after the call has ended, but not after it
+  // let go of its ticket, but for one that is under way: so it is called
+  // between Hold() and Drop().
   virtual void Expel(absl::Status status) = 0;
   // Between the two the entrant must not be destroyed. Hold() is called with a
   // lock held.

@@ -72,6 +72,7 @@ struct Admission::Entry {
   Phase phase = Phase::kWaiting;
   absl::Time since;           // of this phase
   absl::Status expelled;      // why it has to go; OK: it need not
+  bool cut = false;           // its answer or status was not taken in time
   Upload upload;              // while reading
   int64_t unknown_bytes = 0;  // of unknown_bytes_
   int64_t sending_bytes = 0;  // while sending

@@ -96,8 +96,11 @@ void AdmittedCall::Expel(absl::Status status) {
     return;
   }
   FinishWith(status, record);
-  // A status does not overtake what the client does not take.
-  if (writing_) context_->TryCancel();
+  // A status does not overtake what the client does not take. Where it takes
+  // what is on its way, the status follows; else Admission comes again.
+  if (writing_ && ReasonOf(status) == Reason::kSlowReader) {
+    context_->TryCancel();
+  }
 }
 
 void AdmittedCall::OnCancel() {

@@ -314,6 +314,32 @@ TEST_F(StreamLimitsTest, TheDefaultDeadlineEndsStreams) {
   EXPECT_TRUE(IsIdle());
 }
 
+// Though rows are on their way: whoever takes them learns how it ended.
+TEST_F(StreamLimitsTest, StatusesFollowTheRowsThatAreOnTheirWay) {
+  server::Options options = Options();
+  options.default_deadline = absl::Seconds(1);
+  options.stall_grace = absl::Hours(1);
+  Start(options);
+  v1::ComputeAttentionRequest request;
+  *request.mutable_query() =
+      RandomTensor(v1::DATA_TYPE_FLOAT32, {1 << 16, 64}, 1);
+  *request.mutable_key() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 2);
+  *request.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 3);
+  const StreamOf streamed(request);
+  const auto stream = Open();
+  ASSERT_TRUE(stream->Write(streamed.Header().SerializeAsString()));
+  ASSERT_TRUE(stream->Write(streamed.Chunk(0, 2).SerializeAsString()));
+  ASSERT_TRUE(WaitUntil([&] {
+    return Metric("attention_calls_total{code=\"DEADLINE_EXCEEDED\",") > 0;
+  }));
+  while (stream->Read()) {
+  }
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(DetailsOf(status).reason, "DEADLINE_EXCEEDED");
+  EXPECT_TRUE(IsIdle());
+}
+
 TEST_F(StreamLimitsTest, WhatWouldMissItsDeadlineIsRefusedWithItsHeader) {
   server::Options options = Options();
   options.default_deadline = absl::Seconds(1);

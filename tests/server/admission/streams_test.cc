@@ -26,7 +26,10 @@ class Call final : public Admission::Entrant {
     admitted = true;
   }
   void Refused(absl::Status given) override { refused = std::move(given); }
-  void Expel(absl::Status given) override { expelled = std::move(given); }
+  void Expel(absl::Status given) override {
+    expelled = std::move(given);
+    ++expulsions;
+  }
   void Hold() override {}
   void Drop() override {}
 
@@ -37,6 +40,7 @@ class Call final : public Admission::Entrant {
   Admission::Ticket ticket;
   bool admitted = false;
   std::optional<absl::Status> refused, expelled;
+  int expulsions = 0;
 };
 
 class StreamsTest : public ::testing::Test {
@@ -160,6 +164,22 @@ TEST_F(StreamsTest, TheDeadlineEndsItWhateverItWaitsFor) {
   TickAfter(absl::Seconds(101));
   ASSERT_TRUE(stream.expelled);
   EXPECT_EQ(stream.expelled->code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+// Who takes no status either.
+TEST_F(StreamsTest, WhatDoesNotGoIsExpelledOnceMore) {
+  Call stream;
+  Enter(stream);
+  ASSERT_TRUE(stream.ticket.ExpectStream(1, 1, 0).ok());
+  stream.ticket.AwaitMessage();
+  TickAfter(absl::Seconds(11));
+  EXPECT_EQ(stream.expulsions, 1);
+  TickAfter(absl::Seconds(20));
+  EXPECT_EQ(stream.expulsions, 1);
+  TickAfter(absl::Seconds(22));
+  EXPECT_EQ(stream.expulsions, 2);
+  TickAfter(absl::Hours(1));
+  EXPECT_EQ(stream.expulsions, 2);
 }
 
 // It keeps its memory until somebody waits for it.
