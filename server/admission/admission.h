@@ -286,6 +286,9 @@ class Admission::Ticket {
   void Sending(int64_t bytes);
   // An error is.
   void Failing();
+  // The entrant may be destroyed from here on: it is not called any more. What
+  // it holds stays charged.
+  void Leave();
   void Release();
 
  private:

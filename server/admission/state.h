@@ -59,7 +59,13 @@ struct Admission::Peer {
 };
 
 struct Admission::Entry {
-  enum class Phase : uint8_t { kWaiting, kReading, kWorking, kSending };
+  enum class Phase : uint8_t {
+    kWaiting,
+    kReading,
+    kWorking,
+    kSending,
+    kLeaving  // its entrant may be gone
+  };
 
   Entrant* entrant = nullptr;
   Request request;

@@ -193,6 +193,14 @@ void Admission::Ticket::Failing() {
   admission_->AdmitWaiting(lock);
 }
 
+void Admission::Ticket::Leave() {
+  if (!admission_) return;
+  Lock lock(admission_->mutex_);
+  admission_->SetSeconds(*entry_, 0);
+  admission_->EndRead(*entry_);
+  entry_->phase = Entry::Phase::kLeaving;
+}
+
 void Admission::Ticket::Release() {
   if (admission_) std::exchange(admission_, nullptr)->Release(entry_);
 }

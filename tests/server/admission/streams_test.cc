@@ -166,6 +166,23 @@ TEST_F(StreamsTest, TheDeadlineEndsItWhateverItWaitsFor) {
   EXPECT_EQ(stream.expelled->code(), absl::StatusCode::kDeadlineExceeded);
 }
 
+// What it holds is freed before anybody else gets it.
+TEST_F(StreamsTest, WhoLeavesIsLeftAloneAndStaysCharged) {
+  Call leaving, waiting;
+  Enter(leaving);
+  ASSERT_TRUE(leaving.ticket.ExpectStream(1, 1, 0).ok());
+  ASSERT_TRUE(leaving.ticket.Hold(MemoryKind::kTensors, 80 * kMega).ok());
+  leaving.ticket.AwaitMessage();
+  leaving.ticket.Answering(5000);
+  leaving.ticket.Leave();
+  admission_.Enter(&waiting, {.bytes = 20 * kMega});
+  TickAfter(absl::Seconds(1));
+  EXPECT_FALSE(leaving.expelled);
+  EXPECT_FALSE(waiting.admitted);
+  leaving.ticket.Release();
+  EXPECT_TRUE(waiting.admitted);
+}
+
 // Who takes no status either.
 TEST_F(StreamsTest, WhatDoesNotGoIsExpelledOnceMore) {
   Call stream;
