@@ -82,6 +82,7 @@ void Admission::Enter(Entrant* entrant, const Request& request) {
   Entries entry(1);
   Entry& added = entry.front();
   added.entrant = entrant;
+  added.read_node.push_back(&added);
   added.request = request;
   if (!added.request.tenant) added.request.tenant = Everybody();
   added.since = absl::Now();
@@ -257,6 +258,7 @@ void Admission::StartRead(Entry& entry) {
   Peer& peer = entry.peer->second;
   --peer.waiting;
   ++peer.reading;
+  peer.reads.splice(peer.reads.end(), entry.read_node);
   ++peer.inside;
   if (ticker_idle_ && !tick_wanted_) {
     tick_wanted_ = true;
@@ -384,6 +386,9 @@ void Admission::EndRead(Entry& entry) {
   unknown_bytes_ -= std::exchange(entry.unknown_bytes, 0);
   Peer& peer = entry.peer->second;
   --peer.reading;
+  entry.read_node.splice(
+      entry.read_node.end(), peer.reads,
+      std::find(peer.reads.begin(), peer.reads.end(), &entry));
   peer.reading_bytes -= entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
 }
 

@@ -62,13 +62,10 @@ absl::Status Admission::Ticket::Hold(MemoryKind kind, int64_t bytes) {
 void Admission::MessageDone(const Entry& entry, int64_t bytes) {
   Peer& peer = entry.peer->second;
   peer.done_bytes += bytes;
-  if (peer.reading == 0) return;
+  if (peer.reads.empty()) return;
   const auto received = ReceivedOn(entry.request.peer);
   if (!received) return;
-  for (Entry& other : inside_) {
-    if (other.peer != entry.peer || &other == &entry) continue;
-    if (other.Reading()) other.upload.NotMine(bytes, *received);
-  }
+  for (Entry* const other : peer.reads) other->upload.NotMine(bytes, *received);
 }
 
 // Whether a call that is about to take so many thread-seconds, at most
