@@ -157,8 +157,8 @@ class Accumulator::Impl {
     if (problem_.batch == 0) return problem_.mask;  // Nobody's.
     const int64_t begin = NextOf(0);
     const int64_t length = keys.views.empty() ? 0 : keys.views[0].length;
-    absl::StatusOr<MaskOperand> operand =
-        PlanMaskColumns(keys.mask, *problem_.mask, begin, begin + length);
+    absl::StatusOr<MaskOperand> operand = PlanMaskColumns(
+        keys.mask, keys.mask_is_checked, *problem_.mask, begin, begin + length);
     if (!operand.ok()) return operand.status();
     return *std::move(operand);
   }

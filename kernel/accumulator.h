@@ -69,6 +69,10 @@ struct AddedKeys {
   // the plan's mask, except for the last axis: as many of the views' keys as
   // the plan's mask covers.
   std::optional<ConstTensorView> mask;
+  // The caller has seen that each byte of a BOOL mask is 0 or 1: it is not read
+  // through for that again. Where that is untrue, whether such a byte hides its
+  // key is unspecified, and nothing else.
+  bool mask_is_checked = false;
 };
 
 // Thread-compatible: one function or job at a time.
@@ -123,7 +127,8 @@ class Accumulator {
   // Add() as a job for Executor::Submit(). `done` is called once, with the
   // status that Add() would return, or with DeadlineExceeded; it may destroy
   // the job. What `keys` refers to must live until then. InvalidArgument is
-  // returned at once, without a job.
+  // returned at once, without a job. Throws std::bad_alloc; nothing has changed
+  // then.
   absl::StatusOr<std::unique_ptr<Executor::Job>> MakeAddJob(
       const AddedKeys& keys, int threads,
       absl::AnyInvocable<void(absl::Status)> done);
@@ -139,6 +144,7 @@ class Accumulator {
   // missing; nothing has changed then. Other errors as for Add().
   absl::Status Finish(Executor& executor,
                       const std::atomic<bool>* cancelled = nullptr);
+  // Likewise.
   absl::StatusOr<std::unique_ptr<Executor::Job>> MakeFinishJob(
       int threads, absl::AnyInvocable<void(absl::Status)> done);
 

@@ -99,6 +99,8 @@ class Server {
   const ConnectionTable& connections() const { return connections_; }
   Metrics& metrics() { return metrics_; }
   spdlog::logger& log() { return *log_; }
+  // The threads that compute.
+  Executor& executor() { return executor_; }
 
  private:
   explicit Server(const Options& options);

@@ -7,6 +7,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 
 #include "kernel/key_values.h"
@@ -30,10 +31,17 @@ struct TokenRange {
 
 enum class KeyOrValue : uint8_t { kKey, kValue };
 
-// The functions below copy tokens `range`, which `pages` and `chunk` both
-// contain; `bytes` are all those of the chunk's key, value or mask. Calls that
-// differ in the operand or whose ranges do not overlap may run at the same
-// time.
+// A part of what tokens consist of: of the sequences that each belongs to, or
+// of the mask's rows. By default all.
+struct PartRange {
+  int64_t begin = 0;
+  int64_t end = std::numeric_limits<int64_t>::max();
+};
+
+// The functions below copy a part of tokens `range`, which `pages` and `chunk`
+// both contain; `bytes` are all those of the chunk's key, value or mask. Calls
+// that differ in the operand, or whose ranges or whose parts do not overlap,
+// may run at the same time.
 
 namespace internal {
 
@@ -110,9 +118,11 @@ void WriteRaggedTokens(const PageSet& pages, KeyOrValue operand,
 
 }  // namespace internal
 
+// Ragged tokens belong to one sequence: there is nothing to choose.
 template <ByteReader Reader>
 void WriteTokens(const PageSet& pages, KeyOrValue operand, TokenRange chunk,
-                 TokenRange range, const Reader& bytes) {
+                 TokenRange range, const Reader& bytes,
+                 PartRange sequences = {}) {
   const KeyValueGeometry& g = pages.geometry();
   const int64_t in_chunk = chunk.end - chunk.begin;
   const int64_t before = range.begin - chunk.begin;
@@ -129,8 +139,12 @@ void WriteTokens(const PageSet& pages, KeyOrValue operand, TokenRange chunk,
   const int64_t runs = g.heads_first ? g.kv_heads : 1;
   const int64_t row_heads = g.heads_first ? 1 : g.kv_heads;
   const int64_t after = in_chunk - before - (range.end - range.begin);
-  for (const KeyValueView& view : pages.views()) {
-    internal::SequenceWriter<Reader> writer(g, view, operand);
+  const int64_t row_bytes =
+      operand == KeyOrValue::kKey ? g.key_row_bytes() : g.value_row_bytes();
+  from.Skip(sequences.begin * g.kv_heads * in_chunk * row_bytes);
+  sequences.end = std::min(sequences.end, g.sequences);
+  for (int64_t i = sequences.begin; i < sequences.end; ++i) {
+    internal::SequenceWriter<Reader> writer(g, pages.views()[i], operand);
     const int64_t token_bytes = row_heads * writer.row_bytes();
     for (int64_t head = 0; head < runs; ++head) {
       from.Skip(before * token_bytes);
@@ -150,13 +164,15 @@ void WriteTokens(const PageSet& pages, KeyOrValue operand, TokenRange chunk,
 template <ByteReader Reader>
 std::optional<int64_t> WriteMask(const PageSet& pages, TokenRange chunk,
                                  int64_t columns, TokenRange range, bool bools,
-                                 const Reader& bytes) {
+                                 const Reader& bytes, PartRange rows = {}) {
   const KeyValueGeometry& g = pages.geometry();
   const int64_t element = g.mask_element_bytes;
   const int64_t before = range.begin - chunk.begin;
   const int64_t count = range.end - range.begin;
   Reader from = bytes;
-  for (int64_t row = 0; row < g.mask_rows; ++row) {
+  from.Skip(rows.begin * columns * element);
+  rows.end = std::min(rows.end, g.mask_rows);
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
     std::byte* const target =
         pages.mask() +
         (row * pages.mask_stride() + range.begin - pages.begin()) * element;

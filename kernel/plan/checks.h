@@ -51,10 +51,10 @@ absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask,
 
 // The operand that stands for `whole`, a mask without data, while keys [begin,
 // end) are attended to. `columns` must be all the columns that `whole` has of
-// these keys.
+// these keys; `checked`: if they are BOOL, each byte is known to be 0 or 1.
 absl::StatusOr<MaskOperand> PlanMaskColumns(
-    const std::optional<ConstTensorView>& columns, const MaskOperand& whole,
-    int64_t begin, int64_t end);
+    const std::optional<ConstTensorView>& columns, bool checked,
+    const MaskOperand& whole, int64_t begin, int64_t end);
 
 // Fills in the outputs and the cost in `plan`, but not plan->problem, and the
 // outputs in `problem`, of which all else must be known.

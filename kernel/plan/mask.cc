@@ -97,8 +97,8 @@ absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask,
 }
 
 absl::StatusOr<MaskOperand> PlanMaskColumns(
-    const std::optional<ConstTensorView>& columns, const MaskOperand& whole,
-    int64_t begin, int64_t end) {
+    const std::optional<ConstTensorView>& columns, bool checked,
+    const MaskOperand& whole, int64_t begin, int64_t end) {
   const int64_t count =
       std::clamp<int64_t>(whole.length - begin, 0, end - begin);
   MaskOperand operand = whole;
@@ -122,7 +122,7 @@ absl::StatusOr<MaskOperand> PlanMaskColumns(
     return FieldError("mask.shape", Got(columns->shape, ToString(wanted)));
   }
   const Shape strides = Strides(*columns);
-  ATTENTION_RETURN_IF_ERROR(CheckBools(*columns, strides));
+  if (!checked) ATTENTION_RETURN_IF_ERROR(CheckBools(*columns, strides));
   operand.data = columns->data;
   int64_t* const targets[] = {&operand.batch_stride, &operand.head_stride,
                               &operand.row_stride};

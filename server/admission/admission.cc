@@ -82,6 +82,7 @@ void Admission::Enter(Entrant* entrant, const Request& request) {
   Entries entry(1);
   Entry& added = entry.front();
   added.entrant = entrant;
+  added.read_node.push_back(&added);
   added.request = request;
   if (!added.request.tenant) added.request.tenant = Everybody();
   added.since = absl::Now();
@@ -257,6 +258,7 @@ void Admission::StartRead(Entry& entry) {
   Peer& peer = entry.peer->second;
   --peer.waiting;
   ++peer.reading;
+  peer.reads.splice(peer.reads.end(), entry.read_node);
   ++peer.inside;
   if (ticker_idle_ && !tick_wanted_) {
     tick_wanted_ = true;
@@ -275,6 +277,13 @@ std::optional<int64_t> Admission::ReceivedOn(const std::string& peer) const {
   } catch (const std::bad_alloc&) {
     return std::nullopt;
   }
+}
+
+// Of what its connection received, all but messages that came whole.
+std::optional<int64_t> Admission::UnfinishedOn(const Entry& entry) const {
+  auto received = ReceivedOn(entry.request.peer);
+  if (received) *received -= entry.peer->second.done_bytes;
+  return received;
 }
 
 // For the message, and for its tensors copied out of it; the least that a call
@@ -318,6 +327,9 @@ void Admission::SetBytes(Entry& entry, MemoryKind kind, int64_t bytes) {
   bytes_[static_cast<size_t>(kind)] += bytes - held;
   total_bytes_ += bytes - held;
   entry.share->bytes += bytes - held;
+  if (kind == MemoryKind::kRequest && entry.pace) {
+    entry.peer->second.stream_bytes += bytes - held;
+  }
   held = bytes;
 }
 
@@ -374,6 +386,9 @@ void Admission::EndRead(Entry& entry) {
   unknown_bytes_ -= std::exchange(entry.unknown_bytes, 0);
   Peer& peer = entry.peer->second;
   --peer.reading;
+  entry.read_node.splice(
+      entry.read_node.end(), peer.reads,
+      std::find(peer.reads.begin(), peer.reads.end(), &entry));
   peer.reading_bytes -= entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
 }
 
@@ -381,8 +396,10 @@ void Admission::LookAtRead(Entry& entry, absl::Time now) {
   if (!entry.upload.Due(now)) return;
   const Peer& peer = entry.peer->second;
   const bool young = entry.upload.pace() == Upload::Pace::kYoung;
-  entry.upload.Look(uploads_, ReceivedOn(entry.request.peer), peer.reading,
-                    peer.reading_bytes + peer.waiting * kWaitingBytes, now);
+  entry.upload.Look(
+      uploads_, ReceivedOn(entry.request.peer), peer.reading,
+      peer.reading_bytes + peer.stream_bytes + peer.waiting * kWaitingBytes,
+      now);
   if (young && entry.upload.pace() != Upload::Pace::kYoung) --young_reads_;
   ChargeUpload(entry, entry.upload.bytes());
   if (entry.upload.stalled() != (entry.seconds == 0)) {
@@ -469,12 +486,53 @@ Admission::Entry* Admission::LateToWait(absl::Time now) {
   return nullptr;
 }
 
+// A stream that sends more in a message than it is charged for: of those whose
+// connections brought more than all that comes on them may have, one where it
+// is most. end() if there is none.
+Admission::Entries::iterator Admission::StreamAboveItsLimit() {
+  auto found = inside_.end();
+  int64_t most = 0;
+  for (auto it = inside_.begin(); it != inside_.end(); ++it) {
+    if (!it->Streaming()) continue;
+    const Peer& peer = it->peer->second;
+    const int64_t above = it->pace->MostBytes(UnfinishedOn(*it)) -
+                          peer.stream_bytes - peer.reading_bytes -
+                          (1 + peer.waiting) * kWaitingBytes;
+    if (above <= most) continue;
+    most = above;
+    found = it;
+  }
+  return found;
+}
+
+// What the network layer holds of a call that has to go will soon be free. Of
+// streams, what came on their connection is taken to be of all alike.
+void Admission::FreeSoon(const Entry& entry, int64_t* transport_bytes) {
+  const int64_t charged =
+      entry.bytes[static_cast<size_t>(MemoryKind::kRequest)];
+  int64_t held = charged;
+  if (entry.Streaming()) {
+    held =
+        entry.pace->MostBytes(UnfinishedOn(entry)) / entry.peer->second.streams;
+    MessageDone(entry, held);
+  }
+  *transport_bytes = std::max<int64_t>(0, *transport_bytes - held);
+  // A stream is charged until it is gone.
+  const int64_t others = bytes_[static_cast<size_t>(MemoryKind::kRequest)] -
+                         (entry.Streaming() ? 0 : charged);
+  excess_bytes_ = std::max<int64_t>(0, *transport_bytes - others);
+}
+
 // A read that has to go because memory is short; end() if none has to.
 Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
                                                    int64_t transport_bytes) {
   const bool over =
       total_bytes_ - WaitingBytes() + excess_bytes_ > LargeLimit();
   if (!over && !HasWaitingWithoutRoom(now)) return inside_.end();
+  if (excess_bytes_ > 0) {
+    const auto above = StreamAboveItsLimit();
+    if (above != inside_.end()) return above;
+  }
   auto youngest = inside_.end(), stalled = inside_.end();
   int64_t count = 0;
   // What reads are charged for may exceed the budget, what is held may not.
@@ -502,7 +560,7 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
 
 void Admission::LookAtStream(Entry& entry, absl::Time now) {
   if (!entry.pace->Due(now)) return;
-  entry.pace->Look(streams_, ReceivedOn(entry.request.peer), now);
+  entry.pace->Look(streams_, UnfinishedOn(entry), now);
 }
 
 // A stream that has to go because its client sends nothing while others wait
@@ -534,31 +592,29 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
       0, transport_bytes - bytes_[static_cast<size_t>(MemoryKind::kRequest)]);
   bool reading = false;
   for (Entry& entry : inside_) {
-    if (entry.Streaming()) LookAtStream(entry, now);
+    if (entry.Streaming()) {
+      LookAtStream(entry, now);
+      reading |= excess_bytes_ > 0;
+    }
     if (!entry.Reading()) continue;
     reading = true;
     LookAtRead(entry, now);
   }
   const auto overdue = [&] {
     return std::find_if(inside_.begin(), inside_.end(), [&](Entry& entry) {
-      return entry.expelled.ok() && !Overdue(entry, now).ok();
+      return !entry.cut && !Overdue(entry, now).ok();
     });
   };
   for (auto it = overdue(); it != inside_.end(); it = overdue()) {
-    Expel(*it, Overdue(*it, now), lock);
+    Expel(*it, Overdue(*it, now), now, lock);
   }
   for (auto it = OneTooMany(now, transport_bytes); it != inside_.end();
        it = OneTooMany(now, transport_bytes)) {
-    // What gRPC holds of it will soon be free.
-    const auto request = static_cast<size_t>(MemoryKind::kRequest);
-    transport_bytes =
-        std::max<int64_t>(0, transport_bytes - it->bytes[request]);
-    excess_bytes_ = std::max<int64_t>(
-        0, transport_bytes - bytes_[request] + it->bytes[request]);
-    Expel(*it, NoRoomForTheRest(settings_.max_bytes), lock);
+    FreeSoon(*it, &transport_bytes);
+    Expel(*it, NoRoomForTheRest(settings_.max_bytes), now, lock);
   }
   if (Entry* const stalled = StalledStream(now)) {
-    Expel(*stalled, NoRoomForTheRest(settings_.max_bytes), lock);
+    Expel(*stalled, NoRoomForTheRest(settings_.max_bytes), now, lock);
   }
   const bool look = now >= next_waiting_look_;
   if (look) {
@@ -617,13 +673,21 @@ void Admission::Refuse(Entry& entry, absl::Status status, Lock& lock) {
   lock.lock();
 }
 
-void Admission::Expel(Entry& entry, absl::Status status, Lock& lock) {
+void Admission::Expel(Entry& entry, absl::Status status, absl::Time now,
+                      Lock& lock) {
   if (entry.Reading()) {
     EndRead(entry);
     SetBytes(entry, MemoryKind::kRequest, 0);
     SetBytes(entry, MemoryKind::kTensors, 0);
   }
   entry.expelled = status;
+  entry.cut = entry.phase == Entry::Phase::kSending;
+  if (!entry.cut) {
+    // From here on the status is on its way.
+    entry.phase = Entry::Phase::kSending;
+    entry.since = now;
+    entry.sending_bytes = 0;
+  }
   SetSeconds(entry, 0);
   Entrant* entrant = entry.entrant;
   entrant->Hold();

@@ -173,12 +173,13 @@ class Admission {
   void Charge(Entry& entry, double seconds);
   absl::Status Foresee(Entry& entry, double seconds, double at_once,
                        double work) const;
-  void NotProgressOfOthers(const Entry& entry, int64_t bytes);
+  void MessageDone(const Entry& entry, int64_t bytes);
   void LookAtStream(Entry& entry, absl::Time now);
   void ForgetShares(absl::Time now);
   void Forget(Peers::iterator peer);
   void StartRead(Entry& entry);
   std::optional<int64_t> ReceivedOn(const std::string& peer) const;
+  std::optional<int64_t> UnfinishedOn(const Entry& entry) const;
   void ChargeUpload(Entry& entry, int64_t bytes);
   void SetBytes(Entry& entry, MemoryKind kind, int64_t bytes);
   absl::Status Grow(Entry& entry, MemoryKind kind, int64_t bytes);
@@ -191,6 +192,8 @@ class Admission {
   // Why the call has to go now; OK: it need not.
   absl::Status Overdue(const Entry& entry, absl::Time now) const;
   Entries::iterator OneTooMany(absl::Time now, int64_t transport_bytes);
+  Entries::iterator StreamAboveItsLimit();
+  void FreeSoon(const Entry& entry, int64_t* transport_bytes);
   Entry* StalledStream(absl::Time now);
   bool HasWaitingWithoutRoom(absl::Time now) const;
   Entry* LateToWait(absl::Time now);
@@ -198,7 +201,7 @@ class Admission {
   Entry* NextOf(Share& share, int64_t few, bool* blocked);
   void AdmitWaiting(Lock& lock);
   void Refuse(Entry& entry, absl::Status status, Lock& lock);
-  void Expel(Entry& entry, absl::Status status, Lock& lock);
+  void Expel(Entry& entry, absl::Status status, absl::Time now, Lock& lock);
   void Release(Entries::iterator position);
 
   const Settings settings_;
@@ -283,6 +286,9 @@ class Admission::Ticket {
   void Sending(int64_t bytes);
   // An error is.
   void Failing();
+  // The entrant may be destroyed from here on: it is not called any more. What
+  // it holds stays charged.
+  void Leave();
   void Release();
 
  private:
@@ -296,8 +302,10 @@ class Admission::Entrant {
   virtual void Admitted(Ticket ticket) = 0;
   virtual void Refused(absl::Status status) = 0;
   // The call has to go: it came or is taken too slowly, or memory is needed.
-  // May come after the call has ended, but not after it let go of its ticket,
-  // but for one that is under way: so it is called between Hold() and Drop().
+  // Comes again if the call is still there once its status should have been
+  // taken, as an answer is. May come after the call has ended, but not after it
+  // let go of its ticket, but for one that is under way: so it is called
+  // between Hold() and Drop().
   virtual void Expel(absl::Status status) = 0;
   // Between the two the entrant must not be destroyed. Hold() is called with a
   // lock held.

@@ -83,6 +83,29 @@ absl::Status ChunkTooLarge(int64_t bytes, int64_t max_chunk_bytes) {
   });
 }
 
+absl::Status MessageOfStreamTooLarge(int64_t bytes, int64_t limit,
+                                     int64_t stream_bytes) {
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithReason(
+        Reason::kRequestTooLarge,
+        absl::ResourceExhaustedError(absl::StrCat(
+            "the message has ", bytes, " bytes, more than the ", limit,
+            " that one may have after a header of ", stream_bytes,
+            " bytes of keys, values and mask in all")));
+  });
+}
+
+absl::Status FloatsTooLarge(int64_t bytes, int64_t limit) {
+  return Made(absl::StatusCode::kResourceExhausted, [&] {
+    return WithReason(
+        Reason::kRequestTooLarge,
+        absl::ResourceExhaustedError(absl::StrCat(
+            "chunk: float_values in several parts take ", bytes,
+            " bytes to join, more than the ", limit,
+            " that a message of this stream may have; send them packed")));
+  });
+}
+
 absl::Status TokenTooLarge(int64_t bytes, int64_t max_chunk_bytes) {
   return Made(absl::StatusCode::kResourceExhausted, [&] {
     return WithReason(

@@ -19,6 +19,11 @@ absl::Status RequestTooLarge(int64_t bytes, int64_t max_request_bytes);
 // not fit in one.
 absl::Status ChunkTooLarge(int64_t bytes, int64_t max_chunk_bytes);
 absl::Status TokenTooLarge(int64_t bytes, int64_t max_chunk_bytes);
+// Of a stream of so many bytes in all, which may have `limit` in one message;
+// and where so many are needed to put float_values of several parts together.
+absl::Status MessageOfStreamTooLarge(int64_t bytes, int64_t limit,
+                                     int64_t stream_bytes);
+absl::Status FloatsTooLarge(int64_t bytes, int64_t limit);
 absl::Status AnswerTooLarge(int64_t bytes, int64_t max_response_bytes);
 // Too many calls wait already, or hold what there is.
 absl::Status NoRoomToWait(int64_t waiting, int64_t max_bytes);

@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <list>
 #include <numeric>
 #include <optional>
 
@@ -53,10 +54,20 @@ struct Admission::Peer {
   int64_t inside = 0;         // those that are read, too
   int64_t reading_bytes = 0;  // charged for the messages
   int64_t streams = 0;        // of those inside
+  int64_t stream_bytes = 0;   // charged for the messages of these
+  // Of what the connection received: messages that came whole, or are given up.
+  int64_t done_bytes = 0;
+  std::list<Entry*> reads;  // those that are reading
 };
 
 struct Admission::Entry {
-  enum class Phase : uint8_t { kWaiting, kReading, kWorking, kSending };
+  enum class Phase : uint8_t {
+    kWaiting,
+    kReading,
+    kWorking,
+    kSending,
+    kLeaving  // its entrant may be gone
+  };
 
   Entrant* entrant = nullptr;
   Request request;
@@ -67,9 +78,13 @@ struct Admission::Entry {
   double seconds = 0;
   double charged = 0;  // of its share's time, in seconds
   Phase phase = Phase::kWaiting;
-  absl::Time since;           // of this phase
-  absl::Status expelled;      // why it has to go; OK: it need not
-  Upload upload;              // while reading
+  absl::Time since;       // of this phase
+  absl::Status expelled;  // why it has to go; OK: it need not
+  bool cut = false;       // its answer or status was not taken in time
+  Upload upload;          // while reading
+  // Of itself, whose node stands in the connection's `reads` while it reads, so
+  // that nothing is allocated then.
+  std::list<Entry*> read_node;
   int64_t unknown_bytes = 0;  // of unknown_bytes_
   int64_t sending_bytes = 0;  // while sending
   // Of a stream, while it works; its `seconds` are those of what has come.

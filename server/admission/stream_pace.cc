@@ -18,8 +18,7 @@ void StreamPace::Await(std::optional<int64_t> received, absl::Time now) {
   waiting_ = true;
   since_ = now;
   next_look_ = now + kLook;
-  received_ = received;
-  not_mine_ = 0;
+  received_ = received_first_ = received;
   counted_ = 0;
 }
 
@@ -47,6 +46,11 @@ void StreamPace::Look(const Settings& settings, std::optional<int64_t> received,
   stalled_ = idle_ >= kStall;
 }
 
+int64_t StreamPace::MostBytes(std::optional<int64_t> received) const {
+  if (!waiting_ || !received || !received_first_) return 0;
+  return std::max<int64_t>(0, *received - *received_first_);
+}
+
 std::optional<absl::Duration> StreamPace::TooSlow(
     const Settings& settings) const {
   return below_rate_ ? std::optional(Window(settings)) : std::nullopt;
@@ -66,7 +70,7 @@ void StreamPace::Advance(std::optional<int64_t> received, absl::Time now) {
   waited_ += passed;
   idle_ += passed;
   if (!received || !received_) return;
-  Count(*received - *received_ - std::exchange(not_mine_, 0));
+  Count(*received - *received_);
   received_ = received;
 }
 

@@ -12,8 +12,8 @@ namespace attention::server {
 // A stream's messages are read one by one, and between them the server may let
 // its client wait. So its rate is measured over the time in which the server
 // waits for the client, and over no other. What has come is told by the bytes
-// that the connection received, where these are known, and else by whole
-// messages. Thread-compatible.
+// that the connection received, less those of messages that came whole, where
+// these are known, and else by whole messages. Thread-compatible.
 class StreamPace {
  public:
   struct Settings {
@@ -23,10 +23,11 @@ class StreamPace {
   };
 
   // The server waits from here on. `received`: the bytes of the connection so
-  // far, if that can be told.
+  // far without those of messages that came whole, if that can be told.
   void Await(std::optional<int64_t> received, absl::Time now);
-  // A message of so many bytes has come, and the server waits no longer. With
-  // nothing more than the end of the stream: 0 bytes.
+  // A message of so many bytes has come, which `received` still has, and the
+  // server waits no longer. With nothing more than the end of the stream: 0
+  // bytes.
   void Came(const Settings& settings, int64_t bytes,
             std::optional<int64_t> received, absl::Time now);
 
@@ -34,8 +35,9 @@ class StreamPace {
   bool Due(absl::Time now) const { return waiting_ && now >= next_look_; }
   void Look(const Settings& settings, std::optional<int64_t> received,
             absl::Time now);
-  // Of what the connection received so many bytes were another message.
-  void NotMine(int64_t bytes) { not_mine_ += bytes; }
+  // At most so many bytes came of the message that is awaited; 0 if none is, or
+  // if that can not be told.
+  int64_t MostBytes(std::optional<int64_t> received) const;
 
   // The server has waited for a while, and next to nothing came.
   bool stalled() const { return stalled_; }
@@ -53,9 +55,9 @@ class StreamPace {
   bool waiting_ = false;
   absl::Time since_;  // counted up to here, while waiting
   absl::Time next_look_;
-  std::optional<int64_t> received_;  // by then
-  int64_t not_mine_ = 0;             // of what is received after that
-  int64_t counted_ = 0;              // of the message that is awaited
+  std::optional<int64_t> received_;        // by then
+  std::optional<int64_t> received_first_;  // when it began to wait
+  int64_t counted_ = 0;                    // of the message that is awaited
   // Of the window in which the rate is measured: time waited, bytes that came.
   absl::Duration waited_;
   int64_t came_ = 0;

@@ -29,7 +29,7 @@ absl::Status Admission::Ticket::ReadDone(int64_t bytes) {
   if (!entry.expelled.ok()) return entry.expelled;
   admission_->EndRead(entry);
   admission_->transferred_bytes_ += bytes;
-  admission_->NotProgressOfOthers(entry, bytes);
+  admission_->MessageDone(entry, bytes);
   const int64_t reserved =
       entry.bytes[static_cast<size_t>(MemoryKind::kRequest)];
   absl::Status status;
@@ -59,16 +59,13 @@ absl::Status Admission::Ticket::Hold(MemoryKind kind, int64_t bytes) {
 }
 
 // What came for this call is not progress of the others on its connection.
-void Admission::NotProgressOfOthers(const Entry& entry, int64_t bytes) {
-  const Peer& peer = entry.peer->second;
-  if (peer.reading == 0 && peer.streams == (entry.pace ? 1 : 0)) return;
+void Admission::MessageDone(const Entry& entry, int64_t bytes) {
+  Peer& peer = entry.peer->second;
+  peer.done_bytes += bytes;
+  if (peer.reads.empty()) return;
   const auto received = ReceivedOn(entry.request.peer);
   if (!received) return;
-  for (Entry& other : inside_) {
-    if (other.peer != entry.peer || &other == &entry) continue;
-    if (other.Reading()) other.upload.NotMine(bytes, *received);
-    if (other.Streaming()) other.pace->NotMine(bytes);
-  }
+  for (Entry* const other : peer.reads) other->upload.NotMine(bytes, *received);
 }
 
 // Whether a call that is about to take so many thread-seconds, at most
@@ -118,7 +115,9 @@ absl::Status Admission::Ticket::ExpectStream(double seconds,
   if (status.ok()) {
     admission_->Charge(entry, seconds);
     entry.pace.emplace();
-    ++entry.peer->second.streams;
+    Peer& peer = entry.peer->second;
+    ++peer.streams;
+    peer.stream_bytes += entry.bytes[static_cast<size_t>(MemoryKind::kRequest)];
   }
   admission_->AdmitWaiting(lock);
   return status;
@@ -128,8 +127,7 @@ void Admission::Ticket::AwaitMessage() {
   if (!admission_) return;
   Lock lock(admission_->mutex_);
   if (!entry_->Streaming()) return;
-  entry_->pace->Await(admission_->ReceivedOn(entry_->request.peer),
-                      absl::Now());
+  entry_->pace->Await(admission_->UnfinishedOn(*entry_), absl::Now());
 }
 
 void Admission::Ticket::MessageCame(int64_t bytes) {
@@ -138,8 +136,8 @@ void Admission::Ticket::MessageCame(int64_t bytes) {
   admission_->transferred_bytes_ += bytes;
   if (!entry_->Streaming()) return;
   entry_->pace->Came(admission_->streams_, bytes,
-                     admission_->ReceivedOn(entry_->request.peer), absl::Now());
-  admission_->NotProgressOfOthers(*entry_, bytes);
+                     admission_->UnfinishedOn(*entry_), absl::Now());
+  admission_->MessageDone(*entry_, bytes);
 }
 
 void Admission::Ticket::Arrived(double seconds) {
@@ -190,6 +188,14 @@ void Admission::Ticket::Failing() {
   entry_->since = absl::Now();
   entry_->sending_bytes = 0;
   admission_->AdmitWaiting(lock);
+}
+
+void Admission::Ticket::Leave() {
+  if (!admission_) return;
+  Lock lock(admission_->mutex_);
+  admission_->SetSeconds(*entry_, 0);
+  admission_->EndRead(*entry_);
+  entry_->phase = Entry::Phase::kLeaving;
 }
 
 void Admission::Ticket::Release() {

@@ -97,8 +97,11 @@ void AdmittedCall::Expel(absl::Status status) {
     return;
   }
   FinishWith(status, record);
-  // A status does not overtake what the client does not take.
-  if (writing_) context_->TryCancel();
+  // A status does not overtake what the client does not take. Where it takes
+  // what is on its way, the status follows; else Admission comes again.
+  if (writing_ && ReasonOf(status) == Reason::kSlowReader) {
+    context_->TryCancel();
+  }
 }
 
 void AdmittedCall::OnCancel() {
@@ -128,9 +131,11 @@ void AdmittedCall::OnDone() {
   Drop();
 }
 
-// The last one that uses the call's memory gives back what was charged for it.
+// What was charged for the call's memory is given back after the memory is, for
+// others are let in with it: by ~Ticket(). From the last user on Admission must
+// not hold the call any more, which may be destroyed at once.
 void AdmittedCall::LetGo() {
-  if (users_.fetch_sub(1, std::memory_order_acq_rel) == 1) ticket_.Release();
+  if (users_.fetch_sub(1, std::memory_order_acq_rel) == 1) ticket_.Leave();
 }
 
 std::optional<int64_t> AdmittedCall::AnnouncedBytes() const {

@@ -34,8 +34,9 @@ namespace attention::server {
 //   Admitted()     the derived class reads its first message (ReadFirst())
 //   ...            reads, jobs and writes are the derived class's
 //   End()          the status is on its way, nothing more may be started
-//   OnDone()       gRPC is done with it; what it was charged for is given back
-//                  once its jobs have ended too
+//   OnDone()       gRPC is done with it; once its jobs have ended too Admission
+//                  leaves it alone, and what it was charged for is given back
+//                  when it has been destroyed
 class AdmittedCall : public grpc::ServerGenericBidiReactor,
                      public Admission::Entrant {
  public:
@@ -132,6 +133,7 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   std::atomic<bool> over_{false};
   // A part of the answer is on its way. Guarded by mutex_.
   bool writing_ = false;
+  // Destroyed after all that it is charged for, which derived classes hold.
   Admission::Ticket ticket_;
 
  private:
@@ -144,7 +146,7 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
 
   // gRPC, until OnDone(); then each job and each function of Admission.
   std::atomic<int> holders_{1};
-  // Of these gRPC and the jobs: they use what the ticket is charged for.
+  // Of these gRPC and the jobs: Admission may end the call while there are any.
   std::atomic<int> users_{1};
   std::atomic<int> handovers_{0};
   bool done_ = false;                  // guarded by mutex_

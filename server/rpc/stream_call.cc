@@ -42,6 +42,13 @@ constexpr char kMethod[] = "StreamAttention";
 constexpr int64_t kInlineBytes = int64_t{64} << 10;
 // What stands around the tensors of a chunk.
 constexpr int64_t kAroundTensors = 256;
+// A message may have so many bytes, and so many for each byte of the whole
+// stream's tensors: float_values that are not packed have more than a quarter
+// more, and what is unknown is skipped.
+constexpr int64_t kLeastMessage = int64_t{64} << 10;
+constexpr int64_t kMessagePerStream = 2;
+// One comes, one is copied.
+constexpr int64_t kMessages = 2;
 // Smaller answers are in the client's hands as soon as they are sent.
 constexpr int64_t kLargeAnswer = int64_t{64} << 10;
 
@@ -120,19 +127,21 @@ class StreamCall final : public AdmittedCall {
   // over with the step, also where the call has ended.
   template <typename Change>
   void Step(const Change& change, bool* under_way = nullptr) {
-    Guarded([&] {
-      bool write = false;
-      {
-        const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    bool write = false;
+    {
+      // Until the call has ended, for want of memory too: nobody else may meet
+      // the state that a step has left half way.
+      const std::lock_guard<std::recursive_mutex> lock(mutex_);
+      Guarded([&] {
         if (under_way != nullptr) *under_way = false;
         if (ended_) return;
         absl::Status status = change();
         if (status.ok()) status = Advance();
         if (!status.ok()) return (void)End(status);
         write = ClaimWrite();
-      }
-      if (write) WriteNext();
-    });
+      });
+    }
+    if (write) Guarded([&] { WriteNext(); });
   }
 
   // A message, or the end of the stream.
@@ -147,21 +156,16 @@ class StreamCall final : public AdmittedCall {
     message_bytes_ = bytes;
     if (!header_came_) return HeaderCame(ok, bytes, now);
     ticket_.MessageCame(bytes);
-    traffic_.Next(bytes, std::exchange(answered_bytes_, 0), chunk_limit());
+    traffic_.Next(bytes, std::exchange(answered_bytes_, 0),
+                  ok ? message_limit_ : 0);
     message_bytes_ = 0;  // All is told.
     if (!ok) {
       end_came_ = true;
       return absl::OkStatus();
     }
-    if (bytes > env_.options.max_chunk_bytes) {
-      return ChunkTooLarge(bytes, env_.options.max_chunk_bytes);
-    }
-    if (bytes > message_memory_ / 2) {
-      // It has more than its tensors.
-      message_memory_ = 2 * bytes;
-      const absl::Status status =
-          ticket_.Hold(MemoryKind::kRequest, message_memory_);
-      if (!status.ok()) return status;
+    if (bytes > chunk_limit()) return ChunkTooLarge(bytes, chunk_limit());
+    if (bytes > message_limit_) {
+      return MessageOfStreamTooLarge(bytes, message_limit_, StreamBytes());
     }
     next_ = std::make_unique<StreamChunk>(*format_, std::move(incoming_));
     incoming_ = grpc::ByteBuffer();
@@ -178,8 +182,9 @@ class StreamCall final : public AdmittedCall {
     if (bytes > env_.options.max_request_bytes) {
       return RequestTooLarge(bytes, env_.options.max_request_bytes);
     }
-    traffic_.Next(bytes, 0, chunk_limit());
-    message_bytes_ = 0;
+    // No more may come until it is accepted.
+    traffic_.Next(bytes, 0, 0);
+    message_bytes_.reset();
     const absl::Status status = ticket_.ReadDone(bytes);
     if (!status.ok()) return status;
     computing_ = true;
@@ -231,7 +236,9 @@ class StreamCall final : public AdmittedCall {
       Step(
           [&] {
             header_done_ = true;
-            return end == JobEnd::kDone ? status_ : Abandoned();
+            if (end != JobEnd::kDone) return Abandoned();
+            if (status_.ok()) traffic_.Read(message_limit_);
+            return status_;
           },
           &computing_);
     }
@@ -332,6 +339,16 @@ class StreamCall final : public AdmittedCall {
                : bytes;
   }
 
+  // Bytes of the largest message after the header.
+  int64_t MessageLimit() const {
+    int64_t bytes;
+    if (__builtin_mul_overflow(StreamBytes(), kMessagePerStream, &bytes) ||
+        __builtin_add_overflow(bytes, kLeastMessage, &bytes)) {
+      return chunk_limit();
+    }
+    return std::min(chunk_limit(), bytes);
+  }
+
   absl::Status HoldMemory() {
     const int64_t token_bytes = geometry().TokenBytes();
     if (format_->tokens() > 0 && token_bytes > chunk_limit() - kAroundTensors) {
@@ -341,10 +358,7 @@ class StreamCall final : public AdmittedCall {
       return AnswerTooLarge(answer_->message_bytes(),
                             env_.options.max_response_bytes);
     }
-    // One comes, one is copied.
-    message_memory_ =
-        2 * (kAroundTensors +
-             std::min(chunk_limit(), std::max(kInlineBytes, StreamBytes())));
+    message_limit_ = MessageLimit();
     const auto times_sets = [&](int64_t bytes) {
       int64_t all;
       return __builtin_mul_overflow(bytes, page_sets(), &all)
@@ -352,16 +366,17 @@ class StreamCall final : public AdmittedCall {
                  : all;
     };
     const int64_t set_bytes = times_sets(PageSet::Bytes(geometry()));
-    tensor_memory_ = request_.bytes;
+    int64_t tensor_bytes = request_.bytes;
     for (int64_t bytes :
-         {set_bytes, times_sets(PageSet::TableBytes(geometry()))}) {
-      if (__builtin_add_overflow(tensor_memory_, bytes, &tensor_memory_)) {
-        tensor_memory_ = std::numeric_limits<int64_t>::max();
+         {set_bytes, times_sets(PageSet::TableBytes(geometry())),
+          message_limit_}) {
+      if (__builtin_add_overflow(tensor_bytes, bytes, &tensor_bytes)) {
+        tensor_bytes = std::numeric_limits<int64_t>::max();
       }
     }
-    absl::Status status = ticket_.Hold(MemoryKind::kRequest, message_memory_);
-    if (status.ok())
-      status = ticket_.Hold(MemoryKind::kTensors, tensor_memory_);
+    absl::Status status =
+        ticket_.Hold(MemoryKind::kRequest, kMessages * message_limit_);
+    if (status.ok()) status = ticket_.Hold(MemoryKind::kTensors, tensor_bytes);
     if (status.ok()) {
       status = ticket_.Hold(MemoryKind::kAnswer, answer_->held_bytes());
     }
@@ -473,10 +488,9 @@ class StreamCall final : public AdmittedCall {
   }
 
   absl::Status DecodeChunk() {
-    wire::MemoryMeter meter(0, [this](int64_t bytes) {
-      const std::lock_guard<std::recursive_mutex> lock(mutex_);
-      borrowed_ = true;
-      return ticket_.Hold(MemoryKind::kTensors, tensor_memory_ + bytes);
+    // Only what comes in many parts can need more than a message has.
+    wire::MemoryMeter meter(message_limit_, [this](int64_t bytes) {
+      return FloatsTooLarge(bytes, message_limit_);
     });
     return chunk_->Decode(position_, env_.buffers, meter, MostNumbers());
   }
@@ -517,9 +531,6 @@ class StreamCall final : public AdmittedCall {
     }
     chunk_.reset();
     chunk_fits_ = false;
-    if (std::exchange(borrowed_, false)) {
-      return ticket_.Hold(MemoryKind::kTensors, tensor_memory_);
-    }
     return absl::OkStatus();
   }
 
@@ -528,6 +539,12 @@ class StreamCall final : public AdmittedCall {
   double SecondsOf(const PageSet& pages) const {
     return seconds_per_token_ *
            static_cast<double>(pages.end() - pages.begin());
+  }
+
+  // What is added was checked as it came: no client is to blame.
+  static absl::Status Broken(const absl::Status& status) {
+    return absl::InternalError(
+        absl::StrCat("the kernel refused a stream's keys: ", status.message()));
   }
 
   absl::Status Compute() {
@@ -545,14 +562,16 @@ class StreamCall final : public AdmittedCall {
       job =
           accumulator_->MakeAddJob({.views = pages_->views(),
                                     .first_sequence = pages_->first_sequence(),
-                                    .mask = format_->MaskOf(*pages_)},
+                                    .mask = format_->MaskOf(*pages_),
+                                    // Byte for byte as it was copied.
+                                    .mask_is_checked = true},
                                    threads, done);
     } else if (added_ == format_->tokens()) {
       job = accumulator_->MakeFinishJob(threads, done);
     } else {
       return absl::OkStatus();
     }
-    if (!job.ok()) return job.status();
+    if (!job.ok()) return Broken(job.status());
     computing_ = true;
     compute_started_ = absl::Now();
     Submit(JobSlot::kCompute, *std::move(job), seconds);
@@ -576,7 +595,7 @@ class StreamCall final : public AdmittedCall {
       return Abandoned();
     }
     if (absl::IsResourceExhausted(status)) return OutOfMemory();
-    if (!status.ok()) return status;
+    if (!status.ok()) return Broken(status);
     if (pages_) {
       ticket_.WorkedOff(SecondsOf(*pages_));
       added_ = pages_->end();
@@ -657,7 +676,7 @@ class StreamCall final : public AdmittedCall {
   std::optional<StreamFormat> format_;
   std::optional<AnswerRows> answer_;
   int64_t rows_ = 0;
-  int64_t message_memory_ = 0, tensor_memory_ = 0;
+  int64_t message_limit_ = 0;
   double compute_seconds_ = 0, seconds_per_token_ = 0;
 
   // All below guarded by mutex_, but for what a step has to itself.
@@ -674,7 +693,6 @@ class StreamCall final : public AdmittedCall {
   std::unique_ptr<StreamChunk> chunk_;
   bool chunk_fits_ = false;  // there is room for all of it
   bool empty_chunk_came_ = false;
-  bool borrowed_ = false;  // the chunk holds more than its message
   int copy_stage_ = 0;
   absl::Status copy_status_;
   absl::Time copy_started_;

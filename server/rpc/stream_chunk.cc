@@ -11,7 +11,7 @@ namespace attention::server {
 namespace {
 
 // A task copies no more, which takes some tenths of a millisecond, nor more
-// rows, which may be tiny.
+// rows, which may be tiny; but for one token of one sequence.
 constexpr int64_t kTaskBytes = int64_t{1} << 20;
 constexpr int64_t kTaskRows = int64_t{1} << 16;
 
@@ -56,29 +56,53 @@ wire::SliceReader StreamChunk::PayloadOf(wire::TensorFields& tensor,
 int64_t StreamChunk::Prepare(const PageSet& pages, TokenRange range) {
   pages_ = &pages;
   tasks_.clear();
-  const KeyValueGeometry& g = format_.geometry();
-  const int64_t rows = g.sequences_per_token() * g.kv_heads;
-  AddTasks(Operand::kKey, range, rows * g.key_row_bytes(), rows);
-  AddTasks(Operand::kValue, range, rows * g.value_row_bytes(), rows);
-  const TokenRange masked = {
-      range.begin,
-      std::min(range.end, tokens_.begin + format_.MaskColumns(tokens_))};
-  AddTasks(Operand::kMask, masked, g.mask_rows * g.mask_element_bytes,
-           g.mask_rows);
+  AddTasks(Operand::kKey, range, format_.geometry().key_row_bytes());
+  AddTasks(Operand::kValue, range, format_.geometry().value_row_bytes());
+  AddMaskTasks(
+      {range.begin,
+       std::min(range.end, tokens_.begin + format_.MaskColumns(tokens_))});
   return static_cast<int64_t>(tasks_.size());
 }
 
+// Cut into tokens; where one is too much, into the sequences that it belongs
+// to.
 void StreamChunk::AddTasks(Operand operand, TokenRange range,
-                           int64_t token_bytes, int64_t token_rows) {
-  if (token_rows == 0) return;
-  // A mask's columns are strided over: few tasks of many columns each.
-  const int64_t step =
-      std::max<int64_t>(operand == Operand::kMask ? 16 : 1,
-                        std::min(kTaskBytes / std::max<int64_t>(1, token_bytes),
-                                 kTaskRows / token_rows));
+                           int64_t row_bytes) {
+  const KeyValueGeometry& g = format_.geometry();
+  const int64_t sequences = g.sequences_per_token();
+  // Rows of one token.
+  const int64_t most =
+      std::min(kTaskRows, kTaskBytes / std::max<int64_t>(1, row_bytes));
+  const int64_t all = std::max<int64_t>(1, sequences * g.kv_heads);
+  const int64_t step = std::max<int64_t>(1, most / all);
+  const int64_t part =
+      most >= all ? sequences : std::max<int64_t>(1, most / g.kv_heads);
   for (int64_t begin = range.begin; begin < range.end; begin += step) {
-    tasks_.push_back(
-        {operand, {begin, std::min(range.end, begin + step)}, std::nullopt});
+    for (int64_t first = 0; first < sequences; first += part) {
+      tasks_.push_back({operand,
+                        {begin, std::min(range.end, begin + step)},
+                        {first, std::min(sequences, first + part)},
+                        std::nullopt});
+    }
+  }
+}
+
+// Cut into rows, each of which is copied in one piece; a very long one into
+// columns too.
+void StreamChunk::AddMaskTasks(TokenRange range) {
+  const KeyValueGeometry& g = format_.geometry();
+  const int64_t columns = range.end - range.begin;
+  if (columns <= 0) return;
+  const int64_t step = std::min(columns, kTaskBytes / g.mask_element_bytes);
+  const int64_t part = std::clamp<int64_t>(
+      kTaskBytes / (step * g.mask_element_bytes), 1, kTaskRows);
+  for (int64_t begin = range.begin; begin < range.end; begin += step) {
+    for (int64_t first = 0; first < g.mask_rows; first += part) {
+      tasks_.push_back({Operand::kMask,
+                        {begin, std::min(range.end, begin + step)},
+                        {first, std::min(g.mask_rows, first + part)},
+                        std::nullopt});
+    }
   }
 }
 
@@ -86,14 +110,15 @@ void StreamChunk::Copy(int64_t number) {
   Task& task = tasks_[number];
   const wire::SliceReader& bytes = payloads_[static_cast<size_t>(task.operand)];
   if (task.operand == Operand::kMask) {
-    task.wrong_bool = WriteMask(*pages_, tokens_, format_.MaskColumns(tokens_),
-                                task.range, format_.has_bool_mask(), bytes);
+    task.wrong_bool =
+        WriteMask(*pages_, tokens_, format_.MaskColumns(tokens_), task.range,
+                  format_.has_bool_mask(), bytes, task.part);
     return;
   }
   WriteTokens(
       *pages_,
       task.operand == Operand::kKey ? KeyOrValue::kKey : KeyOrValue::kValue,
-      tokens_, task.range, bytes);
+      tokens_, task.range, bytes, task.part);
 }
 
 absl::Status StreamChunk::CheckMask() const {

@@ -55,12 +55,13 @@ class StreamChunk {
   struct Task {
     Operand operand;
     TokenRange range;
+    PartRange part;  // of each token
     std::optional<int64_t> wrong_bool;
   };
 
   wire::SliceReader PayloadOf(wire::TensorFields& tensor, Operand operand);
-  void AddTasks(Operand operand, TokenRange range, int64_t token_bytes,
-                int64_t token_rows);
+  void AddTasks(Operand operand, TokenRange range, int64_t row_bytes);
+  void AddMaskTasks(TokenRange range);
 
   const StreamFormat& format_;
   grpc::ByteBuffer message_;

@@ -523,6 +523,19 @@ TEST_F(AccumulatorErrorTest, MasksComeWithTheirKeys) {
   ExpectStillRight(0);
 }
 
+// What was checked is not read through again.
+TEST_F(AccumulatorErrorTest, CheckedMasksAreNotCheckedAgain) {
+  request_.mask = random_.NormalTensor(DataType::kBool, {3, 300});
+  plan_ = PlanOf(request_);
+  accumulator_ = Accumulator::Create(plan_, answer_.outputs()).value();
+  Tensor no_bool = random_.NormalTensor(DataType::kBool, {3, 256});
+  static_cast<char*>(no_bool.data())[7] = 2;
+  EXPECT_TRUE(Add(0, 256, [&](AddedKeys& keys) {
+                keys.mask = no_bool.view();
+                keys.mask_is_checked = true;
+              }).ok());
+}
+
 TEST_F(AccumulatorErrorTest, NoScoresAndNoPresent) {
   for (const bool scores : {true, false}) {
     AttentionCase request = request_;

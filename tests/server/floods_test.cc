@@ -3,16 +3,23 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/strings/match.h"
+#include "absl/strings/string_view.h"
+#include "base/descriptor.h"
 #include "tests/support/http2_frames.h"
+#include "tests/support/messages.h"
 #include "tests/support/raw_call.h"
 #include "tests/support/socket.h"
+#include "tests/support/stream_client.h"
 #include "tests/support/test_server.h"
 
 namespace attention::testing {
@@ -129,6 +136,105 @@ TEST_F(FloodsTest, BodiesThatNobodyAskedFor) {
   // gRPC connects again.
   EXPECT_TRUE(WaitUntil(
       [&] { return RawUnaryCall(channel, kCapabilities, "").status.ok(); }));
+}
+
+// A connection whose bodies go as fast as HTTP/2's windows let them.
+class BodySender {
+ public:
+  explicit BodySender(const std::string& address)
+      : socket_(ConnectTo(address)) {
+    const timeval limit = {.tv_sec = 30, .tv_usec = 0};
+    for (const int option : {SO_SNDTIMEO, SO_RCVTIMEO}) {
+      setsockopt(socket_.get(), SOL_SOCKET, option, &limit, sizeof(limit));
+    }
+    Send(Http2Start() + MakeFrame(FrameType::kSettings, kAck, 0, ""));
+  }
+
+  bool Start(uint32_t stream, const std::string& method) {
+    return Send(MakeFrame(FrameType::kHeaders, kEndHeaders, stream,
+                          Coded(GrpcHeaders(method))));
+  }
+
+  // False once the server has closed the connection.
+  bool SendBody(uint32_t stream, absl::string_view bytes) {
+    constexpr int64_t kMaxFrame = 16384;
+    while (!bytes.empty()) {
+      const int64_t part =
+          std::min({static_cast<int64_t>(bytes.size()), kMaxFrame, window_,
+                    stream_window_ + more_[stream]});
+      if (part <= 0) {
+        if (!ReadFrame()) return false;
+        continue;
+      }
+      if (!Send(
+              MakeFrame(FrameType::kData, 0, stream, bytes.substr(0, part)))) {
+        return false;
+      }
+      window_ -= part;
+      more_[stream] -= part;
+      bytes.remove_prefix(part);
+    }
+    return true;
+  }
+
+ private:
+  bool Send(const std::string& bytes) {
+    return send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+           static_cast<ssize_t>(bytes.size());
+  }
+
+  std::optional<std::string> Read(size_t count) {
+    std::string bytes(count, '\0');
+    if (count > 0 && recv(socket_.get(), bytes.data(), count, MSG_WAITALL) !=
+                         static_cast<ssize_t>(count)) {
+      return std::nullopt;
+    }
+    return bytes;
+  }
+
+  bool ReadFrame() {
+    const auto header = Read(9);
+    if (!header) return false;
+    const absl::string_view bytes = *header;
+    const auto payload = Read(FromBigEndian(bytes.substr(0, 3)));
+    if (!payload) return false;
+    const auto type = static_cast<FrameType>(bytes[3]);
+    if (type == FrameType::kWindowUpdate) {
+      const uint32_t stream = FromBigEndian(bytes.substr(5));
+      (stream == 0 ? window_ : more_[stream]) += FromBigEndian(*payload);
+    }
+    for (size_t at = 0;
+         type == FrameType::kSettings && at + 6 <= payload->size(); at += 6) {
+      constexpr uint32_t kInitialWindowSize = 4;
+      const absl::string_view setting =
+          absl::string_view(*payload).substr(at, 6);
+      if (FromBigEndian(setting.substr(0, 2)) == kInitialWindowSize) {
+        stream_window_ = FromBigEndian(setting.substr(2));
+      }
+    }
+    return true;
+  }
+
+  Descriptor socket_;
+  int64_t window_ = 65535, stream_window_ = 0;
+  std::map<uint32_t, int64_t> more_;  // of each stream
+};
+
+// A stream may bring no more than it is charged for: these have two tokens.
+TEST_F(FloodsTest, ChunksLargerThanTheirStreams) {
+  const std::string header =
+      StreamOf(LongRequest(2)).Header().SerializeAsString();
+  constexpr int64_t kPart = int64_t{1} << 20;
+  // Of a chunk of 8 MiB.
+  const std::string body = GrpcMessage(header) + std::string(1, '\0') +
+                           BigEndian((8 << 20) - 1) + std::string(kPart, 'x');
+  BodySender peer(address());
+  for (uint32_t stream = 1; stream < 200; stream += 2) {
+    if (!peer.Start(stream, kStreamAttention)) break;
+    if (!peer.SendBody(stream, body)) break;
+  }
+  EXPECT_TRUE(WaitUntil([&] { return CutAny(); }));
+  ExpectServes();
 }
 
 TEST_F(FloodsTest, HonestCallsAreNeverCut) {

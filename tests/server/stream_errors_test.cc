@@ -283,13 +283,80 @@ TEST(StreamErrorsTest, LargeMessages) {
          "this server takes in a message (max_chunk_bytes)");
 }
 
+// What a stream is charged for bounds its messages: 64 KiB and twice its
+// tensors' bytes. Here these are 5 tokens of 4 + 2 numbers.
+TEST(StreamErrorsTest, LargeMessagesOfSmallStreams) {
+  TestServer server;
+  const auto channel = server.Channel(Transport::kLoopback);
+  const StreamOf stream(SmallRequest());
+  const std::string header = stream.Header().SerializeAsString();
+  const std::string chunk = stream.Chunk(0, 5).SerializeAsString();
+  const int64_t stream_bytes = 5 * (4 + 2) * 4;
+  const size_t limit = (size_t{64} << 10) + 2 * stream_bytes;
+  // A field that no message has fills it up: the tag, the length.
+  const auto filled = [&](size_t bytes) {
+    const size_t more = bytes - chunk.size() - 5;
+    std::string message = chunk + "\xfa\x01";
+    for (size_t left = more; message.size() < chunk.size() + 5; left >>= 7) {
+      message += static_cast<char>((left & 0x7f) | (left > 0x7f ? 0x80 : 0));
+    }
+    return message + std::string(more, 'x');
+  };
+  const auto send = [&](size_t bytes) {
+    RawStream call(channel, kStreamAttention);
+    EXPECT_TRUE(call.Write(header));
+    call.Write(filled(bytes), /*last=*/true);
+    while (call.Read()) {
+    }
+    return call.Finish();
+  };
+  EXPECT_TRUE(send(limit).ok());
+  const grpc::Status status = send(limit + 1);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailsOf(status).reason, "REQUEST_TOO_LARGE");
+  EXPECT_EQ(status.error_message(),
+            "the message has 65777 bytes, more than the 65776 that one may "
+            "have after a header of 120 bytes of keys, values and mask in all");
+}
+
+// Floats in several parts are put together, for which there is as much memory
+// as for a message.
+TEST(StreamErrorsTest, FloatsInSeveralParts) {
+  TestServer server;
+  const auto channel = server.Channel(Transport::kLoopback);
+  const auto send = [&](int64_t tokens) {
+    v1::ComputeAttentionRequest request;
+    *request.mutable_query() = RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 16}, 1);
+    *request.mutable_key() =
+        RandomTensor(v1::DATA_TYPE_FLOAT32, {tokens, 16}, 2);
+    *request.mutable_value() =
+        RandomTensor(v1::DATA_TYPE_FLOAT32, {tokens, 1}, 3);
+    const StreamOf stream(request);
+    StreamAttentionRequest message = stream.Chunk(0, tokens);
+    v1::Tensor& key = *message.mutable_chunk()->mutable_key();
+    const std::string data = key.data();
+    key.clear_data();
+    auto* const fields = key.GetReflection()->MutableUnknownFields(&key);
+    for (const size_t begin : {size_t{0}, data.size() / 2}) {
+      fields->AddLengthDelimited(v1::Tensor::kFloatValuesFieldNumber,
+                                 data.substr(begin, data.size() / 2));
+    }
+    return SendStream(channel, {stream.Header(), message}).status;
+  };
+  EXPECT_TRUE(send(40'000).ok());
+  // 3.2 MB, and another 6.4 to join both parts, are more than 8 MiB.
+  const grpc::Status status = send(100'000);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailsOf(status).reason, "REQUEST_TOO_LARGE");
+}
+
 TEST(StreamErrorsTest, WhatNeedsMoreThanTheBudgetIsRefusedBeforeItsKeys) {
   server::Options options = TestServer::DefaultOptions();
   options.max_request_bytes = options.max_response_bytes = 1 << 20;
   options.max_inflight_bytes = 3 << 20;
   TestServer server(options);
   RawStream stream(server.Channel(Transport::kLoopback), kStreamAttention);
-  // Two page sets of a MiB, two messages.
+  // Two page sets of a MiB, three messages.
   v1::ComputeAttentionRequest request = SmallRequest();
   request.mutable_key()->set_shape(2, 1 << 20);
   request.mutable_value()->set_shape(2, 1 << 20);

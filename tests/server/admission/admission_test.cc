@@ -32,7 +32,9 @@ class Call final : public Admission::Entrant {
     admitted = true;
   }
   void Refused(absl::Status given) override { refused = std::move(given); }
-  void Expel(absl::Status given) override { expelled = std::move(given); }
+  void Expel(absl::Status given) override {
+    if (!expelled) expelled = std::move(given);
+  }
   void Hold() override { ++holds; }
   void Drop() override { --holds; }
 

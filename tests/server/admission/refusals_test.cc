@@ -30,6 +30,10 @@ TEST(RefusalsTest, EachHasItsReason) {
       // Limits of the server.
       {HeadersTooLarge(1, 2, 3, 4), exhausted, "HEADERS_TOO_LARGE"},
       {RequestTooLarge(2, 1), exhausted, "REQUEST_TOO_LARGE"},
+      {ChunkTooLarge(2, 1), exhausted, "REQUEST_TOO_LARGE"},
+      {TokenTooLarge(2, 1), exhausted, "REQUEST_TOO_LARGE"},
+      {MessageOfStreamTooLarge(2, 1, 1), exhausted, "REQUEST_TOO_LARGE"},
+      {FloatsTooLarge(2, 1), exhausted, "REQUEST_TOO_LARGE"},
       {AnswerTooLarge(2, 1), exhausted, "ANSWER_TOO_LARGE"},
       {NeverFits(2, 1, 1), exhausted, "MEMORY_TOO_LARGE"},
       // A busy server.

@@ -83,13 +83,26 @@ TEST_F(StreamPaceTest, AMessageCountsWhole) {
   EXPECT_FALSE(TooSlow());
 }
 
+// A message of another call is received, and no longer counts once it is whole.
 TEST_F(StreamPaceTest, AnotherCallsBytesAreNoProgress) {
   Await();
   for (int i = 0; i < 10; ++i) {
-    pace_.NotMine(2000);
+    *received_ -= 2000;
     Second(2000);
   }
   EXPECT_TRUE(TooSlow());
+}
+
+TEST_F(StreamPaceTest, WhatAMessageMayHaveIsWhatCameSinceItIsAwaited) {
+  *received_ = 100;
+  EXPECT_EQ(pace_.MostBytes(150), 0);
+  Await();
+  EXPECT_EQ(pace_.MostBytes(150), 50);
+  EXPECT_EQ(pace_.MostBytes(80), 0);
+  EXPECT_EQ(pace_.MostBytes(std::nullopt), 0);
+  *received_ = 200;
+  Came(90);
+  EXPECT_EQ(pace_.MostBytes(250), 0);
 }
 
 // Then the largest message has as long as it may take: 20 s more.

@@ -26,7 +26,10 @@ class Call final : public Admission::Entrant {
     admitted = true;
   }
   void Refused(absl::Status given) override { refused = std::move(given); }
-  void Expel(absl::Status given) override { expelled = std::move(given); }
+  void Expel(absl::Status given) override {
+    expelled = std::move(given);
+    ++expulsions;
+  }
   void Hold() override {}
   void Drop() override {}
 
@@ -37,6 +40,7 @@ class Call final : public Admission::Entrant {
   Admission::Ticket ticket;
   bool admitted = false;
   std::optional<absl::Status> refused, expelled;
+  int expulsions = 0;
 };
 
 class StreamsTest : public ::testing::Test {
@@ -53,7 +57,10 @@ class StreamsTest : public ::testing::Test {
     settings.min_upload_rate = 1000;
     settings.min_answer_rate = 1000;
     settings.max_queue = absl::Seconds(2);
-    settings.received_bytes = [this](const std::string&) { return received_; };
+    settings.received_bytes = [this](const std::string& peer) {
+      const auto found = received_on_.find(peer);
+      return found == received_on_.end() ? received_ : found->second;
+    };
     return settings;
   }
 
@@ -71,6 +78,8 @@ class StreamsTest : public ::testing::Test {
   }
 
   CostModel costs_;
+  // By connection, and of all others.
+  std::map<std::string, int64_t> received_on_;
   std::optional<int64_t> received_ = 0;
   Admission admission_;
 };
@@ -157,6 +166,39 @@ TEST_F(StreamsTest, TheDeadlineEndsItWhateverItWaitsFor) {
   EXPECT_EQ(stream.expelled->code(), absl::StatusCode::kDeadlineExceeded);
 }
 
+// What it holds is freed before anybody else gets it.
+TEST_F(StreamsTest, WhoLeavesIsLeftAloneAndStaysCharged) {
+  Call leaving, waiting;
+  Enter(leaving);
+  ASSERT_TRUE(leaving.ticket.ExpectStream(1, 1, 0).ok());
+  ASSERT_TRUE(leaving.ticket.Hold(MemoryKind::kTensors, 80 * kMega).ok());
+  leaving.ticket.AwaitMessage();
+  leaving.ticket.Answering(5000);
+  leaving.ticket.Leave();
+  admission_.Enter(&waiting, {.bytes = 20 * kMega});
+  TickAfter(absl::Seconds(1));
+  EXPECT_FALSE(leaving.expelled);
+  EXPECT_FALSE(waiting.admitted);
+  leaving.ticket.Release();
+  EXPECT_TRUE(waiting.admitted);
+}
+
+// Who takes no status either.
+TEST_F(StreamsTest, WhatDoesNotGoIsExpelledOnceMore) {
+  Call stream;
+  Enter(stream);
+  ASSERT_TRUE(stream.ticket.ExpectStream(1, 1, 0).ok());
+  stream.ticket.AwaitMessage();
+  TickAfter(absl::Seconds(11));
+  EXPECT_EQ(stream.expulsions, 1);
+  TickAfter(absl::Seconds(20));
+  EXPECT_EQ(stream.expulsions, 1);
+  TickAfter(absl::Seconds(22));
+  EXPECT_EQ(stream.expulsions, 2);
+  TickAfter(absl::Hours(1));
+  EXPECT_EQ(stream.expulsions, 2);
+}
+
 // It keeps its memory until somebody waits for it.
 TEST_F(StreamsTest, AStalledOneMakesWay) {
   Call stalled, busy, waiting;
@@ -175,6 +217,37 @@ TEST_F(StreamsTest, AStalledOneMakesWay) {
   EXPECT_FALSE(busy.expelled);
   stalled.ticket.Release();
   EXPECT_TRUE(waiting.admitted);
+}
+
+// Who brings more than they are charged for lose their streams, not the others.
+TEST_F(StreamsTest, WhoSendsMoreThanIsChargedGoesFirst) {
+  received_on_ = {{"flood", 0}, {"good", 0}, {"upload", 0}};
+  std::vector<Call> floods(5), good(5);
+  Call upload;
+  const auto enter = [&](Call& call, const std::string& peer) {
+    admission_.Enter(&call, {.bytes = 1000, .peer = peer});
+    ASSERT_TRUE(call.admitted);
+    ASSERT_TRUE(call.ticket.ReadDone(1000).ok());
+    ASSERT_TRUE(call.ticket.Hold(MemoryKind::kRequest, kMega).ok());
+    ASSERT_TRUE(call.ticket.ExpectStream(1, 1, 0).ok());
+    call.ticket.AwaitMessage();
+  };
+  for (Call& call : floods) enter(call, "flood");
+  for (Call& call : good) enter(call, "good");
+  admission_.Enter(&upload, {.bytes = std::nullopt, .peer = "upload"});
+  ASSERT_TRUE(upload.admitted);
+  // As much as is charged for, of the good ones, and of the others 23 MiB each:
+  // 33 MiB more than the budget less the reserve, an eighth.
+  received_on_ = {{"flood", 115 * kMega}, {"good", 5 * kMega}};
+  admission_.Tick(absl::Now() + absl::Milliseconds(200), 120 * kMega);
+  int expelled = 0;
+  for (const Call& call : floods) {
+    expelled += call.expelled_for() == Reason::kMemoryBusy;
+  }
+  // Two of them are enough, by what they are taken to hold.
+  EXPECT_EQ(expelled, 2);
+  for (const Call& call : good) EXPECT_FALSE(call.expelled);
+  EXPECT_FALSE(upload.expelled);
 }
 
 TEST_F(StreamsTest, ItsMessagesAreNoProgressOfOthersOnTheConnection) {
