@@ -126,6 +126,7 @@ std::optional<ConstTensorView> StreamFormat::MaskOf(
 std::string StreamFormat::ShapeText(const Shape& shape, size_t axis,
                                     absl::string_view length) {
   std::vector<std::string> dims;
+  dims.reserve(shape.size());
   for (size_t i = 0; i < shape.size(); ++i) {
     dims.push_back(i == axis ? std::string(length) : absl::StrCat(shape[i]));
   }

@@ -50,9 +50,9 @@ class Rows {
         rows_(task_.count()),
         tiles_((rows_ + Arithmetic::kTileRows - 1) / Arithmetic::kTileRows),
         steps_(problem.head_size / Arithmetic::kElements),
-        state_(problem, rows_, kLanes<T>, memory),
+        state_(StateIn(problem, rows_, memory, begun)),
         scratch_(problem, Arithmetic::kTileRows, kLanes<T>),
-        stack_(Begin(state_, begun), rows_, problem.first_block),
+        stack_(state_, rows_, problem.first_block),
         scale_(static_cast<T>(problem.scale)),
         softcap_(problem.softcap > 0
                      ? std::max(static_cast<T>(problem.softcap),
@@ -131,8 +131,10 @@ class Rows {
   }
 
  private:
-  // Resets the progress before stack_ reads it.
-  static const RowState<T>& Begin(const RowState<T>& state, bool begun) {
+  // The state in `memory`, with its progress reset unless it was begun.
+  static RowState<T> StateIn(const Problem& problem, int64_t rows, char* memory,
+                             bool begun) {
+    RowState<T> state(problem, rows, kLanes<T>, memory);
     if (!begun) *state.progress = {};
     return state;
   }

@@ -59,7 +59,7 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   // `method` as in CallSummary.
   AdmittedCall(absl::string_view method, const ComputeEnvironment& environment,
                grpc::GenericCallbackServerContext* context);
-  virtual ~AdmittedCall() = default;
+  ~AdmittedCall() override = default;
 
   // What the derived class does, besides OnReadDone() and OnWriteDone().
 

@@ -167,7 +167,8 @@ class StreamCall final : public AdmittedCall {
     if (bytes > message_limit_) {
       return MessageOfStreamTooLarge(bytes, message_limit_, StreamBytes());
     }
-    next_ = std::make_unique<StreamChunk>(*format_, std::move(incoming_));
+    next_ = std::make_unique<StreamChunk>(*format_, incoming_);
+    incoming_.Clear();  // Else it keeps the slices too.
     incoming_ = grpc::ByteBuffer();
     return absl::OkStatus();
   }
@@ -634,7 +635,7 @@ class StreamCall final : public AdmittedCall {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
     if (ended_) return;
     sent_rows_ = end;
-    outgoing_ = std::move(message);
+    outgoing_ = message;
     const auto bytes = static_cast<int64_t>(outgoing_.Length());
     record_.response_bytes += bytes;
     answered_bytes_ += bytes;

@@ -28,8 +28,8 @@ namespace attention::server {
 class StreamChunk {
  public:
   // `format` must outlive this.
-  StreamChunk(const StreamFormat& format, grpc::ByteBuffer message)
-      : format_(format), message_(std::move(message)) {}
+  StreamChunk(const StreamFormat& format, const grpc::ByteBuffer& message)
+      : format_(format), message_(message) {}
   StreamChunk(const StreamChunk&) = delete;
   StreamChunk& operator=(const StreamChunk&) = delete;
 
@@ -46,7 +46,7 @@ class StreamChunk {
 
   // Tasks to copy tokens `range` into `pages`, which must outlive them.
   int64_t Prepare(const PageSet& pages, TokenRange range);
-  void Copy(int64_t task);
+  void Copy(int64_t number);
   // Whether what was copied of a bool mask is bools.
   absl::Status CheckMask() const;
 

@@ -13,7 +13,6 @@
 namespace attention::internal {
 namespace {
 
-using v1::ComputeAttentionRequest;
 using v1::KeyValueChunk;
 using v1::StreamAttentionRequest;
 
