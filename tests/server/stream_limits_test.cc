@@ -376,12 +376,13 @@ TEST_F(StreamLimitsTest, TheDefaultDeadlineEndsStreams) {
 // Though rows are on their way: whoever takes them learns how it ended.
 TEST_F(StreamLimitsTest, StatusesFollowTheRowsThatAreOnTheirWay) {
   server::Options options = Options();
-  options.default_deadline = absl::Seconds(1);
+  options.default_deadline = absl::Seconds(2);
   options.stall_grace = absl::Hours(1);
   Start(options);
+  // 4 MiB of answer.
   v1::ComputeAttentionRequest request;
   *request.mutable_query() =
-      RandomTensor(v1::DATA_TYPE_FLOAT32, {1 << 16, 64}, 1);
+      RandomTensor(v1::DATA_TYPE_FLOAT32, {1 << 14, 64}, 1);
   *request.mutable_key() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 2);
   *request.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 3);
   const StreamOf streamed(request);
