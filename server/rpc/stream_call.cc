@@ -24,7 +24,7 @@
 #include "server/convert.h"
 #include "server/logging.h"
 #include "server/rpc/admitted_call.h"
-#include "server/rpc/stream_chunk.h"
+#include "server/rpc/stream_intake.h"
 #include "server/status.h"
 #include "server/stream_format.h"
 #include "sessions/page_set.h"
@@ -62,10 +62,8 @@ constexpr size_t kPageSets = 2;
 // Invariants, with mutex_ held:
 //   1. At most one of each is under way: a read (reading_), a copy (copying_),
 //      a computation (computing_), a write (writing_).
-//   2. A read is posted only while no message waits to be decoded and the chunk
-//      before it, if any, has room in the page set that is filled.
-//   3. Page sets hold consecutive tokens: those added, [added_, position_) in
-//      the set that is computed on or full, then in the one that is filled.
+//   2. A read is posted only while intake_ wants a message: nothing waits to be
+//      decoded, and the chunk before has room in the page set that is filled.
 class StreamCall final : public AdmittedCall {
  public:
   StreamCall(const ComputeEnvironment& environment,
@@ -167,8 +165,7 @@ class StreamCall final : public AdmittedCall {
     if (bytes > message_limit_) {
       return MessageOfStreamTooLarge(bytes, message_limit_, StreamBytes());
     }
-    next_ = std::make_unique<StreamChunk>(*format_, incoming_);
-    incoming_.Clear();  // Else it keeps the slices too.
+    intake_->Add(incoming_);
     incoming_ = grpc::ByteBuffer();
     return absl::OkStatus();
   }
@@ -304,10 +301,8 @@ class StreamCall final : public AdmittedCall {
     absl::Status status = HoldMemory();
     if (status.ok()) status = Expect();
     if (!status.ok()) return status;
-    for (size_t i = 0; i < page_sets(); ++i) {
-      free_sets_.push_back(std::make_unique<PageSet>(
-          geometry(), env_.buffers.Allocate(PageSet::Bytes(geometry()))));
-    }
+    intake_.emplace(*format_, env_.buffers, page_sets(), message_limit_,
+                    MostNumbers());
     auto accumulator =
         Accumulator::Create(*plan_, answer_->Allocate(env_.buffers));
     if (!accumulator.ok()) return InField("header", accumulator.status());
@@ -415,10 +410,11 @@ class StreamCall final : public AdmittedCall {
     if (!header_done_) return absl::OkStatus();
     absl::Status status = TakeChunks();
     if (!status.ok()) return status;
-    if (end_came_ && !chunk_ && position_ < format_->tokens()) {
+    if (end_came_ && intake_->empty() &&
+        intake_->position() < format_->tokens()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the stream ended after ", position_, " tokens, wanted ",
-                       format_->tokens()));
+          absl::StrCat("the stream ended after ", intake_->position(),
+                       " tokens, wanted ", format_->tokens()));
     }
     status = Compute();
     if (!status.ok()) return status;
@@ -427,32 +423,20 @@ class StreamCall final : public AdmittedCall {
   }
 
   void MaybeRead() {
-    if (reading_ || end_came_ || next_) return;
-    if (chunk_ && !chunk_fits_) return;
-    PostRead();
+    if (!reading_ && !end_came_ && intake_->WantsMessage()) PostRead();
   }
 
   // Chunks.
 
   absl::Status TakeChunks() {
-    while (!copying_) {
-      if (!chunk_) chunk_ = std::move(next_);
-      if (!chunk_) return absl::OkStatus();
-      if (!filled_ && position_ < format_->tokens() && !free_sets_.empty()) {
-        filled_ = std::move(free_sets_.back());
-        free_sets_.pop_back();
-        filled_->Begin(position_);
-      }
-      // It waits until the kernel is done with a page set.
-      if (chunk_->decoded() && !filled_) return absl::OkStatus();
-      copy_stage_ = 0;
-      if (chunk_->bytes() > kInlineBytes) {
+    while (!copying_ && intake_->BeginRound()) {
+      if (intake_->bytes() > kInlineBytes) {
         copying_ = true;
         Submit(JobSlot::kCopy,
                std::make_unique<StageJob>(*this, &StreamCall::NextCopyStage,
                                           &StreamCall::CopyTokens,
                                           &StreamCall::CopyDone),
-               env_.costs.TransferSeconds(chunk_->bytes()));
+               env_.costs.TransferSeconds(intake_->bytes()));
         return absl::OkStatus();
       }
       while (const int64_t tasks = NextCopyStage()) {
@@ -464,39 +448,25 @@ class StreamCall final : public AdmittedCall {
     return absl::OkStatus();
   }
 
-  // A job, or on gRPC's thread with mutex_ held. Nobody else touches the chunk
-  // meanwhile, nor the page set that is filled.
+  // A job, or on gRPC's thread with mutex_ held.
   int64_t NextCopyStage() {
-    if (copy_stage_++ > 0) return 0;
-    copy_started_ = absl::Now();
-    copy_range_ = {position_, position_};
+    if (!copy_started_) copy_started_ = absl::Now();
     try {
-      copy_status_ = chunk_->decoded() ? absl::OkStatus() : DecodeChunk();
-      if (!copy_status_.ok() || !filled_) return 0;
-      copy_range_.end = std::min(chunk_->tokens().end, filled_->end());
-      const int64_t tasks = chunk_->Prepare(*filled_, copy_range_);
-      if (copy_range_.end == chunk_->tokens().end) {
+      const int64_t tasks = intake_->NextStage();
+      if (tasks > 0 && intake_->EndsChunk()) {
         // There is room for all of it: the next one may come meanwhile.
         const std::lock_guard<std::recursive_mutex> lock(mutex_);
-        chunk_fits_ = true;
+        intake_->SetChunkFits();
         if (copying_ && !ended_) MaybeRead();
       }
       return tasks;
     } catch (const std::bad_alloc&) {
-      copy_status_ = OutOfMemory();
+      copy_failed_ = true;
     }
     return 0;
   }
 
-  absl::Status DecodeChunk() {
-    // Only what comes in many parts can need more than a message has.
-    wire::MemoryMeter meter(message_limit_, [this](int64_t bytes) {
-      return FloatsTooLarge(bytes, message_limit_);
-    });
-    return chunk_->Decode(position_, env_.buffers, meter, MostNumbers());
-  }
-
-  void CopyTokens(int64_t task) { chunk_->Copy(task); }
+  void CopyTokens(int64_t task) { intake_->Copy(task); }
 
   void CopyDone(JobEnd end) {
     {
@@ -508,30 +478,11 @@ class StreamCall final : public AdmittedCall {
   }
 
   absl::Status Copied() {
-    record_.decode += absl::Now() - copy_started_;
-    if (!copy_status_.ok()) return copy_status_;
-    if (!filled_) {
-      if (chunk_->tokens().end == position_) return EndChunk();
-      return absl::OkStatus();
-    }
-    const absl::Status status = chunk_->CheckMask();
-    if (!status.ok()) return status;
-    position_ = copy_range_.end;
-    if (position_ == filled_->end()) {
-      full_sets_.push_back(std::move(filled_));
-      ticket_.Arrived(SecondsOf(*full_sets_.back()));
-    }
-    return position_ == chunk_->tokens().end ? EndChunk() : absl::OkStatus();
-  }
-
-  absl::Status EndChunk() {
-    // A chunk of no tokens, where there are none, comes once.
-    if (chunk_->tokens().begin == chunk_->tokens().end &&
-        std::exchange(empty_chunk_came_, true)) {
-      return FieldError("chunk", "got a second one of 0 tokens, wanted none");
-    }
-    chunk_.reset();
-    chunk_fits_ = false;
+    record_.decode += absl::Now() - *std::exchange(copy_started_, std::nullopt);
+    if (copy_failed_) return OutOfMemory();
+    const auto full = intake_->EndRound();
+    if (!full.ok()) return full.status();
+    if (*full != nullptr) ticket_.Arrived(SecondsOf(**full));
     return absl::OkStatus();
   }
 
@@ -556,9 +507,8 @@ class StreamCall final : public AdmittedCall {
     };
     absl::StatusOr<std::unique_ptr<Executor::Job>> job;
     double seconds = 0;
-    if (!full_sets_.empty()) {
-      pages_ = std::move(full_sets_.front());
-      full_sets_.erase(full_sets_.begin());
+    if (intake_->has_full_set()) {
+      pages_ = intake_->TakeFullSet();
       seconds = SecondsOf(*pages_);
       job =
           accumulator_->MakeAddJob({.views = pages_->views(),
@@ -601,7 +551,7 @@ class StreamCall final : public AdmittedCall {
       ticket_.WorkedOff(SecondsOf(*pages_));
       added_ = pages_->end();
       finished_rows_ = accumulator_->finished_queries();
-      free_sets_.push_back(std::move(pages_));
+      intake_->GiveBack(std::move(pages_));
       return absl::OkStatus();
     }
     finished_rows_ = rows_;
@@ -613,7 +563,7 @@ class StreamCall final : public AdmittedCall {
   // Answering.
 
   // Whether all that is left is to answer: nothing more comes.
-  bool complete() const { return computed_ && end_came_ && !chunk_ && !next_; }
+  bool complete() const { return computed_ && end_came_ && intake_->empty(); }
 
   bool ClaimWrite() {
     if (writing_ || !(sent_rows_ < finished_rows_ || complete())) return false;
@@ -687,25 +637,17 @@ class StreamCall final : public AdmittedCall {
   absl::Time read_since_;
   grpc::ByteBuffer incoming_;  // of the read that is posted
   bool end_came_ = false;
-  std::unique_ptr<StreamChunk> next_;  // has come, is not decoded
 
   // Copying.
   bool copying_ = false;
-  std::unique_ptr<StreamChunk> chunk_;
-  bool chunk_fits_ = false;  // there is room for all of it
-  bool empty_chunk_came_ = false;
-  int copy_stage_ = 0;
-  absl::Status copy_status_;
-  absl::Time copy_started_;
-  TokenRange copy_range_;
-  int64_t position_ = 0;  // tokens that stand in page sets or were added
-  std::unique_ptr<PageSet> filled_;  // from position_ on
+  std::optional<StreamIntake> intake_;  // has the page sets
+  std::optional<absl::Time> copy_started_;
+  bool copy_failed_ = false;  // for want of memory
 
   // Computing.
   bool computing_ = false;
   absl::Time compute_started_;
   std::optional<Accumulator> accumulator_;
-  std::vector<std::unique_ptr<PageSet>> free_sets_, full_sets_;
   std::unique_ptr<PageSet> pages_;  // computed on
   int64_t added_ = 0;               // tokens
   bool computed_ = false;           // all rows are finished

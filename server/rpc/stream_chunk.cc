@@ -70,6 +70,7 @@ void StreamChunk::AddTasks(Operand operand, TokenRange range,
                            int64_t row_bytes) {
   const KeyValueGeometry& g = format_.geometry();
   const int64_t sequences = g.sequences_per_token();
+  if (sequences == 0) return;  // Any number of tokens, of no bytes.
   // Rows of one token.
   const int64_t most =
       std::min(kTaskRows, kTaskBytes / std::max<int64_t>(1, row_bytes));
@@ -92,7 +93,7 @@ void StreamChunk::AddTasks(Operand operand, TokenRange range,
 void StreamChunk::AddMaskTasks(TokenRange range) {
   const KeyValueGeometry& g = format_.geometry();
   const int64_t columns = range.end - range.begin;
-  if (columns <= 0) return;
+  if (columns <= 0 || g.mask_rows == 0) return;
   const int64_t step = std::min(columns, kTaskBytes / g.mask_element_bytes);
   const int64_t part = std::clamp<int64_t>(
       kTaskBytes / (step * g.mask_element_bytes), 1, kTaskRows);
