@@ -502,8 +502,8 @@ class StreamCall final : public AdmittedCall {
   absl::Status Compute() {
     if (computing_ || computed_) return absl::OkStatus();
     const int threads = env_.executor.threads();
-    const auto done = [this](absl::Status status) {
-      ComputeDone(std::move(status));
+    const auto done = [this](const absl::Status& status) {
+      ComputeDone(status);
     };
     absl::StatusOr<std::unique_ptr<Executor::Job>> job;
     double seconds = 0;
@@ -529,17 +529,17 @@ class StreamCall final : public AdmittedCall {
     return absl::OkStatus();
   }
 
-  void ComputeDone(absl::Status status) {
+  void ComputeDone(const absl::Status& status) {
     {
       auto job = TakeJob(JobSlot::kCompute);
       const double seconds = job->used_seconds();
       job.reset();
-      Step([&] { return Computed(std::move(status), seconds); }, &computing_);
+      Step([&] { return Computed(status, seconds); }, &computing_);
     }
     JobEnded();
   }
 
-  absl::Status Computed(absl::Status status, double used_seconds) {
+  absl::Status Computed(const absl::Status& status, double used_seconds) {
     record_.used_seconds += used_seconds;
     record_.compute += absl::Now() - compute_started_;
     if (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) {
