@@ -78,7 +78,8 @@ class DocumentationTest(unittest.TestCase):
             with self.subTest(name):
                 # "10000, or what descriptors allow": the number must agree.
                 self.assertEqual(
-                    dict(rows)[name].split(",")[0], default.split(",")[0]
+                    dict(rows)[name].split(",")[0],
+                    default.split(",")[0].strip(),
                 )
 
 
