@@ -87,11 +87,13 @@ class HealthService::Watcher final : public RawCall {
       if (failure_) return End(*failure_);
       TellLocked();
     });
+    HandOver();
   }
 
   void OnCancel() override {
     RawCall::OnCancel();
     Guarded([&] { Fail(CallCancelled()); });
+    HandOver();
   }
 
   HealthService& service_;

@@ -79,6 +79,8 @@ void RawCall::OnReadDone(bool ok) {
     message.Swap(&message_);
     Received(message);
   });
+  // gRPC is done with the call only once this has returned.
+  HandOver();
 }
 
 void RawCall::End(const absl::Status& status) {

@@ -156,8 +156,8 @@ class ReflectionService::Stream final : public RawCall {
   void OnWriteDone(bool ok) override {
     HandOver();
     response_.Clear();
-    if (!ok) return Fail(CallCancelled());
-    ReadNext();
+    ok ? ReadNext() : Fail(CallCancelled());
+    HandOver();
   }
 
   ReflectionService& service_;
