@@ -15,8 +15,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "base/executor.h"
+#include "base/saturating.h"
 #include "kernel/attention.h"
-#include "kernel/cpu/attention_job.h"
 #include "kernel/cpu/dispatch.h"
 #include "kernel/cpu/kernel_job.h"
 #include "kernel/cpu/partials.h"
@@ -56,9 +56,11 @@ int64_t BytesAs(const AttentionPlan& plan, int threads, int64_t sequences) {
   const int64_t tasks = MostTasks(p);
   constexpr int64_t kBytesPerTask =
       RowCutter::kBytesPerTask + sizeof(TaskState) + sizeof(int64_t) + 1;
-  int64_t bytes = SaturatingAdd(0, tasks, kBytesPerTask);
-  bytes = SaturatingAdd(bytes, p.ragged ? p.batch : 0, sizeof(int64_t));
-  bytes = SaturatingAdd(bytes, threads, functions.scratch_bytes(p));
+  int64_t bytes = SaturatingMultiply(tasks, kBytesPerTask);
+  bytes = SaturatingAdd(
+      bytes, SaturatingMultiply(p.ragged ? p.batch : 0, sizeof(int64_t)));
+  bytes = SaturatingAdd(
+      bytes, SaturatingMultiply(threads, functions.scratch_bytes(p)));
   // Unfinished sequences, each as long as the longest.
   const int64_t open = p.ragged ? std::min(sequences, p.batch) : p.batch;
   const int64_t sequence_rows = p.longest_query * p.group();
@@ -66,9 +68,9 @@ int64_t BytesAs(const AttentionPlan& plan, int threads, int64_t sequences) {
   const int64_t rows_per_task = std::min(sequence_rows, kMaxTileRows);
   const int64_t tasks_per_head =
       (sequence_rows + rows_per_task - 1) / rows_per_task;
-  const int64_t per_head =
-      SaturatingAdd(0, tasks_per_head, functions.state_bytes(p, rows_per_task));
-  return SaturatingAdd(bytes, open * p.kv_heads, per_head);
+  const int64_t per_head = SaturatingMultiply(
+      tasks_per_head, functions.state_bytes(p, rows_per_task));
+  return SaturatingAdd(bytes, SaturatingMultiply(open * p.kv_heads, per_head));
 }
 
 absl::Status WrongKeys(int64_t view, absl::string_view what, int64_t got,

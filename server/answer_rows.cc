@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <utility>
 
+#include "base/saturating.h"
 #include "wire/in_place_tensor.h"
 #include "wire/message_writer.h"
 
@@ -16,13 +16,6 @@ using v1::StreamAttentionResponse;
 constexpr int64_t kMessageBytes = int64_t{1} << 20;
 // What stands around the payloads of a message.
 constexpr int64_t kAround = 1024;
-
-int64_t SaturatingAdd(int64_t a, int64_t b) {
-  int64_t sum;
-  return __builtin_add_overflow(a, b, &sum)
-             ? std::numeric_limits<int64_t>::max()
-             : sum;
-}
 
 }  // namespace
 
@@ -61,12 +54,8 @@ AnswerRows::AnswerRows(const AttentionPlan& plan, size_t length_axis,
 int64_t AnswerRows::message_bytes() const {
   int64_t bytes = kAround;
   const auto add = [&](const Part& part) {
-    int64_t payload;
-    if (__builtin_mul_overflow(part.outer * part.row_bytes, rows_per_message_,
-                               &payload)) {
-      payload = std::numeric_limits<int64_t>::max();
-    }
-    bytes = SaturatingAdd(bytes, payload);
+    bytes = SaturatingAdd(bytes, SaturatingMultiply(part.outer * part.row_bytes,
+                                                    rows_per_message_));
   };
   add(output_);
   if (log_sum_exp_) add(*log_sum_exp_);

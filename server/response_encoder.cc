@@ -1,22 +1,15 @@
 #include "server/response_encoder.h"
 
-#include <limits>
 #include <optional>
 #include <utility>
 
+#include "base/saturating.h"
 #include "wire/message_writer.h"
 
 namespace attention::server {
 namespace {
 
 using v1::ComputeAttentionResponse;
-
-int64_t SaturatingAdd(int64_t a, int64_t b) {
-  int64_t sum;
-  return __builtin_add_overflow(a, b, &sum)
-             ? std::numeric_limits<int64_t>::max()
-             : sum;
-}
 
 }  // namespace
 

@@ -1,8 +1,9 @@
 #include "sessions/page_set.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
+
+#include "base/saturating.h"
 
 namespace attention {
 namespace {
@@ -16,31 +17,20 @@ constexpr int64_t kSets = 8;
 constexpr int64_t kMostRaggedPieces = 4096;
 constexpr int64_t kAlignment = Buffer::kAlignment;
 
-constexpr int64_t kInfinite = std::numeric_limits<int64_t>::max();
-
-int64_t Add(int64_t a, int64_t b) {
-  int64_t sum;
-  return __builtin_add_overflow(a, b, &sum) ? kInfinite : sum;
-}
-
-int64_t Multiply(int64_t a, int64_t b) {
-  int64_t product;
-  return __builtin_mul_overflow(a, b, &product) ? kInfinite : product;
-}
-
 int64_t Aligned(int64_t bytes) {
-  return Add(bytes, kAlignment - 1) / kAlignment * kAlignment;
+  return SaturatingAdd(bytes, kAlignment - 1) / kAlignment * kAlignment;
 }
 
 // What `rows` tokens of one sequence take as a block.
 int64_t BlockBytes(const KeyValueGeometry& g, int64_t rows) {
-  const int64_t heads_rows = Multiply(g.kv_heads, rows);
-  return Add(Aligned(Multiply(heads_rows, g.key_row_bytes())),
-             Aligned(Multiply(heads_rows, g.value_row_bytes())));
+  const int64_t heads_rows = SaturatingMultiply(g.kv_heads, rows);
+  return SaturatingAdd(
+      Aligned(SaturatingMultiply(heads_rows, g.key_row_bytes())),
+      Aligned(SaturatingMultiply(heads_rows, g.value_row_bytes())));
 }
 
 int64_t TargetBytes(const KeyValueGeometry& g) {
-  return std::clamp(Multiply(g.tokens(), g.TokenBytes()) / kSets,
+  return std::clamp(SaturatingMultiply(g.tokens(), g.TokenBytes()) / kSets,
                     kLeastSetBytes, kMostSetBytes);
 }
 
@@ -49,17 +39,20 @@ int64_t DenseTokens(const KeyValueGeometry& g) {
   // Tokens without bytes cost nothing to send: any number is one set.
   if (g.TokenBytes() == 0) return g.length;
   const int64_t blocks = std::max<int64_t>(
-      1, TargetBytes(g) /
-             std::max<int64_t>(1, Multiply(kKeyBlock, g.TokenBytes())));
+      1, TargetBytes(g) / std::max<int64_t>(1, SaturatingMultiply(
+                                                   kKeyBlock, g.TokenBytes())));
   return std::min(blocks * kKeyBlock, g.length);
 }
 
 int64_t DenseBytes(const KeyValueGeometry& g, int64_t tokens) {
   const int64_t whole = tokens / kKeyBlock;
-  const int64_t of_sequence = Add(Multiply(whole, BlockBytes(g, kKeyBlock)),
-                                  BlockBytes(g, tokens % kKeyBlock));
-  return Add(Multiply(g.sequences, of_sequence),
-             Multiply(Multiply(g.mask_rows, g.mask_element_bytes), tokens));
+  const int64_t of_sequence =
+      SaturatingAdd(SaturatingMultiply(whole, BlockBytes(g, kKeyBlock)),
+                    BlockBytes(g, tokens % kKeyBlock));
+  return SaturatingAdd(
+      SaturatingMultiply(g.sequences, of_sequence),
+      SaturatingMultiply(SaturatingMultiply(g.mask_rows, g.mask_element_bytes),
+                         tokens));
 }
 
 int64_t BlocksOf(int64_t tokens) {
@@ -72,8 +65,8 @@ int64_t AllRaggedPieces(const KeyValueGeometry& g) {
   return g.sequences + g.tokens() / kKeyBlock;
 }
 int64_t AllRaggedBytes(const KeyValueGeometry& g) {
-  return Add(Multiply(g.tokens(), g.TokenBytes()),
-             Multiply(2 * kAlignment, AllRaggedPieces(g)));
+  return SaturatingAdd(SaturatingMultiply(g.tokens(), g.TokenBytes()),
+                       SaturatingMultiply(2 * kAlignment, AllRaggedPieces(g)));
 }
 
 // The sequence that a token belongs to.
@@ -85,9 +78,11 @@ int64_t SequenceOf(const KeyValueGeometry& g, int64_t token) {
 }  // namespace
 
 int64_t KeyValueGeometry::TokenBytes() const {
-  const int64_t heads = Multiply(sequences_per_token(), kv_heads);
-  return Add(Multiply(heads, Add(key_row_bytes(), value_row_bytes())),
-             Multiply(mask_rows, mask_element_bytes));
+  const int64_t heads = SaturatingMultiply(sequences_per_token(), kv_heads);
+  return SaturatingAdd(
+      SaturatingMultiply(heads,
+                         SaturatingAdd(key_row_bytes(), value_row_bytes())),
+      SaturatingMultiply(mask_rows, mask_element_bytes));
 }
 
 int64_t PageSet::Bytes(const KeyValueGeometry& g) {
@@ -105,7 +100,8 @@ int64_t PageSet::TableBytes(const KeyValueGeometry& g) {
   if (g.ragged()) {
     return std::min(kMostRaggedPieces, AllRaggedPieces(g)) * (kView + kBlock);
   }
-  return Multiply(g.sequences, kView + kBlock * BlocksOf(DenseTokens(g)));
+  return SaturatingMultiply(g.sequences,
+                            kView + kBlock * BlocksOf(DenseTokens(g)));
 }
 
 bool PageSet::HoldsAll(const KeyValueGeometry& g) {

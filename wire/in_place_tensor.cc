@@ -1,9 +1,9 @@
 #include "wire/in_place_tensor.h"
 
-#include <limits>
 #include <utility>
 
 #include "attention/v1/attention.pb.h"
+#include "base/saturating.h"
 #include "wire/convert_floats.h"
 #include "wire/data_type.h"
 #include "wire/tensor_fields.h"
@@ -20,13 +20,6 @@ static_assert(11 + 2 + (2 + kMaxDims * 10) + 11 <= kHeaderRoom);
 // After it: tag and length of a Timing, four fields.
 constexpr size_t kTailRoom = Buffer::kAlignment;
 static_assert(2 + 4 * 11 <= kTailRoom);
-
-int64_t SaturatingAdd(int64_t a, int64_t b) {
-  int64_t sum;
-  return __builtin_add_overflow(a, b, &sum)
-             ? std::numeric_limits<int64_t>::max()
-             : sum;
-}
 
 }  // namespace
 

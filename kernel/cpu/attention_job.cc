@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -15,6 +14,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "base/executor.h"
+#include "base/saturating.h"
 #include "kernel/attention.h"
 #include "kernel/cpu/dispatch.h"
 #include "kernel/cpu/partials.h"
@@ -289,10 +289,11 @@ int64_t BytesAs(const AttentionPlan& plan, int threads) {
   // Each thread's state and scratch, or the state of the task that it
   // suspended.
   const RowFunctions<T> functions = FunctionsFor<T>(p);
-  int64_t bytes = SaturatingAdd(
-      0, threads,
-      functions.state_bytes(p, task_rows) + functions.scratch_bytes(p));
-  bytes = SaturatingAdd(bytes, tasks, RowCutter::kBytesPerTask);
+  int64_t bytes = SaturatingMultiply(
+      threads, SaturatingAdd(functions.state_bytes(p, task_rows),
+                             functions.scratch_bytes(p)));
+  bytes =
+      SaturatingAdd(bytes, SaturatingMultiply(tasks, RowCutter::kBytesPerTask));
   // Subtrees, if BlocksPerSubtree() may cut the keys: an upper bound, for the
   // number of tasks is not known yet.
   const bool few = rows <= kTasksPerThread * threads * kTaskRows;
@@ -300,21 +301,14 @@ int64_t BytesAs(const AttentionPlan& plan, int threads) {
     const int64_t subtrees =
         std::min<int64_t>(blocks, 2 * (kTasksPerThread * threads + 1));
     bytes = SaturatingAdd(
-        bytes, subtrees * rows,
-        (2 + p.value_head_size) * static_cast<int64_t>(sizeof(T)));
+        bytes, SaturatingMultiply(
+                   subtrees * rows,
+                   (2 + p.value_head_size) * static_cast<int64_t>(sizeof(T))));
   }
   return bytes;
 }
 
 }  // namespace
-
-int64_t SaturatingAdd(int64_t a, int64_t count, int64_t size) {
-  int64_t product, sum;
-  return __builtin_mul_overflow(count, size, &product) ||
-                 __builtin_add_overflow(a, product, &sum)
-             ? std::numeric_limits<int64_t>::max()
-             : sum;
-}
 
 std::unique_ptr<KernelJob> MakeJob(
     const AttentionPlan& plan, const AttentionOutputs& outputs, int threads,

@@ -22,9 +22,6 @@ std::unique_ptr<KernelJob> MakeJob(const AttentionPlan& plan,
 // int64_t.
 int64_t JobBytes(const AttentionPlan& plan, int threads);
 
-// a + count * size, at most the largest int64_t.
-int64_t SaturatingAdd(int64_t a, int64_t count, int64_t size);
-
 }  // namespace attention
 
 #endif  // ATTENTION_KERNEL_CPU_ATTENTION_JOB_H_

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "grpc/support/time.h"
 #include "server/admission/refusals.h"
+#include "server/logging.h"
 #include "server/rpc/call_end.h"
 #include "server/rpc/call_headers.h"
 #include "server/status.h"
@@ -137,6 +138,19 @@ void AdmittedCall::OnDone() {
 // not hold the call any more, which may be destroyed at once.
 void AdmittedCall::LetGo() {
   if (users_.fetch_sub(1, std::memory_order_acq_rel) == 1) ticket_.Leave();
+}
+
+WorkClass AdmittedCall::WorkClassOf(const AttentionPlan& plan) {
+  if (plan.double_precision) return WorkClass::kDouble;
+  return plan.fast_math ? WorkClass::kFast : WorkClass::kFloat;
+}
+
+void AdmittedCall::DescribeShapes(const AttentionInputs& inputs) {
+  if (!env_.log.should_log(spdlog::level::info)) return;
+  record_.details =
+      absl::StrCat(" query=", Quoted(ToString(inputs.query.shape)),
+                   " key=", Quoted(ToString(inputs.key.shape)),
+                   " value=", Quoted(ToString(inputs.value.shape)));
 }
 
 std::optional<int64_t> AdmittedCall::AnnouncedBytes() const {

@@ -18,7 +18,9 @@
 #include "base/executor.h"
 #include "grpcpp/alarm.h"
 #include "grpcpp/generic/async_generic_service.h"
+#include "kernel/attention.h"
 #include "server/admission/admission.h"
+#include "server/admission/cost_model.h"
 #include "server/rpc/call_environment.h"
 #include "server/rpc/call_record.h"
 #include "server/rpc/call_traffic.h"
@@ -72,6 +74,17 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
 
   void OnCancel() final;
   void OnDone() final;
+
+  // A message of no more bytes is decoded and copied on gRPC's thread, in some
+  // microseconds: handing it over would cost more.
+  static constexpr int64_t kInlineBytes = int64_t{64} << 10;
+  // Smaller answers are in the client's hands as soon as they are sent.
+  static constexpr int64_t kLargeAnswer = int64_t{64} << 10;
+
+  // By what its speed is measured.
+  static WorkClass WorkClassOf(const AttentionPlan& plan);
+  // Notes the shapes for the log, where that is written.
+  void DescribeShapes(const AttentionInputs& inputs);
 
   // What the caller said about the size of its first message.
   std::optional<int64_t> AnnouncedBytes() const;

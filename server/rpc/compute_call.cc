@@ -14,7 +14,6 @@
 #include "kernel/attention.h"
 #include "server/admission/refusals.h"
 #include "server/convert.h"
-#include "server/logging.h"
 #include "server/response_encoder.h"
 #include "server/rpc/admitted_call.h"
 #include "server/rpc/call_end.h"
@@ -26,15 +25,12 @@ namespace {
 
 constexpr char kMethod[] = "ComputeAttention";
 
-// Calls with no more bytes and work than this take well under a millisecond and
-// are answered on gRPC's thread: handing them over would cost more.
-constexpr int64_t kInlineBytes = int64_t{64} << 10;
+// Calls with no more than kInlineBytes and this work take well under a
+// millisecond and are answered on gRPC's thread: handing them over would cost
+// more.
 constexpr double kInlineFlops = 4e6;
 // Rows without keys are no flops, but work (AttentionPlan::work).
 constexpr double kInlineWork = 2e7;
-
-// Smaller answers are in the client's hands as soon as they are sent.
-constexpr int64_t kLargeAnswer = int64_t{64} << 10;
 
 class ComputeCall final : public AdmittedCall {
  public:
@@ -163,29 +159,15 @@ class ComputeCall final : public AdmittedCall {
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
     encoder_.emplace(*plan_, kernel_request_.float_values);
-    DescribeShapes();
+    DescribeShapes(kernel_request_.inputs);
     absl::Status status = HoldMemory();
     if (!status.ok()) return status;
     record_.predicted_seconds =
-        env_.costs.ComputeSeconds(WorkClassOf(), plan_->work);
+        env_.costs.ComputeSeconds(WorkClassOf(*plan_), plan_->work);
     return ticket_.Expect(record_.predicted_seconds +
                               env_.costs.TransferSeconds(record_.request_bytes +
                                                          encoder_->bytes()),
                           plan_->work);
-  }
-
-  void DescribeShapes() {
-    if (!env_.log.should_log(spdlog::level::info)) return;
-    const AttentionInputs& inputs = kernel_request_.inputs;
-    record_.details =
-        absl::StrCat(" query=", Quoted(ToString(inputs.query.shape)),
-                     " key=", Quoted(ToString(inputs.key.shape)),
-                     " value=", Quoted(ToString(inputs.value.shape)));
-  }
-
-  WorkClass WorkClassOf() const {
-    if (plan_->double_precision) return WorkClass::kDouble;
-    return plan_->fast_math ? WorkClass::kFast : WorkClass::kFloat;
   }
 
   absl::Status HoldMemory() {
@@ -256,7 +238,8 @@ class ComputeCall final : public AdmittedCall {
   void FinishJob(const Executor::Job& job) {
     record_.used_seconds = job.used_seconds();
     record_.compute = absl::Now() - decoded_;
-    env_.costs.RecordCompute(WorkClassOf(), plan_->work, record_.used_seconds);
+    env_.costs.RecordCompute(WorkClassOf(*plan_), plan_->work,
+                             record_.used_seconds);
   }
 
   void Computed(absl::Status status) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -17,12 +16,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/saturating.h"
 #include "kernel/accumulator.h"
 #include "kernel/attention.h"
 #include "server/admission/refusals.h"
 #include "server/answer_rows.h"
 #include "server/convert.h"
-#include "server/logging.h"
 #include "server/rpc/admitted_call.h"
 #include "server/rpc/stream_intake.h"
 #include "server/status.h"
@@ -37,9 +36,6 @@ namespace {
 
 constexpr char kMethod[] = "StreamAttention";
 
-// A chunk of no more bytes is decoded and copied on gRPC's thread, in some
-// microseconds: handing it over would cost more.
-constexpr int64_t kInlineBytes = int64_t{64} << 10;
 // What stands around the tensors of a chunk.
 constexpr int64_t kAroundTensors = 256;
 // A message may have so many bytes, and so many for each byte of the whole
@@ -49,9 +45,6 @@ constexpr int64_t kLeastMessage = int64_t{64} << 10;
 constexpr int64_t kMessagePerStream = 2;
 // One comes, one is copied.
 constexpr int64_t kMessages = 2;
-// Smaller answers are in the client's hands as soon as they are sent.
-constexpr int64_t kLargeAnswer = int64_t{64} << 10;
-
 // One page set is filled while the kernel computes on the other.
 constexpr size_t kPageSets = 2;
 
@@ -297,7 +290,10 @@ class StreamCall final : public AdmittedCall {
     format_.emplace(request_.inputs, request_.options);
     answer_.emplace(*plan_, format_->length_axis(), request_.float_values);
     rows_ = answer_->rows();
-    DescribeShapes();
+    DescribeShapes(request_.inputs);
+    if (!record_.details.empty()) {
+      absl::StrAppend(&record_.details, " tokens=", format_->tokens());
+    }
     absl::Status status = HoldMemory();
     if (status.ok()) status = Expect();
     if (!status.ok()) return status;
@@ -316,33 +312,17 @@ class StreamCall final : public AdmittedCall {
     return PageSet::HoldsAll(geometry()) ? 1 : kPageSets;
   }
 
-  void DescribeShapes() {
-    if (!env_.log.should_log(spdlog::level::info)) return;
-    const AttentionInputs& inputs = request_.inputs;
-    record_.details =
-        absl::StrCat(" query=", Quoted(ToString(inputs.query.shape)),
-                     " key=", Quoted(ToString(inputs.key.shape)),
-                     " value=", Quoted(ToString(inputs.value.shape)),
-                     " tokens=", format_->tokens());
-  }
-
   // Bytes of keys, values and mask in all; saturates.
   int64_t StreamBytes() const {
-    int64_t bytes;
-    return __builtin_mul_overflow(format_->tokens(), geometry().TokenBytes(),
-                                  &bytes)
-               ? std::numeric_limits<int64_t>::max()
-               : bytes;
+    return SaturatingMultiply(format_->tokens(), geometry().TokenBytes());
   }
 
   // Bytes of the largest message after the header.
   int64_t MessageLimit() const {
-    int64_t bytes;
-    if (__builtin_mul_overflow(StreamBytes(), kMessagePerStream, &bytes) ||
-        __builtin_add_overflow(bytes, kLeastMessage, &bytes)) {
-      return chunk_limit();
-    }
-    return std::min(chunk_limit(), bytes);
+    return std::min(
+        chunk_limit(),
+        SaturatingAdd(SaturatingMultiply(StreamBytes(), kMessagePerStream),
+                      kLeastMessage));
   }
 
   absl::Status HoldMemory() {
@@ -355,21 +335,11 @@ class StreamCall final : public AdmittedCall {
                             env_.options.max_response_bytes);
     }
     message_limit_ = MessageLimit();
-    const auto times_sets = [&](int64_t bytes) {
-      int64_t all;
-      return __builtin_mul_overflow(bytes, page_sets(), &all)
-                 ? std::numeric_limits<int64_t>::max()
-                 : all;
-    };
-    const int64_t set_bytes = times_sets(PageSet::Bytes(geometry()));
-    int64_t tensor_bytes = request_.bytes;
-    for (int64_t bytes :
-         {set_bytes, times_sets(PageSet::TableBytes(geometry())),
-          message_limit_}) {
-      if (__builtin_add_overflow(tensor_bytes, bytes, &tensor_bytes)) {
-        tensor_bytes = std::numeric_limits<int64_t>::max();
-      }
-    }
+    const int64_t set_bytes = SaturatingAdd(PageSet::Bytes(geometry()),
+                                            PageSet::TableBytes(geometry()));
+    const int64_t tensor_bytes =
+        SaturatingAdd(SaturatingAdd(request_.bytes, message_limit_),
+                      SaturatingMultiply(page_sets(), set_bytes));
     absl::Status status =
         ticket_.Hold(MemoryKind::kRequest, kMessages * message_limit_);
     if (status.ok()) status = ticket_.Hold(MemoryKind::kTensors, tensor_bytes);
@@ -386,7 +356,8 @@ class StreamCall final : public AdmittedCall {
   }
 
   absl::Status Expect() {
-    compute_seconds_ = env_.costs.ComputeSeconds(WorkClassOf(), plan_->work);
+    compute_seconds_ =
+        env_.costs.ComputeSeconds(WorkClassOf(*plan_), plan_->work);
     record_.predicted_seconds = compute_seconds_;
     const double seconds =
         compute_seconds_ + env_.costs.TransferSeconds(StreamBytes());
@@ -398,11 +369,6 @@ class StreamCall final : public AdmittedCall {
         static_cast<double>(std::max<int64_t>(1, geometry().TokenBytes()));
     return ticket_.ExpectStream(
         seconds, std::min(seconds, in_sets * seconds_per_token_), plan_->work);
-  }
-
-  WorkClass WorkClassOf() const {
-    if (plan_->double_precision) return WorkClass::kDouble;
-    return plan_->fast_math ? WorkClass::kFast : WorkClass::kFloat;
   }
 
   // Begins whatever can begin. With mutex_ held.
@@ -556,7 +522,8 @@ class StreamCall final : public AdmittedCall {
     }
     finished_rows_ = rows_;
     computed_ = true;
-    env_.costs.RecordCompute(WorkClassOf(), plan_->work, record_.used_seconds);
+    env_.costs.RecordCompute(WorkClassOf(*plan_), plan_->work,
+                             record_.used_seconds);
     return absl::OkStatus();
   }
 

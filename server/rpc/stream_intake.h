@@ -31,8 +31,7 @@ namespace attention::server {
 // Invariants:
 //   1. There are at most two messages: one that waits, and one that is copied.
 //   2. Tokens [0, position()) have been copied. Full sets hold the last of
-//   them,
-//      in order, those in the set that is filled excepted.
+//      them, in order, but for those in the set that is filled.
 class StreamIntake {
  public:
   // `format` and `buffers` must outlive this. A chunk's float_values may take
