@@ -11,7 +11,6 @@
 #include <functional>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -169,22 +168,6 @@ TEST(AccumulatorTest, EveryKind) {
         SameBits(Accumulated(random, request, executor), RunKernel(request, 2)))
         << request.ToString();
   }
-}
-
-// Works on the tasks of each stage in turn, and each time tells them at once
-// that the turn is over.
-void RunInShortestTurns(Executor::Job* job) {
-  const std::atomic<bool> over{true};
-  const Turn turn(&over);
-  while (const int64_t tasks = job->NextStage()) {
-    std::vector<int64_t> left(tasks);
-    std::iota(left.begin(), left.end(), 0);
-    while (!left.empty()) {
-      std::erase_if(left,
-                    [&](int64_t task) { return job->RunTask(task, turn); });
-    }
-  }
-  job->Done(JobEnd::kDone);
 }
 
 TEST(AccumulatorTest, TasksLeftAfterEachBlock) {

@@ -4,11 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -476,32 +474,6 @@ TEST(SameBitsTest, StrideZero) {
   Executor executor(0);
   EXPECT_TRUE(
       SameBits(RunKernel(repeated, one.options, executor), RunKernel(one)));
-}
-
-// How many tasks a job had, and how often they were worked on.
-struct Turns {
-  int64_t tasks = 0;
-  int64_t turns = 0;
-};
-
-// Works on the tasks of each stage in turn, and each time tells them at once
-// that the turn is over.
-Turns RunInShortestTurns(Executor::Job* job) {
-  const std::atomic<bool> over{true};
-  const Turn turn(&over);
-  Turns count;
-  while (const int64_t tasks = job->NextStage()) {
-    std::vector<int64_t> left(tasks);
-    std::iota(left.begin(), left.end(), 0);
-    count.tasks += tasks;
-    while (!left.empty()) {
-      count.turns += static_cast<int64_t>(left.size());
-      std::erase_if(left,
-                    [&](int64_t task) { return job->RunTask(task, turn); });
-    }
-  }
-  job->Done(JobEnd::kDone);
-  return count;
 }
 
 // A task can be left after each block of keys, so that a long one holds up

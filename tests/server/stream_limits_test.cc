@@ -309,18 +309,22 @@ TEST_F(StreamLimitsTest, ClientsThatStandStillLoseTheirStream) {
   EXPECT_TRUE(IsIdle());
 }
 
+// Two keys, and so many rows of 256 bytes.
+v1::ComputeAttentionRequest ManyRows(int64_t rows) {
+  v1::ComputeAttentionRequest request;
+  *request.mutable_query() = RandomTensor(v1::DATA_TYPE_FLOAT32, {rows, 64}, 1);
+  *request.mutable_key() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 2);
+  *request.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 3);
+  return request;
+}
+
 TEST_F(StreamLimitsTest, ClientsThatDoNotReadLoseTheirStream) {
   server::Options options = Options();
   options.stall_grace = absl::Milliseconds(200);
   options.min_answer_rate = int64_t{1} << 30;
   Start(options);
   // 16 MiB of answer for as many bytes.
-  v1::ComputeAttentionRequest request;
-  *request.mutable_query() =
-      RandomTensor(v1::DATA_TYPE_FLOAT32, {1 << 16, 64}, 1);
-  *request.mutable_key() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 2);
-  *request.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 3);
-  const StreamOf streamed(request);
+  const StreamOf streamed(ManyRows(1 << 16));
   const auto stream = Open();
   ASSERT_TRUE(stream->Write(streamed.Header().SerializeAsString()));
   ASSERT_TRUE(stream->Write(streamed.Chunk(0, 2).SerializeAsString(), true));
@@ -336,12 +340,7 @@ TEST_F(StreamLimitsTest, ErrorsNeedNobodyWhoReads) {
   options.stall_grace = absl::Milliseconds(200);
   options.min_answer_rate = int64_t{1} << 30;
   Start(options);
-  v1::ComputeAttentionRequest request;
-  *request.mutable_query() =
-      RandomTensor(v1::DATA_TYPE_FLOAT32, {1 << 16, 64}, 1);
-  *request.mutable_key() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 2);
-  *request.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 3);
-  const StreamOf streamed(request);
+  const StreamOf streamed(ManyRows(1 << 16));
   const auto stream = Open();
   ASSERT_TRUE(stream->Write(streamed.Header().SerializeAsString()));
   ASSERT_TRUE(stream->Write(streamed.Chunk(0, 2).SerializeAsString()));
@@ -380,12 +379,7 @@ TEST_F(StreamLimitsTest, StatusesFollowTheRowsThatAreOnTheirWay) {
   options.stall_grace = absl::Hours(1);
   Start(options);
   // 4 MiB of answer.
-  v1::ComputeAttentionRequest request;
-  *request.mutable_query() =
-      RandomTensor(v1::DATA_TYPE_FLOAT32, {1 << 14, 64}, 1);
-  *request.mutable_key() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 2);
-  *request.mutable_value() = RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 64}, 3);
-  const StreamOf streamed(request);
+  const StreamOf streamed(ManyRows(1 << 14));
   const auto stream = Open();
   ASSERT_TRUE(stream->Write(streamed.Header().SerializeAsString()));
   ASSERT_TRUE(stream->Write(streamed.Chunk(0, 2).SerializeAsString()));

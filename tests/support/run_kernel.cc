@@ -1,7 +1,9 @@
 #include "tests/support/run_kernel.h"
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -208,6 +210,24 @@ AssertionResult IsRightOnAllTargets(const AttentionCase& request) {
     if (!first) first = actual;
   }
   return AssertionSuccess();
+}
+
+Turns RunInShortestTurns(Executor::Job* job) {
+  const std::atomic<bool> over{true};
+  const Turn turn(&over);
+  Turns count;
+  while (const int64_t tasks = job->NextStage()) {
+    std::vector<int64_t> left(tasks);
+    std::iota(left.begin(), left.end(), 0);
+    count.tasks += tasks;
+    while (!left.empty()) {
+      count.turns += static_cast<int64_t>(left.size());
+      std::erase_if(left,
+                    [&](int64_t task) { return job->RunTask(task, turn); });
+    }
+  }
+  job->Done(JobEnd::kDone);
+  return count;
 }
 
 ScopedSimdTarget::ScopedSimdTarget(const std::string& target) {

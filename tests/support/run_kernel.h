@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -55,6 +56,16 @@ std::vector<std::string> AllSimdTargets();
 // Whether the kernel's answer matches the reference, with the same bits on all
 // SIMD targets unless FAST math may take pairs.
 ::testing::AssertionResult IsRightOnAllTargets(const AttentionCase& request);
+
+// How many tasks a job had, and how often they were worked on.
+struct Turns {
+  int64_t tasks = 0;
+  int64_t turns = 0;
+};
+
+// Works on the tasks of each stage in turn, and each time tells them at once
+// that the turn is over.
+Turns RunInShortestTurns(Executor::Job* job);
 
 // Makes the kernel run on `target` until destroyed.
 class ScopedSimdTarget {

@@ -6,48 +6,18 @@
 #include <thread>
 #include <utility>
 
+#include "kernel/data_type.h"
+#include "wire/data_type.h"
+
 namespace attention::testing {
 namespace {
 
 int64_t ElementBytes(v1::DataType type) {
-  switch (type) {
-    case v1::DATA_TYPE_FLOAT64:
-    case v1::DATA_TYPE_INT64:
-      return 8;
-    case v1::DATA_TYPE_FLOAT16:
-    case v1::DATA_TYPE_BFLOAT16:
-      return 2;
-    case v1::DATA_TYPE_BOOL:
-    case v1::DATA_TYPE_INT8:
-      return 1;
-    default:
-      return 4;
-  }
-}
-
-v1::DataType WireType(DataType type) {
-  switch (type) {
-    case DataType::kFloat16:
-      return v1::DATA_TYPE_FLOAT16;
-    case DataType::kBFloat16:
-      return v1::DATA_TYPE_BFLOAT16;
-    case DataType::kFloat64:
-      return v1::DATA_TYPE_FLOAT64;
-    case DataType::kBool:
-      return v1::DATA_TYPE_BOOL;
-    case DataType::kInt8:
-      return v1::DATA_TYPE_INT8;
-    case DataType::kInt32:
-      return v1::DATA_TYPE_INT32;
-    case DataType::kInt64:
-      return v1::DATA_TYPE_INT64;
-    default:
-      return v1::DATA_TYPE_FLOAT32;
-  }
+  return static_cast<int64_t>(SizeOf(wire::FromWire(type).value()));
 }
 
 void Set(const test::Tensor& from, v1::Tensor* to) {
-  to->set_data_type(WireType(from.type()));
+  to->set_data_type(wire::ToWire(from.type()));
   for (int64_t dim : from.shape()) to->add_shape(dim);
   to->set_data(static_cast<const char*>(from.data()),
                from.size() * ElementBytes(to->data_type()));
@@ -121,7 +91,7 @@ v1::ComputeAttentionRequest RequestOf(const test::AttentionCase& c) {
                        ? v1::MATH_MODE_FAST
                        : v1::MATH_MODE_REPRODUCIBLE);
   if (from.softmax_precision) {
-    to.set_softmax_precision(WireType(*from.softmax_precision));
+    to.set_softmax_precision(wire::ToWire(*from.softmax_precision));
   }
   to.set_return_log_sum_exp(from.return_log_sum_exp);
   to.set_return_scores(static_cast<v1::Scores>(from.return_scores));
