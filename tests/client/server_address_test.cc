@@ -32,6 +32,11 @@ TEST(ServerAddressError, SaysWhatIsWrong) {
       {"50051", "a host too, as in 127.0.0.1:50051"},
       {":50051", "a host too, as in 127.0.0.1:50051"},
       {"::1", "brackets around an IPv6 address, as in [::1]:50051"},
+      {"::1:50051", "brackets around an IPv6 address, as in [::1]:50051"},
+      {"a:1,b:2", "one address, as in a:1"},
+      {"unix://run/attention",
+       "a path that begins with a slash after unix://, as in "
+       "unix:///run/attention"},
       {"fe80::1:2", "brackets around an IPv6 address, as in [fe80::1:2]:50051"},
       {"server:", "a port of 1 to 65535 after the last colon"},
       {"server:0", "a port of 1 to 65535 after the last colon"},

@@ -1,5 +1,9 @@
 #include "client/cpp/cli/server_address.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
@@ -39,14 +43,31 @@ bool HasGrpcScheme(absl::string_view address) {
   return false;
 }
 
+bool IsIp6(absl::string_view text) {
+  in6_addr address;
+  return inet_pton(AF_INET6, std::string(text).c_str(), &address) == 1;
+}
+
+// What was meant by an IPv6 address without brackets: one with a port, where it
+// can be read in no other way.
+std::string Bracketed(absl::string_view address) {
+  const size_t colon = address.rfind(':');
+  if (!IsIp6(address) && IsIp6(address.substr(0, colon)) &&
+      IsPort(address.substr(colon + 1))) {
+    return absl::StrCat("[", address.substr(0, colon), "]",
+                        address.substr(colon));
+  }
+  return absl::StrCat("[", address, "]:", kDefaultPort);
+}
+
 // What is wrong with "host:port"; empty if nothing is.
 std::string HostPortError(absl::string_view address) {
   const size_t colon = address.rfind(':');
   const size_t bracket = address.rfind(']');
   const bool bracketed = absl::StartsWith(address, "[");
   if (!bracketed && std::count(address.begin(), address.end(), ':') > 1) {
-    return absl::StrCat("brackets around an IPv6 address, as in [", address,
-                        "]:", kDefaultPort);
+    return absl::StrCat("brackets around an IPv6 address, as in ",
+                        Bracketed(address));
   }
   if (colon == absl::string_view::npos ||
       (bracketed && bracket != absl::string_view::npos && colon < bracket)) {
@@ -64,6 +85,12 @@ std::string HostPortError(absl::string_view address) {
 
 std::string Wanted(absl::string_view address) {
   if (address.empty()) return kForms;
+  constexpr absl::string_view kUnixUrl = "unix://";
+  if (absl::StartsWithIgnoreCase(address, kUnixUrl) &&
+      !absl::StartsWith(address.substr(kUnixUrl.size()), "/")) {
+    return absl::StrCat("a path that begins with a slash after unix://, as in ",
+                        "unix:///", address.substr(kUnixUrl.size()));
+  }
   const size_t scheme = address.find("://");
   if (HasGrpcScheme(address)) return "";
   if (scheme != absl::string_view::npos) {
@@ -74,6 +101,10 @@ std::string Wanted(absl::string_view address) {
   if (absl::StrContains(address, '/')) {
     return absl::StrCat("unix: before the path of a socket, as in unix:",
                         address);
+  }
+  if (absl::StrContains(address, ',')) {
+    return absl::StrCat("one address, as in ",
+                        address.substr(0, address.find(',')));
   }
   return HostPortError(address);
 }
