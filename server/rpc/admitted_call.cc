@@ -145,12 +145,9 @@ WorkClass AdmittedCall::WorkClassOf(const AttentionPlan& plan) {
   return plan.fast_math ? WorkClass::kFast : WorkClass::kFloat;
 }
 
-void AdmittedCall::DescribeShapes(const AttentionInputs& inputs) {
-  if (!env_.log.should_log(spdlog::level::info)) return;
-  record_.details =
-      absl::StrCat(" query=", Quoted(ToString(inputs.query.shape)),
-                   " key=", Quoted(ToString(inputs.key.shape)),
-                   " value=", Quoted(ToString(inputs.value.shape)));
+void AdmittedCall::NoteShapes(const AttentionInputs& inputs) {
+  record_.shapes = {inputs.query.shape, inputs.key.shape, inputs.value.shape,
+                    std::nullopt};
 }
 
 std::optional<int64_t> AdmittedCall::AnnouncedBytes() const {

@@ -83,8 +83,8 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
 
   // By what its speed is measured.
   static WorkClass WorkClassOf(const AttentionPlan& plan);
-  // Notes the shapes for the log, where that is written.
-  void DescribeShapes(const AttentionInputs& inputs);
+  // For the log.
+  void NoteShapes(const AttentionInputs& inputs);
 
   // What the caller said about the size of its first message.
   std::optional<int64_t> AnnouncedBytes() const;

@@ -1,11 +1,27 @@
 #include "server/rpc/call_record.h"
 
+#include <optional>
+#include <string>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/logging.h"
 #include "server/status.h"
 
 namespace attention::server {
+
+namespace {
+
+std::string ShapesText(const std::optional<CallRecord::Shapes>& shapes) {
+  if (!shapes) return "";
+  std::string text = absl::StrCat(" query=", Quoted(ToString(shapes->query)),
+                                  " key=", Quoted(ToString(shapes->key)),
+                                  " value=", Quoted(ToString(shapes->value)));
+  if (shapes->tokens) absl::StrAppend(&text, " tokens=", *shapes->tokens);
+  return text;
+}
+
+}  // namespace
 
 v1::Timing CallRecord::Timing() const {
   v1::Timing timing;
@@ -68,7 +84,7 @@ void CallRecord::Log(const absl::Status& status, spdlog::logger& log,
       tenant && !tenant->name.empty() ? " tenant=" : "",
       tenant ? tenant->name : "", " code=", CodeName(code), caller.LogText(),
       " request_bytes=", request_bytes,
-      " response_bytes=", status.ok() ? response_bytes : 0, details,
+      " response_bytes=", status.ok() ? response_bytes : 0, ShapesText(shapes),
       " wait_us=", microseconds(wait), " receive_us=", microseconds(receive),
       " decode_us=", microseconds(decode), " queue_us=", microseconds(queue));
   absl::StrAppend(&line, " compute_us=", microseconds(compute),

@@ -6,12 +6,13 @@
 #include <spdlog/logger.h>
 
 #include <cstdint>
-#include <string>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "attention/v1/attention.pb.h"
+#include "kernel/tensor_view.h"
 #include "server/auth/tenant.h"
 #include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
@@ -34,8 +35,13 @@ struct CallRecord {
   // Thread-seconds of computing, as foretold and as they were.
   double predicted_seconds = 0;
   double used_seconds = 0;
-  // "query=... key=...": more for the log line, may be empty.
-  std::string details;
+  // Of a call's tensors, once they are known, and the tokens of a stream: for
+  // the log line.
+  struct Shapes {
+    Shape query, key, value;
+    std::optional<int64_t> tokens;
+  };
+  std::optional<Shapes> shapes;
   CallerIds caller;
 
   v1::Timing Timing() const;

@@ -159,7 +159,7 @@ class ComputeCall final : public AdmittedCall {
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
     encoder_.emplace(*plan_, kernel_request_.float_values);
-    DescribeShapes(kernel_request_.inputs);
+    NoteShapes(kernel_request_.inputs);
     absl::Status status = HoldMemory();
     if (!status.ok()) return status;
     record_.predicted_seconds =

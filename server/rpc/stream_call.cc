@@ -290,10 +290,8 @@ class StreamCall final : public AdmittedCall {
     format_.emplace(request_.inputs, request_.options);
     answer_.emplace(*plan_, format_->length_axis(), request_.float_values);
     rows_ = answer_->rows();
-    DescribeShapes(request_.inputs);
-    if (!record_.details.empty()) {
-      absl::StrAppend(&record_.details, " tokens=", format_->tokens());
-    }
+    NoteShapes(request_.inputs);
+    record_.shapes->tokens = format_->tokens();
     absl::Status status = HoldMemory();
     if (status.ok()) status = Expect();
     if (!status.ok()) return status;
