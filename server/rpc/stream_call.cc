@@ -7,6 +7,7 @@
 #include <mutex>
 #include <new>
 #include <optional>
+#include <string>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -90,6 +91,9 @@ class StreamCall final : public AdmittedCall {
   // gRPC's side.
 
   void ReadFirst() override { PostRead(); }
+  std::optional<absl::Time> ReadingSince() const override {
+    return reading_ ? std::optional(read_since_) : std::nullopt;
+  }
 
   void OnReadDone(bool ok) override {
     HandOver();
@@ -205,7 +209,7 @@ class StreamCall final : public AdmittedCall {
     try {
       if (header_stage_++ == 0) {
         started_ = start;
-        record_.queue = start - received_;
+        Note([&](CallRecord& record) { record.queue = start - received_; });
         status_ = DecodeHeader();
         if (status_.ok() && !request_.copies.empty()) {
           return static_cast<int64_t>(request_.copies.size());
@@ -215,7 +219,7 @@ class StreamCall final : public AdmittedCall {
     } catch (const std::bad_alloc&) {
       status_ = OutOfMemory();
     }
-    record_.decode = absl::Now() - started_;
+    Note([&](CallRecord& record) { record.decode = absl::Now() - started_; });
     return 0;
   }
 
@@ -290,10 +294,7 @@ class StreamCall final : public AdmittedCall {
     format_.emplace(request_.inputs, request_.options);
     answer_.emplace(*plan_, format_->length_axis(), request_.float_values);
     rows_ = answer_->rows();
-    DescribeShapes(request_.inputs);
-    if (!record_.details.empty()) {
-      absl::StrAppend(&record_.details, " tokens=", format_->tokens());
-    }
+    NoteShapes();
     absl::Status status = HoldMemory();
     if (status.ok()) status = Expect();
     if (!status.ok()) return status;
@@ -304,6 +305,13 @@ class StreamCall final : public AdmittedCall {
     if (!accumulator.ok()) return InField("header", accumulator.status());
     accumulator_ = *std::move(accumulator);
     return absl::OkStatus();
+  }
+
+  void NoteShapes() {
+    std::string shapes = ShapesForLog(request_.inputs);
+    if (shapes.empty()) return;
+    absl::StrAppend(&shapes, " tokens=", format_->tokens());
+    Note([&](CallRecord& record) { record.details = std::move(shapes); });
   }
 
   const KeyValueGeometry& geometry() const { return format_->geometry(); }
@@ -358,7 +366,9 @@ class StreamCall final : public AdmittedCall {
   absl::Status Expect() {
     compute_seconds_ =
         env_.costs.ComputeSeconds(WorkClassOf(*plan_), plan_->work);
-    record_.predicted_seconds = compute_seconds_;
+    Note([&](CallRecord& record) {
+      record.predicted_seconds = compute_seconds_;
+    });
     const double seconds =
         compute_seconds_ + env_.costs.TransferSeconds(StreamBytes());
     seconds_per_token_ =
