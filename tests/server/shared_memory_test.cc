@@ -336,10 +336,8 @@ TEST_F(SharedMemoryTest, PlacesOfOutputsAreChecked) {
   *request.mutable_outputs()->mutable_scores() = output;
   ExpectInvalid(request, "outputs.scores",
                 "got it, wanted none: options do not ask for it");
-  request = SmallRequest();
-  *request.mutable_query() =
-      FloatTensor({1, 2, 3, 4}, FloatsOf(request.query()));
-  *request.mutable_outputs()->mutable_output() = output;
+  const std::vector<float> query = FloatsOf(request.query());
+  *request.mutable_query() = FloatTensor({1, 2, 3, 4}, query);
   ExpectInvalid(request, "outputs",
                 "got it with float_values in query, whose answer has them too; "
                 "wanted query in data or shared_memory");
