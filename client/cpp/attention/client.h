@@ -62,7 +62,7 @@
 //
 // TLS and tokens: members of ClientOptions (attention/connection.h).
 //
-// Retries: none. A call is tried once, and what it met is what it returns.
+// Retries: none, but once where the server knows shared memory no more.
 // Where RetryDelay() gives a time, another try after it may succeed; so may one
 // of UNAVAILABLE. The calls here have no side effects, so trying again is
 // always safe. ErrorReason() tells errors apart (attention/status.h).
