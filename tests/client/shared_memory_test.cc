@@ -1,7 +1,10 @@
 // The client shares memory with a server on its machine, by itself.
+#include "attention/internal/shared_memory.h"
+
 #include <gmock/gmock.h>
 #include <grpc/grpc.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -38,7 +41,11 @@ std::string BytesOf(std::span<const std::byte> bytes) {
 
 // What came back, without the timing.
 std::string Text(const absl::StatusOr<ComputeResult>& result) {
-  if (!result.ok()) return result.status().ToString();
+  if (!result.ok()) {
+    // Its payloads come in any order.
+    return absl::Status(result.status().code(), result.status().message())
+        .ToString();
+  }
   std::string text = BytesOf(result->output.bytes());
   for (const auto* tensor : {&result->log_sum_exp, &result->scores,
                              &result->present_key, &result->present_value}) {
@@ -455,6 +462,21 @@ TEST_F(SharedMemoryTest, AreasOfCallsThatWereGivenUpAreNotUsedAgain) {
   EXPECT_EQ(later.get().status().code(), absl::StatusCode::kCancelled);
   EXPECT_TRUE(WaitUntil([&] { return shared() == area; }));
   EXPECT_TRUE(Text(client.Compute(Request(200))) == wanted);
+}
+
+// Its parent's areas would be its own, too.
+TEST_F(SharedMemoryTest, AForkedProcessSharesNothing) {
+  Start();
+  const auto memory = std::make_shared<internal::SharedMemory>(
+      Connection::Make(address()).value());
+  ASSERT_TRUE(memory->Connect({}));
+  EXPECT_TRUE(memory->ConnectLater());
+  const pid_t child = fork();
+  if (child == 0) _exit(memory->ConnectLater() || memory->Connect({}) ? 1 : 0);
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_TRUE(memory->ConnectLater());
 }
 
 TEST_F(SharedMemoryTest, BadRequestsAreNamedAsEver) {

@@ -98,6 +98,7 @@ void SharedMemory::Free(const std::byte* data) {
 }
 
 bool SharedMemory::Connect(const CallOptions& options) {
+  if (!IsOwner()) return false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (Connected()) return true;
@@ -117,6 +118,7 @@ bool SharedMemory::Connect(const CallOptions& options) {
 }
 
 bool SharedMemory::ConnectLater() {
+  if (!IsOwner()) return false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (Connected()) return true;
@@ -177,7 +179,7 @@ bool SharedMemory::Register(const MemoryFile& file,
 
 void SharedMemory::Drop(const Registration& registration) {
   if (registration.connection != connection_number_ ||
-      registration.id.empty()) {
+      registration.id.empty() || !IsOwner()) {
     return;
   }
   socket_.Drop(registration.id);

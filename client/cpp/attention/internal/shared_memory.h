@@ -3,6 +3,8 @@
 #ifndef ATTENTION_INTERNAL_SHARED_MEMORY_H_
 #define ATTENTION_INTERNAL_SHARED_MEMORY_H_
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -24,7 +26,8 @@ namespace attention::internal {
 // The memory is mapped here from the beginning, and registered with the server
 // when a call first uses it, again after the server has restarted. Thread-safe;
 // a lock is held while the server is asked, for microseconds, a second at the
-// most. Lives as long as its client or any memory that it allocated.
+// most. Lives as long as its client or any memory that it allocated. A process
+// that is forked off shares nothing: its areas would be those of its parent.
 class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
  public:
   // Areas in use and unused ones, in bytes. Beyond it, calls send their bytes.
@@ -112,7 +115,11 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
   void Shrink(size_t unused_bytes);
   Allocation* AllocationOf(std::span<const std::byte> bytes);
 
+  // Whether this is not a process that was forked off.
+  bool IsOwner() const { return getpid() == process_; }
+
   const Connection connection_;
+  const pid_t process_ = getpid();
   std::mutex mutex_;
   // All guarded by mutex_.
   RegionSocket socket_;
