@@ -2,6 +2,8 @@
 
 The client against the built server, and in the same rounds, one after the other:
 
+- client_shared: the same with shared memory, through which tensors are copied
+- client_allocated: with tensors in memory of AllocateShared(), which are not
 - transfer: the same bytes there and back over gRPC, nothing computed
 - echo: the request's bytes there and back
 - compute: the kernel in the client's process
@@ -13,6 +15,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 
 from benchmarks.load.programs import (
     BINARIES,
@@ -37,6 +40,8 @@ CONTENDERS = [
     "client",
     "client_into_memory",
     "client_async",
+    "client_shared",
+    "client_allocated",
     "transfer",
     "echo",
     "compute",
@@ -93,7 +98,8 @@ class Measuring:
 
 def measure(arguments):
     with (
-        Server() as server,
+        tempfile.TemporaryDirectory() as folder,
+        Server(f"--shared-memory=unix:{folder}/memory") as server,
         Listening([RPC_BENCH, "--serve-bare"]) as bare,
         Listening([*FLIGHT, "serve"]) as flight_server,
         Measuring([RPC_BENCH, server.address, bare.address]) as calls,

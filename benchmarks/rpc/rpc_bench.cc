@@ -6,6 +6,7 @@
 //                                         "CASE CONTENDER CALLS" of standard
 //                                         input one with a time per call, in
 //                                         milliseconds
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -13,9 +14,11 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <span>
 #include <sstream>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "attention/client.h"
 #include "base/executor.h"
@@ -39,7 +42,8 @@ class Contenders {
   Contenders(const std::string& name, const std::string& server,
              const std::string& bare_server)
       : workload_(FindCase(name).value()),
-        client_(server),
+        client_(server, Sending()),
+        sharing_(server),
         generated_(server),
         bare_(bare_server, workload_.request(), workload_.output_bytes()),
         echo_(bare_server, workload_.request(), 0),
@@ -53,6 +57,13 @@ class Contenders {
   std::function<void()> Find(const std::string& contender) {
     if (contender == "client") {
       return [this] { Check(client_.Compute(workload_.request()).status()); };
+    }
+    if (contender == "client_shared") {
+      return [this] { Check(sharing_.Compute(workload_.request()).status()); };
+    }
+    if (contender == "client_allocated") {
+      Allocate();
+      return [this] { Check(sharing_.Compute(allocated_).status()); };
     }
     if (contender == "client_into_memory") {
       return [this] { Check(client_.Compute(into_memory_).status()); };
@@ -77,9 +88,31 @@ class Contenders {
   }
 
  private:
+  static ClientOptions Sending() {
+    ClientOptions options;
+    options.use_shared_memory = false;
+    return options;
+  }
+
+  // The tensors once more, in memory that the server reads where it is.
+  void Allocate() {
+    if (!memory_.empty()) return;
+    allocated_ = workload_.request();
+    for (TensorSpan* tensor :
+         {&allocated_.query, &allocated_.key, &allocated_.value}) {
+      const std::span<const std::byte> from = tensor->bytes;
+      memory_.push_back(sharing_.AllocateShared(from.size()));
+      std::copy(from.begin(), from.end(), memory_.back().get());
+      tensor->bytes = {memory_.back().get(), from.size()};
+    }
+  }
+
   Workload workload_;
   ComputeRequest into_memory_;
+  std::vector<std::shared_ptr<std::byte>> memory_;
+  ComputeRequest allocated_;
   const Client client_;
+  const Client sharing_;
   const GeneratedClient generated_;
   const BareClient bare_;
   const BareClient echo_;

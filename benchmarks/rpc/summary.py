@@ -6,6 +6,8 @@ import statistics
 BARS = {
     ("decode", "client", None): 45,
     ("decode", "client", "flight"): 0.35,
+    ("decode", "client_shared", None): 12,
+    ("decode", "client_allocated", "compute"): 1.5,
     ("small", "client", "echo"): 1.15,
 }
 

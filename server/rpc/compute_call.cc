@@ -45,7 +45,10 @@ class ComputeCall final : public AdmittedCall {
   class DecodeJob final : public Executor::Job {
    public:
     explicit DecodeJob(ComputeCall& call) : call_(call) {}
-    int64_t NextStage() override { return call_.NextDecodeStage(); }
+    int64_t NextStage() override {
+      const int64_t begun = std::exchange(call_.handed_over_copies_, 0);
+      return begun > 0 ? begun : call_.NextDecodeStage();
+    }
     bool RunTask(int64_t task, const Turn& /*turn*/) override {
       call_.kernel_request_.copies[task].Run();
       return true;
@@ -105,14 +108,26 @@ class ComputeCall final : public AdmittedCall {
     }
     absl::Status status = ticket_.ReadDone(record_.request_bytes);
     if (!status.ok()) return (void)End(status);
-    if (record_.request_bytes <= kInlineBytes) {
-      while (const int64_t tasks = NextDecodeStage()) {
-        for (int64_t i = 0; i < tasks; ++i) kernel_request_.copies[i].Run();
+    int64_t bytes = record_.request_bytes;
+    if (bytes <= kInlineBytes) {
+      const int64_t copies = NextDecodeStage();
+      // Masks in shared memory may be of any size.
+      bytes = BytesToCopy();
+      if (bytes <= kInlineBytes) {
+        for (int64_t i = 0; i < copies; ++i) kernel_request_.copies[i].Run();
+        if (copies > 0) NextDecodeStage();
+        return Planned(/*inline_allowed=*/true);
       }
-      return Planned(/*inline_allowed=*/true);
+      handed_over_copies_ = copies;
     }
     Submit(JobSlot::kCompute, std::make_unique<DecodeJob>(*this),
-           env_.costs.TransferSeconds(record_.request_bytes));
+           env_.costs.TransferSeconds(bytes));
+  }
+
+  int64_t BytesToCopy() const {
+    size_t bytes = 0;
+    for (const PayloadCopy& copy : kernel_request_.copies) bytes += copy.bytes;
+    return static_cast<int64_t>(bytes);
   }
 
   // Finds the tensors in the message, then plans. Returns how many pieces there
@@ -153,7 +168,9 @@ class ComputeCall final : public AdmittedCall {
         wire::DecodeRequest(slices_, env_.buffers, meter,
                             static_cast<size_t>(env_.options.max_batch) + 1);
     if (!fields.ok()) return fields.status();
-    auto kernel_request = ToKernel(*std::move(fields), env_.buffers, meter);
+    auto kernel_request =
+        ToKernel(*std::move(fields), env_.buffers, meter,
+                 {.table = &env_.regions, .tenant = record_.tenant->id});
     if (!kernel_request.ok()) return kernel_request.status();
     kernel_request_ = *std::move(kernel_request);
     return absl::OkStatus();
@@ -169,9 +186,12 @@ class ComputeCall final : public AdmittedCall {
                               env_.options.kernel_limits());
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
-    encoder_.emplace(*plan_, kernel_request_.float_values);
+    absl::Status status = CheckOutputs(kernel_request_.outputs, *plan_);
+    if (!status.ok()) return status;
+    encoder_.emplace(*plan_, kernel_request_.float_values,
+                     std::exchange(kernel_request_.outputs, {}));
     NoteShapes(kernel_request_.inputs);
-    absl::Status status = HoldMemory();
+    status = HoldMemory();
     if (!status.ok()) return status;
     const double seconds =
         env_.costs.ComputeSeconds(WorkClassOf(*plan_), plan_->work);
@@ -269,6 +289,7 @@ class ComputeCall final : public AdmittedCall {
     plan_->problem.reset();
     // For the next request, while this one's answer is being sent.
     kernel_request_.payloads.clear();
+    kernel_request_.regions.clear();
     Note([&](CallRecord& record) { record.encode += absl::Now() - start; });
     response_ = encoder_->Finish(record_.Timing());
     Note([&](CallRecord& record) {
@@ -301,6 +322,8 @@ class ComputeCall final : public AdmittedCall {
   std::optional<absl::Time> read_since_;  // guarded by mutex_
   absl::Time received_, decoded_;
   int decode_stage_ = 0;
+  // Of the first stage, which was on gRPC's thread: to be run by a job.
+  int64_t handed_over_copies_ = 0;
   absl::Status status_;
   std::vector<grpc::Slice> slices_;
   KernelRequest kernel_request_;

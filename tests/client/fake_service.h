@@ -98,6 +98,8 @@ class FakeService : public v1::AttentionService::Service {
     response->set_max_batch_heads(600);
     response->set_max_work(70'000'000'000);
     response->set_max_chunk_bytes(8000);
+    // Which nobody serves: what is said to be shared is sent.
+    response->set_shared_memory("unix:/no/such/socket");
     return grpc::Status::OK;
   }
 
