@@ -281,6 +281,30 @@ TEST_F(LentMemoryTest, AStreamEndsOnceTheConnectionLetsGo) {
   EXPECT_EQ(result.get().status().code(), absl::StatusCode::kCancelled);
 }
 
+TEST_F(LentMemoryTest, AStreamIsInterrupted) {
+  StalledServer server;
+  ComputeRequest request = Request();
+  request.options.clear_return_scores();
+  std::atomic<bool> stalled = false;
+  std::atomic<int> interrupted = 0;
+  CallOptions options;
+  options.interrupted = [&] {
+    if (stalled) ++interrupted;
+    return stalled.load();
+  };
+  auto result = std::async(std::launch::async, [&] {
+    return internal::RunStream(
+        To(server.address()), options, request,
+        *internal::KeyChunks::Of(request, int64_t{64} << 20));
+  });
+  server.WaitUntilStalled();
+  stalled = true;
+  // Asked again: the call is cancelled by now.
+  while (interrupted < 2) std::this_thread::yield();
+  server.Close();
+  EXPECT_EQ(result.get().status().code(), absl::StatusCode::kCancelled);
+}
+
 TEST_F(LentMemoryTest, AConnectionThatTakesNothingIsGivenUp) {
   StalledServer server;
   ClientOptions options;
