@@ -64,23 +64,17 @@ def flag(value: Any, argument: str) -> bool:
     return bool(value)
 
 
-def whole_number(value: Any, argument: str) -> int | None:
-    """An int, one of numpy's, or None; not a bool."""
-    return None if value is None else _whole_number(value, argument)
-
-
-def _whole_number(value: Any, argument: str) -> int:
+def whole_number(value: Any, argument: str) -> int:
+    """An int, or one of numpy's; not a bool."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         wrong_type(value, argument, "a whole number")
     return _int64(int(value), argument)
 
 
-def number(value: Any, argument: str) -> float | None:
-    """Any number but a complex one, or None; not a bool."""
-    return None if value is None else _number(value, argument)
-
-
-def _number(value: Any, argument: str) -> float:
+def number(value: Any, argument: str) -> float:
+    """Any number but a complex one; not a bool."""
+    if type(value) in (float, int):  # Nothing to ask; most calls' way.
+        return _float(value, argument)
     refused = (str, bytes, bool, np.bool_, complex, np.complexfloating)
     if (
         isinstance(value, refused)
@@ -89,20 +83,15 @@ def _number(value: Any, argument: str) -> float:
         or isinstance(value, np.ma.MaskedArray)
     ):
         wrong_type(value, argument, "a number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(
-            f"{argument}: got {shown(value)}, wanted a number that fits float64"
-        ) from None
-    except (TypeError, ValueError, RuntimeError):
-        wrong_type(value, argument, "a number")
+    return _float(value, argument)
 
 
 def seconds(value: Any, argument: str) -> float | None:
     """A time limit; None where none was given."""
+    if value is None:
+        return None
     limit = number(value, argument)
-    if limit is not None and math.isnan(limit):
+    if math.isnan(limit):
         raise ValueError(f"{argument}: got nan, wanted a number of seconds")
     return limit
 
@@ -115,9 +104,7 @@ def names_of(kind: Any) -> dict[str, Any]:
 
 
 def enum(value: Any, argument: str, names: dict[str, Any]) -> Any:
-    """The value of an enum for one of its `names`; 0 for None."""
-    if value is None:
-        return 0
+    """The value of an enum for one of its `names`."""
     wanted = "None or one of "
     if not isinstance(value, str):
         wrong_type(value, argument, wanted + ", ".join(map(repr, names)))
@@ -129,33 +116,31 @@ def enum(value: Any, argument: str, names: dict[str, Any]) -> Any:
     return names[value]
 
 
-def window(value: Any, argument: str) -> tuple[int | None, int | None] | None:
-    if value is None:
-        return None
+def window(value: Any, argument: str) -> tuple[int | None, int | None]:
     wanted = "(left, right), each a number of keys or None"
     if not isinstance(value, (tuple, list, np.ndarray)):
         wrong_type(value, argument, wanted)
     if len(np.shape(value)) != 1 or len(value) != 2:
         raise ValueError(f"{argument}: got {shown(value)}, wanted {wanted}")
-    left, right = value
-    return (
-        whole_number(left, f"{argument}[0]"),
-        whole_number(right, f"{argument}[1]"),
+    left, right = (
+        None if side is None else whole_number(side, f"{argument}[{i}]")
+        for i, side in enumerate(value)
     )
+    return left, right
 
 
 def whole_numbers(values: Any, argument: str) -> list[int]:
-    """A list of ints; empty for None."""
+    """A list of ints."""
     listed = _list(values, argument, "a list of whole numbers", "iu")
     return [
-        _whole_number(item, f"{argument}[{i}]") for i, item in enumerate(listed)
+        whole_number(item, f"{argument}[{i}]") for i, item in enumerate(listed)
     ]
 
 
 def numbers(values: Any, argument: str) -> list[float]:
-    """A list of numbers; empty for None."""
+    """A list of numbers."""
     listed = _list(values, argument, "a list of numbers", "iuf")
-    return [_number(item, f"{argument}[{i}]") for i, item in enumerate(listed)]
+    return [number(item, f"{argument}[{i}]") for i, item in enumerate(listed)]
 
 
 def array(value: Any, argument: str) -> NDArray[Any]:
@@ -201,6 +186,17 @@ def credentials(value: Any, argument: str) -> grpc.ChannelCredentials | None:
     )
 
 
+def _float(value: Any, argument: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(
+            f"{argument}: got {shown(value)}, wanted a number that fits float64"
+        ) from None
+    except (TypeError, ValueError, RuntimeError):
+        wrong_type(value, argument, "a number")
+
+
 def wrong_type(value: Any, argument: str, wanted: str) -> NoReturn:
     raise TypeError(f"{argument}: got {shown(value)}, wanted {wanted}")
 
@@ -241,8 +237,6 @@ def _int64(value: int, argument: str) -> int:
 
 def _list(values: Any, argument: str, wanted: str, kinds: str) -> list[Any]:
     """The items of a one-dimensional list or array of numpy's `kinds`."""
-    if values is None:
-        return []
     refuse_other_than_plain(values, argument)
     if isinstance(values, (list, tuple)):
         _check_items(values, argument)

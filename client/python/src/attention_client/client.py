@@ -204,51 +204,67 @@ class ClientBase(Generic[_AnyCore, _Result, _Capabilities, _Health]):
         """
         # At this depth of calls: it warns of its caller's caller.
         mask_array = tensors.sendable_mask(mask)
-        options = pb.AttentionOptions(
-            layout=arguments.enum(layout, "layout", _LAYOUTS),
-            query_heads=arguments.whole_number(query_heads, "query_heads"),
-            kv_heads=arguments.whole_number(kv_heads, "kv_heads"),
-            scale=arguments.number(scale, "scale"),
-            softcap=arguments.number(softcap, "softcap"),
-            causal=arguments.enum(causal, "causal", _CAUSALS),
-            alibi_slopes=arguments.numbers(alibi_slopes, "alibi_slopes"),
-            sinks=arguments.numbers(sinks, "sinks"),
-            math_mode=arguments.enum(math_mode, "math_mode", _MATH_MODES),
-            return_log_sum_exp=arguments.flag(
-                return_log_sum_exp, "return_log_sum_exp"
-            ),
-            return_scores=arguments.enum(
-                return_scores, "return_scores", _SCORES
-            ),
-            return_present=arguments.flag(return_present, "return_present"),
-        )
-        sides = arguments.window(window, "window")
-        if sides is not None:
+        # Field by field: messages made of keywords cost a small call a tenth of
+        # its time.
+        others = pb.ComputeAttentionRequest()
+        options = others.options
+        options.SetInParent()
+        if layout is not None:
+            options.layout = arguments.enum(layout, "layout", _LAYOUTS)
+        if query_heads is not None:
+            options.query_heads = arguments.whole_number(
+                query_heads, "query_heads"
+            )
+        if kv_heads is not None:
+            options.kv_heads = arguments.whole_number(kv_heads, "kv_heads")
+        if scale is not None:
+            options.scale = arguments.number(scale, "scale")
+        if softcap is not None:
+            options.softcap = arguments.number(softcap, "softcap")
+        if causal is not None:
+            options.causal = arguments.enum(causal, "causal", _CAUSALS)
+        if window is not None:
+            sides = arguments.window(window, "window")
             options.window.CopyFrom(pb.Window(left=sides[0], right=sides[1]))
+        if alibi_slopes is not None:
+            options.alibi_slopes.extend(
+                arguments.numbers(alibi_slopes, "alibi_slopes")
+            )
+        if sinks is not None:
+            options.sinks.extend(arguments.numbers(sinks, "sinks"))
+        if math_mode is not None:
+            options.math_mode = arguments.enum(
+                math_mode, "math_mode", _MATH_MODES
+            )
         if softmax_precision is not None:
             options.softmax_precision = tensors.wire_type(
                 softmax_precision, "softmax_precision"
             )
-        others = pb.ComputeAttentionRequest(
-            valid_lengths=arguments.whole_numbers(
-                valid_lengths, "valid_lengths"
-            ),
-            query_starts=arguments.whole_numbers(query_starts, "query_starts"),
-            key_starts=arguments.whole_numbers(key_starts, "key_starts"),
-            options=options,
+        options.return_log_sum_exp = arguments.flag(
+            return_log_sum_exp, "return_log_sum_exp"
         )
+        if return_scores is not None:
+            options.return_scores = arguments.enum(
+                return_scores, "return_scores", _SCORES
+            )
+        options.return_present = arguments.flag(
+            return_present, "return_present"
+        )
+        for name, numbers, field in (
+            ("valid_lengths", valid_lengths, others.valid_lengths),
+            ("query_starts", query_starts, others.query_starts),
+            ("key_starts", key_starts, others.key_starts),
+        ):
+            if numbers is not None:
+                field.extend(arguments.whole_numbers(numbers, name))
         request = wire.Request(
             (
                 tensors.sendable(query, "query"),
                 tensors.sendable(key, "key"),
                 tensors.sendable(value, "value"),
                 mask_array,
-                None
-                if past_key is None
-                else tensors.sendable(past_key, "past_key"),
-                None
-                if past_value is None
-                else tensors.sendable(past_value, "past_value"),
+                tensors.sendable_if_any(past_key, "past_key"),
+                tensors.sendable_if_any(past_value, "past_value"),
             ),
             others.SerializeToString(),
         )

@@ -72,6 +72,12 @@ def sendable(value: Any, argument: str) -> tuple[Any, NDArray[Any]]:
     return _row_major(arguments.array(value, argument), argument)
 
 
+def sendable_if_any(
+    value: Any, argument: str
+) -> tuple[Any, NDArray[Any]] | None:
+    return None if value is None else sendable(value, argument)
+
+
 def sendable_mask(mask: Any) -> tuple[Any, NDArray[Any]] | None:
     """A mask as sendable() gives it: integers that the wire lacks keep their
     values in the next wider type. Warns of integers 0 and 1, which look like
