@@ -23,7 +23,7 @@ CONTENDERS = ("c++", "native", "pure")
 
 
 def measure(rounds, cases):
-    """The shortest time of a call in each round, in seconds, by case and
+    """The median time of a call in each round, in milliseconds, by case and
     contender."""
     found = {case: {name: [] for name in CONTENDERS} for case in cases}
     with (
@@ -71,10 +71,10 @@ def main():
                 for time, first in zip(times[name], times["c++"], strict=True)
             ]
             print(
-                f"{case:8}{name:8}{statistics.median(times[name]) * 1e3:9.3f} "
+                f"{case:8}{name:8}{statistics.median(times[name]):9.3f} "
                 f"ms  {statistics.median(ratios):6.2f} of c++"
             )
-    write_results("python", {"cpu": cpu_name(), "seconds": found})
+    write_results("python", {"cpu": cpu_name(), "milliseconds": found})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Answers lines "CASE CORE CALLS" with the seconds of each call.
+"""Answers lines "CASE CORE CALLS" with the milliseconds of each call.
 
 Arguments: the server's address.
 """
@@ -46,7 +46,7 @@ def main():
         for _ in range(int(calls)):
             begin = time.perf_counter()
             clients[core].compute(*cases[case])
-            times.append(time.perf_counter() - begin)
+            times.append((time.perf_counter() - begin) * 1e3)
         print(*times, flush=True)
 
 
