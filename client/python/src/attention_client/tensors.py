@@ -102,7 +102,8 @@ def sendable_mask(mask: Any) -> tuple[Any, NDArray[Any]] | None:
     if wider is None or not hasattr(mask, "dtype"):
         return _row_major(array, "mask")
     limit = np.iinfo(wider).max
-    if array.size and array.max() > limit:
+    # As int: numpy 1 would compare both as float64.
+    if array.size and int(array.max()) > limit:
         raise ValueError(
             f"mask: got the {array.dtype.name} {array.max()}, wanted at most "
             f"{limit}, int64's largest"
