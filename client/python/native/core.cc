@@ -101,6 +101,8 @@ struct Core::Server {
   const Client client;
   // Requested by Close().
   std::stop_source closing;
+  // Keeps what must not be destroyed.
+  std::shared_ptr<Server> itself;
 };
 
 // A call with a callback. Whoever destroys it has the GIL.
@@ -145,9 +147,9 @@ Core::Core(const std::string& target, const ClientOptions& options)
 }
 
 Core::~Core() {
-  if (getpid() == process_) return;
-  // Without gRPC's threads its end would wait for ever.
-  static_cast<void>(new std::shared_ptr<Server>(std::move(server_)));
+  if (server_ == nullptr || getpid() == process_) return;
+  // Without gRPC's threads its end could wait for ever: it has none.
+  server_->itself = server_;
 }
 
 std::shared_ptr<Core::Server> Core::server() const {

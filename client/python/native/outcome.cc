@@ -75,7 +75,8 @@ bool IsTooLarge(const absl::Status& status, int64_t request_bytes) {
 void DefineOutcomes(nb::module_& module) {
   static PyType_Slot memory_slots[] = {
       {Py_bf_getbuffer, reinterpret_cast<void*>(GetBuffer)}, {0, nullptr}};
-  nb::class_<Memory>(module, "Memory", nb::type_slots(memory_slots));
+  const nb::class_<Memory> memory(module, "Memory",
+                                  nb::type_slots(memory_slots));
   nb::class_<Failure>(module, "Failure")
       .def_prop_ro("code",
                    [](const Failure& failure) {
