@@ -116,6 +116,7 @@ def test_control_c_ends_a_call(server, call, method):
     assert cancelled == [True]
 
 
+@pytest.mark.parametrize("core", ["native"], indirect=True)
 def test_a_process_ends_while_a_daemon_thread_waits(server):
     """Of two calls, the one of the main thread is made when the interpreter has
     begun to end; that of the other thread is answered before it."""
@@ -154,6 +155,38 @@ def test_a_process_ends_while_a_daemon_thread_waits(server):
         at_the_end = AtTheEnd()
     """
     assert run(code, server.address) == "(2, 1)\n"
+
+
+@pytest.mark.parametrize("core", ["native"], indirect=True)
+def test_a_process_ends_while_a_call_tells_that_it_has(server_address):
+    """gRPC's thread runs Python then, and comes back to it when the interpreter
+    has begun to end."""
+    code = """
+        import os, sys, threading, types
+        from attention_client import Client
+        native = Client(sys.argv[1])._core._native
+        reading, writing = os.pipe()
+        told = threading.Event()
+        def done(outcome):
+            told.set()
+            os.read(reading, 1)
+        method = "/grpc.health.v1.Health/Check"
+        native.start_call(method, b"", 60, done)
+        told.wait()
+        class AtTheEnd:
+            print, write, call = print, os.write, native.call
+            pipe, method = writing, method
+            def __del__(self):
+                self.write(self.pipe, b"x")
+                for _ in range(10):
+                    self.call(self.method, b"", 60)
+                self.print("ended", flush=True)
+        last = types.ModuleType("last")
+        last.of_all = AtTheEnd()
+        sys.modules["last"] = last
+        del last
+    """
+    assert run(code, server_address) == "ended\n"
 
 
 def test_a_client_is_not_for_a_forked_child(server_address):

@@ -120,18 +120,17 @@ namespace {
 
 // Gives Python what `outcome` makes, and `started` an end.
 template <typename Started, typename Outcome>
-void End(std::unique_ptr<Started> started, const Outcome& outcome) {
-  if (!WithGil::IsRunning()) {  // Nobody is left to tell.
-    static_cast<void>(started.release());
-    return;
-  }
-  const WithGil gil;
-  try {
-    started->done(outcome());
-  } catch (nb::python_error& error) {
-    error.discard_as_unraisable("the end of a call");
-  }
-  started.reset();
+void End(Started* started, const Outcome& outcome) {
+  // If nobody is left to tell, nobody is left to give memory back to.
+  RunWithGil([&] {
+    PyObject* const made = outcome().release().ptr();
+    // The C function: Python may end this thread within it.
+    PyObject* const nothing = PyObject_CallOneArg(started->done.ptr(), made);
+    if (nothing == nullptr) PyErr_WriteUnraisable(started->done.ptr());
+    Py_XDECREF(nothing);
+    Py_DECREF(made);
+    delete started;
+  });
 }
 
 }  // namespace
@@ -213,8 +212,7 @@ std::stop_source Core::StartCompute(const nb::tuple& tensors,
   server->client.ComputeAsync(
       request, {.timeout = absl::Seconds(limit), .stop = stop.get_token()},
       [call = started.release(), bytes](absl::StatusOr<ComputeResult> result) {
-        End(std::unique_ptr<Started>(call),
-            [&] { return OutcomeOf(std::move(result), bytes); });
+        End(call, [&] { return OutcomeOf(std::move(result), bytes); });
       });
   return stop;
 }
@@ -235,8 +233,7 @@ std::stop_source Core::StartCall(const std::string& method,
       [pending = started.release(),
        connection = server->connection](const internal::UnaryAnswer& answer) {
         const absl::Status status = connection.Explain(answer.status);
-        End(std::unique_ptr<Started>(pending),
-            [&] { return OutcomeOf(status, answer.message); });
+        End(pending, [&] { return OutcomeOf(status, answer.message); });
       });
   return stop;
 }

@@ -3,6 +3,7 @@
 #define ATTENTION_CLIENT_PYTHON_NATIVE_GIL_H_
 
 #include <Python.h>
+#include <cxxabi.h>
 #include <unistd.h>
 
 namespace attention::python {
@@ -15,15 +16,20 @@ inline bool IsFinalizing() {
 #endif
 }
 
-// Gives the lock up for a scope. A thread that comes back after the interpreter
-// has begun to end stays here for ever, as in Python 3.14: older versions would
-// unwind it, through destructors that must not throw.
+// Where a thread stays that comes back for the lock after the interpreter has
+// begun to end, as in Python 3.14. Older versions end it with pthread_exit(),
+// which unwinds its stack through destructors that must not throw.
+[[noreturn]] inline void StayForEver() {
+  while (true) pause();
+}
+
+// Gives the lock up for a scope.
 class WithoutGil {
  public:
   WithoutGil() : ending_(IsFinalizing()), state_(PyEval_SaveThread()) {}
   ~WithoutGil() {
     // Who had the lock while the interpreter ended is the one who ends it.
-    while (!ending_ && IsFinalizing()) pause();
+    if (!ending_ && IsFinalizing()) StayForEver();
     PyEval_RestoreThread(state_);
   }
   WithoutGil(const WithoutGil&) = delete;
@@ -34,12 +40,9 @@ class WithoutGil {
   PyThreadState* const state_;
 };
 
-// Takes the lock for a scope on any thread, also one of gRPC's. Only while
-// IsRunning().
+// Takes the lock for a scope, on the main thread.
 class WithGil {
  public:
-  static bool IsRunning() { return Py_IsInitialized() != 0 && !IsFinalizing(); }
-
   WithGil() : state_(PyGILState_Ensure()) {}
   ~WithGil() { PyGILState_Release(state_); }
   WithGil(const WithGil&) = delete;
@@ -48,6 +51,22 @@ class WithGil {
  private:
   const PyGILState_STATE state_;
 };
+
+// Calls `function` with the lock on a thread that is not Python's, such as one
+// of gRPC's. Returns false, and does nothing, if the interpreter has ended.
+template <typename Function>
+bool RunWithGil(const Function& function) {
+  if (Py_IsInitialized() == 0 || IsFinalizing()) return false;
+  try {
+    const PyGILState_STATE state = PyGILState_Ensure();
+    function();
+    PyGILState_Release(state);
+  } catch (abi::__forced_unwind&) {
+    // It had given up the lock for a moment.
+    StayForEver();
+  }
+  return true;
+}
 
 }  // namespace attention::python
 
