@@ -22,6 +22,7 @@ std::vector<float> Normal(int64_t count) {
 std::optional<Shape4> FindCase(const std::string& name) {
   for (const Shape4& shape :
        {Shape4{"small", 1, 1, 16, 16, 64},
+        Shape4{"dense", 8, 8, 1024, 1024, 64},
         Shape4{"decode", 32, 8, 1, 8192, 128},
         Shape4{"prefill", 32, 8, 2048, 2048, 128, true}}) {
     if (shape.name == name) return shape;

@@ -301,6 +301,33 @@ TEST_F(LentMemoryTest, AStreamEndsOnceTheConnectionLetsGo) {
       });
 }
 
+TEST_F(LentMemoryTest, AStreamIsInterrupted) {
+  StalledServer server;
+  ComputeRequest request = Request();
+  request.options.clear_return_scores();
+  std::atomic<bool> stalled = false;
+  std::atomic<int> interrupted = 0;
+  CallOptions options;
+  options.interrupted = [&] {
+    if (stalled) ++interrupted;
+    return stalled.load();
+  };
+  auto result = std::async(std::launch::async, [&] {
+    return internal::RunStream(
+        To(server.address()), options, request,
+        *internal::KeyChunks::Of(request, int64_t{64} << 20));
+  });
+  server.WaitUntilStalled();
+  stalled = true;
+  // Asked again while it waits: the call is cancelled by now.
+  while (interrupted < 2 && result.wait_for(std::chrono::milliseconds(1)) ==
+                                std::future_status::timeout) {
+  }
+  EXPECT_GE(interrupted, 1);
+  server.Close();
+  EXPECT_EQ(result.get().status().code(), absl::StatusCode::kCancelled);
+}
+
 // Which the system does, and for TCP alone.
 TEST_F(LentMemoryTest, AConnectionThatTakesNothingIsGivenUp) {
   StalledServer server(AF_INET);

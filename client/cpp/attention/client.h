@@ -111,6 +111,11 @@ struct CallOptions {
   // A request to stop cancels the call: it fails with CANCELLED, and server and
   // client stop working on it. GetCapabilities() and CheckHealth() ignore it.
   std::stop_token stop = {};
+  // Asked by Compute() about every 50 ms, on the calling thread, while it
+  // waits; once it is true the call is cancelled, as by `stop`. For a caller
+  // that has to look after signals, as an interpreter has. The others ignore
+  // it.
+  std::function<bool()> interrupted = {};
   // Called while a large request is sent, with bytes of keys and values: on the
   // calling thread by Compute(), on one of the client's by ComputeAsync(). Must
   // not block.
