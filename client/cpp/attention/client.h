@@ -53,7 +53,7 @@
 // goes on or ends.
 //
 // A server on this machine may offer to share memory (its flag
-// --shared-memory). Tensors of more than some 100 KiB then go to it and back
+// --shared-memory). Tensors of more than 64 KiB together then go to it and back
 // through memory that both have mapped, by themselves:
 // ClientOptions::use_shared_memory. AllocateShared() gives memory that the
 // server reads where it is. Of such memory the server may still read, for some

@@ -60,7 +60,7 @@ absl::StatusOr<std::string> AddressIn(const UnaryAnswer& answer) {
 size_t AreaBytes(size_t bytes) {
   constexpr size_t kLeast = size_t{1} << 20;
   bytes = std::max(bytes, kLeast);
-  const size_t step = std::bit_floor(bytes) / 8;
+  const size_t step = std::max<size_t>(1, std::bit_floor(bytes) / 8);
   return (bytes + step - 1) / step * step;
 }
 

@@ -26,8 +26,8 @@ class SharedRequest {
  public:
   // Tensors of fewer bytes together cost less in a message: those that are
   // copied to the server, and those of the answer.
-  static constexpr size_t kLeastCopied = size_t{256} << 10;
-  static constexpr size_t kLeastAnswer = size_t{256} << 10;
+  static constexpr size_t kLeastCopied = size_t{64} << 10;
+  static constexpr size_t kLeastAnswer = size_t{64} << 10;
 
   // Null where there is nothing to share, or no memory for it. After
   // SharedMemory::Connect().
