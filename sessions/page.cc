@@ -1,0 +1,91 @@
+#include "sessions/page.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/saturating.h"
+
+namespace attention {
+namespace {
+
+// Each kind of rows begins at a cache line.
+int64_t Aligned(int64_t bytes) {
+  constexpr int64_t kLine = Buffer::kAlignment;
+  return SaturatingAdd(bytes, kLine - 1) / kLine * kLine;
+}
+
+int64_t RowsBytes(int64_t heads, int64_t rows, int64_t row_bytes) {
+  return Aligned(
+      SaturatingMultiply(SaturatingMultiply(heads, rows), row_bytes));
+}
+
+}  // namespace
+
+int64_t PageFormat::PageBytes(int64_t rows) const {
+  const int64_t keys =
+      RowsBytes(kv_heads, rows, SaturatingMultiply(key_size, element_bytes()));
+  if (value_is_key_prefix) return keys;
+  return SaturatingAdd(
+      keys, RowsBytes(kv_heads, rows,
+                      SaturatingMultiply(value_size, element_bytes())));
+}
+
+std::shared_ptr<Page> Page::Create(const PageFormat& format, int64_t rows,
+                                   BufferPool& pool,
+                                   std::shared_ptr<MemoryAccount> account) {
+  const int64_t bytes = format.PageBytes(rows);
+  MemoryCharge charge(std::move(account), bytes);
+  if (!charge) return nullptr;
+  return std::shared_ptr<Page>(
+      new Page(format, rows, std::move(charge),
+               pool.Allocate(static_cast<size_t>(bytes))));
+}
+
+Page::Page(const PageFormat& format, int64_t rows, MemoryCharge charge,
+           Buffer memory)
+    : format_(format),
+      rows_(rows),
+      values_at_(RowsBytes(format.kv_heads, rows, format.key_row_bytes())),
+      charge_(std::move(charge)),
+      memory_(std::move(memory)) {
+  block_.key = key_row(0, 0);
+  block_.value = value_row(0, 0);
+  block_.key_head_stride = rows * format.key_size;
+  block_.value_head_stride = rows * format.value_row_stride();
+}
+
+bool Page::Claim(int64_t begin, int64_t end) {
+  return end <= rows_ && claimed_.compare_exchange_strong(begin, end);
+}
+
+void Page::Unclaim(int64_t begin, int64_t end) {
+  claimed_.compare_exchange_strong(end, begin);
+}
+
+void Page::CopyRows(const Page& from, int64_t count) {
+  claimed_ = count;
+  if (count == 0) return;
+  for (int64_t head = 0; head < format_.kv_heads; ++head) {
+    std::memcpy(key_row(head, 0), from.key_row(head, 0),
+                static_cast<size_t>(count * format_.key_row_bytes()));
+    if (format_.value_is_key_prefix) continue;
+    std::memcpy(value_row(head, 0), from.value_row(head, 0),
+                static_cast<size_t>(count * format_.value_row_bytes()));
+  }
+}
+
+PageTable::PageTable(const PageTable* from, int64_t count, int64_t more) {
+  pages.reserve(static_cast<size_t>(count + more));
+  blocks.reserve(static_cast<size_t>(count + more));
+  if (count == 0) return;
+  pages.assign(from->pages.begin(), from->pages.begin() + count);
+  blocks.assign(from->blocks.begin(), from->blocks.begin() + count);
+}
+
+void PageTable::Add(std::shared_ptr<Page> page) {
+  blocks.push_back(page->block());
+  pages.push_back(std::move(page));
+}
+
+}  // namespace attention

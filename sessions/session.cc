@@ -1,0 +1,316 @@
+#include "sessions/session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/field_error.h"
+
+namespace attention {
+namespace {
+
+constexpr char kLengthPayload[] = "attention/true-length";
+
+// A sequence's last page begins small and grows by copying.
+constexpr int64_t kPageRows[] = {16, 64, kKeyBlock};
+
+int64_t PageRows(int64_t tokens) {
+  return *std::find_if(std::begin(kPageRows), std::end(kPageRows),
+                       [&](int64_t rows) { return rows >= tokens; });
+}
+
+int64_t Pages(int64_t tokens) { return (tokens + kKeyBlock - 1) / kKeyBlock; }
+
+absl::Status Gone() { return absl::NotFoundError("the session is gone"); }
+
+}  // namespace
+
+absl::Status AppendConflict(int64_t length, absl::string_view what) {
+  absl::Status status = absl::AbortedError(what);
+  const std::string text = absl::StrCat(length);
+  // Not Cord's constructor from std::string: clang gives it another symbol than
+  // the GCC that built Debian's Abseil.
+  status.SetPayload(kLengthPayload, absl::Cord(absl::string_view(text)));
+  return status;
+}
+
+absl::Status LengthConflict(int64_t length, int64_t expected) {
+  return AppendConflict(
+      length, absl::StrCat("expected_length: got ", expected,
+                           ", but the layer has ", length, " tokens"));
+}
+
+std::optional<int64_t> TrueLength(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kLengthPayload);
+  int64_t length;
+  if (!payload || !absl::SimpleAtoi(std::string(*payload), &length)) {
+    return std::nullopt;
+  }
+  return length;
+}
+
+KeyValueView LayerSnapshot::view() const {
+  KeyValueView view;
+  view.length = length_;
+  view.key_row_stride = format_.key_size;
+  view.value_row_stride = format_.value_row_stride();
+  if (length_ > 0) {
+    view.blocks = absl::MakeConstSpan(table_->blocks)
+                      .first(static_cast<size_t>(Pages(length_)));
+  }
+  return view;
+}
+
+Session::Session(const SessionConfig& config, std::shared_ptr<BufferPool> pool,
+                 std::shared_ptr<MemoryAccount> account, absl::Time now)
+    : config_(config),
+      pool_(std::move(pool)),
+      account_(std::move(account)),
+      expires_(now + config.lease),
+      layers_(static_cast<size_t>(config.num_layers)) {}
+
+absl::Status Session::Check(int64_t layer) const {
+  if (gone_) return Gone();
+  if (layer >= 0 && layer < config_.num_layers) return absl::OkStatus();
+  return absl::OutOfRangeError(absl::StrCat(
+      "layer: got ", layer, ", wanted 0 to ", config_.num_layers - 1));
+}
+
+absl::StatusOr<int64_t> Session::length(int64_t layer) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (absl::Status status = Check(layer); !status.ok()) return status;
+  return layers_[layer].length;
+}
+
+absl::StatusOr<LayerSnapshot> Session::Read(int64_t layer) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (absl::Status status = Check(layer); !status.ok()) return status;
+  LayerSnapshot snapshot;
+  snapshot.format_ = config_.format;
+  snapshot.length_ = layers_[layer].length;
+  snapshot.table_ = layers_[layer].table;
+  return snapshot;
+}
+
+absl::Status Session::CheckAppend(const Layer& layer,
+                                  const AppendRequest& request,
+                                  std::optional<Done>* done) const {
+  if (!request.request_id.empty()) {
+    for (const Done& before : layer.done) {
+      if (before.request_id != request.request_id) continue;
+      if (before.taken_back || before.end - before.begin != request.tokens ||
+          request.expected_length.value_or(before.begin) != before.begin) {
+        return AppendConflict(
+            layer.length,
+            absl::StrCat("request_id: used already for tokens ", before.begin,
+                         " to ", before.end,
+                         before.taken_back ? ", which were truncated" : ""));
+      }
+      *done = before;
+      return absl::OkStatus();
+    }
+  }
+  if (request.expected_length.value_or(layer.length) != layer.length) {
+    return LengthConflict(layer.length, *request.expected_length);
+  }
+  if (layer.appending) {
+    return AppendConflict(layer.length,
+                          "another append of this layer is under way");
+  }
+  if (request.tokens < 0 || request.tokens > kMaxLength - layer.length) {
+    return absl::InvalidArgumentError(absl::StrCat("got ", request.tokens,
+                                                   " tokens, wanted 0 to ",
+                                                   kMaxLength - layer.length));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Append> Session::BeginAppend(int64_t layer,
+                                            const AppendRequest& request) {
+  std::string request_id = request.request_id;
+  std::shared_ptr<Session> self = shared_from_this();
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (absl::Status status = Check(layer); !status.ok()) return status;
+  Layer& state = layers_[layer];
+  std::optional<Done> done;
+  if (absl::Status status = CheckAppend(state, request, &done); !status.ok()) {
+    return status;
+  }
+  if (done) {
+    Append append(std::move(self), layer, done->begin, done->end);
+    append.done_ = true;
+    return append;
+  }
+  Append append(std::move(self), layer, state.length,
+                state.length + request.tokens);
+  append.request_id_ = std::move(request_id);
+  append.before_ = state.table;
+  state.appending = true;  // Until the append is published or given up.
+  lock.unlock();
+  if (absl::Status status = Prepare(append); !status.ok()) return status;
+  return append;
+}
+
+// Full pages stay. So does the last one, if its next rows can be claimed; else
+// a larger copy takes its place.
+absl::Status Session::Prepare(Append& append) const {
+  const int64_t first = append.begin_ / kKeyBlock;
+  const int64_t in_first = append.begin_ % kKeyBlock;
+  const int64_t pages = Pages(append.end_);
+  int64_t kept = first;
+  if (in_first > 0) {
+    const std::shared_ptr<Page>& page = append.before_->pages[first];
+    const int64_t rows = std::min(kKeyBlock, append.end_ - first * kKeyBlock);
+    if (page->Claim(in_first, rows)) {
+      append.claimed_ = page;
+      kept = first + 1;
+    }
+  }
+  if (kept >= pages || append.begin_ == append.end_) {
+    append.after_ = append.before_;
+    return absl::OkStatus();
+  }
+  auto table =
+      std::make_shared<PageTable>(append.before_.get(), kept, pages - kept);
+  for (int64_t i = kept; i < pages; ++i) {
+    const int64_t rows = std::min(kKeyBlock, append.end_ - i * kKeyBlock);
+    std::shared_ptr<Page> page =
+        Page::Create(config_.format, PageRows(rows), *pool_, account_);
+    if (page == nullptr) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "no memory for ", append.end_ - append.begin_, " more tokens: ",
+          account_->used(), " of ", account_->limit(), " bytes are held"));
+    }
+    const int64_t copied = i == first ? in_first : 0;
+    if (copied > 0) page->CopyRows(*append.before_->pages[i], copied);
+    page->Claim(copied, rows);
+    table->Add(std::move(page));
+  }
+  append.after_ = std::move(table);
+  return absl::OkStatus();
+}
+
+absl::Status Session::Publish(Append& append) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (gone_) return Gone();
+  Layer& layer = layers_[append.layer_];
+  if (layer.length != append.begin_) {
+    return LengthConflict(layer.length, append.begin_);
+  }
+  layer.length = append.end_;
+  // What it replaces is freed with the append, without the lock.
+  append.before_ = std::exchange(layer.table, append.after_);
+  append.claimed_ = nullptr;
+  if (!append.request_id_.empty()) {
+    layer.done[layer.next_done] = {std::move(append.request_id_), append.begin_,
+                                   append.end_};
+    layer.next_done = (layer.next_done + 1) % layer.done.size();
+  }
+  layer.appending = false;
+  return absl::OkStatus();
+}
+
+void Session::GiveUp(Append& append) noexcept {
+  if (append.claimed_ != nullptr) {
+    append.claimed_->Unclaim(
+        append.begin_ % kKeyBlock,
+        std::min(kKeyBlock,
+                 append.end_ - append.begin_ / kKeyBlock * kKeyBlock));
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!gone_) layers_[append.layer_].appending = false;
+}
+
+absl::Status Session::Truncate(int64_t length) {
+  std::vector<std::shared_ptr<const PageTable>> tables(
+      static_cast<size_t>(config_.num_layers));  // old ones: freed unlocked
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (gone_) return Gone();
+  for (const Layer& layer : layers_) {
+    if (length >= 0 && length <= layer.length) continue;
+    return FieldError(
+        "length",
+        absl::StrCat("got ", length, ", wanted 0 to ", layer.length,
+                     ", the length of layer ", &layer - layers_.data()));
+  }
+  // First what may fail.
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (length == 0 || Pages(length) == Pages(layers_[i].length)) continue;
+    tables[i] =
+        std::make_shared<PageTable>(layers_[i].table.get(), Pages(length), 0);
+  }
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    Layer& layer = layers_[i];
+    if (length == 0 || tables[i] != nullptr) layer.table.swap(tables[i]);
+    layer.length = length;
+    for (Done& done : layer.done) {
+      if (done.end > length) done.taken_back = true;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int64_t>> Session::lengths() const {
+  std::vector<int64_t> lengths(static_cast<size_t>(config_.num_layers));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (gone_) return Gone();
+  for (size_t i = 0; i < layers_.size(); ++i) lengths[i] = layers_[i].length;
+  return lengths;
+}
+
+absl::StatusOr<std::shared_ptr<Session>> Session::Fork(absl::Time now) const {
+  auto fork = std::make_shared<Session>(config_, pool_, account_, now);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (gone_) return Gone();
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    fork->layers_[i].length = layers_[i].length;
+    fork->layers_[i].table = layers_[i].table;
+  }
+  return fork;
+}
+
+bool Session::Renew(absl::Time now) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (gone_ || expires_ <= now) return false;
+  expires_ = std::max(expires_, now + config_.lease);
+  return true;
+}
+
+absl::Time Session::expires() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return expires_;
+}
+
+bool Session::DeleteIfExpired(absl::Time now) {
+  std::vector<Layer> freed;  // without the lock
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (gone_ || now < expires_) return false;
+  gone_ = true;
+  freed.swap(layers_);
+  return true;
+}
+
+bool Session::Delete() { return DeleteIfExpired(absl::InfiniteFuture()); }
+
+Append::~Append() {
+  if (session_ != nullptr && !done_) session_->GiveUp(*this);
+}
+
+Append::Rows Append::RowsAt(int64_t head, int64_t token) const {
+  const Page& page = *after_->pages[token / kKeyBlock];
+  const int64_t row = token % kKeyBlock;
+  return {.key = page.key_row(head, row),
+          .value = page.value_row(head, row),
+          .tokens = std::min(kKeyBlock - row, end_ - token)};
+}
+
+absl::Status Append::Publish() && {
+  if (done_) return absl::OkStatus();
+  absl::Status status = session_->Publish(*this);
+  if (status.ok()) session_ = nullptr;
+  return status;
+}
+
+}  // namespace attention

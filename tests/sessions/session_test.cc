@@ -1,0 +1,335 @@
+// The invariants of pages and of one session.
+#include "sessions/session.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "base/buffer_pool.h"
+#include "sessions/memory_account.h"
+#include "tests/sessions/rows.h"
+
+namespace attention {
+namespace {
+
+const absl::Time kNow = absl::FromUnixSeconds(1000);
+constexpr int64_t kPlenty = int64_t{1} << 30;
+
+class SessionTest : public testing::Test {
+ protected:
+  std::shared_ptr<Session> Make(const SessionConfig& config) {
+    return std::make_shared<Session>(config, pool_, account_, kNow);
+  }
+  std::shared_ptr<Session> Make() { return Make({.format = format_}); }
+  Tokens Some(int64_t count) { return Tokens::Random(format_, count, random_); }
+
+  const PageFormat format_ = {.kv_heads = 2, .key_size = 8, .value_size = 4};
+  const std::shared_ptr<BufferPool> pool_ = BufferPool::Create(0);
+  const std::shared_ptr<MemoryAccount> account_ =
+      std::make_shared<MemoryAccount>(kPlenty);
+  std::mt19937 random_{1};
+};
+
+TEST_F(SessionTest, HoldsWhatWasAppendedInPiecesOfAnySize) {
+  const auto session = Make();
+  Tokens all;
+  for (int64_t count : {1, 15, 1, 0, 47, 1, 191, 1, 256, 700, 3}) {
+    const Tokens more = Some(count);
+    ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
+    all.Add(more);
+    EXPECT_TRUE(Holds(*session->Read(0), all)) << "of " << all.count;
+  }
+}
+
+TEST_F(SessionTest, StoresTypesOtherThanTheOneThatCame) {
+  const auto session = Make({.format = {.kv_heads = 2,
+                                        .key_size = 8,
+                                        .value_size = 4,
+                                        .type = DataType::kBFloat16}});
+  const Tokens tokens = Some(20);
+  ASSERT_EQ(AppendTokens(*session, 0, tokens), absl::OkStatus());
+  const LayerSnapshot read = *session->Read(0);
+  EXPECT_TRUE(Holds(read, tokens));
+  const auto* const keys =
+      static_cast<const uint16_t*>(read.view().blocks[0].key);
+  EXPECT_EQ(keys[0], FloatToBFloat(tokens.keys[0]));
+}
+
+TEST_F(SessionTest, ValuesMayBeTheFirstColumnsOfKeys) {
+  const PageFormat format = {.kv_heads = 1,
+                             .key_size = 8,
+                             .value_size = 6,
+                             .value_is_key_prefix = true};
+  const auto session = Make({.format = format});
+  const Tokens tokens = Tokens::Random(format, 300, random_);
+  ASSERT_EQ(AppendTokens(*session, 0, tokens), absl::OkStatus());
+  const LayerSnapshot read = *session->Read(0);
+  EXPECT_TRUE(Holds(read, tokens));
+  EXPECT_EQ(read.view().blocks[1].key, read.view().blocks[1].value);
+  EXPECT_EQ(account_->used(), format.PageBytes(256) + format.PageBytes(64));
+}
+
+TEST_F(SessionTest, LayersHaveLengthsOfTheirOwn) {
+  const auto session = Make({.num_layers = 3, .format = format_});
+  ASSERT_EQ(AppendTokens(*session, 1, Some(5)), absl::OkStatus());
+  EXPECT_EQ(*session->length(0), 0);
+  EXPECT_EQ(*session->length(1), 5);
+  EXPECT_TRUE(absl::IsOutOfRange(session->length(3).status()));
+  EXPECT_TRUE(absl::IsOutOfRange(session->length(-1).status()));
+}
+
+// Invariant 1: a snapshot stays as it is.
+TEST_F(SessionTest, NothingChangesWhatAReaderHolds) {
+  const auto session = Make();
+  const Tokens first = Some(300);
+  ASSERT_EQ(AppendTokens(*session, 0, first), absl::OkStatus());
+  const LayerSnapshot held = *session->Read(0);
+  ASSERT_EQ(AppendTokens(*session, 0, Some(10)), absl::OkStatus());
+  EXPECT_TRUE(Holds(held, first));
+  ASSERT_EQ(session->Truncate(100), absl::OkStatus());
+  ASSERT_EQ(AppendTokens(*session, 0, Some(300)), absl::OkStatus());
+  EXPECT_TRUE(Holds(held, first));
+  EXPECT_TRUE(session->Delete());
+  EXPECT_TRUE(Holds(held, first));
+  EXPECT_GT(account_->used(), 0);
+}
+
+TEST_F(SessionTest, AllMemoryIsGivenBackWithTheLastReader) {
+  auto session = Make();
+  ASSERT_EQ(AppendTokens(*session, 0, Some(300)), absl::OkStatus());
+  std::optional<LayerSnapshot> held = *session->Read(0);
+  session->Delete();
+  session.reset();
+  EXPECT_EQ(account_->used(), format_.PageBytes(256) + format_.PageBytes(64));
+  held.reset();
+  EXPECT_EQ(account_->used(), 0);
+}
+
+// Invariant 2.
+TEST_F(SessionTest, AnAppendIsSeenOnlyOnceItIsPublished) {
+  const auto session = Make();
+  const Tokens first = Some(10);
+  ASSERT_EQ(AppendTokens(*session, 0, first), absl::OkStatus());
+  auto append = session->BeginAppend(0, {.tokens = 5});
+  ASSERT_TRUE(append.ok());
+  Write(*append, Some(5));
+  EXPECT_TRUE(Holds(*session->Read(0), first));
+  ASSERT_EQ(std::move(*append).Publish(), absl::OkStatus());
+  EXPECT_EQ(*session->length(0), 15);
+}
+
+TEST_F(SessionTest, AnAppendWhoseLayerWasTruncatedIsAborted) {
+  const auto session = Make();
+  const Tokens first = Some(20);
+  ASSERT_EQ(AppendTokens(*session, 0, first), absl::OkStatus());
+  auto append = session->BeginAppend(0, {.tokens = 5});
+  ASSERT_TRUE(append.ok());
+  Write(*append, Some(5));
+  ASSERT_EQ(session->Truncate(7), absl::OkStatus());
+  const absl::Status status = std::move(*append).Publish();
+  EXPECT_TRUE(absl::IsAborted(status)) << status;
+  EXPECT_EQ(TrueLength(status), 7);
+  EXPECT_EQ(*session->length(0), 7);
+}
+
+TEST_F(SessionTest, AnAppendToASessionThatIsGoneIsNotFound) {
+  const auto session = Make();
+  auto append = session->BeginAppend(0, {.tokens = 5});
+  ASSERT_TRUE(append.ok());
+  session->Delete();
+  EXPECT_TRUE(absl::IsNotFound(std::move(*append).Publish()));
+}
+
+// Invariant 3.
+TEST_F(SessionTest, AnAppendThatIsGivenUpLeavesNothing) {
+  const auto session = Make();
+  Tokens all = Some(20);
+  ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
+  const int64_t used = account_->used();
+  const void* const page = session->Read(0)->view().blocks[0].key;
+  for (int64_t count : {5, 500}) {
+    auto append = session->BeginAppend(0, {.tokens = count});
+    ASSERT_TRUE(append.ok());
+    Write(*append, Some(count));
+  }
+  EXPECT_EQ(account_->used(), used);
+  EXPECT_TRUE(Holds(*session->Read(0), all));
+  const Tokens more = Some(5);
+  ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
+  EXPECT_EQ(session->Read(0)->view().blocks[0].key, page)
+      << "in place, since the rows had been given back";
+  all.Add(more);
+  EXPECT_TRUE(Holds(*session->Read(0), all));
+}
+
+TEST_F(SessionTest, OneAppendOfALayerAtATime) {
+  const auto session = Make({.num_layers = 2, .format = format_});
+  auto first = session->BeginAppend(0, {.tokens = 5});
+  ASSERT_TRUE(first.ok());
+  EXPECT_TRUE(absl::IsAborted(session->BeginAppend(0, {.tokens = 1}).status()));
+  EXPECT_TRUE(session->BeginAppend(1, {.tokens = 1}).ok());
+  first = absl::CancelledError();
+  EXPECT_TRUE(session->BeginAppend(0, {.tokens = 1}).ok());
+}
+
+// Invariant 4, and 5: forks share pages, and each goes its own way.
+TEST_F(SessionTest, ForksShareRowsAndThenPart) {
+  const auto session = Make();
+  Tokens all = Some(300);
+  ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
+  const int64_t used = account_->used();
+  const auto fork = *session->Fork(kNow);
+  EXPECT_EQ(account_->used(), used);
+  EXPECT_EQ(fork->Read(0)->view().blocks[0].key,
+            session->Read(0)->view().blocks[0].key);
+  Tokens of_fork = all;
+  const Tokens left = Some(3), right = Some(4);
+  ASSERT_EQ(AppendTokens(*session, 0, left), absl::OkStatus());
+  EXPECT_EQ(account_->used(), used) << "the first to append does so in place";
+  ASSERT_EQ(AppendTokens(*fork, 0, right), absl::OkStatus());
+  EXPECT_EQ(account_->used(), used + format_.PageBytes(64));
+  all.Add(left);
+  of_fork.Add(right);
+  EXPECT_TRUE(Holds(*session->Read(0), all));
+  EXPECT_TRUE(Holds(*fork->Read(0), of_fork));
+}
+
+TEST_F(SessionTest, AForkDoesNotHaveWhatIsBeingAppended) {
+  const auto session = Make();
+  const Tokens all = Some(20);
+  ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
+  auto append = session->BeginAppend(0, {.tokens = 5});
+  ASSERT_TRUE(append.ok());
+  const auto fork = *session->Fork(kNow);
+  Write(*append, Some(5));
+  const Tokens more = Some(2);
+  ASSERT_EQ(AppendTokens(*fork, 0, more), absl::OkStatus());
+  ASSERT_EQ(std::move(*append).Publish(), absl::OkStatus());
+  Tokens of_fork = all;
+  of_fork.Add(more);
+  EXPECT_TRUE(Holds(*fork->Read(0), of_fork));
+}
+
+TEST_F(SessionTest, RowsThatWereTruncatedAreNotWrittenAgain) {
+  const auto session = Make();
+  Tokens all = Some(30);
+  ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
+  const LayerSnapshot held = *session->Read(0);
+  ASSERT_EQ(session->Truncate(25), absl::OkStatus());
+  const Tokens more = Some(5);
+  ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
+  EXPECT_TRUE(Holds(held, all));
+  all.Truncate(format_, 25);
+  all.Add(more);
+  EXPECT_TRUE(Holds(*session->Read(0), all));
+}
+
+TEST_F(SessionTest, TruncateFreesPages) {
+  const auto session = Make();
+  ASSERT_EQ(AppendTokens(*session, 0, Some(600)), absl::OkStatus());
+  ASSERT_EQ(session->Truncate(256), absl::OkStatus());
+  EXPECT_EQ(account_->used(), format_.PageBytes(256));
+  ASSERT_EQ(session->Truncate(0), absl::OkStatus());
+  EXPECT_EQ(account_->used(), 0);
+  EXPECT_TRUE(absl::IsInvalidArgument(session->Truncate(1)));
+  EXPECT_TRUE(absl::IsInvalidArgument(session->Truncate(-1)));
+}
+
+TEST_F(SessionTest, AWrongLengthIsAbortedWithTheTrueOne) {
+  const auto session = Make();
+  ASSERT_EQ(AppendTokens(*session, 0, Some(10)), absl::OkStatus());
+  const absl::Status status =
+      session->BeginAppend(0, {.tokens = 1, .expected_length = 9}).status();
+  EXPECT_TRUE(absl::IsAborted(status)) << status;
+  EXPECT_EQ(TrueLength(status), 10);
+}
+
+TEST_F(SessionTest, TheSameAppendIsDoneOnce) {
+  const auto session = Make();
+  Tokens all = Some(10);
+  const Session::AppendRequest request = {.expected_length = 0,
+                                          .request_id = "a"};
+  ASSERT_EQ(AppendTokens(*session, 0, all, request), absl::OkStatus());
+  const Tokens more = Some(3);
+  ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
+  // Also after others.
+  auto again = session->BeginAppend(
+      0, {.tokens = 10, .expected_length = 0, .request_id = "a"});
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->done());
+  EXPECT_EQ(again->begin(), 0);
+  EXPECT_EQ(again->end(), 10);
+  ASSERT_EQ(std::move(*again).Publish(), absl::OkStatus());
+  EXPECT_EQ(*session->length(0), 13);
+  // The same id for something else.
+  for (const Session::AppendRequest& other :
+       {Session::AppendRequest{
+            .tokens = 9, .expected_length = 0, .request_id = "a"},
+        Session::AppendRequest{
+            .tokens = 10, .expected_length = 13, .request_id = "a"}}) {
+    const absl::Status status = session->BeginAppend(0, other).status();
+    EXPECT_TRUE(absl::IsAborted(status)) << status;
+    EXPECT_EQ(TrueLength(status), 13);
+  }
+}
+
+TEST_F(SessionTest, AnAppendThatWasTruncatedIsNotDoneAgain) {
+  const auto session = Make();
+  ASSERT_EQ(AppendTokens(*session, 0, Some(4)), absl::OkStatus());
+  const Session::AppendRequest request = {
+      .tokens = 1, .expected_length = 4, .request_id = "late"};
+  ASSERT_EQ(AppendTokens(*session, 0, Some(1), request), absl::OkStatus());
+  ASSERT_EQ(session->Truncate(4), absl::OkStatus());
+  EXPECT_TRUE(absl::IsAborted(session->BeginAppend(0, request).status()));
+}
+
+TEST_F(SessionTest, AFullAccountRefusesAndChangesNothing) {
+  const auto account = std::make_shared<MemoryAccount>(
+      format_.PageBytes(256) + format_.PageBytes(16), account_);
+  const auto session = std::make_shared<Session>(
+      SessionConfig{.format = format_}, pool_, account, kNow);
+  const Tokens all = Some(10);
+  ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
+  const absl::Status status = AppendTokens(*session, 0, Some(300));
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_TRUE(Holds(*session->Read(0), all));
+  EXPECT_EQ(account->used(), format_.PageBytes(16));
+  EXPECT_EQ(account_->used(), account->used());
+  EXPECT_EQ(AppendTokens(*session, 0, Some(6)), absl::OkStatus());
+}
+
+// Invariant 6.
+TEST_F(SessionTest, WhatIsGoneStaysGone) {
+  const auto session = Make();
+  const absl::Duration lease = session->config().lease;
+  EXPECT_TRUE(session->Renew(kNow + lease - absl::Seconds(1)));
+  EXPECT_FALSE(session->DeleteIfExpired(kNow + lease));
+  EXPECT_FALSE(session->Renew(kNow + 3 * lease)) << "its lease was over";
+  EXPECT_TRUE(session->DeleteIfExpired(kNow + 3 * lease));
+  EXPECT_FALSE(session->Renew(kNow));
+  EXPECT_FALSE(session->Delete());
+  EXPECT_TRUE(absl::IsNotFound(session->Read(0).status()));
+  EXPECT_TRUE(absl::IsNotFound(session->length(0).status()));
+  EXPECT_TRUE(absl::IsNotFound(session->Truncate(0)));
+  EXPECT_TRUE(absl::IsNotFound(session->BeginAppend(0, {}).status()));
+  EXPECT_TRUE(absl::IsNotFound(session->Fork(kNow).status()));
+}
+
+TEST_F(SessionTest, LongSequencesTakeNoMoreThanTheirRows) {
+  const auto session = Make();
+  ASSERT_EQ(AppendTokens(*session, 0, Some(8000)), absl::OkStatus());
+  const int64_t payload = 8000 * format_.kv_heads *
+                          (format_.key_row_bytes() + format_.value_row_bytes());
+  EXPECT_LE(static_cast<double>(account_->used()),
+            1.02 * static_cast<double>(payload));
+}
+
+}  // namespace
+}  // namespace attention
