@@ -6,11 +6,43 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "base/executor.h"
+#include "base/field_error.h"
 #include "kernel/cpu/attention_job.h"
 #include "kernel/cpu/kernel_job.h"
+#include "kernel/key_values.h"
+#include "kernel/plan/problem.h"
 
 namespace attention {
+
+absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
+                                       absl::Span<const KeyValueView> views) {
+  if (plan.problem->past_length > 0) {
+    return FieldError("past_key", "not with keys in blocks");
+  }
+  if (plan.problem->return_present) {
+    return FieldError("options.return_present", "not with keys in blocks");
+  }
+  auto problem = std::make_shared<Problem>(*plan.problem);
+  if (static_cast<int64_t>(views.size()) != problem->batch) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("got ", views.size(), " views, wanted ", problem->batch));
+  }
+  for (int64_t b = 0; b < problem->batch; ++b) {
+    const int64_t length = problem->GetSequence(b).key_length;
+    if (views[b].begin == 0 && views[b].length == length) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "views[", b, "]: got keys ", views[b].begin, " to ",
+        views[b].begin + views[b].length, ", wanted 0 to ", length));
+  }
+  problem->by_views = true;
+  problem->key_views = views;
+  plan.problem = std::move(problem);
+  return plan;
+}
 
 int64_t WorkingBytes(const AttentionPlan& plan, int threads) {
   return JobBytes(plan, threads);

@@ -189,6 +189,16 @@ absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
                                             const AttentionOptions& options,
                                             const AttentionLimits& limits = {});
 
+// `plan`, which was made without the data of keys and values, over keys and
+// values that lie in blocks: views[b] has all those of sequence b. The views'
+// blocks, and `views`, must live as long as the plan is used.
+//
+// Errors: InvalidArgument for plans that have past keys or return present ones,
+// and where a view has another number of keys than its sequence. Throws
+// std::bad_alloc.
+absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
+                                       absl::Span<const KeyValueView> views);
+
 // The most memory, in bytes, that computing on `threads` threads takes beside
 // inputs and outputs. Saturates at the largest int64_t.
 int64_t WorkingBytes(const AttentionPlan& plan, int threads);

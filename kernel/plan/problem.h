@@ -83,8 +83,8 @@ struct Problem {
   Operand query;                 // [B, Hq, S, D]
   Operand key, value;            // [B, Hkv, L, D], [B, Hkv, L, Dv]
   Operand past_key, past_value;  // [B, Hkv, P, ...]; data null without past
-  // Of an accumulator: keys and values come from key_views, not from the
-  // operands. key_views[i] is of sequence first_view + i; sequences outside it
+  // Of an accumulator, or WithKeys(): keys and values come from key_views, not
+  // from the operands. key_views[i] is of sequence first_view + i; sequences outside it
   // have no keys for now.
   bool by_views = false;
   absl::Span<const KeyValueView> key_views;
