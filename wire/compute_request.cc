@@ -74,7 +74,7 @@ void RequestDecoder::Decode(MessageReader& reader, RequestFields* fields) {
         list("key_starts", &fields->key_starts);
         break;
       case ComputeAttentionRequest::kOptionsFieldNumber:
-        DecodeOptions(reader, &fields->options);
+        options_.Decode(reader, &fields->options);
         break;
       case ComputeAttentionRequest::kOutputsFieldNumber:
         DecodeOutputs(reader, &fields->outputs);
@@ -83,25 +83,6 @@ void RequestDecoder::Decode(MessageReader& reader, RequestFields* fields) {
         reader.Skip();
     }
   }
-}
-
-void RequestDecoder::DecodeOptions(MessageReader& reader,
-                                   v1::AttentionOptions* options) {
-  SliceReader part;
-  if (!reader.Bytes(&part)) return;
-  const std::string path = absl::StrCat(prefix_, "options");
-  if (++options_parts_ > kMaxOptionsParts) {
-    return reader.decoding().Refuse(
-        FieldError(path, absl::StrCat("got more than ", kMaxOptionsParts,
-                                      " parts, the most there may be")));
-  }
-  options_bytes_ += part.remaining();
-  if (options_bytes_ > kMaxOptionsBytes) {
-    return reader.decoding().Refuse(LimitError(
-        path, absl::StrCat("got ", options_bytes_, " bytes, wanted at most ",
-                           kMaxOptionsBytes)));
-  }
-  reader.Merge(part, options);
 }
 
 absl::StatusOr<RequestFields> DecodeRequest(

@@ -16,15 +16,10 @@
 #include "grpcpp/support/slice.h"
 #include "wire/memory_meter.h"
 #include "wire/message_reader.h"
+#include "wire/options_decoder.h"
 #include "wire/tensor_fields.h"
 
 namespace attention::wire {
-
-// Largest options message.
-inline constexpr size_t kMaxOptionsBytes = size_t{1} << 20;
-// The most parts that options may come in; each is merged in a tenth of a
-// microsecond or more.
-inline constexpr int64_t kMaxOptionsParts = 1024;
 
 struct OutputMemoryFields {
   bool present = false;
@@ -58,18 +53,16 @@ class RequestDecoder {
   // most.
   RequestDecoder(absl::string_view path, size_t most_numbers)
       : prefix_(path.empty() ? std::string() : std::string(path) + "."),
-        most_numbers_(most_numbers) {}
+        most_numbers_(most_numbers),
+        options_(prefix_ + "options") {}
 
   // Reads `reader` to its end, adding to `fields`.
   void Decode(MessageReader& reader, RequestFields* fields);
 
  private:
-  void DecodeOptions(MessageReader& reader, v1::AttentionOptions* options);
-
   const std::string prefix_;
   const size_t most_numbers_;
-  size_t options_bytes_ = 0;
-  int64_t options_parts_ = 0;
+  OptionsDecoder options_;
 };
 
 // Accepts what a proto3 parser accepts: fields in any order, unknown ones,

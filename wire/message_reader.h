@@ -130,6 +130,14 @@ class MessageReader {
     }
   }
 
+  // `optional int64`.
+  void Integer(std::optional<int64_t>* number) {
+    uint64_t value;
+    if (Is(WireType::kVarint) && Check(bytes_.ReadVarint(&value))) {
+      *number = static_cast<int64_t>(value);
+    }
+  }
+
   // `repeated int64`: gives each number to `sink`, until it returns false.
   template <typename Sink>
   void Integers(Sink sink) {

@@ -1,0 +1,58 @@
+// Messages about one layer of a session as fields, payloads left where they
+// arrived.
+#ifndef ATTENTION_WIRE_SESSION_REQUEST_H_
+#define ATTENTION_WIRE_SESSION_REQUEST_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "attention/v1/attention.pb.h"
+#include "base/buffer_pool.h"
+#include "grpcpp/support/slice.h"
+#include "wire/memory_meter.h"
+#include "wire/tensor_fields.h"
+
+namespace attention::wire {
+
+// Longer ids are cut one byte after this, so that they can be told.
+inline constexpr size_t kMaxIdBytes = 128;
+
+struct LayerFields {
+  std::string id;
+  int64_t layer = 0;
+  std::optional<int64_t> expected_length;
+};
+
+// An AppendKeyValuesRequest.
+struct AppendFields {
+  LayerFields where;
+  std::string request_id;  // cut likewise
+  TensorFields key;
+  TensorFields value;
+};
+
+// An AttendRequest.
+struct AttendFields {
+  LayerFields where;
+  TensorFields query;
+  TensorFields mask;
+  v1::AttentionOptions options;
+};
+
+// Accept what a proto3 parser accepts, and take memory from `meter`, as
+// DecodeRequest() does.
+//
+// Errors: InvalidArgument if the bytes are no such message, have more than
+// kMaxFields fields, or the options are too long; what the meter gives.
+absl::StatusOr<AppendFields> DecodeAppendRequest(
+    absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter);
+absl::StatusOr<AttendFields> DecodeAttendRequest(
+    absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter);
+
+}  // namespace attention::wire
+
+#endif  // ATTENTION_WIRE_SESSION_REQUEST_H_
