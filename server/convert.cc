@@ -130,11 +130,14 @@ absl::Status CheckNoPayload(absl::string_view field,
 
 class Converter {
  public:
-  // `streamed`: keys, values and mask have no payloads.
-  Converter(wire::RequestFields fields, bool streamed, BufferPool& pool,
+  // What comes with the message: all elements, those of the query and the mask,
+  // or those of the query.
+  enum class Elements : uint8_t { kAll, kNoKeys, kQuery };
+
+  Converter(wire::RequestFields fields, Elements elements, BufferPool& pool,
             wire::MemoryMeter& meter, const CallerRegions& regions)
       : fields_(std::move(fields)),
-        streamed_(streamed),
+        elements_(elements),
         pool_(pool),
         meter_(meter),
         regions_(regions) {}
@@ -189,15 +192,21 @@ class Converter {
       error_ = FieldError(field, "missing");
       return;
     }
-    auto converted = streamed_ && &tensor != &fields_.query
-                         ? Declared(field, tensor)
-                         : ToView(field, tensor);
+    auto converted =
+        Comes(tensor) ? ToView(field, tensor) : Declared(field, tensor);
     if (converted.ok()) {
       *view = *std::move(converted);
     } else {
       error_ = converted.status();
     }
   }
+
+  bool Comes(const TensorFields& tensor) const {
+    return elements_ == Elements::kAll || &tensor == &fields_.query ||
+           (elements_ == Elements::kNoKeys && &tensor == &fields_.mask);
+  }
+
+  bool streamed() const { return elements_ == Elements::kQuery; }
 
   void Optional(absl::string_view field, TensorFields& tensor,
                 std::optional<ConstTensorView>* view) {
@@ -207,7 +216,7 @@ class Converter {
   absl::Status FindOutputs() {
     const wire::OutputMemoryFields& from = fields_.outputs;
     if (!from.present) return absl::OkStatus();
-    if (streamed_) {
+    if (streamed()) {
       return FieldError("outputs",
                         "got it, wanted none: not with StreamAttention");
     }
@@ -236,7 +245,7 @@ class Converter {
 
   absl::StatusOr<ConstTensorView> ToView(absl::string_view field,
                                          TensorFields& tensor) {
-    if (streamed_) {
+    if (streamed()) {
       absl::Status status = CheckNotShared(field, tensor);
       if (!status.ok()) return status;
     }
@@ -339,7 +348,7 @@ class Converter {
   void ConvertOptions();
 
   wire::RequestFields fields_;
-  const bool streamed_;
+  const Elements elements_;
   BufferPool& pool_;
   wire::MemoryMeter& meter_;
   const CallerRegions regions_;
@@ -363,7 +372,12 @@ void Converter::ConvertOptions() {
   to.kv_heads = from.kv_heads();
   if (from.has_scale()) to.scale = from.scale();
   to.softcap = from.softcap();
-  ConvertEnum("causal", from.causal(), Causal::kBottomRight, &to.causal);
+  // The wire has two numbers for none.
+  enum class WireCausal { kLast = v1::CAUSAL_NONE };
+  WireCausal causal{};
+  ConvertEnum("causal", from.causal(), WireCausal::kLast, &causal);
+  to.causal =
+      causal == WireCausal::kLast ? Causal::kNone : static_cast<Causal>(causal);
   if (from.window().has_left()) to.window_left = from.window().left();
   if (from.window().has_right()) to.window_right = from.window().right();
   to.alibi_slopes.assign(from.alibi_slopes().begin(),
@@ -400,7 +414,16 @@ absl::StatusOr<KernelRequest> ToKernel(wire::RequestFields fields,
                                        BufferPool& pool,
                                        wire::MemoryMeter& meter,
                                        const CallerRegions& regions) {
-  return Converter(std::move(fields), /*streamed=*/false, pool, meter, regions)
+  return Converter(std::move(fields), Converter::Elements::kAll, pool, meter,
+                   regions)
+      .Convert();
+}
+
+absl::StatusOr<KernelRequest> ToKernelWithoutKeys(
+    wire::RequestFields fields, BufferPool& pool, wire::MemoryMeter& meter,
+    const CallerRegions& regions) {
+  return Converter(std::move(fields), Converter::Elements::kNoKeys, pool, meter,
+                   regions)
       .Convert();
 }
 
@@ -434,7 +457,8 @@ absl::Status CheckOutputs(const OutputPlaces& outputs,
 absl::StatusOr<KernelRequest> ToStreamedKernel(wire::RequestFields fields,
                                                BufferPool& pool,
                                                wire::MemoryMeter& meter) {
-  return Converter(std::move(fields), /*streamed=*/true, pool, meter, {})
+  return Converter(std::move(fields), Converter::Elements::kQuery, pool, meter,
+                   {})
       .Convert();
 }
 

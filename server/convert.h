@@ -85,6 +85,13 @@ absl::StatusOr<KernelRequest> ToKernel(wire::RequestFields fields,
 absl::Status CheckOutputs(const OutputPlaces& outputs,
                           const AttentionPlan& plan);
 
+// The same where the server keeps keys and values: `fields` has their types and
+// shapes, and no elements of them.
+absl::StatusOr<KernelRequest> ToKernelWithoutKeys(wire::RequestFields fields,
+                                                  BufferPool& pool,
+                                                  wire::MemoryMeter& meter,
+                                                  const CallerRegions& regions);
+
 // The same as ToKernel() of a stream's header: keys, values and mask have type
 // and shape, and must have no elements; nothing is shared.
 absl::StatusOr<KernelRequest> ToStreamedKernel(wire::RequestFields fields,

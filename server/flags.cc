@@ -105,10 +105,16 @@ void AddFlags(CLI::App& app, Options& options) {
   add_bytes("--max-shared-bytes", &options.max_shared_bytes,
             "Memory that clients may share by --shared-memory, each at most "
             "half of it. Default: 8GiB");
+  add_bytes("--max-session-bytes", &options.max_session_bytes,
+            "Keys and values of all sessions. Default: 1GiB");
+  AddParsed(app, "--max-sessions", &options.max_sessions, integer, "a number",
+            "Sessions at once. Default: 65536");
   const auto add_duration = [&app](const char* flag, absl::Duration* target,
                                    const char* help) {
     AddDuration(app, flag, target, help);
   };
+  add_duration("--max-session-lease", &options.max_session_lease,
+               "Longest time that a session may live unused. Default: 1h");
   add_duration("--max-queue", &options.max_queue,
                "Longest wait before a call is refused instead. Default: 2s");
   add_duration("--default-deadline", &options.default_deadline,

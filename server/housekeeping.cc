@@ -72,11 +72,12 @@ double CpuSeconds() {
 }  // namespace
 
 Housekeeping::Housekeeping(Admission& admission, CostModel& costs,
-                           LogLimiter& log_limiter, grpc::ResourceQuota& quota,
-                           const Options& options)
+                           LogLimiter& log_limiter, SessionStore& sessions,
+                           grpc::ResourceQuota& quota, const Options& options)
     : admission_(admission),
       costs_(costs),
       log_limiter_(log_limiter),
+      sessions_(sessions),
       quota_(quota),
       max_bytes_(options.max_inflight_bytes),
       own_process_(options.own_process),
@@ -135,6 +136,7 @@ void Housekeeping::LookAtMemory(absl::Time now) {
   if (now >= next_trim_) {
     next_trim_ = now + kTrimInterval;
     log_limiter_.Tell(now);
+    sessions_.EvictExpired(now);
     TrimIfFreed(now);
   }
 }

@@ -12,6 +12,7 @@
 #include "server/admission/cost_model.h"
 #include "server/log_limiter.h"
 #include "server/options.h"
+#include "sessions/session_store.h"
 
 namespace attention::server {
 
@@ -22,7 +23,8 @@ class Housekeeping {
   // `quota` is gRPC's, over all of its buffers: the net below admission, for
   // callers who are so fast or so many that nobody could look in time.
   Housekeeping(Admission& admission, CostModel& costs, LogLimiter& log_limiter,
-               grpc::ResourceQuota& quota, const Options& options);
+               SessionStore& sessions, grpc::ResourceQuota& quota,
+               const Options& options);
   ~Housekeeping();
   Housekeeping(const Housekeeping&) = delete;
   Housekeeping& operator=(const Housekeeping&) = delete;
@@ -39,6 +41,7 @@ class Housekeeping {
   Admission& admission_;
   CostModel& costs_;
   LogLimiter& log_limiter_;
+  SessionStore& sessions_;
   grpc::ResourceQuota& quota_;
   const int64_t max_bytes_;
   const bool own_process_;

@@ -21,6 +21,7 @@ constexpr int64_t kMinMessage = 1024;
 // Messages are below 2^31 bytes, with a margin for what stands around tensors.
 constexpr int64_t kMaxMessage = (int64_t{1} << 31) - 1 - (int64_t{1} << 20);
 constexpr int64_t kMaxMemory = int64_t{1} << 50;
+constexpr int64_t kMaxSessions = int64_t{1} << 20;
 constexpr int64_t kMinSharedMemory = int64_t{1} << 20;
 constexpr int64_t kMaxHeadSize = int64_t{1} << 20;
 constexpr int64_t kMaxHeads = int64_t{1} << 20;
@@ -152,6 +153,14 @@ void CheckHttp(const Options& options, Validator& validator) {
   }
 }
 
+void CheckSessions(const Options& options, Validator& validator) {
+  validator.CheckRange("max-session-bytes", options.max_session_bytes, 0,
+                       kMaxMemory);
+  validator.CheckRange("max-sessions", options.max_sessions, 0, kMaxSessions);
+  validator.CheckDuration("max-session-lease", options.max_session_lease,
+                          absl::Seconds(1), absl::Hours(24 * 24));
+}
+
 // A client has to find the same file, wherever it runs.
 void CheckSharedMemory(const Options& options, Validator& validator) {
   const std::string& address = options.shared_memory;
@@ -280,6 +289,7 @@ std::vector<std::string> Validate(const Options& options) {
   Validator validator;
   CheckListen(options, validator);
   CheckHttp(options, validator);
+  CheckSessions(options, validator);
   CheckSharedMemory(options, validator);
   CheckTls(options, validator);
   validator.CheckRange("threads", options.threads, 1, kMaxThreads);

@@ -113,6 +113,18 @@ struct Options {
   // long.
   absl::Duration http_timeout = absl::Seconds(10);
 
+  // What sessions may hold.
+
+  // Bytes of keys and values of all sessions, [0, 2^50]; beyond them what would
+  // add tokens is refused. They are kept beside max_inflight_bytes. Raise it on
+  // a machine with much memory.
+  int64_t max_session_bytes = int64_t{1} << 30;
+  // Sessions of all callers, [0, 2^20]; each takes some 200 bytes a layer.
+  int64_t max_sessions = int64_t{1} << 16;
+  // Longest lease that a session may ask for, [1 s, 24 d]: how long the keys of
+  // a client that has vanished take memory.
+  absl::Duration max_session_lease = absl::Hours(1);
+
   // What one call may ask for.
 
   // Shapes can ask for much with few bytes: these bound what they cost. More is

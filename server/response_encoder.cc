@@ -65,14 +65,14 @@ AttentionOutputs ResponseEncoder::Allocate(BufferPool& pool) {
   return outputs;
 }
 
-grpc::ByteBuffer ResponseEncoder::Finish(const v1::Timing& timing) {
+wire::MessageWriter ResponseEncoder::Finish(const v1::Timing& timing) {
   wire::MessageWriter message;
   for (Part& part : parts_) {
     std::visit([&](auto& tensor) { std::move(tensor).Write(message); },
                part.tensor);
   }
   message.Message(ComputeAttentionResponse::kTimingFieldNumber, timing);
-  return std::move(message).Finish();
+  return message;
 }
 
 }  // namespace attention::server

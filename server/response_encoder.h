@@ -17,7 +17,8 @@
 
 namespace attention::server {
 
-// A ComputeAttentionResponse. Used once: construct, look at bytes(),
+// A ComputeAttentionResponse, or another message that has fields of the same
+// types and numbers. Used once: construct, look at bytes(),
 // Allocate(), compute, Finish().
 class ResponseEncoder {
  public:
@@ -38,8 +39,8 @@ class ResponseEncoder {
   // std::bad_alloc.
   AttentionOutputs Allocate(BufferPool& pool);
 
-  // The message. Copies no payload.
-  grpc::ByteBuffer Finish(const v1::Timing& timing);
+  // The message, to which other fields may be added. Copies no payload.
+  wire::MessageWriter Finish(const v1::Timing& timing);
 
  private:
   // Written where the client shares memory.

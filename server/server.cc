@@ -27,6 +27,8 @@ constexpr int kMaxStreams = 1024;
 // with its own 4 MiB, tens of thousands of streams that were reset. More gains
 // nothing for large messages.
 constexpr int kMaxReadBytes = 256 << 10;
+// Unused pages of sessions that are kept for the next tokens, bytes.
+constexpr int64_t kPooledPages = int64_t{64} << 20;
 // A peer that vanished holds its calls' memory no longer than this.
 constexpr int kKeepaliveMs = 60'000;
 // How long clients without a running call have to leave when the server stops.
@@ -136,16 +138,23 @@ Server::Server(const Options& options)
                                   options.max_inflight_bytes)),
       executor_(static_cast<int>(options.threads)),
       regions_(options.max_shared_bytes),
-      service_({{options_, authenticator_, connections_, *log_, log_limiter_,
-                 metrics_},
-                admission_,
-                costs_,
-                *buffers_,
-                executor_,
-                regions_,
-                leaving_}),
+      sessions_({.bytes = options.max_session_bytes,
+                 .sessions = options.max_sessions},
+                BufferPool::Create(
+                    std::min(kPooledPages, options.max_session_bytes))),
+      environment_{{options_, authenticator_, connections_, *log_, log_limiter_,
+                    metrics_},
+                   admission_,
+                   costs_,
+                   *buffers_,
+                   executor_,
+                   regions_,
+                   leaving_},
+      service_(environment_),
+      session_service_(environment_, sessions_),
       health_(v1::AttentionService::service_full_name()),
       reflection_({v1::GetCapabilitiesRequest::descriptor()->file(),
+                   v1::Session::descriptor()->file(),
                    grpc::health::v1::HealthCheckRequest::descriptor()->file()}),
       streamed_service_({options_, authenticator_, connections_, *log_,
                          log_limiter_, metrics_}),
@@ -153,6 +162,7 @@ Server::Server(const Options& options)
       reloader_(options.reload_interval) {
   metrics_.SetSnapshotSource([this] { return TakeSnapshot(); });
   service_.AddTo(streamed_service_);
+  session_service_.AddTo(streamed_service_);
   health_.AddTo(streamed_service_);
   reflection_.AddTo(streamed_service_);
 }
@@ -195,6 +205,9 @@ Snapshot Server::TakeSnapshot() const {
           .connections = connections_.open(),
           .max_connections = options_.max_connections,
           .connections_cut = guard_.cut(),
+          .sessions = sessions_.totals().sessions,
+          .session_bytes = sessions_.totals().bytes,
+          .max_session_bytes = options_.max_session_bytes,
           .shared_bytes = regions_.bytes(),
           .max_shared_bytes =
               options_.shared_memory.empty() ? 0 : options_.max_shared_bytes,
@@ -329,7 +342,8 @@ absl::Status Server::Listen() {
     return absl::UnavailableError("the server could not start");
   }
   health_.SetServing(true);
-  housekeeping_.emplace(admission_, costs_, log_limiter_, quota_, options_);
+  housekeeping_.emplace(admission_, costs_, log_limiter_, sessions_, quota_,
+                        options_);
   acceptor_ = std::make_unique<Acceptor>(
       std::move(listeners), options_.max_connections,
       Acceptor::Sinks{*tcp_sink_, *unix_sink_}, connections_, *log_);

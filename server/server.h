@@ -41,6 +41,7 @@
 #include "server/rpc/attention_service.h"
 #include "server/rpc/health_service.h"
 #include "server/rpc/reflection_service.h"
+#include "server/rpc/session_service.h"
 #include "server/rpc/streamed_service.h"
 #include "server/shared_memory/region_socket.h"
 #include "server/shared_memory/region_table.h"
@@ -98,6 +99,8 @@ class Server {
   // What clients on this machine share with it.
   const RegionTable& regions() const { return regions_; }
 
+  const SessionStore& sessions() const { return sessions_; }
+
   // ComputeAttention calls being worked on.
   int64_t running_calls() const { return admission_.calls(); }
 
@@ -136,7 +139,10 @@ class Server {
   const std::shared_ptr<BufferPool> buffers_;
   Executor executor_;
   RegionTable regions_;
+  SessionStore sessions_;
+  const ComputeEnvironment environment_;
   AttentionService service_;
+  SessionService session_service_;
   HealthService health_;
   ReflectionService reflection_;
   StreamedService streamed_service_;

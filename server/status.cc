@@ -10,6 +10,7 @@
 #include "attention/details/v1/details.pb.h"
 #include "google/protobuf/message_lite.h"
 #include "kernel/attention.h"
+#include "sessions/session.h"
 
 namespace attention::server {
 namespace {
@@ -61,6 +62,9 @@ void AddErrorInfo(const absl::Status& status, details::v1::Status* target) {
   details::v1::ErrorInfo info;
   info.set_reason(std::string(reason));
   info.set_domain(kErrorDomain);
+  if (const std::optional<int64_t> length = TrueLength(status)) {
+    (*info.mutable_metadata())["length"] = absl::StrCat(*length);
+  }
   AddDetail(kErrorInfoUrl, info.SerializeAsString(), target);
 }
 
@@ -77,6 +81,17 @@ void AddPayload(const absl::Status& status, absl::string_view url,
 void SetPayload(absl::string_view url, const std::string& bytes,
                 absl::Status* status) {
   status->SetPayload(url, absl::Cord(absl::string_view(bytes)));
+}
+
+absl::Status NotFound(Reason reason, absl::string_view type,
+                      absl::string_view name, absl::string_view message) {
+  details::v1::ResourceInfo info;
+  info.set_resource_type(std::string(type));
+  info.set_resource_name(Capped(name));
+  info.set_description("not known here, or not the caller's");
+  absl::Status status = absl::NotFoundError(message);
+  SetPayload(kResourceInfoUrl, info.SerializeAsString(), &status);
+  return WithReason(reason, std::move(status));
 }
 
 // The numbers of both enums are the canonical codes.
@@ -101,6 +116,14 @@ absl::string_view ReasonName(Reason reason) {
       return "UNKNOWN_SERVICE";
     case Reason::kRegionUnknown:
       return "REGION_UNKNOWN";
+    case Reason::kSessionUnknown:
+      return "SESSION_UNKNOWN";
+    case Reason::kSessionExists:
+      return "SESSION_EXISTS";
+    case Reason::kLayerUnknown:
+      return "LAYER_UNKNOWN";
+    case Reason::kLengthConflict:
+      return "LENGTH_CONFLICT";
     case Reason::kHeadersTooLarge:
       return "HEADERS_TOO_LARGE";
     case Reason::kRequestTooLarge:
@@ -139,6 +162,10 @@ absl::string_view ReasonName(Reason reason) {
       return "TENANT_WORK";
     case Reason::kTooManyStreams:
       return "TOO_MANY_STREAMS";
+    case Reason::kSessionBytes:
+      return "SESSION_BYTES";
+    case Reason::kSessionCount:
+      return "SESSION_COUNT";
   }
   return "";
 }
@@ -192,16 +219,16 @@ absl::Status WithQuota(absl::string_view subject, absl::Status status) {
 }
 
 absl::Status UnknownRegion(absl::string_view field) {
-  details::v1::ResourceInfo info;
-  info.set_resource_type("attention.v1.SharedMemory");
-  info.set_resource_name(std::string(field));
-  info.set_description("not known here, or not the caller's");
-  absl::Status status = absl::NotFoundError(absl::StrCat(
-      field,
-      ": got a region that is not known here, wanted one that the caller has "
-      "registered and whose connection is open"));
-  SetPayload(kResourceInfoUrl, info.SerializeAsString(), &status);
-  return WithReason(Reason::kRegionUnknown, std::move(status));
+  return NotFound(
+      Reason::kRegionUnknown, "attention.v1.SharedMemory", field,
+      absl::StrCat(field,
+                   ": got a region that is not known here, wanted one that the "
+                   "caller has registered and whose connection is open"));
+}
+
+absl::Status UnknownSession(absl::string_view id) {
+  return NotFound(Reason::kSessionUnknown, "attention.v1.Session", id,
+                  absl::StrCat("there is no session ", id));
 }
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {

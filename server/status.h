@@ -29,6 +29,10 @@ enum class Reason : uint8_t {
   kUnknownMethod,
   kUnknownService,  // of a health check
   kRegionUnknown,   // UnknownRegion()
+  kSessionUnknown,  // UnknownSession()
+  kSessionExists,   // with another configuration
+  kLayerUnknown,    // of a session
+  kLengthConflict,  // of a layer: TrueLength()
 
   // Why the server would not do it: IsRefusal().
   kHeadersTooLarge,   // above max_header_bytes
@@ -50,6 +54,8 @@ enum class Reason : uint8_t {
   kTenantBytes,       // above them together with its other calls
   kTenantWork,        // above the tenant's work per second
   kTooManyStreams,    // health watches or reflection streams
+  kSessionBytes,      // above what sessions may hold
+  kSessionCount,      // above their number
 };
 
 // "QUEUE_FULL"; empty for kNone.
@@ -76,11 +82,13 @@ absl::Status WithQuota(absl::string_view subject, absl::Status status);
 // A NotFound error of the field that names shared memory, which is not there
 // for the caller: the same whether it was never there or is another's.
 absl::Status UnknownRegion(absl::string_view field);
+// The same of a session.
+absl::Status UnknownSession(absl::string_view id);
 
 // The same code and text, with google.rpc details: ErrorInfo always, BadRequest
 // where ErrorField() names a field, RetryInfo where RetryLater() made the
 // status, QuotaFailure where WithQuota() did, ResourceInfo where
-// UnknownRegion() did.
+// UnknownRegion() or UnknownSession() did.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // "INVALID_ARGUMENT": a code's name as in gRPC's documentation.

@@ -27,7 +27,9 @@ using ::prometheus::MetricFamily;
 
 // The last of each list counts what is in none.
 constexpr absl::string_view kMethods[] = {
-    "ComputeAttention", "StreamAttention", "GetCapabilities", "Health/Check",
+    "ComputeAttention", "StreamAttention", "GetCapabilities", "CreateSession",
+    "GetSession",       "ListSessions",    "DeleteSession",   "ForkSessions",
+    "TruncateSession",  "AppendKeyValues", "Attend",          "Health/Check",
     "Health/List",      "Health/Watch",    "Reflection",      "other"};
 constexpr absl::string_view kReasons[] = {
     "QUEUE_FULL",         "DEADLINE_TOO_CLOSE",
@@ -39,7 +41,8 @@ constexpr absl::string_view kReasons[] = {
     "TOKEN_MALFORMED",    "TOKEN_UNKNOWN",
     "TENANT_NOT_ALLOWED", "TENANT_TOO_LARGE",
     "TENANT_BYTES",       "TENANT_WORK",
-    "TOO_MANY_STREAMS",   "other"};
+    "TOO_MANY_STREAMS",   "SESSION_BYTES",
+    "SESSION_COUNT",      "other"};
 // How a call ended: with an answer, refused by the server, or else.
 constexpr absl::string_view kResults[] = {"ok", "refused", "error"};
 // gRPC's codes are 0 to 16.
@@ -156,6 +159,11 @@ std::vector<MetricFamily> SnapshotFamilies(const Snapshot& now) {
       "attention_connections_cut_total",
       "Connections that were cut because their peers flooded the server.",
       {{static_cast<double>(now.connections_cut), {}}}));
+  gauge("attention_sessions", "Sessions.", now.sessions);
+  gauge("attention_session_bytes", "Keys and values of sessions, in memory.",
+        now.session_bytes);
+  gauge("attention_session_limit_bytes", "Most of them.",
+        now.max_session_bytes);
   gauge("attention_shared_memory_bytes",
         "Memory that clients on this machine share.", now.shared_bytes);
   gauge("attention_shared_memory_limit_bytes",

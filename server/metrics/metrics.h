@@ -77,6 +77,10 @@ struct Snapshot {
   int64_t connections = 0;
   int64_t max_connections = 0;
   int64_t connections_cut = 0;  // since the start
+  // Kept between calls.
+  int64_t sessions = 0;
+  int64_t session_bytes = 0;
+  int64_t max_session_bytes = 0;
   // That clients on this machine share.
   int64_t shared_bytes = 0;
   int64_t max_shared_bytes = 0;

@@ -55,6 +55,9 @@ class RawCall : public grpc::ServerGenericBidiReactor {
   // The call has failed.
   virtual void Fail(const absl::Status& status) { End(status); }
 
+  // Null where nobody had to say who calls.
+  const TenantPtr& tenant() const { return record_.tenant; }
+
   void ReadNext();
   // Only the first End() counts. Nothing may be started from then on.
   void End(const absl::Status& status);

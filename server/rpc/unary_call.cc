@@ -12,7 +12,7 @@ void UnaryCall::Received(const grpc::ByteBuffer& message) {
 
 void UnaryCall::NoMore() {
   if (!request_) return Fail(WrongNumberOfMessages("none"));
-  const absl::StatusOr<grpc::ByteBuffer> answer = handler_(*request_);
+  const absl::StatusOr<grpc::ByteBuffer> answer = handler_(*request_, tenant());
   if (!answer.ok()) return Fail(answer.status());
   EndWith(*answer);
 }

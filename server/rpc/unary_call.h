@@ -5,9 +5,11 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "server/auth/tenant.h"
 #include "server/rpc/raw_call.h"
 #include "server/rpc/streamed_service.h"
 
@@ -17,8 +19,8 @@ namespace attention::server {
 // second message.
 class UnaryCall final : public RawCall {
  public:
-  using Handler =
-      std::function<absl::StatusOr<grpc::ByteBuffer>(const grpc::ByteBuffer&)>;
+  using Handler = std::function<absl::StatusOr<grpc::ByteBuffer>(
+      const grpc::ByteBuffer&, const TenantPtr&)>;
 
   // `handler` must outlive the call.
   UnaryCall(const CallEnvironment& environment, const RawMethod& method,
@@ -33,18 +35,27 @@ class UnaryCall final : public RawCall {
   std::optional<grpc::ByteBuffer> request_;
 };
 
-// Serves `path` by `handle`, which takes a Request and returns an
-// absl::StatusOr of a message. Thread-safe, as gRPC demands.
+// Serves `path` by `handle`, which takes a Request, and the caller's Tenant if
+// it likes, and returns an absl::StatusOr of a message. Thread-safe, as gRPC
+// demands. The tenant is known to methods that are for tenants only.
 template <typename Request, typename Handle>
 void AddUnary(StreamedService& service, const std::string& path,
               const RawMethod& method, Handle handle) {
   UnaryCall::Handler handler =
       [handle = std::move(handle)](
-          const grpc::ByteBuffer& bytes) -> absl::StatusOr<grpc::ByteBuffer> {
+          const grpc::ByteBuffer& bytes,
+          const TenantPtr& tenant) -> absl::StatusOr<grpc::ByteBuffer> {
     Request request;
     absl::Status status = ParseMessage(bytes, &request);
     if (!status.ok()) return status;
-    const auto response = handle(request);
+    const auto respond = [&] {
+      if constexpr (std::is_invocable_v<Handle, Request, Tenant>) {
+        return handle(request, *tenant);
+      } else {
+        return handle(request);
+      }
+    };
+    const auto response = respond();
     if (!response.ok()) return response.status();
     return MessageBytes(*response);
   };

@@ -250,7 +250,9 @@ Details DetailsOf(const grpc::Status& status) {
                "type.googleapis.com/google.rpc.ResourceInfo") {
       details::v1::ResourceInfo info;
       EXPECT_TRUE(info.ParseFromString(detail.value()));
-      EXPECT_EQ(info.resource_type(), "attention.v1.SharedMemory");
+      EXPECT_TRUE(info.resource_type() == "attention.v1.SharedMemory" ||
+                  info.resource_type() == "attention.v1.Session")
+          << info.resource_type();
       result.resource = info.resource_name();
     } else {
       ADD_FAILURE() << "unknown detail " << detail.type_url();

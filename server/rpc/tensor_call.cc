@@ -1,0 +1,228 @@
+#include "server/rpc/tensor_call.h"
+
+#include <memory>
+#include <new>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "server/admission/refusals.h"
+#include "server/status.h"
+
+namespace attention::server {
+namespace {
+
+// Calls with no more than kInlineBytes and this work take well under a
+// millisecond and are answered on gRPC's thread: handing them over would cost
+// more.
+constexpr double kInlineFlops = 4e6;
+// Rows without keys are no flops, but work (AttentionPlan::work).
+constexpr double kInlineWork = 2e7;
+
+}  // namespace
+
+// A stage of the work as a job of the executor: first the message is decoded,
+// then what it asks for is computed. Copying payloads comes in pieces, so that
+// a large message holds up nobody.
+class TensorCall::DecodeJob final : public Executor::Job {
+ public:
+  explicit DecodeJob(TensorCall& call) : call_(call) {}
+  int64_t NextStage() override {
+    const int64_t begun = std::exchange(call_.handed_over_copies_, 0);
+    return begun > 0 ? begun : call_.NextDecodeStage();
+  }
+  bool RunTask(int64_t task, const Turn& /*turn*/) override {
+    call_.kernel_request_.copies[task].Run();
+    return true;
+  }
+  void Done(JobEnd end) override { call_.Decoded(end); }
+
+ private:
+  TensorCall& call_;
+};
+
+void TensorCall::Received() {
+  int64_t bytes = record_.request_bytes;
+  if (bytes <= kInlineBytes) {
+    const int64_t copies = NextDecodeStage();
+    // Masks in shared memory may be of any size.
+    bytes = BytesToCopy();
+    if (bytes <= kInlineBytes) {
+      for (int64_t i = 0; i < copies; ++i) kernel_request_.copies[i].Run();
+      if (copies > 0) NextDecodeStage();
+      return Planned(/*inline_allowed=*/true);
+    }
+    handed_over_copies_ = copies;
+  }
+  Submit(JobSlot::kCompute, std::make_unique<DecodeJob>(*this),
+         env_.costs.TransferSeconds(bytes));
+}
+
+int64_t TensorCall::BytesToCopy() const {
+  size_t bytes = 0;
+  for (const PayloadCopy& copy : kernel_request_.copies) bytes += copy.bytes;
+  return static_cast<int64_t>(bytes);
+}
+
+// Finds the tensors in the message, then plans. Returns how many pieces there
+// are to copy in between.
+int64_t TensorCall::NextDecodeStage() {
+  const absl::Time start = absl::Now();
+  try {
+    if (decode_stage_++ == 0) {
+      Note([&](CallRecord& record) { record.queue = start - received_; });
+      status_ = FindTensors();
+      if (status_.ok() && !kernel_request_.copies.empty()) {
+        Note([&](CallRecord& record) { record.decode = absl::Now() - start; });
+        return static_cast<int64_t>(kernel_request_.copies.size());
+      }
+    }
+    if (status_.ok() && !plan_) status_ = Prepare();
+  } catch (const std::bad_alloc&) {
+    status_ = OutOfMemory();
+  }
+  decoded_ = absl::Now();
+  Note([&](CallRecord& record) {
+    record.decode = decoded_ - received_ - record.queue;
+  });
+  return 0;
+}
+
+absl::Status TensorCall::FindTensors() {
+  if (cancelled_) return Abandoned();
+  // Nothing else leaves a message that has come without bytes.
+  if (!request_.Dump(&slices_).ok()) return Abandoned();
+  // As many bytes as the message has were taken with it.
+  wire::MemoryMeter meter(record_.request_bytes, [this](int64_t bytes) {
+    return ticket_.Hold(MemoryKind::kTensors, bytes);
+  });
+  auto kernel_request = Decode(slices_, meter);
+  if (!kernel_request.ok()) return kernel_request.status();
+  kernel_request_ = *std::move(kernel_request);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<AttentionPlan> TensorCall::Plan(const KernelRequest& request) {
+  return PlanAttention(request.inputs, request.options,
+                       env_.options.kernel_limits());
+}
+
+absl::Status TensorCall::Prepare() {
+  kernel_request_.copies.clear();
+  slices_ = {};
+  request_.Clear();
+  auto plan = Plan(kernel_request_);
+  if (!plan.ok()) return plan.status();
+  plan_ = *std::move(plan);
+  absl::Status status = CheckOutputs(kernel_request_.outputs, *plan_);
+  if (!status.ok()) return status;
+  encoder_.emplace(*plan_, kernel_request_.float_values,
+                   std::exchange(kernel_request_.outputs, {}));
+  NoteShapes(kernel_request_.inputs);
+  status = HoldMemory();
+  if (!status.ok()) return status;
+  const double seconds =
+      env_.costs.ComputeSeconds(WorkClassOf(*plan_), plan_->work);
+  Note([&](CallRecord& record) { record.predicted_seconds = seconds; });
+  return ticket_.Expect(
+      seconds +
+          env_.costs.TransferSeconds(record_.request_bytes + encoder_->bytes()),
+      plan_->work);
+}
+
+absl::Status TensorCall::HoldMemory() {
+  const int64_t bytes = encoder_->bytes();
+  if (bytes > env_.options.max_response_bytes) {
+    return AnswerTooLarge(bytes, env_.options.max_response_bytes);
+  }
+  absl::Status status = ticket_.Hold(MemoryKind::kRequest, 0);
+  if (status.ok()) {
+    status = ticket_.Hold(MemoryKind::kTensors, kernel_request_.bytes);
+  }
+  if (status.ok()) {
+    status = ticket_.Hold(MemoryKind::kAnswer, encoder_->held_bytes());
+  }
+  if (status.ok()) {
+    status = ticket_.Hold(MemoryKind::kScratch,
+                          WorkingBytes(*plan_, env_.executor.threads()));
+  }
+  return status;
+}
+
+void TensorCall::Decoded(JobEnd end) {
+  {
+    const std::unique_ptr<Executor::Job> job = TakeJob(JobSlot::kCompute);
+    Guarded([&] {
+      if (end != JobEnd::kDone) return (void)End(Abandoned());
+      Planned(/*inline_allowed=*/false);
+    });
+  }
+  JobEnded();
+}
+
+void TensorCall::Planned(bool inline_allowed) {
+  if (!status_.ok()) return (void)End(status_);
+  if (cancelled_) return (void)End(Abandoned());
+  const AttentionOutputs outputs = encoder_->Allocate(env_.buffers);
+  const absl::Time allocated = absl::Now();
+  Note([&](CallRecord& record) { record.encode = allocated - decoded_; });
+  decoded_ = allocated;
+  const bool small = plan_->flops <= kInlineFlops &&
+                     plan_->work <= kInlineWork &&
+                     encoder_->bytes() <= kInlineBytes;
+  if (small && inline_allowed) {
+    const auto job =
+        MakeAttentionJob(*plan_, outputs, 1, [this](absl::Status status) {
+          Note([&](CallRecord& record) {
+            record.compute = absl::Now() - decoded_;
+          });
+          Computed(std::move(status));
+        });
+    return Executor::RunHere(job.get(), &over_);
+  }
+  Submit(JobSlot::kCompute,
+         MakeAttentionJob(
+             *plan_, outputs, env_.executor.threads(),
+             [this](absl::Status status) { Done(std::move(status)); }),
+         record_.predicted_seconds);
+}
+
+void TensorCall::Done(absl::Status status) {
+  {
+    const auto job = TakeJob(JobSlot::kCompute);
+    FinishJob(*job);
+    Guarded([&] { Computed(std::move(status)); });
+  }
+  JobEnded();
+}
+
+// What the executor knows of the computation that has ended.
+void TensorCall::FinishJob(const Executor::Job& job) {
+  const double seconds = job.used_seconds();
+  Note([&](CallRecord& record) {
+    record.used_seconds = seconds;
+    record.compute = absl::Now() - decoded_;
+  });
+  env_.costs.RecordCompute(WorkClassOf(*plan_), plan_->work, seconds);
+}
+
+void TensorCall::Computed(absl::Status status) {
+  if (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) {
+    status = Abandoned();
+  } else if (absl::IsResourceExhausted(status)) {
+    status = OutOfMemory();
+  }
+  if (!status.ok()) return (void)End(status);
+  const absl::Time start = absl::Now();
+  plan_->problem.reset();
+  // For the next request, while this one's answer is being sent.
+  kernel_request_.payloads.clear();
+  kernel_request_.regions.clear();
+  Note([&](CallRecord& record) { record.encode += absl::Now() - start; });
+  wire::MessageWriter answer = encoder_->Finish(record_.Timing());
+  AddFields(answer);
+  static_cast<void>(ticket_.Hold(MemoryKind::kTensors, 0));
+  static_cast<void>(ticket_.Hold(MemoryKind::kScratch, 0));
+  Answer(std::move(answer).Finish());
+}
+
+}  // namespace attention::server

@@ -1,0 +1,70 @@
+// A call that computes attention over the tensors of one message: from its
+// bytes through decoding, planning and computing to the answer.
+#ifndef ATTENTION_SERVER_RPC_TENSOR_CALL_H_
+#define ATTENTION_SERVER_RPC_TENSOR_CALL_H_
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "base/executor.h"
+#include "grpcpp/support/slice.h"
+#include "kernel/attention.h"
+#include "server/convert.h"
+#include "server/response_encoder.h"
+#include "server/rpc/one_message_call.h"
+#include "wire/memory_meter.h"
+#include "wire/message_writer.h"
+
+namespace attention::server {
+
+class TensorCall : public OneMessageCall {
+ protected:
+  using OneMessageCall::OneMessageCall;
+
+  // What the derived class does. Errors are the call's; what is thrown for want
+  // of memory too.
+
+  // The message's tensors and options. `meter` has what was taken with the
+  // message.
+  virtual absl::StatusOr<KernelRequest> Decode(
+      absl::Span<const grpc::Slice> slices, wire::MemoryMeter& meter) = 0;
+  // Everything that can be wrong with a request is found here, before memory
+  // for the answer is taken. The plan's outputs are the answer's tensors.
+  virtual absl::StatusOr<AttentionPlan> Plan(const KernelRequest& request);
+  // Fields of the answer beside its tensors and timing.
+  virtual void AddFields(wire::MessageWriter& /*answer*/) {}
+
+ private:
+  class DecodeJob;
+
+  void Received() final;
+  int64_t BytesToCopy() const;
+  int64_t NextDecodeStage();
+  absl::Status FindTensors();
+  absl::Status Prepare();
+  absl::Status HoldMemory();
+  void Decoded(JobEnd end);
+  void Planned(bool inline_allowed);
+  void Done(absl::Status status);
+  void FinishJob(const Executor::Job& job);
+  void Computed(absl::Status status);
+
+  absl::Time decoded_;
+  int decode_stage_ = 0;
+  // Of the first stage, which was on gRPC's thread: to be run by a job.
+  int64_t handed_over_copies_ = 0;
+  absl::Status status_;
+  std::vector<grpc::Slice> slices_;
+  KernelRequest kernel_request_;
+  std::optional<AttentionPlan> plan_;
+  std::optional<ResponseEncoder> encoder_;
+};
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_RPC_TENSOR_CALL_H_
