@@ -1,5 +1,6 @@
 """Triton with shared memory, as its documentation shows it: the tensors lie in
-regions that the server knows, the output is read where the server put it."""
+regions that the server knows, the output is read where the server put it.
+triton_memory_copied.py begins with tensors that lie elsewhere."""
 
 import os
 
@@ -41,9 +42,13 @@ class Caller:
         region = self._regions[name] = Region(self._client, name, nbytes)
         return region
 
+    def copy_in(self, name, array):
+        handle = self._regions[name].handle
+        shared_memory.set_shared_memory_region(handle, [array])
+
     def _make_input(self, name, array):
         region = self._open_region(name, array.nbytes)
-        shared_memory.set_shared_memory_region(region.handle, [array])
+        self.copy_in(name, array)
         made = tritonclient.grpc.InferInput(name, array.shape, "FP32")
         made.set_shared_memory(region.name, region.nbytes)
         return made

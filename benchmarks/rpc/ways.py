@@ -118,11 +118,11 @@ def all_ways():
     )
     unix = {"service": "attention", "transport": "unix"}
     tcp = {"service": "attention", "network": True}
-    memory = {
-        "service": "attention-memory",
-        "transport": "unix",
-        "missing": no_memory,
-    }
+    # The clients share memory by themselves with a server that offers it.
+    memory = {"service": "attention-memory", "transport": "unix"}
+    no_python_memory = no_memory or (
+        pure and "only the native core shares memory"
+    )
     pure_core = {
         "many": False,
         "env": (("ATTENTION_CLIENT_CORE", "pure"),),
@@ -133,9 +133,10 @@ def all_ways():
         Way("cpp-tcp", "C++ client, TCP", OURS, cxx("client"), **tcp),
         Way("cpp-unix", "C++ client, Unix socket", OURS, cxx("client"), **unix),
         Way(
-            *("cpp-memory", "C++ client, shared memory", OURS),
-            cxx("client_shared_memory"),
+            *("cpp-memory", "C++ client, shared memory, copied in", OURS),
+            cxx("client"),
             **memory,
+            missing=no_memory,
         ),
         Way(
             *("cpp-into", "C++ client, TCP, into given memory", OURS),
@@ -158,9 +159,10 @@ def all_ways():
         Way("py-tcp", "Python client, TCP", OURS, own, **tcp),
         Way("py-unix", "Python client, Unix socket", OURS, own, **unix),
         Way(
-            *("py-memory", "Python client, shared memory", OURS),
-            python("own_shared_memory"),
+            *("py-memory", "Python client, shared memory, copied in", OURS),
+            own,
             **memory,
+            missing=no_python_memory,
         ),
         Way(
             *("py-pure-tcp", "Python client, pure core, TCP", OURS, own),
@@ -194,8 +196,13 @@ def all_ways():
             network=True,
         ),
         Way(
-            *("triton-memory", "Triton, shared memory", PEER),
+            *("triton-memory", "Triton, shared memory, in place", PEER),
             python("triton_memory"),
+            service="triton",
+        ),
+        Way(
+            *("triton-memory-copied", "Triton, shared memory, copied in"),
+            *(PEER, python("triton_memory_copied")),
             service="triton",
         ),
         part("transfer", "bytes over gRPC, TCP", "transfer", "tcp"),
