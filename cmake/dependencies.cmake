@@ -28,6 +28,14 @@ if(ATTENTION_BUILD_SERVICE)
   pkg_check_modules(prometheus_cpp REQUIRED IMPORTED_TARGET prometheus-cpp-core)
 endif()
 
+if(ATTENTION_BUILD_PYTHON)
+  find_package(Python REQUIRED COMPONENTS Interpreter Development.Module)
+  # A Python package that says where its CMake package is.
+  execute_process(COMMAND ${Python_EXECUTABLE} -m nanobind --cmake_dir
+    OUTPUT_VARIABLE nanobind_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE
+    COMMAND_ERROR_IS_FATAL ANY)
+  find_package(nanobind CONFIG REQUIRED)
+endif()
 if(ATTENTION_BUILD_TESTS)
   find_package(GTest CONFIG REQUIRED)
 endif()

@@ -1,6 +1,7 @@
 #include "server/convert.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
@@ -23,12 +24,20 @@ absl::StatusOr<DataType> TypeOf(absl::string_view field,
   const std::string path = absl::StrCat(field, ".data_type");
   const bool has_data = tensor.data.remaining() > 0;
   const bool has_floats = tensor.float_values.count > 0;
+  const bool shared = tensor.shared_memory.present;
   if (has_data && has_floats) {
     return FieldError(field, "got both data and float_values, wanted one");
   }
+  if (shared && (has_data || has_floats)) {
+    return FieldError(field, absl::StrCat("got both shared_memory and ",
+                                          has_data ? "data" : "float_values",
+                                          ", wanted one"));
+  }
   if (tensor.data_type == v1::DATA_TYPE_UNSPECIFIED) {
-    if (!has_data) return DataType::kFloat32;
-    return FieldError(path, "missing, wanted the type of the elements in data");
+    if (!has_data && !shared) return DataType::kFloat32;
+    return FieldError(
+        path, absl::StrCat("missing, wanted the type of the elements in ",
+                           shared ? "shared_memory" : "data"));
   }
   const std::optional<DataType> type = wire::FromWire(tensor.data_type);
   if (!type) {
@@ -92,8 +101,19 @@ absl::Status CheckPayload(absl::string_view field, const TensorFields& tensor,
   return absl::OkStatus();
 }
 
+// For streams, whose messages all hold their elements.
+absl::Status CheckNotShared(absl::string_view field,
+                            const TensorFields& tensor) {
+  if (!tensor.shared_memory.present) return absl::OkStatus();
+  return FieldError(absl::StrCat(field, ".shared_memory"),
+                    "got one, wanted none: not with StreamAttention");
+}
+
 absl::Status CheckNoPayload(absl::string_view field,
                             const TensorFields& tensor) {
+  if (absl::Status status = CheckNotShared(field, tensor); !status.ok()) {
+    return status;
+  }
   if (tensor.data.remaining() > 0) {
     return FieldError(absl::StrCat(field, ".data"),
                       absl::StrCat("got ", tensor.data.remaining(),
@@ -112,11 +132,12 @@ class Converter {
  public:
   // `streamed`: keys, values and mask have no payloads.
   Converter(wire::RequestFields fields, bool streamed, BufferPool& pool,
-            wire::MemoryMeter& meter)
+            wire::MemoryMeter& meter, const CallerRegions& regions)
       : fields_(std::move(fields)),
         streamed_(streamed),
         pool_(pool),
-        meter_(meter) {}
+        meter_(meter),
+        regions_(regions) {}
 
   absl::StatusOr<KernelRequest> Convert() {
     request_.float_values = fields_.query.float_values.count > 0;
@@ -127,6 +148,7 @@ class Converter {
     Optional("mask", fields_.mask, &inputs.mask);
     Optional("past_key", fields_.past_key, &inputs.past_key);
     Optional("past_value", fields_.past_value, &inputs.past_value);
+    if (error_.ok()) error_ = FindOutputs();
     if (error_.ok()) error_ = TakeLists();
     if (!error_.ok()) return error_;
     ConvertOptions();
@@ -182,14 +204,54 @@ class Converter {
     if (tensor.present) Required(field, tensor, &view->emplace());
   }
 
+  absl::Status FindOutputs() {
+    const wire::OutputMemoryFields& from = fields_.outputs;
+    if (!from.present) return absl::OkStatus();
+    if (streamed_) {
+      return FieldError("outputs",
+                        "got it, wanted none: not with StreamAttention");
+    }
+    if (request_.float_values) {
+      return FieldError("outputs",
+                        "got it with float_values in query, whose answer has "
+                        "them too; wanted query in data or shared_memory");
+    }
+    OutputPlaces& to = request_.outputs;
+    absl::Status status;
+    const auto find = [&](absl::string_view field,
+                          const wire::SharedMemoryFields& memory,
+                          SharedPlace& place) {
+      if (!status.ok() || !memory.present) return;
+      auto found = FindPlace(field, memory, regions_);
+      status = found.status();
+      if (found.ok()) place = *std::move(found);
+    };
+    find("outputs.output", from.output, to.output);
+    find("outputs.log_sum_exp", from.log_sum_exp, to.log_sum_exp);
+    find("outputs.scores", from.scores, to.scores);
+    find("outputs.present_key", from.present_key, to.present_key);
+    find("outputs.present_value", from.present_value, to.present_value);
+    return status;
+  }
+
   absl::StatusOr<ConstTensorView> ToView(absl::string_view field,
                                          TensorFields& tensor) {
+    if (streamed_) {
+      absl::Status status = CheckNotShared(field, tensor);
+      if (!status.ok()) return status;
+    }
     const absl::StatusOr<DataType> type = TypeOf(field, tensor);
     if (!type.ok()) return type.status();
     const absl::StatusOr<int64_t> bytes = SizeOf(field, tensor, *type);
     if (!bytes.ok()) return bytes.status();
     ConstTensorView view{
         .type = *type, .shape = tensor.shape, .strides = {}, .data = nullptr};
+    if (tensor.shared_memory.present) {
+      absl::Status status =
+          UseShared(field, tensor.shared_memory, *bytes, view);
+      if (!status.ok()) return status;
+      return view;
+    }
     if (absl::Status status = CheckPayload(field, tensor, *type, *bytes);
         !status.ok()) {
       return status;
@@ -204,6 +266,35 @@ class Converter {
     request_.bytes += static_cast<int64_t>(request_.payloads.back().capacity());
     view.data = request_.payloads.back().data();
     return view;
+  }
+
+  absl::Status UseShared(absl::string_view field,
+                         const wire::SharedMemoryFields& memory, int64_t bytes,
+                         ConstTensorView& view) {
+    const std::string path = absl::StrCat(field, ".shared_memory");
+    auto place = FindPlace(path, memory, regions_);
+    if (!place.ok()) return place.status();
+    absl::Status status = CheckPlace(path, *place, bytes, view.type);
+    if (!status.ok()) return status;
+    view.data = place->data();
+    if (view.type == DataType::kBool) {
+      if (absl::Status taken = meter_.Take(bytes); !taken.ok()) return taken;
+      request_.payloads.push_back(pool_.Allocate(bytes));
+      const Buffer& copy = request_.payloads.back();
+      AddSharedCopies(place->data(), copy.data(), bytes);
+      request_.bytes += static_cast<int64_t>(copy.capacity());
+      view.data = copy.data();
+    }
+    request_.regions.push_back(std::move(place->region));
+    return absl::OkStatus();
+  }
+
+  void AddSharedCopies(const std::byte* from, std::byte* to, size_t bytes) {
+    for (size_t begin = 0; begin < bytes; begin += kCopyBytes) {
+      request_.copies.push_back({.shared = from + begin,
+                                 .to = to + begin,
+                                 .bytes = std::min(bytes - begin, kCopyBytes)});
+    }
   }
 
   // A tensor whose elements are still to come.
@@ -224,7 +315,7 @@ class Converter {
   void AddCopies(wire::SliceReader from, std::byte* to, size_t bytes) {
     while (bytes > 0) {
       const size_t piece = std::min(bytes, kCopyBytes);
-      request_.copies.push_back({from, to, piece});
+      request_.copies.push_back({.from = from, .to = to, .bytes = piece});
       from.Skip(piece);
       to += piece;
       bytes -= piece;
@@ -251,6 +342,7 @@ class Converter {
   const bool streamed_;
   BufferPool& pool_;
   wire::MemoryMeter& meter_;
+  const CallerRegions regions_;
   KernelRequest request_;
   absl::Status error_;
 };
@@ -296,27 +388,66 @@ void Converter::ConvertOptions() {
 
 }  // namespace
 
+void PayloadCopy::Run() {
+  if (shared == nullptr) {
+    from.ReadBytes(to, bytes);
+  } else {
+    std::memcpy(to, shared, bytes);
+  }
+}
+
 absl::StatusOr<KernelRequest> ToKernel(wire::RequestFields fields,
                                        BufferPool& pool,
-                                       wire::MemoryMeter& meter) {
-  return Converter(std::move(fields), /*streamed=*/false, pool, meter)
+                                       wire::MemoryMeter& meter,
+                                       const CallerRegions& regions) {
+  return Converter(std::move(fields), /*streamed=*/false, pool, meter, regions)
       .Convert();
+}
+
+absl::Status CheckOutputs(const OutputPlaces& outputs,
+                          const AttentionPlan& plan) {
+  struct Output {
+    absl::string_view field;
+    const SharedPlace& place;
+    const std::optional<TensorSpec>& spec;
+  };
+  const std::optional<TensorSpec> output = plan.output;
+  const Output all[] = {
+      {"outputs.output", outputs.output, output},
+      {"outputs.log_sum_exp", outputs.log_sum_exp, plan.log_sum_exp},
+      {"outputs.scores", outputs.scores, plan.scores},
+      {"outputs.present_key", outputs.present_key, plan.present_key},
+      {"outputs.present_value", outputs.present_value, plan.present_value}};
+  for (const auto& [field, place, spec] : all) {
+    if (place.region == nullptr) continue;
+    if (!spec) {
+      return FieldError(field,
+                        "got it, wanted none: options do not ask for it");
+    }
+    absl::Status status =
+        CheckPlace(field, place, spec->num_bytes(), spec->type);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<KernelRequest> ToStreamedKernel(wire::RequestFields fields,
                                                BufferPool& pool,
                                                wire::MemoryMeter& meter) {
-  return Converter(std::move(fields), /*streamed=*/true, pool, meter).Convert();
+  return Converter(std::move(fields), /*streamed=*/true, pool, meter, {})
+      .Convert();
 }
 
 absl::StatusOr<TensorSpec> CheckTensor(absl::string_view field,
                                        const wire::TensorFields& tensor) {
   if (!tensor.present) return FieldError(field, "missing");
+  absl::Status status = CheckNotShared(field, tensor);
+  if (!status.ok()) return status;
   const absl::StatusOr<DataType> type = TypeOf(field, tensor);
   if (!type.ok()) return type.status();
   const absl::StatusOr<int64_t> bytes = SizeOf(field, tensor, *type);
   if (!bytes.ok()) return bytes.status();
-  absl::Status status = CheckPayload(field, tensor, *type, *bytes);
+  status = CheckPayload(field, tensor, *type, *bytes);
   if (!status.ok()) return status;
   return TensorSpec{*type, tensor.shape};
 }

@@ -1,6 +1,7 @@
 // Decoded requests as what the kernel takes. Checks what the kernel cannot see:
-// that a payload is there and has the size of its shape, and that numbers of
-// enums are known. All else is PlanAttention's to check.
+// that a payload is there and has the size of its shape, or lies in memory that
+// the caller shares, and that numbers of enums are known. All else is
+// PlanAttention's to check.
 #ifndef ATTENTION_SERVER_CONVERT_H_
 #define ATTENTION_SERVER_CONVERT_H_
 
@@ -12,6 +13,8 @@
 #include "absl/strings/string_view.h"
 #include "base/buffer_pool.h"
 #include "kernel/attention.h"
+#include "server/shared_memory/region_table.h"
+#include "server/shared_memory/shared_place.h"
 #include "wire/compute_request.h"
 #include "wire/memory_meter.h"
 #include "wire/slice_reader.h"
@@ -19,13 +22,24 @@
 namespace attention::server {
 
 // A piece of a payload, of some MiB at the most, to be copied out of the
-// message.
+// message or out of shared memory.
 struct PayloadCopy {
-  wire::SliceReader from;
+  wire::SliceReader from = {};
+  const std::byte* shared = nullptr;  // in place of `from`, if not null
   std::byte* to = nullptr;
   size_t bytes = 0;
 
-  void Run() { from.ReadBytes(to, bytes); }
+  void Run();
+};
+
+// Where tensors of the answer go instead of into the message; those without a
+// region go there.
+struct OutputPlaces {
+  SharedPlace output;
+  SharedPlace log_sum_exp;
+  SharedPlace scores;
+  SharedPlace present_key;
+  SharedPlace present_value;
 };
 
 // Inputs and options of one call with the memory they refer to. Movable, not
@@ -37,6 +51,10 @@ struct KernelRequest {
   bool float_values = false;
 
   std::vector<Buffer> payloads;
+  // Of tensors that are read where they are shared.
+  std::vector<RegionPtr> regions;
+  // Room for the tensors is checked once these are known: CheckOutputs().
+  OutputPlaces outputs;
   // Memory of all of them, of the lists and of the planner's copies of these,
   // in bytes.
   int64_t bytes = 0;
@@ -50,17 +68,25 @@ struct KernelRequest {
 
 // Takes memory of `pool` for each payload, asking `meter` first, and lists the
 // copies into it; the slices that `fields` refers to are needed until these
-// have been run. What the planner will copy is taken from the meter too. Throws
-// std::bad_alloc.
+// have been run. What the planner will copy is taken from the meter too. Shared
+// tensors are left where they are, but for masks of BOOL: what is checked of
+// them must still be so when they are used. Throws std::bad_alloc.
 //
 // Errors: InvalidArgument with ErrorField(), found before anything is copied of
-// the tensor in question; what the meter gives.
+// the tensor in question; NotFound for memory that is not in `regions`; what
+// the meter gives.
 absl::StatusOr<KernelRequest> ToKernel(wire::RequestFields fields,
                                        BufferPool& pool,
-                                       wire::MemoryMeter& meter);
+                                       wire::MemoryMeter& meter,
+                                       const CallerRegions& regions = {});
 
-// The same of a stream's header: keys, values and mask have type and shape, and
-// must have no elements.
+// Whether the tensors of the answer have room where they shall go. Errors:
+// InvalidArgument with ErrorField().
+absl::Status CheckOutputs(const OutputPlaces& outputs,
+                          const AttentionPlan& plan);
+
+// The same as ToKernel() of a stream's header: keys, values and mask have type
+// and shape, and must have no elements; nothing is shared.
 absl::StatusOr<KernelRequest> ToStreamedKernel(wire::RequestFields fields,
                                                BufferPool& pool,
                                                wire::MemoryMeter& meter);

@@ -77,6 +77,9 @@ void AddFlags(CLI::App& app, Options& options) {
                  "by commas. Default: 127.0.0.1:50051")
       ->delimiter(',')
       ->allow_extra_args(false);
+  app.add_option("--shared-memory", options.shared_memory,
+                 "Unix socket where clients on this machine share memory, so "
+                 "that tensors need not travel: unix:/path. Default: none");
   const auto integer = [](const std::string& text, int64_t* target) {
     return absl::SimpleAtoi(text, target);
   };
@@ -99,6 +102,9 @@ void AddFlags(CLI::App& app, Options& options) {
       "takes; beyond it calls wait or are refused. Default: 2GiB");
   add_bytes("--max-pooled-bytes", &options.max_pooled_bytes,
             "Unused memory kept for the next requests. Default: 512MiB");
+  add_bytes("--max-shared-bytes", &options.max_shared_bytes,
+            "Memory that clients may share by --shared-memory, each at most "
+            "half of it. Default: 8GiB");
   const auto add_duration = [&app](const char* flag, absl::Duration* target,
                                    const char* help) {
     AddDuration(app, flag, target, help);

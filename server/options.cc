@@ -21,6 +21,7 @@ constexpr int64_t kMinMessage = 1024;
 // Messages are below 2^31 bytes, with a margin for what stands around tensors.
 constexpr int64_t kMaxMessage = (int64_t{1} << 31) - 1 - (int64_t{1} << 20);
 constexpr int64_t kMaxMemory = int64_t{1} << 50;
+constexpr int64_t kMinSharedMemory = int64_t{1} << 20;
 constexpr int64_t kMaxHeadSize = int64_t{1} << 20;
 constexpr int64_t kMaxHeads = int64_t{1} << 20;
 // With one number more the lists of a ragged batch have 2^20.
@@ -151,6 +152,27 @@ void CheckHttp(const Options& options, Validator& validator) {
   }
 }
 
+// A client has to find the same file, wherever it runs.
+void CheckSharedMemory(const Options& options, Validator& validator) {
+  const std::string& address = options.shared_memory;
+  validator.CheckRange("max-shared-bytes", options.max_shared_bytes,
+                       kMinSharedMemory, kMaxMemory);
+  if (address.empty()) return;
+  const std::string wanted =
+      absl::StartsWith(address, "unix:/") && !absl::StrContains(address, "%")
+          ? AddressError(address)
+          : "unix: and an absolute path without %";
+  if (!wanted.empty()) {
+    validator.Add("shared-memory",
+                  absl::StrCat("got \"", address, "\", wanted ", wanted));
+  } else if (std::find(options.listen.begin(), options.listen.end(), address) !=
+             options.listen.end()) {
+    validator.Add(
+        "shared-memory",
+        absl::StrCat("got \"", address, "\", wanted another than --listen's"));
+  }
+}
+
 void CheckMemory(const Options& options, Validator& validator) {
   const bool request_good = validator.CheckRange(
       "max-request-bytes", options.max_request_bytes, kMinMessage, kMaxMessage);
@@ -258,6 +280,7 @@ std::vector<std::string> Validate(const Options& options) {
   Validator validator;
   CheckListen(options, validator);
   CheckHttp(options, validator);
+  CheckSharedMemory(options, validator);
   CheckTls(options, validator);
   validator.CheckRange("threads", options.threads, 1, kMaxThreads);
   CheckMemory(options, validator);

@@ -32,6 +32,13 @@ struct Options {
   // to the file can connect.
   std::optional<uint32_t> unix_socket_mode;
 
+  // Unix socket where clients on this machine share memory with the server, so
+  // that tensors need not travel: "unix:/path". Default, empty: none. Who may
+  // connect is unix_socket_mode's to say. Memory that a client shares and has
+  // not touched is allocated when the server touches it, and may then count as
+  // the server's.
+  std::string shared_memory;
+
   // Who may call.
 
   // PEM files of the server's certificate, with those between it and a root
@@ -87,6 +94,12 @@ struct Options {
   // of fresh pages, which is above that of copying into them; costs this much
   // resident memory while idle.
   int64_t max_pooled_bytes = int64_t{512} << 20;
+
+  // Bytes that all clients together may share by shared_memory, [1 MiB, 2^50];
+  // one connection may share half of them. They take address space, not memory
+  // beside the clients' own, unless those share what they never touched. Raise
+  // it for clients whose keys and values are large.
+  int64_t max_shared_bytes = int64_t{8} << 30;
 
   // HTTP connections at once, [1, 10000]. When one more comes, the one that has
   // gone longest without finishing a request is closed. The default is 64, or

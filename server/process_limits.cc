@@ -24,7 +24,8 @@ namespace {
 
 // Beyond listeners: what gRPC polls with, and a few connections.
 constexpr int kDescriptors = 24;
-// Beside those that compute, HTTP's and the one that looks at files: main(),
+// Beside those that compute, HTTP's, that of shared memory and the one that
+// looks at files: main(),
 // signals, housekeeping, the acceptor, the guard of connections, and one each
 // that writes the log and standard output.
 constexpr int kOwnThreads = 7;
@@ -234,8 +235,9 @@ Options WithMemory(Options options, int64_t bytes) {
 int64_t ThreadsNeeded(const Options& options) {
   const int64_t cores = std::thread::hardware_concurrency();
   const bool watches = !options.tls_cert.empty() || !options.tokens.empty();
-  const int64_t own = options.threads + kOwnThreads +
-                      (options.http_listen.empty() ? 0 : 1) + (watches ? 1 : 0);
+  const int64_t own =
+      options.threads + kOwnThreads + (options.http_listen.empty() ? 0 : 1) +
+      (options.shared_memory.empty() ? 0 : 1) + (watches ? 1 : 0);
   const int64_t pollers = std::clamp(cores / 2, kLeastPool, kMostPool);
   const int64_t event_engine = std::clamp(cores, kLeastPool, kMostPool);
   return own + kExecutorThreadsPerCore * cores + pollers + event_engine +

@@ -3,13 +3,17 @@
 #define ATTENTION_SERVER_RESPONSE_ENCODER_H_
 
 #include <cstdint>
+#include <variant>
 
 #include "absl/container/inlined_vector.h"
 #include "attention/v1/attention.pb.h"
 #include "base/buffer_pool.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "kernel/attention.h"
+#include "server/convert.h"
+#include "server/shared_memory/shared_place.h"
 #include "wire/in_place_tensor.h"
+#include "wire/message_writer.h"
 
 namespace attention::server {
 
@@ -18,8 +22,10 @@ namespace attention::server {
 class ResponseEncoder {
  public:
   // `float_values`: send every tensor as float_values, converting those of
-  // other types.
-  ResponseEncoder(const AttentionPlan& plan, bool float_values);
+  // other types. Those with a place in `outputs` are written there instead, and
+  // keep its memory mapped; CheckOutputs() has been asked.
+  ResponseEncoder(const AttentionPlan& plan, bool float_values,
+                  const OutputPlaces& outputs = {});
 
   // An upper bound of the message's size, less than 200 bytes per tensor above
   // the payloads; saturates at the largest int64_t.
@@ -36,8 +42,16 @@ class ResponseEncoder {
   grpc::ByteBuffer Finish(const v1::Timing& timing);
 
  private:
+  // Written where the client shares memory.
+  struct SharedTensor {
+    int field;
+    TensorSpec spec;
+    SharedPlace place;
+
+    void Write(wire::MessageWriter& message) const;
+  };
   struct Part {
-    wire::InPlaceTensor tensor;
+    std::variant<wire::InPlaceTensor, SharedTensor> tensor;
     // Where the kernel writes in AttentionOutputs.
     void* AttentionOutputs::* target;
   };

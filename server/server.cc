@@ -135,12 +135,14 @@ Server::Server(const Options& options)
       buffers_(BufferPool::Create(options.max_pooled_bytes,
                                   options.max_inflight_bytes)),
       executor_(static_cast<int>(options.threads)),
+      regions_(options.max_shared_bytes),
       service_({{options_, authenticator_, connections_, *log_, log_limiter_,
                  metrics_},
                 admission_,
                 costs_,
                 *buffers_,
                 executor_,
+                regions_,
                 leaving_}),
       health_(v1::AttentionService::service_full_name()),
       reflection_({v1::GetCapabilitiesRequest::descriptor()->file(),
@@ -164,6 +166,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
   if (absl::Status status = server->LoadIdentity(); !status.ok()) return status;
   if (absl::Status status = server->LoadTokens(); !status.ok()) return status;
   if (absl::Status status = server->ListenHttp(); !status.ok()) return status;
+  if (absl::Status status = server->ListenSharedMemory(); !status.ok()) {
+    return status;
+  }
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   server->reloader_.Start();
   server->ready_ = true;
@@ -190,6 +195,9 @@ Snapshot Server::TakeSnapshot() const {
           .connections = connections_.open(),
           .max_connections = options_.max_connections,
           .connections_cut = guard_.cut(),
+          .shared_bytes = regions_.bytes(),
+          .max_shared_bytes =
+              options_.shared_memory.empty() ? 0 : options_.max_shared_bytes,
           .log_lines_dropped = LogLinesDropped(*log_),
           .draining = draining_,
           .tenants = TenantSamples(authenticator_, admission_)};
@@ -279,6 +287,20 @@ absl::Status Server::ListenHttp() {
   return absl::OkStatus();
 }
 
+absl::Status Server::ListenSharedMemory() {
+  if (options_.shared_memory.empty()) return absl::OkStatus();
+  auto socket = RegionSocket::Start(
+      {.address = options_.shared_memory,
+       .mode = options_.unix_socket_mode,
+       .max_connection_bytes = options_.max_shared_bytes / 2},
+      regions_, authenticator_, *log_);
+  if (!socket.ok()) return socket.status();
+  region_socket_ = *std::move(socket);
+  log_->info("event=shared_memory address={} max_bytes={}",
+             Quoted(options_.shared_memory), options_.max_shared_bytes);
+  return absl::OkStatus();
+}
+
 absl::Status Server::Listen() {
   std::vector<Listener> listeners;
   for (const std::string& address : options_.listen) {
@@ -338,6 +360,7 @@ void Server::Shutdown(absl::Time deadline) {
 void Server::Drain() {
   stop_.WaitUntil(absl::Now() + options_.drain_delay);
   acceptor_.reset();
+  if (region_socket_ != nullptr) region_socket_->StopListening();
   // They know no GOAWAY, and would be cut.
   if (in_process_) return;
   leaving_ = true;
@@ -366,6 +389,7 @@ void Server::Wait() {
   grpc_server_->Wait();
   // Jobs of calls that were cut end within a turn.
   admission_.WaitUntilEmpty();
+  region_socket_.reset();
   http_server_.reset();
 }
 

@@ -42,6 +42,8 @@
 #include "server/rpc/health_service.h"
 #include "server/rpc/reflection_service.h"
 #include "server/rpc/streamed_service.h"
+#include "server/shared_memory/region_socket.h"
+#include "server/shared_memory/region_table.h"
 #include "server/stop_request.h"
 
 namespace attention::server {
@@ -88,9 +90,13 @@ class Server {
   // - The listeners close, and each client is told to make its next calls
   //   elsewhere (GOAWAY). Those that were on their way are served.
   // - When no ComputeAttention call runs and every client has left, or had half
-  //   a second for it, or at the deadline, what is left is closed; HTTP last.
+  //   a second for it, or at the deadline, what is left is closed; HTTP and
+  //   shared memory last.
   // May be called from several threads.
   void Wait();
+
+  // What clients on this machine share with it.
+  const RegionTable& regions() const { return regions_; }
 
   // ComputeAttention calls being worked on.
   int64_t running_calls() const { return admission_.calls(); }
@@ -111,6 +117,7 @@ class Server {
   void TellRefused(const absl::Status& status, std::string& last);
   absl::Status Listen();
   absl::Status ListenHttp();
+  absl::Status ListenSharedMemory();
   void Drain();
   Snapshot TakeSnapshot() const;
 
@@ -128,6 +135,7 @@ class Server {
   Admission admission_;
   const std::shared_ptr<BufferPool> buffers_;
   Executor executor_;
+  RegionTable regions_;
   AttentionService service_;
   HealthService health_;
   ReflectionService reflection_;
@@ -149,6 +157,7 @@ class Server {
   std::unique_ptr<grpc::Server> grpc_server_;
   // Guarded by stop_mutex_ once Start() has returned.
   std::unique_ptr<HttpServer> http_server_;
+  std::unique_ptr<RegionSocket> region_socket_;
   std::unique_ptr<Acceptor> acceptor_;
   // Why files could not be read again; of the reloader's thread.
   std::string identity_error_;

@@ -19,6 +19,8 @@ constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
 constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
 constexpr char kQuotaFailureUrl[] =
     "type.googleapis.com/google.rpc.QuotaFailure";
+constexpr char kResourceInfoUrl[] =
+    "type.googleapis.com/google.rpc.ResourceInfo";
 constexpr char kErrorDomain[] = "attention";
 // Of our own statuses: the number of a Reason.
 constexpr char kReasonUrl[] = "attention/reason";
@@ -97,6 +99,8 @@ absl::string_view ReasonName(Reason reason) {
       return "UNKNOWN_METHOD";
     case Reason::kUnknownService:
       return "UNKNOWN_SERVICE";
+    case Reason::kRegionUnknown:
+      return "REGION_UNKNOWN";
     case Reason::kHeadersTooLarge:
       return "HEADERS_TOO_LARGE";
     case Reason::kRequestTooLarge:
@@ -187,6 +191,19 @@ absl::Status WithQuota(absl::string_view subject, absl::Status status) {
   return status;
 }
 
+absl::Status UnknownRegion(absl::string_view field) {
+  details::v1::ResourceInfo info;
+  info.set_resource_type("attention.v1.SharedMemory");
+  info.set_resource_name(std::string(field));
+  info.set_description("not known here, or not the caller's");
+  absl::Status status = absl::NotFoundError(absl::StrCat(
+      field,
+      ": got a region that is not known here, wanted one that the caller has "
+      "registered and whose connection is open"));
+  SetPayload(kResourceInfoUrl, info.SerializeAsString(), &status);
+  return WithReason(Reason::kRegionUnknown, std::move(status));
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const std::string message = Capped(status.message());
@@ -195,6 +212,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   AddErrorInfo(status, &details);
   AddPayload(status, kRetryInfoUrl, &details);
   AddPayload(status, kQuotaFailureUrl, &details);
+  AddPayload(status, kResourceInfoUrl, &details);
   details.set_code(static_cast<int>(status.code()));
   details.set_message(message);
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message,

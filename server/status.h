@@ -28,6 +28,7 @@ enum class Reason : uint8_t {
   kLimitExceeded,     // IsLimitError(): see GetCapabilities
   kUnknownMethod,
   kUnknownService,  // of a health check
+  kRegionUnknown,   // UnknownRegion()
 
   // Why the server would not do it: IsRefusal().
   kHeadersTooLarge,   // above max_header_bytes
@@ -72,9 +73,14 @@ std::optional<absl::Duration> RetryDelay(const absl::Status& status);
 // `status`, for a limit that the subject alone has, such as "tenant:a".
 absl::Status WithQuota(absl::string_view subject, absl::Status status);
 
+// A NotFound error of the field that names shared memory, which is not there
+// for the caller: the same whether it was never there or is another's.
+absl::Status UnknownRegion(absl::string_view field);
+
 // The same code and text, with google.rpc details: ErrorInfo always, BadRequest
 // where ErrorField() names a field, RetryInfo where RetryLater() made the
-// status, QuotaFailure where WithQuota() did.
+// status, QuotaFailure where WithQuota() did, ResourceInfo where
+// UnknownRegion() did.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // "INVALID_ARGUMENT": a code's name as in gRPC's documentation.

@@ -1,11 +1,44 @@
 #include "wire/compute_request.h"
 
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "base/field_error.h"
 
 namespace attention::wire {
 
 using v1::ComputeAttentionRequest;
+
+namespace {
+
+void DecodeOutputs(MessageReader& reader, OutputMemoryFields* outputs) {
+  std::optional<MessageReader> message = reader.Message();
+  if (!message) return;
+  outputs->present = true;
+  while (message->Next()) {
+    switch (message->field()) {
+      case v1::OutputMemory::kOutputFieldNumber:
+        DecodeSharedMemory(*message, &outputs->output);
+        break;
+      case v1::OutputMemory::kLogSumExpFieldNumber:
+        DecodeSharedMemory(*message, &outputs->log_sum_exp);
+        break;
+      case v1::OutputMemory::kScoresFieldNumber:
+        DecodeSharedMemory(*message, &outputs->scores);
+        break;
+      case v1::OutputMemory::kPresentKeyFieldNumber:
+        DecodeSharedMemory(*message, &outputs->present_key);
+        break;
+      case v1::OutputMemory::kPresentValueFieldNumber:
+        DecodeSharedMemory(*message, &outputs->present_value);
+        break;
+      default:
+        message->Skip();
+    }
+  }
+}
+
+}  // namespace
 
 void RequestDecoder::Decode(MessageReader& reader, RequestFields* fields) {
   const auto list = [&](absl::string_view field, std::vector<int64_t>* list) {
@@ -42,6 +75,9 @@ void RequestDecoder::Decode(MessageReader& reader, RequestFields* fields) {
         break;
       case ComputeAttentionRequest::kOptionsFieldNumber:
         DecodeOptions(reader, &fields->options);
+        break;
+      case ComputeAttentionRequest::kOutputsFieldNumber:
+        DecodeOutputs(reader, &fields->outputs);
         break;
       default:
         reader.Skip();

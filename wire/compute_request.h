@@ -26,6 +26,15 @@ inline constexpr size_t kMaxOptionsBytes = size_t{1} << 20;
 // microsecond or more.
 inline constexpr int64_t kMaxOptionsParts = 1024;
 
+struct OutputMemoryFields {
+  bool present = false;
+  SharedMemoryFields output;
+  SharedMemoryFields log_sum_exp;
+  SharedMemoryFields scores;
+  SharedMemoryFields present_key;
+  SharedMemoryFields present_value;
+};
+
 struct RequestFields {
   TensorFields query;
   TensorFields key;
@@ -37,6 +46,7 @@ struct RequestFields {
   std::vector<int64_t> query_starts;
   std::vector<int64_t> key_starts;
   v1::AttentionOptions options;
+  OutputMemoryFields outputs;
 };
 
 // A request nested in another message, or one that comes in parts. It lives as

@@ -71,17 +71,16 @@ def table(run, case):
 
 def reasons(run):
     """Lines about what was not measured."""
-    lines = [
-        f"- {way['title']}: {way['missing']}\n"
-        for way in run["ways"]
-        if way["missing"]
-    ]
-    for case, entries in run["cases"].items():
-        for way in run["ways"]:
+    titles = {}
+    for way in run["ways"]:
+        if way["missing"]:
+            titles.setdefault(way["missing"], []).append(way["title"])
+        for case, entries in run["cases"].items():
             reason = entries.get(way["name"], {}).get("reason")
             if reason:
-                lines.append(f"- {way['title']}, {case}: {reason}\n")
-    return "".join(lines)
+                key = f"{case}, {reason}"
+                titles.setdefault(key, []).append(way["title"])
+    return "".join(f"- {why}: {'; '.join(w)}\n" for why, w in titles.items())
 
 
 def bar_lines(run):

@@ -2,20 +2,25 @@
 
 The one copy of attention.proto is that of the repository, two folders up; a
 source distribution carries it along. Everything else is in pyproject.toml.
+
+The wheel is pure Python, unless the variable ATTENTION_CLIENT_NATIVE names the
+native core, a file _native.*.so that CMake has built (./dev wheel).
 """
 
+import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 PROTO = Path("attention/v1/attention.proto")
+NATIVE = os.environ.get("ATTENTION_CLIENT_NATIVE")
 
 
 def proto_root() -> Path:
@@ -58,6 +63,13 @@ class BuildPy(build_py):
         super().run()
         root = HERE / "src" if self.editable_mode else Path(self.build_lib)
         generate(root / "attention_client")
+        if NATIVE:
+            shutil.copy(NATIVE, root / "attention_client")
+
+
+class PythonOrNative(Distribution):
+    def has_ext_modules(self) -> bool:
+        return bool(NATIVE)
 
 
 class Sdist(sdist):
@@ -68,4 +80,8 @@ class Sdist(sdist):
         shutil.copy(proto_root() / PROTO, target)
 
 
-setup(version=version(), cmdclass={"build_py": BuildPy, "sdist": Sdist})
+setup(
+    version=version(),
+    distclass=PythonOrNative,
+    cmdclass={"build_py": BuildPy, "sdist": Sdist},
+)

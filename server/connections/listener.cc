@@ -51,7 +51,7 @@ struct SocketAddress {
 absl::Status CannotListen(const std::string& address,
                           absl::string_view reason) {
   return absl::UnavailableError(
-      absl::StrCat("--listen: cannot listen on \"", address, "\": ", reason));
+      absl::StrCat("cannot listen on \"", address, "\": ", reason));
 }
 
 // Names may ask the network. UNAVAILABLE if there are none.
@@ -112,9 +112,8 @@ bool Set(const Descriptor& socket, int level, int name, int value) {
   return setsockopt(socket.get(), level, name, &value, sizeof(value)) == 0;
 }
 
-Descriptor NewSocket(int family) {
-  return Descriptor(
-      socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+Descriptor NewSocket(int family, int type = SOCK_STREAM) {
+  return Descriptor(socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
 }
 
 bool Bind(const Descriptor& socket, const SocketAddress& address) {
@@ -240,12 +239,15 @@ absl::StatusOr<Listener> Listener::Open(const std::string& address,
   if (absl::ConsumePrefix(&rest, "unix-abstract:")) {
     status = listener.OpenUnixAbstract(PercentDecoded(rest));
   } else if (absl::ConsumePrefix(&rest, "unix:")) {
-    status = listener.OpenUnixPath(PercentDecoded(rest), settings.unix_mode);
+    status = listener.OpenUnixPath(PercentDecoded(rest), settings);
   } else {
     listener.is_unix_ = false;
     status = listener.OpenTcp(settings.loopback_only);
   }
-  if (!status.ok()) return status;
+  if (!status.ok()) {
+    return absl::Status(status.code(),
+                        absl::StrCat(settings.flag, ": ", status.message()));
+  }
   return listener;
 }
 
@@ -266,7 +268,7 @@ absl::Status Listener::OpenTcp(bool loopback_only) {
   if (loopback_only &&
       !std::all_of(addresses->begin(), addresses->end(), is_loopback)) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "--listen: got \"", address_,
+        "got \"", address_,
         "\", which other machines may reach, without encryption: give "
         "--tls-cert and --tls-key, or allow it with --allow-plaintext"));
   }
@@ -285,14 +287,14 @@ absl::Status Listener::OpenTcp(bool loopback_only) {
 }
 
 absl::Status Listener::OpenUnixPath(const std::string& path,
-                                    std::optional<mode_t> mode) {
+                                    const ListenSettings& settings) {
   const SocketAddress address = UnixAddress(path, /*abstract=*/false);
   if (IsStale(address, path) && unlink(path.c_str()) != 0) {
     return CannotListen(address_, absl::StrCat("nobody serves it, but it "
                                                "cannot be replaced: ",
                                                std::strerror(errno)));
   }
-  Descriptor socket = NewSocket(AF_UNIX);
+  Descriptor socket = NewSocket(AF_UNIX, settings.unix_type);
   if (!socket.valid() || !Bind(socket, address)) {
     return CannotListen(address_, UnixReason(errno, path));
   }
@@ -301,6 +303,7 @@ absl::Status Listener::OpenUnixPath(const std::string& path,
     file_.reset(new SocketFile{path, file.st_dev, file.st_ino});
   }
   // Nobody can connect before it listens, so nobody is too early.
+  const std::optional<mode_t> mode = settings.unix_mode;
   if ((mode && chmod(path.c_str(), *mode) != 0) ||
       listen(socket.get(), kBacklog) != 0) {
     return CannotListen(address_, std::strerror(errno));

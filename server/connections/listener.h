@@ -2,6 +2,7 @@
 #ifndef ATTENTION_SERVER_CONNECTIONS_LISTENER_H_
 #define ATTENTION_SERVER_CONNECTIONS_LISTENER_H_
 
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include <memory>
@@ -11,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/descriptor.h"
 
 namespace attention::server {
@@ -24,6 +26,10 @@ struct ListenSettings {
   bool loopback_only = false;
   // Permissions of a Unix socket's file; without, as the umask has them.
   std::optional<mode_t> unix_mode = {};
+  // Type of a Unix socket.
+  int unix_type = SOCK_STREAM;
+  // What errors begin with.
+  absl::string_view flag = "--listen";
 };
 
 // Not thread-safe. When it dies it removes the file of a Unix socket, if that
@@ -64,7 +70,7 @@ class Listener {
   // Each for the kind of address_ that it is named for.
   absl::Status OpenTcp(bool loopback_only);
   absl::Status OpenUnixPath(const std::string& path,
-                            std::optional<mode_t> mode);
+                            const ListenSettings& settings);
   absl::Status OpenUnixAbstract(const std::string& name);
 
   std::string address_;

@@ -156,6 +156,10 @@ std::vector<MetricFamily> SnapshotFamilies(const Snapshot& now) {
       "attention_connections_cut_total",
       "Connections that were cut because their peers flooded the server.",
       {{static_cast<double>(now.connections_cut), {}}}));
+  gauge("attention_shared_memory_bytes",
+        "Memory that clients on this machine share.", now.shared_bytes);
+  gauge("attention_shared_memory_limit_bytes",
+        "Most of it; 0: none can be shared.", now.max_shared_bytes);
   gauge("attention_draining", "1 once the server is shutting down, else 0.",
         now.draining);
   families.push_back(

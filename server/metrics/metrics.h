@@ -77,6 +77,9 @@ struct Snapshot {
   int64_t connections = 0;
   int64_t max_connections = 0;
   int64_t connections_cut = 0;  // since the start
+  // That clients on this machine share.
+  int64_t shared_bytes = 0;
+  int64_t max_shared_bytes = 0;
   // Since the start.
   int64_t log_lines_dropped = 0;
   bool draining = false;

@@ -65,6 +65,7 @@ void AdmittedCall::Admitted(Admission::Ticket ticket) {
   {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
     if (!ended_) {
+      admitted_ = true;
       ticket_ = std::move(ticket);
       record_.wait = absl::Now() - record_.arrival;
       traffic_.Read(AnnouncedBytes().value_or(env_.options.max_request_bytes));
@@ -83,22 +84,16 @@ void AdmittedCall::Refused(absl::Status status) {
 
 void AdmittedCall::Expel(absl::Status status) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
-  // Not record_, which another thread may be writing to.
-  CallRecord record(record_.method);
-  record.tenant = record_.tenant;
-  record.wait = absl::Now() - record_.arrival;
-  try {
-    record.caller = record_.caller;
-  } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
-    // That the call ends matters more than whose it was.
-  }
   over_ = true;
   CancelJobs();
   if (ended_.exchange(true)) {
     if (!done_) context_->TryCancel();
     return;
   }
-  FinishWith(status, record);
+  const absl::Time now = absl::Now();
+  if (!admitted_) record_.wait = now - record_.arrival;
+  if (const auto since = ReadingSince()) record_.receive += now - *since;
+  FinishWith(status);
   // A status does not overtake what the client does not take. Where it takes
   // what is on its way, the status follows; else Admission comes again.
   if (writing_ && ReasonOf(status) == Reason::kSlowReader) {
@@ -145,9 +140,12 @@ WorkClass AdmittedCall::WorkClassOf(const AttentionPlan& plan) {
   return plan.fast_math ? WorkClass::kFast : WorkClass::kFloat;
 }
 
-void AdmittedCall::NoteShapes(const AttentionInputs& inputs) {
-  record_.shapes = {inputs.query.shape, inputs.key.shape, inputs.value.shape,
-                    std::nullopt};
+void AdmittedCall::NoteShapes(const AttentionInputs& inputs,
+                              std::optional<int64_t> tokens) {
+  Note([&](CallRecord& record) {
+    record.shapes = {inputs.query.shape, inputs.key.shape, inputs.value.shape,
+                     tokens};
+  });
 }
 
 std::optional<int64_t> AdmittedCall::AnnouncedBytes() const {
@@ -248,7 +246,7 @@ bool AdmittedCall::End(const absl::Status& status) {
         over_ = true;
         CancelJobs();
       }
-      FinishWith(status, record_);
+      FinishWith(status);
     }
   }
   Drop();
@@ -272,9 +270,8 @@ void AdmittedCall::EndWithoutMemory() {
   }
 }
 
-void AdmittedCall::FinishWith(const absl::Status& status,
-                              const CallRecord& record) {
-  const grpc::Status result = EndCall(status, record, env_, *context_);
+void AdmittedCall::FinishWith(const absl::Status& status) {
+  const grpc::Status result = EndCall(status, record_, env_, *context_);
   HandOver();
   if (!status.ok()) return Finish(result);
   SendAnswer();

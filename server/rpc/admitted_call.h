@@ -11,6 +11,7 @@
 #include <mutex>
 #include <new>
 #include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -71,6 +72,8 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   // With mutex_ held.
   virtual void TellSuccess() = 0;
   virtual void SendAnswer() = 0;
+  // Since when a read is under way, if one is. With mutex_ held.
+  virtual std::optional<absl::Time> ReadingSince() const = 0;
 
   void OnCancel() final;
   void OnDone() final;
@@ -83,8 +86,9 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
 
   // By what its speed is measured.
   static WorkClass WorkClassOf(const AttentionPlan& plan);
-  // For the log.
-  void NoteShapes(const AttentionInputs& inputs);
+  // For the log; `tokens` of a stream.
+  void NoteShapes(const AttentionInputs& inputs,
+                  std::optional<int64_t> tokens = std::nullopt);
 
   // What the caller said about the size of its first message.
   std::optional<int64_t> AnnouncedBytes() const;
@@ -97,6 +101,13 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   // Posts a read, unless the call has ended, after which nothing may be
   // started. False if it has.
   bool ReadInto(grpc::ByteBuffer* message);
+
+  // Changes record_, which Expel() may be reading on another thread.
+  template <typename Change>
+  void Note(const Change& change) {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    change(record_);
+  }
 
   // Hands a job to the executor, whose Done() must TakeJob() and, as its last
   // step, call JobEnded().
@@ -129,6 +140,8 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
 
   const ComputeEnvironment& env_;
   grpc::GenericCallbackServerContext* const context_;
+  // Changed by one thread at a time, with mutex_ held since Admission knows of
+  // the call: whoever changes it next may read it without.
   CallRecord record_;
   const int64_t header_bytes_;
   CallTraffic traffic_;
@@ -151,7 +164,8 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
 
  private:
   void EndWithoutMemory();
-  void FinishWith(const absl::Status& status, const CallRecord& record);
+  // With mutex_ held.
+  void FinishWith(const absl::Status& status);
   void CancelJobs();
   void LetGo();
   void LookWhetherTaken(std::optional<int64_t> bytes_before);
@@ -162,6 +176,7 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   // Of these gRPC and the jobs: Admission may end the call while there are any.
   std::atomic<int> users_{1};
   std::atomic<int> handovers_{0};
+  bool admitted_ = false;              // guarded by mutex_
   bool done_ = false;                  // guarded by mutex_
   std::atomic<bool> given_up_{false};  // cancelled before its deadline
 

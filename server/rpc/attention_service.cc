@@ -31,6 +31,7 @@ v1::GetCapabilitiesResponse Capabilities(const Options& options) {
   response.set_max_batch_heads(options.max_batch_heads);
   response.set_max_work(options.max_work);
   response.set_max_chunk_bytes(options.max_chunk_bytes);
+  response.set_shared_memory(options.shared_memory);
   return response;
 }
 

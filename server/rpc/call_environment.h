@@ -15,6 +15,7 @@
 #include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
 #include "server/options.h"
+#include "server/shared_memory/region_table.h"
 
 namespace attention::server {
 
@@ -34,6 +35,8 @@ struct ComputeEnvironment : CallEnvironment {
   CostModel& costs;
   BufferPool& buffers;
   Executor& executor;
+  // What clients on this machine share.
+  const RegionTable& regions;
   // Whether clients have been told to leave: each connection is closed with its
   // last call.
   const std::atomic<bool>& leaving;

@@ -20,7 +20,8 @@
 
 namespace attention::server {
 
-// Filled in while the call runs, by one thread at a time.
+// Filled in while the call runs, by one thread at a time; whoever ends the call
+// from outside needs a lock (AdmittedCall).
 struct CallRecord {
   explicit CallRecord(absl::string_view method) : method(method) {}
 

@@ -45,7 +45,10 @@ class ComputeCall final : public AdmittedCall {
   class DecodeJob final : public Executor::Job {
    public:
     explicit DecodeJob(ComputeCall& call) : call_(call) {}
-    int64_t NextStage() override { return call_.NextDecodeStage(); }
+    int64_t NextStage() override {
+      const int64_t begun = std::exchange(call_.handed_over_copies_, 0);
+      return begun > 0 ? begun : call_.NextDecodeStage();
+    }
     bool RunTask(int64_t task, const Turn& /*turn*/) override {
       call_.kernel_request_.copies[task].Run();
       return true;
@@ -56,7 +59,13 @@ class ComputeCall final : public AdmittedCall {
     ComputeCall& call_;
   };
 
-  void ReadFirst() override { ReadInto(&request_); }
+  void ReadFirst() override {
+    read_since_ = absl::Now();
+    ReadInto(&request_);
+  }
+  std::optional<absl::Time> ReadingSince() const override {
+    return read_since_;
+  }
 
   void OnReadDone(bool ok) override {
     HandOver();
@@ -86,25 +95,39 @@ class ComputeCall final : public AdmittedCall {
   }
 
   void Received() {
-    const absl::Time now = absl::Now();
-    record_.receive = now - record_.arrival - record_.wait;
-    received_ = now;
-    record_.request_bytes = static_cast<int64_t>(request_.Length());
-    message_bytes_ = record_.request_bytes;
+    received_ = absl::Now();
+    Note([&](CallRecord& record) {
+      record.receive = received_ - record.arrival - record.wait;
+      record.request_bytes = static_cast<int64_t>(request_.Length());
+      message_bytes_ = record.request_bytes;
+      read_since_.reset();
+    });
     if (record_.request_bytes > env_.options.max_request_bytes) {
       return (void)End(RequestTooLarge(record_.request_bytes,
                                        env_.options.max_request_bytes));
     }
     absl::Status status = ticket_.ReadDone(record_.request_bytes);
     if (!status.ok()) return (void)End(status);
-    if (record_.request_bytes <= kInlineBytes) {
-      while (const int64_t tasks = NextDecodeStage()) {
-        for (int64_t i = 0; i < tasks; ++i) kernel_request_.copies[i].Run();
+    int64_t bytes = record_.request_bytes;
+    if (bytes <= kInlineBytes) {
+      const int64_t copies = NextDecodeStage();
+      // Masks in shared memory may be of any size.
+      bytes = BytesToCopy();
+      if (bytes <= kInlineBytes) {
+        for (int64_t i = 0; i < copies; ++i) kernel_request_.copies[i].Run();
+        if (copies > 0) NextDecodeStage();
+        return Planned(/*inline_allowed=*/true);
       }
-      return Planned(/*inline_allowed=*/true);
+      handed_over_copies_ = copies;
     }
     Submit(JobSlot::kCompute, std::make_unique<DecodeJob>(*this),
-           env_.costs.TransferSeconds(record_.request_bytes));
+           env_.costs.TransferSeconds(bytes));
+  }
+
+  int64_t BytesToCopy() const {
+    size_t bytes = 0;
+    for (const PayloadCopy& copy : kernel_request_.copies) bytes += copy.bytes;
+    return static_cast<int64_t>(bytes);
   }
 
   // Finds the tensors in the message, then plans. Returns how many pieces there
@@ -113,10 +136,11 @@ class ComputeCall final : public AdmittedCall {
     const absl::Time start = absl::Now();
     try {
       if (decode_stage_++ == 0) {
-        record_.queue = start - received_;
+        Note([&](CallRecord& record) { record.queue = start - received_; });
         status_ = FindTensors();
         if (status_.ok() && !kernel_request_.copies.empty()) {
-          record_.decode += absl::Now() - start;
+          Note(
+              [&](CallRecord& record) { record.decode = absl::Now() - start; });
           return static_cast<int64_t>(kernel_request_.copies.size());
         }
       }
@@ -125,7 +149,9 @@ class ComputeCall final : public AdmittedCall {
       status_ = OutOfMemory();
     }
     decoded_ = absl::Now();
-    record_.decode = decoded_ - received_ - record_.queue;
+    Note([&](CallRecord& record) {
+      record.decode = decoded_ - received_ - record.queue;
+    });
     return 0;
   }
 
@@ -142,7 +168,9 @@ class ComputeCall final : public AdmittedCall {
         wire::DecodeRequest(slices_, env_.buffers, meter,
                             static_cast<size_t>(env_.options.max_batch) + 1);
     if (!fields.ok()) return fields.status();
-    auto kernel_request = ToKernel(*std::move(fields), env_.buffers, meter);
+    auto kernel_request =
+        ToKernel(*std::move(fields), env_.buffers, meter,
+                 {.table = &env_.regions, .tenant = record_.tenant->id});
     if (!kernel_request.ok()) return kernel_request.status();
     kernel_request_ = *std::move(kernel_request);
     return absl::OkStatus();
@@ -158,16 +186,20 @@ class ComputeCall final : public AdmittedCall {
                               env_.options.kernel_limits());
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
-    encoder_.emplace(*plan_, kernel_request_.float_values);
-    NoteShapes(kernel_request_.inputs);
-    absl::Status status = HoldMemory();
+    absl::Status status = CheckOutputs(kernel_request_.outputs, *plan_);
     if (!status.ok()) return status;
-    record_.predicted_seconds =
+    encoder_.emplace(*plan_, kernel_request_.float_values,
+                     std::exchange(kernel_request_.outputs, {}));
+    NoteShapes(kernel_request_.inputs);
+    status = HoldMemory();
+    if (!status.ok()) return status;
+    const double seconds =
         env_.costs.ComputeSeconds(WorkClassOf(*plan_), plan_->work);
-    return ticket_.Expect(record_.predicted_seconds +
-                              env_.costs.TransferSeconds(record_.request_bytes +
-                                                         encoder_->bytes()),
-                          plan_->work);
+    Note([&](CallRecord& record) { record.predicted_seconds = seconds; });
+    return ticket_.Expect(
+        seconds + env_.costs.TransferSeconds(record_.request_bytes +
+                                             encoder_->bytes()),
+        plan_->work);
   }
 
   absl::Status HoldMemory() {
@@ -205,7 +237,7 @@ class ComputeCall final : public AdmittedCall {
     if (cancelled_) return (void)End(Abandoned());
     const AttentionOutputs outputs = encoder_->Allocate(env_.buffers);
     const absl::Time allocated = absl::Now();
-    record_.encode = allocated - decoded_;
+    Note([&](CallRecord& record) { record.encode = allocated - decoded_; });
     decoded_ = allocated;
     const bool small = plan_->flops <= kInlineFlops &&
                        plan_->work <= kInlineWork &&
@@ -213,7 +245,9 @@ class ComputeCall final : public AdmittedCall {
     if (small && inline_allowed) {
       const auto job =
           MakeAttentionJob(*plan_, outputs, 1, [this](absl::Status status) {
-            record_.compute = absl::Now() - decoded_;
+            Note([&](CallRecord& record) {
+              record.compute = absl::Now() - decoded_;
+            });
             Computed(std::move(status));
           });
       return Executor::RunHere(job.get(), &over_);
@@ -236,10 +270,12 @@ class ComputeCall final : public AdmittedCall {
 
   // What the executor knows of the computation that has ended.
   void FinishJob(const Executor::Job& job) {
-    record_.used_seconds = job.used_seconds();
-    record_.compute = absl::Now() - decoded_;
-    env_.costs.RecordCompute(WorkClassOf(*plan_), plan_->work,
-                             record_.used_seconds);
+    const double seconds = job.used_seconds();
+    Note([&](CallRecord& record) {
+      record.used_seconds = seconds;
+      record.compute = absl::Now() - decoded_;
+    });
+    env_.costs.RecordCompute(WorkClassOf(*plan_), plan_->work, seconds);
   }
 
   void Computed(absl::Status status) {
@@ -253,9 +289,12 @@ class ComputeCall final : public AdmittedCall {
     plan_->problem.reset();
     // For the next request, while this one's answer is being sent.
     kernel_request_.payloads.clear();
-    record_.encode += absl::Now() - start;
+    kernel_request_.regions.clear();
+    Note([&](CallRecord& record) { record.encode += absl::Now() - start; });
     response_ = encoder_->Finish(record_.Timing());
-    record_.response_bytes = static_cast<int64_t>(response_.Length());
+    Note([&](CallRecord& record) {
+      record.response_bytes = static_cast<int64_t>(response_.Length());
+    });
     static_cast<void>(ticket_.Hold(MemoryKind::kTensors, 0));
     static_cast<void>(ticket_.Hold(MemoryKind::kScratch, 0));
     End(absl::OkStatus());
@@ -280,8 +319,11 @@ class ComputeCall final : public AdmittedCall {
   grpc::ByteBuffer surplus_;
   grpc::ByteBuffer response_;
 
+  std::optional<absl::Time> read_since_;  // guarded by mutex_
   absl::Time received_, decoded_;
   int decode_stage_ = 0;
+  // Of the first stage, which was on gRPC's thread: to be run by a job.
+  int64_t handed_over_copies_ = 0;
   absl::Status status_;
   std::vector<grpc::Slice> slices_;
   KernelRequest kernel_request_;

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <new>
 #include <optional>
+#include <string>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -90,6 +91,9 @@ class StreamCall final : public AdmittedCall {
   // gRPC's side.
 
   void ReadFirst() override { PostRead(); }
+  std::optional<absl::Time> ReadingSince() const override {
+    return reading_ ? std::optional(read_since_) : std::nullopt;
+  }
 
   void OnReadDone(bool ok) override {
     HandOver();
@@ -205,7 +209,7 @@ class StreamCall final : public AdmittedCall {
     try {
       if (header_stage_++ == 0) {
         started_ = start;
-        record_.queue = start - received_;
+        Note([&](CallRecord& record) { record.queue = start - received_; });
         status_ = DecodeHeader();
         if (status_.ok() && !request_.copies.empty()) {
           return static_cast<int64_t>(request_.copies.size());
@@ -215,7 +219,7 @@ class StreamCall final : public AdmittedCall {
     } catch (const std::bad_alloc&) {
       status_ = OutOfMemory();
     }
-    record_.decode = absl::Now() - started_;
+    Note([&](CallRecord& record) { record.decode = absl::Now() - started_; });
     return 0;
   }
 
@@ -290,8 +294,7 @@ class StreamCall final : public AdmittedCall {
     format_.emplace(request_.inputs, request_.options);
     answer_.emplace(*plan_, format_->length_axis(), request_.float_values);
     rows_ = answer_->rows();
-    NoteShapes(request_.inputs);
-    record_.shapes->tokens = format_->tokens();
+    NoteShapes(request_.inputs, format_->tokens());
     absl::Status status = HoldMemory();
     if (status.ok()) status = Expect();
     if (!status.ok()) return status;
@@ -356,7 +359,9 @@ class StreamCall final : public AdmittedCall {
   absl::Status Expect() {
     compute_seconds_ =
         env_.costs.ComputeSeconds(WorkClassOf(*plan_), plan_->work);
-    record_.predicted_seconds = compute_seconds_;
+    Note([&](CallRecord& record) {
+      record.predicted_seconds = compute_seconds_;
+    });
     const double seconds =
         compute_seconds_ + env_.costs.TransferSeconds(StreamBytes());
     seconds_per_token_ =

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -18,7 +19,7 @@
 namespace attention {
 
 // Those that tests/support/certificates.sh lists. The folder goes with the
-// object.
+// object. What cannot be made throws, which fails the test.
 class Certificates {
  public:
   Certificates()
@@ -27,8 +28,12 @@ class Certificates {
     std::filesystem::create_directory(folder_);
     const std::string command =
         absl::StrCat(ATTENTION_SOURCE_DIR, "/tests/support/certificates.sh '",
-                     folder_.string(), "' 2>/dev/null");
-    EXPECT_EQ(std::system(command.c_str()), 0) << command;
+                     folder_.string(), "' 2>'", Path("log"), "'");
+    if (std::system(command.c_str()) != 0) {
+      const std::string log = Read("log");
+      std::filesystem::remove_all(folder_);
+      throw std::runtime_error(absl::StrCat(command, ": ", log));
+    }
   }
   ~Certificates() { std::filesystem::remove_all(folder_); }
   Certificates(const Certificates&) = delete;
@@ -56,6 +61,7 @@ class Certificates {
  private:
   std::string Read(const std::string& name) const {
     std::ifstream file(Path(name));
+    if (!file) throw std::runtime_error(absl::StrCat("no ", Path(name)));
     return {std::istreambuf_iterator<char>(file), {}};
   }
 

@@ -340,6 +340,26 @@ TEST_F(ClientTest, StoppingEndsTheCallOnBothSides) {
   }
 }
 
+TEST_F(ClientTest, AnInterruptedCallEndsOnBothSides) {
+  std::atomic<bool> begun = false;
+  std::promise<bool> cancelled;
+  FakeService service([&](grpc::ServerContext& context, const auto&, auto&) {
+    begun = true;
+    while (!context.IsCancelled()) std::this_thread::yield();
+    cancelled.set_value(true);
+    return grpc::Status::OK;
+  });
+  const auto caller = std::this_thread::get_id();
+  const CallOptions options = {.interrupted = [&] {
+    EXPECT_EQ(std::this_thread::get_id(), caller);
+    return begun.load();
+  }};
+  EXPECT_EQ(
+      Client(service.address()).Compute(Request(), options).status().code(),
+      absl::StatusCode::kCancelled);
+  EXPECT_TRUE(cancelled.get_future().get());
+}
+
 TEST_F(ClientTest, GetsCapabilities) {
   FakeService service;
   const auto answer = Client(service.address()).GetCapabilities();

@@ -353,7 +353,8 @@ TEST_F(CommandLine, Info) {
             "max batch           500\n"
             "max batch * heads   600\n"
             "max multiply-adds   70000000000\n"
-            "max chunk bytes     8000\n");
+            "max chunk bytes     8000\n"
+            "shared memory       unix:/no/such/socket\n");
 }
 
 TEST(Report, ExitCodes) {

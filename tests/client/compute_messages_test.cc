@@ -21,8 +21,13 @@ using wire::BytesOf;
 v1::ComputeAttentionRequest AnyMessage(std::mt19937& random) {
   v1::ComputeAttentionRequest message = wire::AnyRequest(random);
   const auto prepare = [&](v1::Tensor* tensor) {
-    // A client sends `data` alone.
+    // A client sends `data` alone, or says where it lies.
     tensor->clear_float_values();
+    if (!tensor->shared_memory().region().empty()) {
+      tensor->clear_data();
+      return;
+    }
+    tensor->clear_shared_memory();
     if (random() % 3 == 0) {
       tensor->mutable_data()->resize(kLentBytes - 2 + random() % 5000, 'x');
     }
@@ -35,7 +40,36 @@ v1::ComputeAttentionRequest AnyMessage(std::mt19937& random) {
   if (message.has_mask()) prepare(message.mutable_mask());
   if (message.has_past_key()) prepare(message.mutable_past_key());
   if (message.has_past_value()) prepare(message.mutable_past_value());
+  // Nor does it name places that are none.
+  v1::OutputMemory& outputs = *message.mutable_outputs();
+  if (outputs.output().region().empty()) outputs.clear_output();
+  if (outputs.log_sum_exp().region().empty()) outputs.clear_log_sum_exp();
+  if (outputs.scores().region().empty()) outputs.clear_scores();
+  if (outputs.present_key().region().empty()) outputs.clear_present_key();
+  if (outputs.present_value().region().empty()) outputs.clear_present_value();
+  if (outputs.ByteSizeLong() == 0) message.clear_outputs();
   return message;
+}
+
+SharedPlaces PlacesOf(const v1::ComputeAttentionRequest& message) {
+  SharedPlaces places;
+  const auto place = [](const v1::SharedMemory& memory,
+                        SharedPlaces::Input& input) {
+    input.region = memory.region();
+    input.offset = memory.offset();
+  };
+  place(message.query().shared_memory(), places.query);
+  place(message.key().shared_memory(), places.key);
+  place(message.value().shared_memory(), places.value);
+  place(message.mask().shared_memory(), places.mask);
+  place(message.past_key().shared_memory(), places.past_key);
+  place(message.past_value().shared_memory(), places.past_value);
+  place(message.outputs().output(), places.output);
+  place(message.outputs().log_sum_exp(), places.log_sum_exp);
+  place(message.outputs().scores(), places.scores);
+  place(message.outputs().present_key(), places.present_key);
+  place(message.outputs().present_value(), places.present_value);
+  return places;
 }
 
 TensorSpan Lent(const v1::Tensor& tensor) {
@@ -68,8 +102,9 @@ TEST(EncodeRequestTest, WritesTheBytesThatProtobufWrites) {
     SCOPED_TRACE(i);
     const v1::ComputeAttentionRequest message = AnyMessage(random);
     Lease lease;
-    ASSERT_EQ(BytesOf(EncodeRequest(RequestOf(message), lease)),
-              message.SerializeAsString());
+    ASSERT_EQ(
+        BytesOf(EncodeRequest(RequestOf(message), lease, PlacesOf(message))),
+        message.SerializeAsString());
     EXPECT_EQ(lease.lent(), 0);
   }
 }

@@ -1,4 +1,5 @@
-// A service that answers what a test tells it to, on a port of its own.
+// A service that answers what a test tells it to, on a port of its own. Where
+// it cannot serve it throws, which fails the test.
 #ifndef ATTENTION_TESTS_CLIENT_FAKE_SERVICE_H_
 #define ATTENTION_TESTS_CLIENT_FAKE_SERVICE_H_
 
@@ -10,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -35,6 +37,9 @@ class FakeService : public v1::AttentionService::Service {
     builder.SetMaxReceiveMessageSize(-1);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
+    if (server_ == nullptr) {
+      throw std::runtime_error(absl::StrCat("cannot serve on ", address));
+    }
   }
   ~FakeService() override { server_->Shutdown(); }
 
@@ -93,6 +98,8 @@ class FakeService : public v1::AttentionService::Service {
     response->set_max_batch_heads(600);
     response->set_max_work(70'000'000'000);
     response->set_max_chunk_bytes(8000);
+    // Which nobody serves: what is said to be shared is sent.
+    response->set_shared_memory("unix:/no/such/socket");
     return grpc::Status::OK;
   }
 

@@ -7,38 +7,54 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
+#include <cstddef>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "base/descriptor.h"
 #include "tests/support/http2_frames.h"
 
 namespace attention {
 
-// Takes one connection.
+// Takes one connection, over a Unix socket: what the system keeps of what is
+// not read stays far below a message of megabytes there.
 class StalledServer {
  public:
   // Bytes that are read: enough to know that the call has begun.
   static constexpr size_t kRead = 256 << 10;
 
-  StalledServer() : listener_(socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    auto* generic = reinterpret_cast<sockaddr*>(&address);
-    socklen_t length = sizeof(address);
+  explicit StalledServer(int family = AF_UNIX)
+      : listener_(socket(family, SOCK_STREAM, 0)) {
+    // On a free port; or under an abstract name that the system gives.
+    sockaddr_in tcp{};
+    tcp.sin_family = AF_INET;
+    tcp.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    sockaddr_un local{};
+    local.sun_family = AF_UNIX;
+    const bool is_tcp = family == AF_INET;
+    auto* generic = is_tcp ? reinterpret_cast<sockaddr*>(&tcp)
+                           : reinterpret_cast<sockaddr*>(&local);
+    socklen_t length = is_tcp ? sizeof(tcp) : sizeof(local.sun_family);
     EXPECT_EQ(bind(listener_.get(), generic, length), 0);
     EXPECT_EQ(listen(listener_.get(), 1), 0);
+    length = is_tcp ? sizeof(tcp) : sizeof(local);
     EXPECT_EQ(getsockname(listener_.get(), generic, &length), 0);
-    port_ = ntohs(address.sin_port);
+    address_ = is_tcp ? absl::StrCat("127.0.0.1:", ntohs(tcp.sin_port))
+                      : absl::StrCat(
+                            "unix-abstract:",
+                            absl::string_view(
+                                local.sun_path + 1,
+                                length - offsetof(sockaddr_un, sun_path) - 1));
     reader_ = std::thread([this] { AcceptAndRead(); });
   }
   ~StalledServer() { WaitUntilStalled(); }
 
-  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  const std::string& address() const { return address_; }
 
   // Until it has read all that it will.
   void WaitUntilStalled() {
@@ -70,7 +86,7 @@ class StalledServer {
 
   Descriptor listener_;
   Descriptor connection_;
-  int port_ = 0;
+  std::string address_;
   std::thread reader_;
 };
 

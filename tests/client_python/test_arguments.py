@@ -34,6 +34,15 @@ class Device:
     type = "cuda"
 
 
+class BFloat16:
+    """A tensor that only DLPack gives away, and not now."""
+
+    dtype = "torch.bfloat16"
+
+    def __dlpack__(self):
+        raise BufferError("not exported")
+
+
 class csr_matrix:
     """As that of SciPy."""
 
@@ -104,7 +113,12 @@ NO_TENSOR = [
         TypeError,
         "got a tensor on device cuda, wanted one in the CPU's memory",
     ),
-    (Tensor(dtype="torch.bfloat16"), TypeError, "got a PyTorch tensor of bf"),
+    (
+        BFloat16(),
+        TypeError,
+        "got a BFloat16, which numpy cannot read: not exported",
+    ),
+    ([BFloat16()], TypeError, "[0]: got a BFloat16, wanted numbers, or a ten"),
     (
         Tensor(RuntimeError("conjugate bit")),
         TypeError,

@@ -72,6 +72,27 @@ def test_the_same_request_gives_the_same_bits(client):
         np.testing.assert_array_equal(again, first)
 
 
+def test_both_cores_give_the_same_bits(server_address, monkeypatch):
+    rng = np.random.default_rng(1)
+    query = rng.standard_normal((1, 8, 2, 64), np.float32)
+    # More than 4 MiB: the native core streams it.
+    keys, values = rng.standard_normal((2, 1, 2, 8192, 64), np.float32)
+    mask = rng.random((2, 8192)) < 0.9
+    results = []
+    for core in ("native", "pure"):
+        monkeypatch.setenv("ATTENTION_CLIENT_CORE", core)
+        with Client(server_address, timeout=60) as client:
+            results.append(
+                client.compute(
+                    query, keys, values, mask=mask, return_log_sum_exp=True
+                )
+            )
+    np.testing.assert_array_equal(results[0].output, results[1].output)
+    np.testing.assert_array_equal(
+        results[0].log_sum_exp, results[1].log_sum_exp
+    )
+
+
 def test_two_clients_do_not_disturb_each_other(client, server_address):
     with Client(server_address) as other:
         assert other.health() == "SERVING"

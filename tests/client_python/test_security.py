@@ -14,6 +14,8 @@ import attention_client
 from attention_client import Client, connection, targets
 from attention_client import attention_pb2 as pb
 
+pure_only = pytest.mark.parametrize("core", ["pure"], indirect=True)
+
 SCRIPT = Path(__file__).parents[1] / "support" / "certificates.sh"
 TOKEN = "secret-token"
 HEADER = "Bearer secret-token"
@@ -206,6 +208,7 @@ def test_no_proxy_gets_a_token_in_plain_text(serve, monkeypatch):
     assert server.authorizations == [HEADER] * 4
 
 
+@pure_only
 def test_credentials_that_do_not_encrypt_get_no_token(serve):
     server = serve()
     insecure = grpc.experimental.insecure_channel_credentials()
@@ -220,9 +223,15 @@ def test_the_token_goes_over_tls(serve, certificates):
     for host in ("127.0.0.1", "localhost"):
         target = f"{host}:{server.port}"
         call(target, token=TOKEN, tls_ca=certificates / "ca.pem")
+    assert server.authorizations == [HEADER] * 2
+
+
+@pure_only
+def test_the_token_goes_over_credentials_that_encrypt(serve, certificates):
+    server = serve("127.0.0.1:0", tls(certificates, "server.pem"))
     own = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes())
     call(server.address, token=TOKEN, credentials=own)
-    assert server.authorizations == [HEADER] * 3
+    assert server.authorizations == [HEADER]
 
 
 def test_a_client_shows_its_certificate(serve, certificates):
@@ -239,6 +248,16 @@ def test_a_client_shows_its_certificate(serve, certificates):
 
 
 REFUSED = "the server's certificate was refused: "
+# gRPC 1.51, which the native core may stand on, does not say which.
+OF_1_51 = (
+    "it is out of date, or signed by no authority that the client trusts "
+    "(tls_ca)"
+)
+NOT_FOR = "the server's certificate is not for 127.0.0.1"
+# Of newer versions of grpcio.
+NOT_FOR_WHAT_THE_TARGET_SAYS = (
+    "the server's certificate is not for the name in the target"
+)
 AFTER_HANDSHAKE = (
     "the server closed the connection after the TLS handshake: it may "
 )
@@ -263,7 +282,7 @@ AFTER_HANDSHAKE = (
             "elsewhere.pem",
             False,
             {"tls_ca": "ca.pem"},
-            "the server's certificate is not for 127.0.0.1",
+            NOT_FOR,
         ),
         (
             "server.pem",
@@ -307,7 +326,7 @@ AFTER_HANDSHAKE = (
     ],
 )
 def test_failures_of_tls_name_the_cause(
-    serve, certificates, certificate, asks_for_one, files, cause
+    core, serve, certificates, certificate, asks_for_one, files, cause
 ):
     credentials = certificate and tls(
         certificates, certificate, asks_for_one=asks_for_one
@@ -316,6 +335,16 @@ def test_failures_of_tls_name_the_cause(
     paths = {name: certificates / file for name, file in files.items()}
     with pytest.raises(attention_client.Unavailable) as caught:
         call(server.address, token=TOKEN, **paths)
+    message = caught.value.message
+    # What gRPC does not tell, the client cannot.
+    if (
+        core == "native"
+        and cause.startswith(REFUSED)
+        and message == REFUSED + OF_1_51
+    ):
+        cause = message
+    if cause == NOT_FOR and message == NOT_FOR_WHAT_THE_TARGET_SAYS:
+        cause = message
     assert caught.value.message == cause
     assert (
         str(caught.value) == f"UNAVAILABLE: {cause} (server {server.address})"
@@ -415,6 +444,7 @@ def test_what_is_not_one_token_is_refused_unseen(tmp_path, text, error):
     assert "secr" not in str(caught.value).replace(str(file), "")
 
 
+@pure_only  # The C++ client has a test of its own.
 def test_a_replaced_file_is_read_again_after_a_second(
     serve, tmp_path, monkeypatch
 ):

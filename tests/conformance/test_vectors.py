@@ -30,7 +30,8 @@ def array(message, field):
     if tensor.float_values:
         values = np.array(tensor.float_values, np.float32)
         return values.reshape(tuple(tensor.shape))
-    return tensors.from_wire(message, field)
+    dtype = tensors.numpy_type(tensor.data_type)
+    return np.frombuffer(tensor.data, dtype).reshape(tuple(tensor.shape))
 
 
 @pytest.fixture(scope="module")

@@ -423,6 +423,45 @@ class ComputeTest(ServedTest):
                 self.assertEqual(client.stderr.read(), error)
                 client.stderr.close()
 
+    def test_an_interrupted_call_ends_its_line(self):
+        # Far more than is sent before the line has been seen; without a block
+        # on the disk.
+        length = 1 << 24
+        for name in "kv":
+            file = self.folder / f"{name}.npy"
+            write_npy(file, "float32", [length, 128], [])
+            os.truncate(file, file.stat().st_size + length * 128 * 4)
+        write_npy(self.folder / "q.npy", "float32", [1, 128], [0.5] * 128)
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            with self.subTest(ending.name):
+                terminal, its_end = os.openpty()
+                self.addCleanup(os.close, terminal)
+                client = subprocess.Popen(
+                    [
+                        CLIENT,
+                        "compute",
+                        f"--server={self.server.address}",
+                        "--query=q.npy",
+                        "--key=k.npy",
+                        "--value=v.npy",
+                    ],
+                    cwd=self.folder,
+                    stdout=subprocess.DEVNULL,
+                    stderr=its_end,
+                )
+                os.close(its_end)
+                shown = b""
+                while b"GiB/s" not in shown:
+                    shown += os.read(terminal, 1000)
+                client.send_signal(ending)
+                self.assertEqual(client.wait(timeout=60), -ending)
+                try:
+                    while more := os.read(terminal, 1000):
+                        shown += more
+                except OSError:
+                    pass  # Nobody has the other end open any more.
+                self.assertRegex(shown, rb"GiB/s\r\n\Z")
+
     def test_masks_of_integers_that_the_wire_lacks(self):
         identity = attention(
             [[1, 0], [0, 1]], [[1, 0], [0, 1]], [[1, 0], [0, 1]]

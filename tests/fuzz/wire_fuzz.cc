@@ -39,6 +39,14 @@ std::vector<grpc::Slice> Cut(const std::string& bytes, size_t cut) {
   return slices;
 }
 
+void Fill(const SharedMemoryFields& place, v1::SharedMemory* message) {
+  SliceReader region = place.region;
+  message->mutable_region()->resize(region.remaining());
+  Check(region.ReadBytes(message->mutable_region()->data(), region.remaining()),
+        "region is not there");
+  message->set_offset(place.offset);
+}
+
 // False: more was sent than is kept.
 bool Fill(const TensorFields& tensor, v1::Tensor* message) {
   message->set_data_type(static_cast<v1::DataType>(tensor.data_type));
@@ -51,12 +59,26 @@ bool Fill(const TensorFields& tensor, v1::Tensor* message) {
       reinterpret_cast<const float*>(tensor.float_values.values.data());
   message->mutable_float_values()->Assign(floats,
                                           floats + tensor.float_values.count);
+  if (tensor.shared_memory.present) {
+    Fill(tensor.shared_memory, message->mutable_shared_memory());
+  }
   return tensor.rank <= kMaxRank;
 }
 
 template <typename Mutable>
 bool FillIfPresent(const TensorFields& tensor, Mutable message) {
   return !tensor.present || Fill(tensor, message());
+}
+
+void Fill(const OutputMemoryFields& fields, v1::OutputMemory* message) {
+  const auto fill = [](const SharedMemoryFields& place, auto mutable_place) {
+    if (place.present) Fill(place, mutable_place());
+  };
+  fill(fields.output, [&] { return message->mutable_output(); });
+  fill(fields.log_sum_exp, [&] { return message->mutable_log_sum_exp(); });
+  fill(fields.scores, [&] { return message->mutable_scores(); });
+  fill(fields.present_key, [&] { return message->mutable_present_key(); });
+  fill(fields.present_value, [&] { return message->mutable_present_value(); });
 }
 
 bool Fill(const RequestFields& fields, v1::ComputeAttentionRequest* message) {
@@ -67,6 +89,9 @@ bool Fill(const RequestFields& fields, v1::ComputeAttentionRequest* message) {
   assign(fields.query_starts, message->mutable_query_starts());
   assign(fields.key_starts, message->mutable_key_starts());
   *message->mutable_options() = fields.options;
+  if (fields.outputs.present) {
+    Fill(fields.outputs, message->mutable_outputs());
+  }
   return FillIfPresent(fields.query,
                        [&] { return message->mutable_query(); }) &&
          FillIfPresent(fields.key, [&] { return message->mutable_key(); }) &&

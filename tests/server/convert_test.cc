@@ -7,7 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include "server/shared_memory/region_table.h"
 #include "tests/support/messages.h"
+#include "tests/support/shared_memory.h"
 
 namespace attention::server {
 namespace {
@@ -72,6 +74,45 @@ TEST(ConvertTest, AsksForThePayloadsMemory) {
   auto fields = wire::DecodeRequest(slices, *pool, meter, kMostNumbers);
   ASSERT_TRUE(fields.ok());
   EXPECT_EQ(ToKernel(*std::move(fields), *pool, meter).status(), busy);
+}
+
+// What is checked of a mask of BOOL must still be so when it is used. All else
+// decides nothing but numbers.
+TEST(ConvertTest, SharedTensorsAreLeftWhereTheyAreButMasksOfBool) {
+  constexpr int64_t kMost = 1 << 20;
+  RegionTable table(kMost);
+  const auto added =
+      table.Add(attention::testing::NewMemory(4096), /*tenant=*/1, kMost);
+  ASSERT_TRUE(added.ok()) << added.status();
+  const RegionPtr region = table.Find(added->id, 1);
+  const auto pool = BufferPool::Create(0);
+  for (const v1::DataType type : {v1::DATA_TYPE_BOOL, v1::DATA_TYPE_INT8}) {
+    v1::ComputeAttentionRequest request = SmallRequest();
+    *request.mutable_mask() = RandomTensor(type, {3, 5}, 1);
+    for (v1::Tensor* tensor : {request.mutable_key(), request.mutable_mask()}) {
+      tensor->clear_data();
+      tensor->mutable_shared_memory()->set_region(added->id);
+      tensor->mutable_shared_memory()->set_offset(128);
+    }
+    request.mutable_outputs()->mutable_output()->set_region(added->id);
+    const std::vector<grpc::Slice> slices = {
+        grpc::Slice(request.SerializeAsString())};
+    wire::MemoryMeter meter;
+    auto converted = ToKernel(
+        wire::DecodeRequest(slices, *pool, meter, kMostNumbers).value(), *pool,
+        meter, {.table = &table, .tenant = 1});
+    ASSERT_TRUE(converted.ok()) << converted.status();
+    EXPECT_EQ(converted->inputs.key.data, region->data() + 128);
+    EXPECT_EQ(converted->inputs.mask->data == region->data() + 128,
+              type != v1::DATA_TYPE_BOOL);
+    EXPECT_EQ(converted->outputs.output.region, region);
+    EXPECT_EQ(converted->outputs.scores.region, nullptr);
+    region->data()[130] = std::byte{1};
+    for (PayloadCopy& copy : converted->copies) copy.Run();
+    region->data()[130] = std::byte{2};
+    EXPECT_EQ(static_cast<const char*>(converted->inputs.mask->data)[2],
+              type == v1::DATA_TYPE_BOOL ? 1 : 2);
+  }
 }
 
 TEST(ConvertTest, PayloadsAreCopiedAligned) {

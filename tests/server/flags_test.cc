@@ -58,6 +58,8 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
                                        "--log-buffer-bytes=2MiB",
                                        "--log-lines-per-second=7",
                                        "--http-listen=[::1]:9464",
+                                       "--shared-memory=unix:/tmp/s",
+                                       "--max-shared-bytes=3GiB",
                                        "--http-max-connections=5",
                                        "--http-timeout=3s",
                                        "--tls-cert=/c",
@@ -105,6 +107,8 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.shutdown_grace, absl::Seconds(90));
   EXPECT_EQ(options.log_level, "debug");
   EXPECT_EQ(options.http_listen, "[::1]:9464");
+  EXPECT_EQ(options.shared_memory, "unix:/tmp/s");
+  EXPECT_EQ(options.max_shared_bytes, int64_t{3} << 30);
   EXPECT_EQ(options.http_max_connections, 5);
   EXPECT_EQ(options.http_timeout, absl::Seconds(3));
 }

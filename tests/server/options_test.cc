@@ -39,6 +39,10 @@ std::function<void(Options&)> Listen(std::vector<std::string> addresses) {
   return [=](Options& options) { options.listen = addresses; };
 }
 
+std::function<void(Options&)> Share(std::string address) {
+  return [=](Options& options) { options.shared_memory = address; };
+}
+
 std::function<void(Options&)> HttpListen(std::string address) {
   return [=](Options& options) { options.http_listen = address; };
 }
@@ -80,6 +84,28 @@ INSTANTIATE_TEST_SUITE_P(
                       "\", wanted a path of at most 107 bytes"},
         BadOption{"Twice", Listen({"a:1", "b:1", "a:1"}),
                   "--listen: got \"a:1\" twice"},
+        BadOption{"SharedOnAPort", Share("127.0.0.1:1"),
+                  "--shared-memory: got \"127.0.0.1:1\", wanted unix: and an "
+                  "absolute path without %"},
+        BadOption{"SharedOnARelativePath", Share("unix:a"),
+                  "--shared-memory: got \"unix:a\", wanted unix: and an "
+                  "absolute path without %"},
+        BadOption{"SharedOnAnEncodedPath", Share("unix:/a%20b"),
+                  "--shared-memory: got \"unix:/a%20b\", wanted unix: and an "
+                  "absolute path without %"},
+        BadOption{"SharedOnALongPath", Share("unix:/" + std::string(107, 'a')),
+                  "--shared-memory: got \"unix:/" + std::string(107, 'a') +
+                      "\", wanted a path of at most 107 bytes"},
+        BadOption{"SharedWhereItListens",
+                  [](Options& o) {
+                    o.listen = {"unix:/a"};
+                    o.shared_memory = "unix:/a";
+                  },
+                  "--shared-memory: got \"unix:/a\", wanted another than "
+                  "--listen's"},
+        BadOption{"LittleToShare", [](Options& o) { o.max_shared_bytes = 9; },
+                  "--max-shared-bytes: got 9, wanted 1048576 to "
+                  "1125899906842624"},
         BadOption{"NoHttpPort", HttpListen("localhost"),
                   std::string("--http-listen: got \"localhost\", ") +
                       kHttpAddressForms},

@@ -97,6 +97,15 @@ TEST(StatusTest, ReasonsGetAnErrorInfo) {
   EXPECT_EQ(ReasonOf(absl::OkStatus()), Reason::kNone);
 }
 
+TEST(StatusTest, UnknownRegionsGetAResourceInfo) {
+  const absl::Status error = UnknownRegion("key.shared_memory.region");
+  EXPECT_EQ(ReasonOf(error), Reason::kRegionUnknown);
+  const grpc::Status status = ToGrpcStatus(error);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(DetailsOf(status).resource, "key.shared_memory.region");
+  EXPECT_EQ(DetailsOf(status).reason, "REGION_UNKNOWN");
+}
+
 TEST(StatusTest, LongTextsAreCut) {
   const std::string text(3 * kMaxStatusMessageBytes, 'x');
   const grpc::Status plain = ToGrpcStatus(absl::InternalError(text));

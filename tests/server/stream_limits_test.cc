@@ -15,6 +15,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -32,6 +33,8 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr int64_t kMiB = int64_t{1} << 20;
+constexpr char kComputeAttention[] =
+    "/attention.v1.AttentionService/ComputeAttention";
 
 // Tensors of a header, without elements.
 v1::Tensor Declared(const std::vector<int64_t>& shape) {
@@ -123,6 +126,9 @@ class StreamLimitsTest : public ::testing::Test {
 
   // The sum of all metrics whose lines begin so, but for what is pooled.
   int64_t Metric(absl::string_view prefix) {
+    return static_cast<int64_t>(Sum(prefix));
+  }
+  double Sum(absl::string_view prefix) {
     HttpClient client(server_->server().http_address());
     double sum = 0;
     for (absl::string_view line :
@@ -135,7 +141,11 @@ class StreamLimitsTest : public ::testing::Test {
       EXPECT_TRUE(absl::SimpleAtod(line.substr(line.rfind(' ') + 1), &value));
       sum += value;
     }
-    return static_cast<int64_t>(sum);
+    return sum;
+  }
+  absl::Duration InPhase(absl::string_view phase) {
+    return absl::Seconds(Sum(absl::StrCat(
+        "attention_call_phase_duration_seconds_sum{phase=\"", phase, "\"}")));
   }
   // What all calls are charged for.
   int64_t Held() { return Metric("attention_memory_bytes{"); }
@@ -307,6 +317,37 @@ TEST_F(StreamLimitsTest, ClientsThatStandStillLoseTheirStream) {
     EXPECT_EQ(DetailsOf(status).reason, "SLOW_UPLOAD") << sent;
   }
   EXPECT_TRUE(IsIdle());
+}
+
+// Also where it was the server that ended it, while it waited for the client.
+TEST_F(StreamLimitsTest, ClientsThatStandStillAreToldOfInFull) {
+  server::Options options = Options();
+  options.stall_grace = absl::Seconds(1);
+  const StreamOf streamed(SmallRequest());
+  const std::string header = streamed.Header().SerializeAsString();
+  const std::string chunk = streamed.Chunk(0, 3).SerializeAsString();
+  for (const bool streams : {true, false}) {
+    const std::string method = streams ? kStreamAttention : kComputeAttention;
+    channel_.reset();
+    Start(options);
+    const absl::Time start = absl::Now();
+    RawStream stream(channel_, method);
+    if (streams) {
+      ASSERT_TRUE(stream.Write(header));
+      ASSERT_TRUE(stream.Write(chunk));
+    }
+    while (stream.Read()) {
+    }
+    EXPECT_EQ(DetailsOf(stream.Finish()).reason, "SLOW_UPLOAD") << method;
+    ASSERT_TRUE(IsIdle());
+    const absl::Duration took = absl::Now() - start;
+    EXPECT_EQ(Metric("attention_request_bytes_total "),
+              streams ? header.size() + chunk.size() : 0);
+    EXPECT_GE(InPhase("receive"), options.stall_grace) << method;
+    // The one came before the other.
+    EXPECT_LE(InPhase("wait") + InPhase("receive"), took) << method;
+    EXPECT_EQ(InPhase("decode") > absl::ZeroDuration(), streams);
+  }
 }
 
 // Two keys, and so many rows of 256 bytes.

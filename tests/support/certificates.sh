@@ -21,19 +21,40 @@ authority() {  # NAME
     -addext keyUsage=critical,keyCertSign
 }
 
-certificate() {  # NAME KEY AUTHORITY DAYS ALTERNATIVE_NAMES
-  printf 'subjectAltName=%s\n' "$5" >"$1.extensions"
-  openssl req -new -key "$2" -subj "/CN=$1" |
-    openssl x509 -req -CA "$3.pem" -CAkey "$3.key" -set_serial 1 \
-      -days "$4" -extfile "$1.extensions" -out "$1.pem"
+# "openssl ca", which wants a list of what it has issued: no other command of
+# OpenSSL 3.0 and of later versions alike makes what has expired.
+cat >ca.config <<'CONFIG'
+[ca]
+default_ca = any
+[any]
+database = issued.txt
+new_certs_dir = .
+rand_serial = yes
+unique_subject = no
+default_md = sha256
+policy = any_name
+[any_name]
+commonName = supplied
+CONFIG
+: >issued.txt
+
+certificate() {  # NAME KEY AUTHORITY ALTERNATIVE_NAMES VALIDITY...
+  printf 'subjectAltName=%s\n' "$4" >"$1.extensions"
+  openssl req -new -key "$2" -subj "/CN=$1" -out "$1.request"
+  name=$1 authority=$3
+  shift 4
+  openssl ca -batch -config ca.config -notext -in "$name.request" \
+    -cert "$authority.pem" -keyfile "$authority.key" \
+    -extfile "$name.extensions" -out "$name.pem" "$@"
 }
 
 authority ca
 authority other_ca
 key server.key
 key client.key
-certificate server server.key ca 2 DNS:localhost,IP:127.0.0.1
-certificate elsewhere server.key ca 2 DNS:elsewhere.example
-certificate expired server.key ca -1 DNS:localhost,IP:127.0.0.1
-certificate client client.key ca 2 DNS:client.example
-certificate stranger client.key other_ca 2 DNS:client.example
+certificate server server.key ca DNS:localhost,IP:127.0.0.1 -days 2
+certificate elsewhere server.key ca DNS:elsewhere.example -days 2
+certificate expired server.key ca DNS:localhost,IP:127.0.0.1 \
+  -startdate 20200101000000Z -enddate 20200102000000Z
+certificate client client.key ca DNS:client.example -days 2
+certificate stranger client.key other_ca DNS:client.example -days 2

@@ -246,6 +246,12 @@ Details DetailsOf(const grpc::Status& status) {
       EXPECT_EQ(failure.violations_size(), 1);
       result.quota_subject = failure.violations(0).subject();
       EXPECT_EQ(failure.violations(0).description(), status.error_message());
+    } else if (detail.type_url() ==
+               "type.googleapis.com/google.rpc.ResourceInfo") {
+      details::v1::ResourceInfo info;
+      EXPECT_TRUE(info.ParseFromString(detail.value()));
+      EXPECT_EQ(info.resource_type(), "attention.v1.SharedMemory");
+      result.resource = info.resource_name();
     } else {
       ADD_FAILURE() << "unknown detail " << detail.type_url();
     }

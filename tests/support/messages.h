@@ -51,6 +51,8 @@ struct Details {
   std::string reason;
   // Of google.rpc.QuotaFailure.
   std::string quota_subject;
+  // Of google.rpc.ResourceInfo: the name.
+  std::string resource;
 };
 
 // Fails the test if the details are malformed or disagree with the status.

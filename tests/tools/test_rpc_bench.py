@@ -458,10 +458,11 @@ def test_tables_have_every_way_that_was_measured():
 
 def test_what_was_not_measured_is_told():
     run = json.loads(json.dumps(RUN))
-    run["cases"]["decode"]["grpcio"] = {"error": None, "reason": "it died"}
+    died = {"error": None, "reason": "it died"}
+    run["cases"]["decode"] |= {"flight": died, "grpcio": died}
     text = report.tables(run)
-    assert "- the py-memory: no shared memory\n" in text
-    assert "- the grpcio, decode: it died\n" in text
+    assert "- no shared memory: the py-memory\n" in text
+    assert "- decode, it died: the flight; the grpcio\n" in text
     assert "the grpcio |" not in text
 
 

@@ -64,9 +64,9 @@ TEST(RequestDecoderTest, GroupsNestAsDeepAsInProtobuf) {
 
 TEST(RequestDecoderTest, TakesUnpackedNumbersAndUnknownFields) {
   // query { shape: 2 shape: 3 (unpacked) float_values: 1 (unpacked)
-  //         field 5: "x" field 100: group }, valid_lengths: 7 (unpacked).
+  //         field 6: "x" field 100: group }, valid_lengths: 7 (unpacked).
   const std::string tensor = std::string(
-      "\x10\x02\x10\x03\x25\x00\x00\x80\x3f\x2a\x01x\xa3\x06\xa4\x06", 16);
+      "\x10\x02\x10\x03\x25\x00\x00\x80\x3f\x32\x01x\xa3\x06\xa4\x06", 16);
   const std::string bytes = "\x0a" +
                             std::string(1, static_cast<char>(tensor.size())) +
                             tensor + "\x38\x07";

@@ -32,6 +32,19 @@ std::string BytesOf(SliceReader reader) {
   return bytes;
 }
 
+namespace {
+
+v1::SharedMemory AnyPlace(std::mt19937& random) {
+  v1::SharedMemory place;
+  for (size_t i = random() % 20; i > 0; --i) {
+    place.mutable_region()->push_back(static_cast<char>(random()));
+  }
+  if (random() % 2 == 0) place.set_offset(static_cast<int64_t>(random()) - 9);
+  return place;
+}
+
+}  // namespace
+
 v1::Tensor AnyTensor(std::mt19937& random) {
   v1::Tensor tensor;
   if (random() % 4 != 0) {
@@ -50,6 +63,7 @@ v1::Tensor AnyTensor(std::mt19937& random) {
       tensor.add_float_values(static_cast<float>(random()));
     }
   }
+  if (random() % 4 == 0) *tensor.mutable_shared_memory() = AnyPlace(random);
   return tensor;
 }
 
@@ -70,6 +84,16 @@ ComputeAttentionRequest AnyRequest(std::mt19937& random) {
     if (random() % 2 != 0) options->set_scale(random());
     if (random() % 2 != 0) options->mutable_window()->set_left(random() % 9);
     for (size_t i = random() % 4; i > 0; --i) options->add_sinks(random());
+  }
+  if (random() % 2 != 0) {
+    v1::OutputMemory* outputs = request.mutable_outputs();
+    for (const auto place : {&v1::OutputMemory::mutable_output,
+                             &v1::OutputMemory::mutable_log_sum_exp,
+                             &v1::OutputMemory::mutable_scores,
+                             &v1::OutputMemory::mutable_present_key,
+                             &v1::OutputMemory::mutable_present_value}) {
+      if (random() % 2 != 0) *(outputs->*place)() = AnyPlace(random);
+    }
   }
   return request;
 }
@@ -96,6 +120,17 @@ void Mutate(std::mt19937& random, std::string* bytes) {
   }
 }
 
+namespace {
+
+void ExpectPlace(const SharedMemoryFields& got, bool present,
+                 const v1::SharedMemory& wanted) {
+  EXPECT_EQ(got.present, present);
+  EXPECT_EQ(BytesOf(got.region), wanted.region());
+  EXPECT_EQ(got.offset, wanted.offset());
+}
+
+}  // namespace
+
 void ExpectTensor(const TensorFields& got, bool present,
                   const v1::Tensor& wanted) {
   ASSERT_EQ(got.present, present);
@@ -105,6 +140,8 @@ void ExpectTensor(const TensorFields& got, bool present,
   if (shape.size() > kMaxRank) shape.resize(kMaxRank);
   EXPECT_EQ(got.shape, shape);
   EXPECT_EQ(BytesOf(got.data), wanted.data());
+  ExpectPlace(got.shared_memory, wanted.has_shared_memory(),
+              wanted.shared_memory());
   ASSERT_EQ(got.float_values.count, wanted.float_values_size());
   if (got.float_values.count > 0) {
     // Bits, for NaN is among them.
@@ -136,6 +173,16 @@ void ExpectSame(const RequestFields& got, const ComputeAttentionRequest& want) {
   ExpectList(got.key_starts, want.key_starts());
   EXPECT_EQ(got.options.SerializeAsString(),
             want.options().SerializeAsString());
+  const v1::OutputMemory& outputs = want.outputs();
+  EXPECT_EQ(got.outputs.present, want.has_outputs());
+  ExpectPlace(got.outputs.output, outputs.has_output(), outputs.output());
+  ExpectPlace(got.outputs.log_sum_exp, outputs.has_log_sum_exp(),
+              outputs.log_sum_exp());
+  ExpectPlace(got.outputs.scores, outputs.has_scores(), outputs.scores());
+  ExpectPlace(got.outputs.present_key, outputs.has_present_key(),
+              outputs.present_key());
+  ExpectPlace(got.outputs.present_value, outputs.has_present_value(),
+              outputs.present_value());
 }
 
 namespace {

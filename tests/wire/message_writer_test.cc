@@ -40,6 +40,7 @@ class Writer {
     message.Integers(8, request.query_starts());
     message.Integers(9, request.key_starts());
     if (request.has_options()) message.Message(10, request.options());
+    if (request.has_outputs()) Add(11, request.outputs(), message);
     EXPECT_EQ(message.bytes(), request.ByteSizeLong());
     return std::move(message).Finish();
   }
@@ -55,6 +56,25 @@ class Writer {
         std::string(reinterpret_cast<const char*>(tensor.float_values().data()),
                     tensor.float_values_size() * sizeof(float)),
         writer);
+    if (tensor.has_shared_memory()) {
+      Add(v1::Tensor::kSharedMemoryFieldNumber, tensor.shared_memory(), writer);
+    }
+    message.Message(field, std::move(writer));
+  }
+
+  static void Add(int field, const v1::SharedMemory& place,
+                  MessageWriter& message) {
+    WriteSharedMemory(field, place.region(), place.offset(), message);
+  }
+
+  static void Add(int field, const v1::OutputMemory& outputs,
+                  MessageWriter& message) {
+    MessageWriter writer;
+    if (outputs.has_output()) Add(1, outputs.output(), writer);
+    if (outputs.has_log_sum_exp()) Add(2, outputs.log_sum_exp(), writer);
+    if (outputs.has_scores()) Add(3, outputs.scores(), writer);
+    if (outputs.has_present_key()) Add(4, outputs.present_key(), writer);
+    if (outputs.has_present_value()) Add(5, outputs.present_value(), writer);
     message.Message(field, std::move(writer));
   }
 

@@ -15,6 +15,8 @@
 #include "absl/time/time.h"
 #include "attention/internal/compute_messages.h"
 #include "attention/internal/key_chunks.h"
+#include "attention/internal/shared_memory.h"
+#include "attention/internal/shared_request.h"
 #include "attention/internal/stream_call.h"
 #include "attention/internal/unary_call.h"
 
@@ -51,19 +53,20 @@ absl::Status CheckSize(const ComputeRequest& request) {
 }
 
 // The call that sends the request in one message.
-internal::UnaryCall MakeCall(const ComputeRequest& request) {
+internal::UnaryCall MakeCall(const ComputeRequest& request,
+                             const internal::SharedPlaces& places = {}) {
   internal::UnaryCall call;
   call.method = kComputeMethod;
-  call.message = internal::EncodeRequest(request, call.lease);
+  call.message = internal::EncodeRequest(request, call.lease, places);
   call.message_bytes = call.message.Length();
   return call;
 }
 
-absl::StatusOr<ComputeResult> ResultOf(const Connection& connection,
-                                       const internal::UnaryAnswer& answer,
-                                       const ComputeOutputs& outputs) {
+absl::StatusOr<ComputeResult> ResultOf(
+    const Connection& connection, const internal::UnaryAnswer& answer,
+    const ComputeOutputs& outputs, const internal::SharedPlaces& places = {}) {
   if (!answer.status.ok()) return connection.Explain(answer.status);
-  return internal::DecodeResponse(answer.message, outputs);
+  return internal::DecodeResponse(answer.message, outputs, places);
 }
 
 // With fewer bytes of keys and values a single message is as fast, or faster.
@@ -113,6 +116,46 @@ CallOptions InTimeLeft(CallOptions options, absl::Time begin) {
   return options;
 }
 
+// Nothing: the request is to be sent.
+using MaybeResult = std::optional<absl::StatusOr<ComputeResult>>;
+
+// Computes it through shared memory. If the server does not know the memory, as
+// after it has restarted, that is registered with it again and the call tried
+// once more.
+MaybeResult RunShared(const Connection& connection,
+                      const std::shared_ptr<internal::SharedMemory>& memory,
+                      const ComputeRequest& request,
+                      const CallOptions& options) {
+  if (memory == nullptr || !internal::WorthSharing(*memory, request)) {
+    return std::nullopt;
+  }
+  const absl::Time begin = absl::Now();
+  for (int tries = 0; tries < 2; ++tries) {
+    if (!memory->Connect(InTimeLeft(options, begin))) return std::nullopt;
+    const auto shared = internal::SharedRequest::Of(memory, request);
+    if (shared == nullptr) return std::nullopt;
+    internal::UnaryCall call = MakeCall(request, shared->places());
+    const internal::UnaryAnswer answer =
+        internal::RunUnary(connection, InTimeLeft(options, begin), call);
+    absl::StatusOr<ComputeResult> result =
+        ResultOf(connection, answer, request.outputs, shared->places());
+    if (shared->Ended(answer.status)) return result;
+  }
+  return std::nullopt;
+}
+
+// The request, placed in shared memory as far as that is there without a wait;
+// null: it is to be sent.
+std::shared_ptr<internal::SharedRequest> ShareNow(
+    const std::shared_ptr<internal::SharedMemory>& memory,
+    const ComputeRequest& request) {
+  if (memory == nullptr || !internal::WorthSharing(*memory, request) ||
+      !memory->ConnectLater()) {
+    return nullptr;
+  }
+  return internal::SharedRequest::Of(memory, request);
+}
+
 void StartInOneMessage(
     const Connection& connection, const ComputeRequest& request,
     const CallOptions& options,
@@ -143,16 +186,22 @@ Client::Client(absl::StatusOr<Connection> connection)
     : connection_(std::move(connection)) {
   if (!connection_.ok()) return;
   stub_ = v1::AttentionService::NewStub(connection_->channel());
+  if (connection_->may_share_memory()) {
+    shared_memory_ = std::make_shared<internal::SharedMemory>(*connection_);
+  }
 }
 
 absl::StatusOr<ComputeResult> Client::Compute(
     const ComputeRequest& request, const CallOptions& options) const {
   if (!connection_.ok()) return connection_.status();
   const absl::Time begin = absl::Now();
-  CallOptions left = options;
+  if (auto result = RunShared(*connection_, shared_memory_, request, options)) {
+    return *std::move(result);
+  }
+  CallOptions left = InTimeLeft(options, begin);
   if (auto chunks = ChunksToStream(request, server_->KnowsNoStreams())) {
     absl::StatusOr<ComputeResult> result =
-        internal::RunStream(*connection_, options, request, *std::move(chunks));
+        internal::RunStream(*connection_, left, request, *std::move(chunks));
     if (KnowsNoStreams(result.status())) server_->FoundNoStreams();
     if (!MayTakeOneMessage(result.status(), request)) return result;
     left = InTimeLeft(options, begin);
@@ -163,16 +212,43 @@ absl::StatusOr<ComputeResult> Client::Compute(
                   request.outputs);
 }
 
+std::shared_ptr<std::byte> Client::AllocateShared(size_t bytes) const {
+  return internal::SharedMemory::Allocate(shared_memory_, bytes);
+}
+
 void Client::ComputeAsync(
     const ComputeRequest& request, const CallOptions& options,
     std::function<void(absl::StatusOr<ComputeResult>)> done) const {
   if (!connection_.ok()) return done(connection_.status());
-  if (auto chunks = ChunksToStream(request, server_->KnowsNoStreams())) {
-    // The client and the request may be gone when the answer comes.
+  const std::shared_ptr<internal::SharedRequest> shared =
+      ShareNow(shared_memory_, request);
+  if (shared == nullptr) {
+    return StartSending(*connection_, server_, request, options,
+                        std::move(done));
+  }
+  // The client and the request may be gone when the answer comes.
+  internal::StartUnary(
+      *connection_, options, MakeCall(request, shared->places()),
+      [connection = *connection_, server = server_, request, options,
+       begin = absl::Now(), shared,
+       done = std::move(done)](const internal::UnaryAnswer& answer) {
+        absl::StatusOr<ComputeResult> result =
+            ResultOf(connection, answer, request.outputs, shared->places());
+        if (shared->Ended(answer.status)) return done(std::move(result));
+        // The server did not know the memory.
+        StartSending(connection, server, request, InTimeLeft(options, begin),
+                     done);
+      });
+}
+
+void Client::StartSending(
+    const Connection& connection, const std::shared_ptr<Server>& server,
+    const ComputeRequest& request, const CallOptions& options,
+    std::function<void(absl::StatusOr<ComputeResult>)> done) {
+  if (auto chunks = ChunksToStream(request, server->KnowsNoStreams())) {
     return internal::StartStream(
-        *connection_, options, request, *std::move(chunks),
-        [connection = *connection_, server = server_, request, options,
-         begin = absl::Now(),
+        connection, options, request, *std::move(chunks),
+        [connection, server, request, options, begin = absl::Now(),
          done = std::move(done)](absl::StatusOr<ComputeResult> result) {
           if (KnowsNoStreams(result.status())) server->FoundNoStreams();
           if (!MayTakeOneMessage(result.status(), request)) {
@@ -182,7 +258,7 @@ void Client::ComputeAsync(
                             done);
         });
   }
-  StartInOneMessage(*connection_, request, options, std::move(done));
+  StartInOneMessage(connection, request, options, std::move(done));
 }
 
 std::future<absl::StatusOr<ComputeResult>> Client::ComputeAsync(

@@ -52,9 +52,17 @@
 // 20 seconds (GRPC_ARG_KEEPALIVE_TIMEOUT_MS), on a Unix socket when the server
 // goes on or ends.
 //
+// A server on this machine may offer to share memory (its flag
+// --shared-memory). Tensors of more than some 100 KiB then go to it and back
+// through memory that both have mapped, by themselves:
+// ClientOptions::use_shared_memory. AllocateShared() gives memory that the
+// server reads where it is. Of such memory the server may still read, for some
+// milliseconds, after a call that was given up; what is written there by then
+// spoils that call's answer, which nobody gets.
+//
 // TLS and tokens: members of ClientOptions (attention/connection.h).
 //
-// Retries: none. A call is tried once, and what it met is what it returns.
+// Retries: none, but once where the server knows shared memory no more.
 // Where RetryDelay() gives a time, another try after it may succeed; so may one
 // of UNAVAILABLE. The calls here have no side effects, so trying again is
 // always safe. ErrorReason() tells errors apart (attention/status.h).
@@ -86,6 +94,10 @@
 
 namespace attention {
 
+namespace internal {
+class SharedMemory;
+}  // namespace internal
+
 // The request header in which Compute() tells the server the size of its
 // message, in bytes, so that the server can keep memory for it, or refuse it,
 // before it is sent. For those who call the service through a stub of their
@@ -99,6 +111,11 @@ struct CallOptions {
   // A request to stop cancels the call: it fails with CANCELLED, and server and
   // client stop working on it. GetCapabilities() and CheckHealth() ignore it.
   std::stop_token stop = {};
+  // Asked by Compute() about every 50 ms, on the calling thread, while it
+  // waits; once it is true the call is cancelled, as by `stop`. For a caller
+  // that has to look after signals, as an interpreter has. The others ignore
+  // it.
+  std::function<bool()> interrupted = {};
   // Called while a large request is sent, with bytes of keys and values: on the
   // calling thread by Compute(), on one of the client's by ComputeAsync(). Must
   // not block.
@@ -194,6 +211,18 @@ class Client {
       const ComputeRequest& request, const CallOptions& options,
       std::function<void(absl::StatusOr<ComputeResult>)> done) const;
 
+  // Memory for tensors, zeroed and aligned to 64 bytes, which a server on this
+  // machine reads where it is: without a copy, and of any size. Where nothing
+  // can be shared it is memory like any other, so that code works everywhere.
+  // It may outlive the client. Each costs a file descriptor and some 10
+  // microseconds when it is first used, so allocate large pieces and keep them.
+  // Throws std::bad_alloc.
+  //
+  //   std::shared_ptr<std::byte> keys = client.AllocateShared(bytes);
+  //   request.key = {attention::v1::DATA_TYPE_FLOAT16, {1, 8, 4096, 128},
+  //                  std::span<const std::byte>(keys.get(), bytes)};
+  std::shared_ptr<std::byte> AllocateShared(size_t bytes) const;
+
   // The server's limits, types and build.
   absl::StatusOr<v1::GetCapabilitiesResponse> GetCapabilities(
       const CallOptions& options = {}) const;
@@ -221,11 +250,19 @@ class Client {
    private:
     std::atomic<int64_t> no_streams_until_{0};
   };
+  // ComputeAsync() without shared memory.
+  static void StartSending(
+      const Connection& connection, const std::shared_ptr<Server>& server,
+      const ComputeRequest& request, const CallOptions& options,
+      std::function<void(absl::StatusOr<ComputeResult>)> done);
+
   const std::shared_ptr<Server> server_ = std::make_shared<Server>();
 
   // The stub is null where there is no connection.
   absl::StatusOr<Connection> connection_;
   std::shared_ptr<v1::AttentionService::StubInterface> stub_;
+  // Null where nothing is shared.
+  std::shared_ptr<internal::SharedMemory> shared_memory_;
 };
 
 }  // namespace attention

@@ -161,6 +161,8 @@ absl::StatusOr<Connection> Connection::Make(const std::string& target,
   Connection connection;
   connection.target_ = target;
   connection.arguments_ = options.arguments;
+  connection.may_share_memory_ =
+      options.use_shared_memory && internal::IsLocal(target);
   if (!Has(connection.arguments_, GRPC_ARG_MAX_METADATA_SIZE)) {
     connection.arguments_.SetInt(GRPC_ARG_MAX_METADATA_SIZE, kMaxHeaderBytes);
   }
@@ -202,6 +204,7 @@ absl::Status Connection::Secure(const ClientOptions& options) {
     credentials_ = grpc::InsecureChannelCredentials();
   }
   if (*token == nullptr) return absl::OkStatus();
+  token_source_ = *token;
   if (plaintext_ && !options.allow_plaintext_token) {
     if (internal::IsBeyondLoopback(target_)) {
       return absl::InvalidArgumentError(internal::PlaintextToken(target_));

@@ -32,6 +32,11 @@
 
 namespace attention {
 
+namespace internal {
+class SharedMemory;
+class TokenSource;
+}  // namespace internal
+
 struct ClientOptions {
   // TLS, if any of these four is given; plain text if none is. Names of PEM
   // files, which are read once. `tls` alone trusts the authorities that gRPC
@@ -72,6 +77,13 @@ struct ClientOptions {
   // its status names the proxy.
   bool use_proxy = true;
 
+  // Whether a client of a server on this machine shares memory with it, if the
+  // server offers that: tensors then need not travel. Those of ordinary memory
+  // are copied through up to 1 GiB that the client keeps for that, of which up
+  // to 512 MiB stay between calls; memory of Client::AllocateShared() is used
+  // as it is. Where the server cannot be reached so, bytes are sent as ever.
+  bool use_shared_memory = true;
+
   // Anything else gRPC lets be set, such as a load balancing policy. gRPC
   // retries calls only if a service config given here asks for it.
   grpc::ChannelArguments arguments;
@@ -104,7 +116,11 @@ class Connection {
   // text tells why TLS failed or why the token was not sent.
   absl::Status Explain(const grpc::Status& status) const;
 
+  // Whether memory may be shared with the server.
+  bool may_share_memory() const { return may_share_memory_; }
+
  private:
+  friend class internal::SharedMemory;
   Connection() = default;
   absl::Status Secure(const ClientOptions& options);
   void Open();
@@ -114,12 +130,14 @@ class Connection {
   bool plaintext_ = false;
   bool tls_ = false;
   bool has_certificate_ = false;
+  bool may_share_memory_ = false;
   // What ProxyOf() says; empty: none.
   std::string proxy_;
   grpc::ChannelArguments arguments_;
   std::shared_ptr<grpc::ChannelCredentials> credentials_;
   // Null: no token.
   std::shared_ptr<grpc::CallCredentials> token_;
+  std::shared_ptr<internal::TokenSource> token_source_;
   std::shared_ptr<grpc::Channel> channel_;
 };
 

@@ -12,6 +12,7 @@
 #include "client/cpp/cli/bench/load_generator.h"
 #include "client/cpp/cli/bench/workload.h"
 #include "client/cpp/cli/flag_types.h"
+#include "client/cpp/cli/terminal_line.h"
 
 namespace attention::cli {
 namespace {
@@ -151,14 +152,13 @@ absl::StatusOr<LoadOptions> OptionsOf(const BenchFlags& flags) {
 void Measure(const BenchFlags& flags, const LoadOptions& options,
              LoadGenerator& generator, std::ostream& err) {
   const absl::Duration total = options.warmup + options.duration;
+  TerminalLine line(err);
   generator.Run([&](absl::Duration since_start, const CallStatistics& so_far) {
     if (!flags.progress) return;
     const absl::Duration measured =
         std::min(since_start - options.warmup, options.duration);
-    err << "\r\x1b[K" << ProgressLine(since_start, measured, total, so_far)
-        << std::flush;
+    line.Show(ProgressLine(since_start, measured, total, so_far));
   });
-  if (flags.progress) err << "\r\x1b[K" << std::flush;
 }
 
 Verdict Judge(const LoadOptions& options, const Workload& workload,

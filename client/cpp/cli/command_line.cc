@@ -332,7 +332,11 @@ ExitCode RunInfo(const absl::StatusOr<Connection>& connection,
       << "\nmax batch           " << answer->max_batch()
       << "\nmax batch * heads   " << answer->max_batch_heads()
       << "\nmax multiply-adds   " << answer->max_work()
-      << "\nmax chunk bytes     " << answer->max_chunk_bytes() << "\n";
+      << "\nmax chunk bytes     " << answer->max_chunk_bytes()
+      << "\nshared memory       "
+      << (answer->shared_memory().empty() ? "none"
+                                          : OneLine(answer->shared_memory()))
+      << "\n";
   return kSuccess;
 }
 

@@ -15,6 +15,7 @@
 #include "client/cpp/cli/explain.h"
 #include "client/cpp/cli/literal.h"
 #include "client/cpp/cli/tensor_argument.h"
+#include "client/cpp/cli/terminal_line.h"
 
 namespace attention::cli {
 namespace {
@@ -277,8 +278,7 @@ absl::Status Deliver(const ComputeFlags& flags, const ComputeResult& result,
 class Sending {
  public:
   Sending(const Inputs& inputs, bool show, std::ostream& err)
-      : inputs_(inputs), show_(show), err_(err) {}
-  ~Sending() { Clear(); }
+      : inputs_(inputs), show_(show), line_(err) {}
 
   void operator()(int64_t sent, int64_t total) {
     if (sent - dropped_ >= kDropEvery) {
@@ -288,25 +288,20 @@ class Sending {
     const absl::Time now = absl::Now();
     if (!show_ || now < next_) return;
     next_ = now + absl::Milliseconds(100);
-    err_ << "\r\x1b[K" << SendingLine(sent, total, now - start_) << std::flush;
-    shown_ = true;
+    line_.Show(SendingLine(sent, total, now - start_));
   }
-  void Clear() {
-    if (shown_) err_ << "\r\x1b[K" << std::flush;
-    shown_ = false;
-  }
+  void Clear() { line_.Clear(); }
 
  private:
   static constexpr int64_t kDropEvery = int64_t{64} << 20;
 
   const Inputs& inputs_;
   const bool show_;
-  std::ostream& err_;
+  TerminalLine line_;
   const absl::Time start_ = absl::Now();
   // Not for what is over at once.
   absl::Time next_ = start_ + absl::Milliseconds(500);
   int64_t dropped_ = 0;
-  bool shown_ = false;
 };
 
 ExitCode CallFailed(const absl::Status& status, std::ostream& err) {

@@ -13,12 +13,14 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/descriptor.h"
+#include "client/cpp/cli/terminal_line.h"
 
 namespace attention::cli {
 namespace {
 
 // Of what a signal handler may do, enough to say what happened.
 void EndForWantOfTheFile(int /*signal*/) {
+  EndTerminalLine();
   constexpr char kText[] =
       "attention_client: an input file became shorter while it was read\n";
   [[maybe_unused]] const ssize_t written =

@@ -190,6 +190,8 @@ TEST(MetricsTest, ReadsASnapshotAtEachScrape) {
                     .connections = 8,
                     .max_connections = 9,
                     .connections_cut = 11,
+                    .shared_bytes = 13,
+                    .max_shared_bytes = 14,
                     .log_lines_dropped = 10,
                     .draining = true};
   });
@@ -211,6 +213,8 @@ TEST(MetricsTest, ReadsASnapshotAtEachScrape) {
       {"attention_connections", 8},
       {"attention_connections_limit", 9},
       {"attention_connections_cut_total", 11},
+      {"attention_shared_memory_bytes", 13},
+      {"attention_shared_memory_limit_bytes", 14},
       {"attention_log_lines_dropped_total", 10},
       {"attention_draining", 1}};
   for (const auto& [series, value] : wanted) {

@@ -6,6 +6,9 @@
 #include <grpcpp/support/byte_buffer.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "attention/client.h"
@@ -18,17 +21,36 @@ namespace attention::internal {
 // more than the copy.
 inline constexpr size_t kLentBytes = size_t{16} << 10;
 
+// Where tensors lie in memory shared with the server; those without a region
+// travel in the messages.
+struct SharedPlaces {
+  struct Input {
+    std::string region;
+    int64_t offset = 0;
+  };
+  struct Output : Input {
+    // The same place as this process has it.
+    std::span<std::byte> memory;
+  };
+
+  Input query, key, value, mask, past_key, past_value;
+  Output output, log_sum_exp, scores, present_key, present_value;
+};
+
 // The fields of a ComputeAttentionRequest; large tensors are lent from `lease`.
-wire::MessageWriter WriteRequest(const ComputeRequest& request, Lease& lease);
+wire::MessageWriter WriteRequest(const ComputeRequest& request, Lease& lease,
+                                 const SharedPlaces& places = {});
 
 // The bytes that protobuf would write for a ComputeAttentionRequest; large
 // tensors are lent from `lease`.
-grpc::ByteBuffer EncodeRequest(const ComputeRequest& request, Lease& lease);
+grpc::ByteBuffer EncodeRequest(const ComputeRequest& request, Lease& lease,
+                               const SharedPlaces& places = {});
 
 // Puts elements into the memory of `outputs` where it is given. INTERNAL if the
 // answer is malformed, INVALID_ARGUMENT if it does not fit into the memory.
 absl::StatusOr<ComputeResult> DecodeResponse(const grpc::ByteBuffer& message,
-                                             const ComputeOutputs& outputs);
+                                             const ComputeOutputs& outputs,
+                                             const SharedPlaces& places = {});
 
 }  // namespace attention::internal
 

@@ -22,9 +22,6 @@ class QueueEvent {
 // one. Neither ever ends, so that a process may exit with calls under way.
 grpc::CompletionQueue& SharedQueue();
 
-// Runs what ends on `queue` until `done` is true.
-void RunEvents(grpc::CompletionQueue& queue, const bool& done);
-
 }  // namespace attention::internal
 
 #endif  // ATTENTION_INTERNAL_SHARED_QUEUE_H_

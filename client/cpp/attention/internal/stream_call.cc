@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "attention/internal/answer_rows.h"
+#include "attention/internal/interruption.h"
 #include "attention/internal/lease.h"
 #include "attention/internal/shared_queue.h"
 #include "attention/internal/stream_status.h"
@@ -58,6 +59,7 @@ class StreamCall {
     return std::move(rows_).Finish();
   }
   Lease TakeLease() { return std::move(lease_); }
+  grpc::ClientContext& context() { return context_; }
 
  private:
   // What one of gRPC's operations ends with.
@@ -159,7 +161,12 @@ absl::StatusOr<ComputeResult> RunStream(const Connection& connection,
     StreamCall call(connection, options, request, std::move(chunks));
     bool done = false;
     call.Start(queue, [&done] { done = true; });
-    RunEvents(queue, done);
+    Interruption interruption(options.interrupted, call.context());
+    void* tag;
+    bool ok;
+    while (!done && interruption.Next(queue, &tag, &ok)) {
+      static_cast<QueueEvent*>(tag)->Run(ok);
+    }
     result = call.Result();
     lease = call.TakeLease();
   }

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "attention/internal/interruption.h"
 #include "attention/internal/shared_queue.h"
 
 namespace attention::internal {
@@ -81,7 +82,7 @@ UnaryAnswer RunUnary(const Connection& connection, const CallOptions& options,
     const StopCallback stop(options.stop, Canceller{&context});
     void* tag;
     bool ok;
-    queue.Next(&tag, &ok);
+    Interruption(options.interrupted, context).Next(queue, &tag, &ok);
   }
   call.lease.Wait();
   return answer;

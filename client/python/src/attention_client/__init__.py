@@ -7,9 +7,10 @@
     ...                             np.eye(2, dtype=np.float32),
     ...                             np.eye(2, dtype=np.float32))
     >>> result.output
-    array([[0.669762, 0.330238], [0.330238, 0.669762]], dtype=float32)
+    array([[0.66976154, 0.33023846],
+           [0.33023846, 0.66976154]], dtype=float32)
 
-Start with Client. What a call computes is specified in attention.proto.
+Start with Client; aio has one for asyncio. What a call computes is specified in attention.proto.
 """
 
 from attention_client.client import Client

@@ -15,6 +15,9 @@ from typing import Any, NoReturn
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
+
+from attention_client import dlpack
 
 _INT64 = range(-(2**63), 2**63)
 # More than any array has; a list that holds itself ends there.
@@ -61,19 +64,17 @@ def flag(value: Any, argument: str) -> bool:
     return bool(value)
 
 
-def whole_number(value: Any, argument: str) -> int | None:
-    """An int, one of numpy's, or None; not a bool."""
-    if value is None:
-        return None
+def whole_number(value: Any, argument: str) -> int:
+    """An int, or one of numpy's; not a bool."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         wrong_type(value, argument, "a whole number")
     return _int64(int(value), argument)
 
 
-def number(value: Any, argument: str) -> float | None:
-    """Any number but a complex one, or None; not a bool."""
-    if value is None:
-        return None
+def number(value: Any, argument: str) -> float:
+    """Any number but a complex one; not a bool."""
+    if type(value) in (float, int):  # Nothing to ask; most calls' way.
+        return _float(value, argument)
     refused = (str, bytes, bool, np.bool_, complex, np.complexfloating)
     if (
         isinstance(value, refused)
@@ -82,57 +83,54 @@ def number(value: Any, argument: str) -> float | None:
         or isinstance(value, np.ma.MaskedArray)
     ):
         wrong_type(value, argument, "a number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(
-            f"{argument}: got {shown(value)}, wanted a number that fits float64"
-        ) from None
-    except (TypeError, ValueError, RuntimeError):
-        wrong_type(value, argument, "a number")
+    return _float(value, argument)
 
 
 def seconds(value: Any, argument: str) -> float | None:
     """A time limit; None where none was given."""
+    if value is None:
+        return None
     limit = number(value, argument)
-    if limit is not None and math.isnan(limit):
+    if math.isnan(limit):
         raise ValueError(f"{argument}: got nan, wanted a number of seconds")
     return limit
 
 
-def enum(value: Any, argument: str, kind: Any) -> int:
-    """The value of the protobuf enum `kind` for a name such as "top_left"; 0
-    for None."""
-    if value is None:
-        return 0
+def names_of(kind: Any) -> dict[str, Any]:
+    """The values of a protobuf enum by names such as "top_left"."""
     # UNSPECIFIED comes first and gives every name's prefix.
     prefix = kind.keys()[0][: -len("UNSPECIFIED")]
-    names = [key[len(prefix) :].lower() for key in kind.keys()[1:]]
-    wanted = f"None or one of {', '.join(map(repr, names))}"
+    return {key[len(prefix) :].lower(): n for key, n in kind.items()[1:]}
+
+
+def enum(value: Any, argument: str, names: dict[str, Any]) -> Any:
+    """The value of an enum for one of its `names`."""
+    wanted = "None or one of "
     if not isinstance(value, str):
-        wrong_type(value, argument, wanted)
+        wrong_type(value, argument, wanted + ", ".join(map(repr, names)))
     if value not in names:
-        raise ValueError(f"{argument}: got {value!r}, wanted {wanted}")
-    return kind.Value(prefix + value.upper())
+        raise ValueError(
+            f"{argument}: got {value!r}, wanted "
+            f"{wanted}{', '.join(map(repr, names))}"
+        )
+    return names[value]
 
 
-def window(value: Any, argument: str) -> tuple[int | None, int | None] | None:
-    if value is None:
-        return None
+def window(value: Any, argument: str) -> tuple[int | None, int | None]:
     wanted = "(left, right), each a number of keys or None"
     if not isinstance(value, (tuple, list, np.ndarray)):
         wrong_type(value, argument, wanted)
     if len(np.shape(value)) != 1 or len(value) != 2:
         raise ValueError(f"{argument}: got {shown(value)}, wanted {wanted}")
-    left, right = value
-    return (
-        whole_number(left, f"{argument}[0]"),
-        whole_number(right, f"{argument}[1]"),
+    left, right = (
+        None if side is None else whole_number(side, f"{argument}[{i}]")
+        for i, side in enumerate(value)
     )
+    return left, right
 
 
 def whole_numbers(values: Any, argument: str) -> list[int]:
-    """A list of ints; empty for None."""
+    """A list of ints."""
     listed = _list(values, argument, "a list of whole numbers", "iu")
     return [
         whole_number(item, f"{argument}[{i}]") for i, item in enumerate(listed)
@@ -140,16 +138,18 @@ def whole_numbers(values: Any, argument: str) -> list[int]:
 
 
 def numbers(values: Any, argument: str) -> list[float]:
-    """A list of numbers; empty for None."""
+    """A list of numbers."""
     listed = _list(values, argument, "a list of numbers", "iuf")
     return [number(item, f"{argument}[{i}]") for i, item in enumerate(listed)]
 
 
-def array(value: Any, argument: str) -> np.ndarray:
+def array(value: Any, argument: str) -> NDArray[Any]:
     """What to send for a tensor: lists of numbers become float32, of bools
     bool; everything else is as numpy sees it."""
+    if type(value) is np.ndarray:
+        return value
     wanted = "an array, or lists of numbers"
-    _refuse_other_than_plain(value, argument)
+    refuse_other_than_plain(value, argument)
     if isinstance(value, (list, tuple)):
         _check_items(value, argument)
     elif isinstance(value, (str, bytes, bool, int, float, complex, np.generic)):
@@ -162,7 +162,7 @@ def array(value: Any, argument: str) -> np.ndarray:
     return plain
 
 
-def channel_options(value: Any, argument: str) -> list[tuple[str, Any]]:
+def channel_options(value: Any, argument: str) -> tuple[tuple[str, Any], ...]:
     wanted = "pairs (name, value) of gRPC's channel arguments"
     if isinstance(value, (str, bytes, dict)) or not isinstance(value, Sequence):
         wrong_type(value, argument, wanted)
@@ -172,7 +172,7 @@ def channel_options(value: Any, argument: str) -> list[tuple[str, Any]]:
         text(pair[0], f"{argument}[{i}][0]")
         if not isinstance(pair[1], (int, str, bytes)):
             wrong_type(pair[1], f"{argument}[{i}][1]", "a number or a string")
-    return [tuple(pair) for pair in value]
+    return tuple((name, setting) for name, setting in value)
 
 
 def credentials(value: Any, argument: str) -> grpc.ChannelCredentials | None:
@@ -184,6 +184,17 @@ def credentials(value: Any, argument: str) -> grpc.ChannelCredentials | None:
         "grpc.ChannelCredentials, such as those of "
         "grpc.ssl_channel_credentials()",
     )
+
+
+def _float(value: Any, argument: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(
+            f"{argument}: got {shown(value)}, wanted a number that fits float64"
+        ) from None
+    except (TypeError, ValueError, RuntimeError):
+        wrong_type(value, argument, "a number")
 
 
 def wrong_type(value: Any, argument: str, wanted: str) -> NoReturn:
@@ -224,11 +235,9 @@ def _int64(value: int, argument: str) -> int:
     return value
 
 
-def _list(values: Any, argument: str, wanted: str, kinds: str) -> list:
+def _list(values: Any, argument: str, wanted: str, kinds: str) -> list[Any]:
     """The items of a one-dimensional list or array of numpy's `kinds`."""
-    if values is None:
-        return []
-    _refuse_other_than_plain(values, argument)
+    refuse_other_than_plain(values, argument)
     if isinstance(values, (list, tuple)):
         _check_items(values, argument)
     plain = _as_numpy(values, argument, wanted)
@@ -246,10 +255,11 @@ def _list(values: Any, argument: str, wanted: str, kinds: str) -> list:
         raise TypeError(
             f"{argument}: got type {plain.dtype.name}, wanted {wanted}"
         )
-    return plain.tolist()
+    items: list[Any] = plain.tolist()
+    return items
 
 
-def _as_numpy(value: Any, argument: str, wanted: str) -> np.ndarray:
+def _as_numpy(value: Any, argument: str, wanted: str) -> NDArray[Any]:
     listed = isinstance(value, (list, tuple))
     try:
         plain = np.asarray(value)
@@ -267,13 +277,17 @@ def _as_numpy(value: Any, argument: str, wanted: str) -> np.ndarray:
                 f"{argument}: got rows of different length or depth, wanted "
                 f"{wanted}"
             ) from None
-        raise TypeError(
-            f"{argument}: got {shown(value)}, which numpy cannot read: {error}"
-        ) from error
+        raise cannot_read(value, argument, error) from error
     return plain
 
 
-def _refuse_other_than_plain(value: Any, argument: str) -> None:
+def cannot_read(value: Any, argument: str, error: Exception) -> TypeError:
+    return TypeError(
+        f"{argument}: got {shown(value)}, which numpy cannot read: {error}"
+    )
+
+
+def refuse_other_than_plain(value: Any, argument: str) -> None:
     """Arrays that numpy would read in part, or not at all."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
@@ -296,12 +310,6 @@ def _refuse_other_than_plain(value: Any, argument: str) -> None:
             f"{argument}: got a tensor on device {kind}, wanted one in the "
             "CPU's memory: pass value.cpu()"
         )
-    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
-        raise TypeError(
-            f"{argument}: got a PyTorch tensor of bfloat16, which it does not "
-            "give to numpy: pass "
-            "value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)"
-        )
 
 
 def _is_sparse(value: Any) -> bool:
@@ -313,7 +321,7 @@ def _is_sparse(value: Any) -> bool:
     ).startswith("torch.sparse")
 
 
-def _check_items(items: Sequence, argument: str) -> None:
+def _check_items(items: Sequence[Any], argument: str) -> None:
     """Refuses lists that hold anything but numbers, lists and arrays."""
     levels = [(items, argument, 0)]
     while levels:
@@ -325,6 +333,8 @@ def _check_items(items: Sequence, argument: str) -> None:
             if isinstance(item, (list, tuple)) and depth < _MOST_LEVELS:
                 levels.append((item, at, depth + 1))
                 continue
-            _refuse_other_than_plain(item, at)
+            refuse_other_than_plain(item, at)
+            if dlpack.has_bfloat16(item):
+                wrong_type(item, at, "numbers, or a tensor that numpy can read")
             if not hasattr(type(item), "__array__"):
                 wrong_type(item, at, "numbers")

@@ -5,57 +5,40 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2
+from numpy.typing import NDArray
 
 from attention_client import (
     arguments,
-    connect_failure,
     connection,
-    errors,
-    proxy,
-    targets,
+    core,
+    results,
     tensors,
+    wire,
 )
 from attention_client import attention_pb2 as pb
-from attention_client.results import AttentionResult, Capabilities, Timing
+from attention_client.results import AttentionResult, Capabilities
 
-_SERVICE = "/attention.v1.AttentionService/"
-# protobuf cannot hold more in one message.
-_MAX_MESSAGE_BYTES = 2**31 - 1
-# Unless the caller says otherwise: of two, gRPC takes the first.
-_CHANNEL_OPTIONS = {
-    # Answers may be of any size: the caller asked for them.
-    "grpc.max_receive_message_length": -1,
-    # gRPC's own limit, 8 KiB, is little for the trailers of an error that a
-    # proxy has added to.
-    "grpc.max_metadata_size": 64 << 10,
-}
-# Tells the server how large the message is before it is sent, so that it can
-# keep memory for it or refuse it.
-_REQUEST_BYTES_HEADER = "attention-request-bytes"
-_NO_PROXY = ("grpc.enable_http_proxy", 0)
+_LAYOUTS = arguments.names_of(pb.Layout)
+_CAUSALS = arguments.names_of(pb.Causal)
+_MATH_MODES = arguments.names_of(pb.MathMode)
+_SCORES = arguments.names_of(pb.Scores)
+_CAPABILITIES = "/attention.v1.AttentionService/GetCapabilities"
+_HEALTH = "/grpc.health.v1.Health/Check"
+
+_AnyCore = TypeVar("_AnyCore")
+# What the calls return: results, or what is awaited for them.
+_Result = TypeVar("_Result")
+_Capabilities = TypeVar("_Capabilities")
+_Health = TypeVar("_Health")
 
 
-class Client:
-    """A connection to one attention server.
-
-    Thread-safe: any number of threads may call at once. It connects with the
-    first call, and again by itself after a server was away.
-
-        with Client("127.0.0.1:50051", timeout=10) as client:
-            result = client.compute(query, key, value, causal="top_left")
-        result.output
-
-    A call that fails, here for a key whose head size is not the query's:
-
-        try:
-            client.compute(np.ones((2, 4)), np.ones((3, 8)), np.ones((3, 4)))
-        except InvalidArgument as error:
-            error.field_violations[0].field      # "key.shape"
-    """
+class ClientBase(Generic[_AnyCore, _Result, _Capabilities, _Health]):
+    """Arguments and calls of Client and of aio.Client alike: what one returns
+    the other returns an awaitable for."""
 
     def __init__(
         self,
@@ -63,11 +46,11 @@ class Client:
         *,
         timeout: float | None = None,
         token: str | None = None,
-        token_file: str | os.PathLike | None = None,
+        token_file: str | os.PathLike[str] | None = None,
         tls: bool = False,
-        tls_ca: str | os.PathLike | None = None,
-        tls_cert: str | os.PathLike | None = None,
-        tls_key: str | os.PathLike | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         allow_plaintext_token: bool = False,
         channel_options: Sequence[tuple[str, Any]] = (),
@@ -108,56 +91,32 @@ class Client:
             ValueError: an argument, or what its file holds, cannot be used.
         """
         self._target = arguments.address(target, "target")
-        self._timeout = arguments.seconds(timeout, "timeout")
-        self._security = connection.Security(
-            credentials=arguments.credentials(credentials, "credentials"),
-            tls=arguments.flag(tls, "tls")
-            or any(file is not None for file in (tls_ca, tls_cert, tls_key)),
-            tls_ca=arguments.path(tls_ca, "tls_ca"),
-            tls_cert=arguments.path(tls_cert, "tls_cert"),
-            tls_key=arguments.path(tls_key, "tls_key"),
-            token=connection.token_source(
-                arguments.secret(token, "token"),
-                arguments.path(token_file, "token_file"),
+        limit = arguments.seconds(timeout, "timeout")
+        self._timeout = math.inf if limit is None else limit
+        settings = core.Settings(
+            self._target,
+            connection.Security(
+                credentials=arguments.credentials(credentials, "credentials"),
+                tls=arguments.flag(tls, "tls")
+                or any(
+                    file is not None for file in (tls_ca, tls_cert, tls_key)
+                ),
+                tls_ca=arguments.path(tls_ca, "tls_ca"),
+                tls_cert=arguments.path(tls_cert, "tls_cert"),
+                tls_key=arguments.path(tls_key, "tls_key"),
+                token=arguments.secret(token, "token"),
+                token_file=arguments.path(token_file, "token_file"),
+                allow_plaintext_token=arguments.flag(
+                    allow_plaintext_token, "allow_plaintext_token"
+                ),
             ),
-            allow_plaintext_token=arguments.flag(
-                allow_plaintext_token, "allow_plaintext_token"
-            ),
+            arguments.channel_options(channel_options, "channel_options"),
         )
-        options = [
-            *arguments.channel_options(channel_options, "channel_options"),
-            *_CHANNEL_OPTIONS.items(),
-        ]
-        # No proxy can reach what is on this machine.
-        if targets.is_local(self._target):
-            options.append(_NO_PROXY)
-        self._proxy = (
-            ""
-            if _NO_PROXY in options or self._security.token_stays_local
-            else proxy.proxy_of(self._target)
-        )
-        connected = connection.connect(self._target, self._security, options)
-        self._channel = connected.channel
-        self._metadata = connected.metadata
-        self._compute = self._method(
-            _SERVICE + "ComputeAttention", pb.ComputeAttentionResponse
-        )
-        self._get_capabilities = self._method(
-            _SERVICE + "GetCapabilities", pb.GetCapabilitiesResponse
-        )
-        self._check = self._method(
-            "/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse
-        )
+        self._process = os.getpid()
+        self._core = self._make_core(settings)
 
-    def __enter__(self) -> Client:  # noqa: PYI034
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the connection and cancels running calls. May be repeated."""
-        self._channel.close()
+    def _make_core(self, settings: core.Settings) -> _AnyCore:
+        raise NotImplementedError
 
     def compute(
         self,
@@ -186,7 +145,7 @@ class Client:
         return_scores: str | None = None,
         return_present: bool = False,
         timeout: float | None = None,
-    ) -> AttentionResult:
+    ) -> _Result:
         """softmax(scale * query key^T + bias) value, on the server.
 
         Letters: B batch, Hq query heads, Hkv key/value heads (Hq is a multiple
@@ -243,83 +202,86 @@ class Client:
             ValueError: of the right type, but nothing that can be sent: an
                 unknown name, rows of different length.
         """
-        limit = arguments.seconds(timeout, "timeout")
-        options = pb.AttentionOptions(
-            layout=arguments.enum(layout, "layout", pb.Layout),
-            query_heads=arguments.whole_number(query_heads, "query_heads"),
-            kv_heads=arguments.whole_number(kv_heads, "kv_heads"),
-            scale=arguments.number(scale, "scale"),
-            softcap=arguments.number(softcap, "softcap"),
-            causal=arguments.enum(causal, "causal", pb.Causal),
-            alibi_slopes=arguments.numbers(alibi_slopes, "alibi_slopes"),
-            sinks=arguments.numbers(sinks, "sinks"),
-            math_mode=arguments.enum(math_mode, "math_mode", pb.MathMode),
-            return_log_sum_exp=arguments.flag(
-                return_log_sum_exp, "return_log_sum_exp"
-            ),
-            return_scores=arguments.enum(
-                return_scores, "return_scores", pb.Scores
-            ),
-            return_present=arguments.flag(return_present, "return_present"),
-        )
-        sides = arguments.window(window, "window")
-        if sides is not None:
+        # At this depth of calls: it warns of its caller's caller.
+        mask_array = tensors.sendable_mask(mask)
+        # Field by field: messages made of keywords cost a small call a tenth of
+        # its time.
+        others = pb.ComputeAttentionRequest()
+        options = others.options
+        options.SetInParent()
+        if layout is not None:
+            options.layout = arguments.enum(layout, "layout", _LAYOUTS)
+        if query_heads is not None:
+            options.query_heads = arguments.whole_number(
+                query_heads, "query_heads"
+            )
+        if kv_heads is not None:
+            options.kv_heads = arguments.whole_number(kv_heads, "kv_heads")
+        if scale is not None:
+            options.scale = arguments.number(scale, "scale")
+        if softcap is not None:
+            options.softcap = arguments.number(softcap, "softcap")
+        if causal is not None:
+            options.causal = arguments.enum(causal, "causal", _CAUSALS)
+        if window is not None:
+            sides = arguments.window(window, "window")
             options.window.CopyFrom(pb.Window(left=sides[0], right=sides[1]))
+        if alibi_slopes is not None:
+            options.alibi_slopes.extend(
+                arguments.numbers(alibi_slopes, "alibi_slopes")
+            )
+        if sinks is not None:
+            options.sinks.extend(arguments.numbers(sinks, "sinks"))
+        if math_mode is not None:
+            options.math_mode = arguments.enum(
+                math_mode, "math_mode", _MATH_MODES
+            )
         if softmax_precision is not None:
             options.softmax_precision = tensors.wire_type(
                 softmax_precision, "softmax_precision"
             )
-        arrays = {
-            "query": query,
-            "key": key,
-            "value": value,
-            "mask": tensors.exact_mask(mask),
-            "past_key": past_key,
-            "past_value": past_value,
-        }
-        request = pb.ComputeAttentionRequest(
-            valid_lengths=arguments.whole_numbers(
-                valid_lengths, "valid_lengths"
-            ),
-            query_starts=arguments.whole_numbers(query_starts, "query_starts"),
-            key_starts=arguments.whole_numbers(key_starts, "key_starts"),
-            options=options,
-            **{
-                name: tensors.to_wire(array, name)
-                for name, array in arrays.items()
-                if array is not None or name in ("query", "key", "value")
-            },
+        options.return_log_sum_exp = arguments.flag(
+            return_log_sum_exp, "return_log_sum_exp"
         )
-        response = self._call(self._compute, request, limit, announced=True)
-        return _result(response)
+        if return_scores is not None:
+            options.return_scores = arguments.enum(
+                return_scores, "return_scores", _SCORES
+            )
+        options.return_present = arguments.flag(
+            return_present, "return_present"
+        )
+        for name, numbers, field in (
+            ("valid_lengths", valid_lengths, others.valid_lengths),
+            ("query_starts", query_starts, others.query_starts),
+            ("key_starts", key_starts, others.key_starts),
+        ):
+            if numbers is not None:
+                field.extend(arguments.whole_numbers(numbers, name))
+        request = wire.Request(
+            (
+                tensors.sendable(query, "query"),
+                tensors.sendable(key, "key"),
+                tensors.sendable(value, "value"),
+                mask_array,
+                tensors.sendable_if_any(past_key, "past_key"),
+                tensors.sendable_if_any(past_value, "past_value"),
+            ),
+            others.SerializeToString(),
+        )
+        limit = self._limit(timeout)
+        result: _Result = self._here().compute(request, limit)
+        return result
 
-    def capabilities(self, *, timeout: float | None = None) -> Capabilities:
+    def capabilities(self, *, timeout: float | None = None) -> _Capabilities:
         """What the server can do, and its limits."""
-        response = self._call(
-            self._get_capabilities,
-            pb.GetCapabilitiesRequest(),
-            arguments.seconds(timeout, "timeout"),
+        result: _Capabilities = self._here().call(
+            _CAPABILITIES, b"", self._limit(timeout), results.capabilities_of
         )
-        return Capabilities(
-            version=response.version,
-            simd_target=response.simd_target,
-            threads=response.threads,
-            data_types=tuple(map(tensors.type_name, response.data_types)),
-            math_modes=tuple(
-                pb.MathMode.Name(mode)[len("MATH_MODE_") :].lower()
-                for mode in response.math_modes
-            ),
-            max_request_bytes=response.max_request_bytes,
-            max_response_bytes=response.max_response_bytes,
-            key_block=response.key_block,
-            max_head_size=response.max_head_size,
-            max_heads=response.max_heads,
-            max_batch=response.max_batch,
-            max_batch_heads=response.max_batch_heads,
-            max_work=response.max_work,
-        )
+        return result
 
-    def health(self, service: str = "", *, timeout: float | None = None) -> str:
+    def health(
+        self, service: str = "", *, timeout: float | None = None
+    ) -> _Health:
         """The health of a service by its full name, or of the whole server:
         "SERVING" or "NOT_SERVING".
 
@@ -329,72 +291,90 @@ class Client:
         request = health_pb2.HealthCheckRequest(
             service=arguments.text(service, "service")
         )
-        response = self._call(
-            self._check, request, arguments.seconds(timeout, "timeout")
+        result: _Health = self._here().call(
+            _HEALTH,
+            request.SerializeToString(),
+            self._limit(timeout),
+            _health_of,
         )
-        return health_pb2.HealthCheckResponse.ServingStatus.Name(
-            response.status
-        )
+        return result
 
-    def _method(self, path: str, response: Any) -> grpc.UnaryUnaryMultiCallable:
-        return self._channel.unary_unary(
-            path, response_deserializer=response.FromString
-        )
+    def empty(self, shape: int | Sequence[int], dtype: Any) -> NDArray[Any]:
+        """An array to fill and pass to compute(): its elements, whatever they
+        are, lie aligned to 64 bytes, and are shared with the server where that
+        is possible.
 
-    def _call(
-        self,
-        method: Any,
-        request: Any,
-        timeout: float | None,
-        *,
-        announced: bool = False,
-    ) -> Any:
-        # Only once: ByteSize() would serialize too.
-        message = request.SerializeToString()
-        if len(message) > _MAX_MESSAGE_BYTES:
-            raise ValueError(
-                f"request: got {len(message)} bytes, wanted at most "
-                f"{_MAX_MESSAGE_BYTES}, the largest message of protobuf"
+        Args:
+            shape: a length, or one for each axis.
+            dtype: a type of the wire, or its name, such as "float32".
+        """
+        return tensors.empty(shape, dtype)
+
+    def _limit(self, timeout: float | None) -> float:
+        limit = arguments.seconds(timeout, "timeout")
+        return self._timeout if limit is None else limit
+
+    def _here(self) -> Any:
+        """The core, in the process that made it."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"the client was made in process {self._process}, before a "
+                "fork, which gRPC does not survive: make one in this process"
             )
-        metadata = self._metadata()
-        if announced:
-            metadata += ((_REQUEST_BYTES_HEADER, str(len(message))),)
-        limit = self._timeout if timeout is None else timeout
-        try:
-            return method(
-                message,
-                timeout=None if limit == math.inf else limit,
-                metadata=metadata,
-            )
-        except grpc.RpcError as error:
-            raise self._failure(error) from None
-
-    def _failure(self, error: grpc.RpcError) -> errors.AttentionError:
-        if connect_failure.misplaced_token(error):
-            return errors.FailedPrecondition(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                connection.plaintext_token(self._target),
-                target=self._target,
-            )
-        cause = connect_failure.cause(error, self._security)
-        return errors.from_rpc_error(error, self._target, cause, self._proxy)
+        return self._core
 
 
-def _result(response: pb.ComputeAttentionResponse) -> AttentionResult:
-    fields = (
-        "output",
-        "log_sum_exp",
-        "scores",
-        "present_key",
-        "present_value",
-    )
-    timing = response.timing
-    return AttentionResult(
-        **{field: tensors.from_wire(response, field) for field in fields},
-        timing=Timing(
-            queue_us=timing.queue_us,
-            decode_us=timing.decode_us,
-            compute_us=timing.compute_us,
-            encode_us=timing.encode_us,
-        ),
+class Client(ClientBase["core.Core", AttentionResult, Capabilities, str]):
+    """A connection to one attention server.
+
+    Thread-safe: any number of threads may call at once. It connects with the
+    first call, and again by itself after a server was away.
+
+        >>> import numpy as np
+        >>> from attention_client import Client
+        >>> rows = np.ones((2, 4), np.float32)
+        >>> with Client("127.0.0.1:50051", timeout=10) as client:
+        ...     result = client.compute(rows, rows, rows, causal="top_left")
+        >>> result.output.shape
+        (2, 4)
+
+    A call that fails, here for a key whose head size is not the query's:
+
+        >>> from attention_client import InvalidArgument
+        >>> with Client("127.0.0.1:50051", timeout=10) as client:
+        ...     try:
+        ...         client.compute(rows, np.ones((3, 8), np.float32), rows)
+        ...     except InvalidArgument as error:
+        ...         error.field_violations[0].field
+        'key.shape'
+
+    Ctrl-C ends a running call. A client must not be used in a process that was
+    forked after it was made: its calls raise RuntimeError there.
+    """
+
+    def _make_core(self, settings: core.Settings) -> core.Core:
+        if core.is_native(settings):
+            from attention_client.native_core import NativeCore
+
+            return NativeCore(settings)
+        from attention_client.pure_core import PureCore
+
+        return PureCore(settings)
+
+    def __enter__(self) -> Client:  # noqa: PYI034
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection and cancels running calls. May be repeated."""
+        if os.getpid() == self._process:
+            self._core.close()
+
+
+def _health_of(message: bytes) -> str:
+    response = health_pb2.HealthCheckResponse.FromString(message)
+    return str(
+        health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     )

@@ -7,8 +7,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import grpc
@@ -32,9 +33,20 @@ class Security:
     tls_ca: str | None
     tls_cert: str | None
     tls_key: str | None
-    # Gives the token; None: there is none.
-    token: Callable[[], str] | None
+    # At most one of both.
+    token: str | None = field(repr=False)
+    token_file: str | None
     allow_plaintext_token: bool
+
+    def __post_init__(self) -> None:
+        if self.token is not None and self.token_file is not None:
+            raise ValueError(
+                "token_file: got a token as well, wanted only one of both"
+            )
+        if self.credentials is not None and self.tls:
+            raise ValueError(
+                "credentials: got TLS options as well, wanted only one of both"
+            )
 
     @property
     def plaintext(self) -> bool:
@@ -45,52 +57,63 @@ class Security:
         """Whether only connections on this machine are made, and none through a
         proxy, for the token's sake."""
         return (
-            self.token is not None
-            and self.plaintext
-            and not self.allow_plaintext_token
+            self.has_token and self.plaintext and not self.allow_plaintext_token
         )
+
+    @property
+    def has_token(self) -> bool:
+        return self.token is not None or self.token_file is not None
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A channel, and what every call on it sends beside its request."""
+    """How to make a channel, and what every call on it sends beside its
+    request."""
 
-    channel: grpc.Channel
+    target: str
+    # None: plain text.
+    credentials: grpc.ChannelCredentials | None
+    options: Sequence[tuple[str, Any]]
     # Gives the headers of a call.
     metadata: Callable[[], tuple[tuple[str, str], ...]]
 
+    def open(self, grpc_module: ModuleType) -> Any:
+        """A channel of grpc or grpc.aio, which connects with its first
+        call."""
+        if self.credentials is None:
+            return grpc_module.insecure_channel(self.target, self.options)
+        return grpc_module.secure_channel(
+            self.target, self.credentials, self.options
+        )
 
-def connect(
+
+def connection_to(
     target: str, security: Security, options: Sequence[tuple[str, Any]]
 ) -> Connection:
-    """A connection that is made by its first call.
+    """How to connect to `target`.
 
     The token is part of the channel's credentials where those encrypt, or are
     the caller's own; gRPC then sends it over nothing else. Where they do not
     it is a header of each call, on a channel that gRPC lets lead to loopback
     or a Unix socket only.
     """
-    if security.credentials is not None and security.tls:
-        raise ValueError(
-            "credentials: got TLS options as well, wanted only one of both"
-        )
     credentials = security.credentials
     if security.tls:
-        credentials = _tls_credentials(security)
-    token = security.token
+        credentials = grpc.ssl_channel_credentials(*check(security))
+    token = token_source(security.token, security.token_file)
     if token is None:
-        return Connection(_channel(target, credentials, options), tuple)
+        return Connection(target, credentials, options, tuple)
 
     def header() -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {token()}"),)
 
     if security.allow_plaintext_token:
-        return Connection(_channel(target, credentials, options), header)
+        return Connection(target, credentials, options, header)
     if credentials is not None:
         composite = grpc.composite_channel_credentials(
             credentials, grpc.metadata_call_credentials(_Bearer(header))
         )
-        return Connection(_channel(target, composite, options), tuple)
+        return Connection(target, composite, options, tuple)
     if targets.is_beyond_loopback(target):
         raise ValueError(plaintext_token(target))
     local = grpc.local_channel_credentials(
@@ -98,7 +121,7 @@ def connect(
         if targets.is_unix_socket(target)
         else grpc.LocalConnectionType.LOCAL_TCP
     )
-    return Connection(_channel(target, local, _no_proxy(options)), header)
+    return Connection(target, local, _no_proxy(options), header)
 
 
 def _no_proxy(options: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
@@ -122,11 +145,8 @@ def plaintext_token(target: str) -> str:
 def token_source(
     token: str | None, token_file: str | None
 ) -> Callable[[], str] | None:
-    """A function that gives the token; None where there is none."""
-    if token is not None and token_file is not None:
-        raise ValueError(
-            "token_file: got a token as well, wanted only one of both"
-        )
+    """A function that gives the token, of at most one of both; None where
+    there is none."""
     if token is not None:
         try:
             _check_token(token)
@@ -139,7 +159,9 @@ def token_source(
 class _Bearer(grpc.AuthMetadataPlugin):
     """Adds the token to the calls of a channel."""
 
-    def __init__(self, header: Callable[[], tuple]) -> None:
+    def __init__(
+        self, header: Callable[[], tuple[tuple[str, str], ...]]
+    ) -> None:
         self._header = header
 
     def __call__(self, context: Any, callback: Any) -> None:
@@ -208,17 +230,16 @@ def _read_file(path: str, most_bytes: int) -> bytes:
     return data
 
 
-def _channel(
-    target: str,
-    credentials: grpc.ChannelCredentials | None,
-    options: Sequence[tuple[str, Any]],
-) -> grpc.Channel:
-    if credentials is None:
-        return grpc.insecure_channel(target, options)
-    return grpc.secure_channel(target, credentials, options)
+def check(
+    security: Security,
+) -> tuple[bytes | None, bytes | None, bytes | None]:
+    """What the files of TLS hold: authorities, key and certificate.
 
-
-def _tls_credentials(security: Security) -> grpc.ChannelCredentials:
+    Raises:
+        ValueError: a file, or the token, cannot be used.
+    """
+    if security.token is not None:
+        token_source(security.token, None)
     if bool(security.tls_cert) != bool(security.tls_key):
         given, lacking = (
             ("tls_cert", "tls_key")
@@ -240,7 +261,7 @@ def _tls_credentials(security: Security) -> grpc.ChannelCredentials:
             context.load_cert_chain(path, security.tls_key, password="")
 
         _try("tls_cert", security.tls_cert, load)
-    return grpc.ssl_channel_credentials(roots, key, certificate)
+    return roots, key, certificate
 
 
 def _pem(option: str, path: str | None, block: str) -> bytes | None:

@@ -7,7 +7,9 @@ an array of strings) raise ValueError or TypeError before anything is sent.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -124,7 +126,7 @@ class Internal(AttentionError):
     """A bug of the server, or an answer that cannot be read."""
 
 
-_BY_CODE = {
+_BY_CODE: dict[grpc.StatusCode, type[AttentionError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
@@ -140,10 +142,42 @@ _BY_CODE = {
     grpc.StatusCode.INTERNAL: Internal,
 }
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _MAYBE_FROM_PROXY = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
+
+
+def from_status(
+    code: int,
+    message: str,
+    *,
+    target: str,
+    field_violations: Iterable[tuple[str, str]] = (),
+    reason: str = "",
+    retry_delay: datetime.timedelta | None = None,
+) -> AttentionError:
+    """The exception for a call that ended with the code of this number."""
+    named = _CODES.get(code, grpc.StatusCode.UNKNOWN)
+    return _BY_CODE.get(named, AttentionError)(
+        named,
+        message or "no message",
+        target=target,
+        field_violations=tuple(
+            FieldViolation(field, description)
+            for field, description in field_violations
+        ),
+        reason=reason,
+        retry_delay=retry_delay,
+    )
+
+
+def malformed(what: str, target: str) -> AttentionError:
+    """The exception for an answer that cannot be read."""
+    return Internal(
+        grpc.StatusCode.INTERNAL, f"malformed answer: {what}", target=target
+    )
 
 
 def from_rpc_error(
@@ -165,14 +199,14 @@ def from_rpc_error(
             f"; the call went through the proxy of {proxy}: if that is wrong, "
             "name the server in no_proxy"
         )
-    return _BY_CODE.get(error.code(), AttentionError)(
-        error.code(),
+    return from_status(
+        error.code().value[0],
         message,
         target=target,
-        field_violations=tuple(
-            FieldViolation(violation.field, violation.description)
+        field_violations=[
+            (violation.field, violation.description)
             for violation in bad_request.field_violations
-        ),
+        ],
         reason=_reason(error_info) if has_error_info else _local_reason(error),
         retry_delay=(
             retry_info.retry_delay.ToTimedelta() if has_retry_info else None
@@ -196,7 +230,8 @@ def _local_reason(error: grpc.RpcError) -> str:
 
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status:
     """The status with its details; empty where there is none to be read."""
-    for key, value in error.trailing_metadata() or ():
+    trailers: Any = error.trailing_metadata()
+    for key, value in trailers or ():
         if key == _DETAILS_KEY:
             try:
                 return status_pb2.Status.FromString(value)

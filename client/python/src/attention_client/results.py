@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from attention_client import attention_pb2 as pb
+from attention_client import tensors, wire
 
 
 @dataclass(frozen=True)
@@ -30,16 +36,16 @@ class AttentionResult:
 
     # The query's type; shape by the layout: that of the query with head size
     # Dv in place of D.
-    output: np.ndarray
+    output: NDArray[Any]
     # Natural log of the softmax's denominator, float32 or float64: (B, Hq, S);
     # matrix (S); ragged (sum S, Hq).
-    log_sum_exp: np.ndarray | None
+    log_sum_exp: NDArray[Any] | None
     # The query's type, (B, Hq, S, T).
-    scores: np.ndarray | None
+    scores: NDArray[Any] | None
     # past_key and key joined, (B, Hkv, T, D).
-    present_key: np.ndarray | None
+    present_key: NDArray[Any] | None
     # past_value and value joined, (B, Hkv, T, Dv).
-    present_value: np.ndarray | None
+    present_value: NDArray[Any] | None
     timing: Timing
 
 
@@ -74,3 +80,52 @@ class Capabilities:
     max_batch_heads: int
     # Work in multiply-adds, as attention.proto counts it.
     max_work: int
+
+
+def result_of(
+    answer: Iterable[wire.Tensor | None], timing: Sequence[int]
+) -> AttentionResult:
+    """The result of an answer's tensors, from output to present_value, whose
+    elements become the result's; the times in the order of Timing."""
+    output, log_sum_exp, scores, present_key, present_value = map(
+        _array, answer
+    )
+    assert output is not None  # What lacks it is no answer.
+    return AttentionResult(
+        output,
+        log_sum_exp,
+        scores,
+        present_key,
+        present_value,
+        Timing(*timing),
+    )
+
+
+def _array(tensor: wire.Tensor | None) -> NDArray[Any] | None:
+    if tensor is None:
+        return None
+    data_type, shape, data = tensor
+    return np.ndarray(shape, tensors.numpy_type(data_type), data)
+
+
+def capabilities_of(message: bytes) -> Capabilities:
+    """What a GetCapabilitiesResponse says."""
+    response = pb.GetCapabilitiesResponse.FromString(message)
+    return Capabilities(
+        version=response.version,
+        simd_target=response.simd_target,
+        threads=response.threads,
+        data_types=tuple(map(tensors.type_name, response.data_types)),
+        math_modes=tuple(
+            pb.MathMode.Name(mode)[len("MATH_MODE_") :].lower()
+            for mode in response.math_modes
+        ),
+        max_request_bytes=response.max_request_bytes,
+        max_response_bytes=response.max_response_bytes,
+        key_block=response.key_block,
+        max_head_size=response.max_head_size,
+        max_heads=response.max_heads,
+        max_batch=response.max_batch,
+        max_batch_heads=response.max_batch_heads,
+        max_work=response.max_work,
+    )

@@ -1,18 +1,20 @@
-"""numpy arrays to wire tensors and back."""
+"""numpy arrays to what is sent, and what has come to numpy arrays."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from attention_client import arguments
+from attention_client import arguments, dlpack
 from attention_client import attention_pb2 as pb
 
 # Element types by numpy's name. bfloat16 is a type of ml_dtypes, which need
 # not be installed.
-_NAMES = {
+_NAMES: dict[Any, str] = {
     pb.DATA_TYPE_FLOAT32: "float32",
     pb.DATA_TYPE_FLOAT16: "float16",
     pb.DATA_TYPE_BFLOAT16: "bfloat16",
@@ -23,14 +25,23 @@ _NAMES = {
     pb.DATA_TYPE_INT64: "int64",
 }
 _TYPES = {name: data_type for data_type, name in _NAMES.items()}
+# Those of numpy's own, in the wire's byte order.
+_DTYPES: dict[Any, np.dtype[Any]] = {
+    data_type: np.dtype(name).newbyteorder("<")
+    for data_type, name in _NAMES.items()
+    if name != "bfloat16"
+}
+_BY_DTYPE = {dtype: data_type for data_type, dtype in _DTYPES.items()}
 # Integers that the wire lacks, and the next wider one that holds them.
-_WIDER = {
+_WIDER: dict[str, Any] = {
     "uint8": np.int32,
     "int16": np.int32,
     "uint16": np.int32,
     "uint32": np.int64,
     "uint64": np.int64,
 }
+# That of the memory of empty(): a cache line, and SIMD's widest loads.
+_ALIGNMENT = 64
 
 
 def type_name(data_type: int) -> str:
@@ -38,7 +49,7 @@ def type_name(data_type: int) -> str:
     return _NAMES.get(data_type, f"DataType {data_type}")
 
 
-def wire_type(dtype: Any, argument: str) -> int:
+def wire_type(dtype: Any, argument: str) -> Any:
     """The wire type of a dtype or its name; `argument` is for the error."""
     wanted = f"one of {', '.join(_TYPES)}"
     try:
@@ -50,62 +61,101 @@ def wire_type(dtype: Any, argument: str) -> int:
     return _TYPES[name]
 
 
-def to_wire(array: Any, argument: str) -> pb.Tensor:
-    """Any array of a type that the wire has, whatever its strides and bytes'
-    order; numbers without a type become float32."""
-    array = arguments.array(array, argument)
-    data_type = wire_type(array.dtype, argument)
-    if array.dtype.itemsize > 1:
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return pb.Tensor(
-        data_type=data_type, shape=array.shape, data=array.tobytes()
-    )
+def sendable(value: Any, argument: str) -> tuple[Any, NDArray[Any]]:
+    """The wire type and the elements, row-major and little-endian, of any
+    array of a type that the wire has; numbers without a type become float32.
+    Copied only where they lie otherwise."""
+    if type(value) is np.ndarray:  # Nothing to ask; most calls' way.
+        return _row_major(value, argument)
+    if dlpack.has_bfloat16(value):
+        return _bfloat16(value, argument)
+    return _row_major(arguments.array(value, argument), argument)
 
 
-def exact_mask(mask: Any) -> Any:
-    """A mask as to_wire() takes it: integers that the wire lacks keep their
+def sendable_if_any(
+    value: Any, argument: str
+) -> tuple[Any, NDArray[Any]] | None:
+    return None if value is None else sendable(value, argument)
+
+
+def sendable_mask(mask: Any) -> tuple[Any, NDArray[Any]] | None:
+    """A mask as sendable() gives it: integers that the wire lacks keep their
     values in the next wider type. Warns of integers 0 and 1, which look like
     truth values and are not."""
     if mask is None:
         return None
-    arguments.array(mask, "mask")  # Refuses what cannot be read.
-    array = np.asarray(mask)
-    if array.dtype.kind not in "iu":
-        return mask
-    if array.size and array.min() >= 0 and array.max() <= 1:
+    if dlpack.has_bfloat16(mask):
+        return _bfloat16(mask, "mask")
+    array = arguments.array(mask, "mask")
+    # Lists of integers have become float32 by now.
+    plain = array if hasattr(mask, "dtype") else np.asarray(mask)
+    if plain.dtype.kind not in "iu":
+        return _row_major(array, "mask")
+    if plain.size and plain.min() >= 0 and plain.max() <= 1:
         warnings.warn(
             "mask: got integers that are all 0 or 1; they are added to the "
             "scores and hide no key: pass .astype(bool) for a mask that is "
             "True where a key is seen",
             stacklevel=3,
         )
-    wider = _WIDER.get(array.dtype.name)
+    wider = _WIDER.get(plain.dtype.name)
     if wider is None or not hasattr(mask, "dtype"):
-        return mask
+        return _row_major(array, "mask")
     limit = np.iinfo(wider).max
-    if array.size and array.max() > limit:
+    # As int: numpy 1 would compare both as float64.
+    if array.size and int(array.max()) > limit:
         raise ValueError(
             f"mask: got the {array.dtype.name} {array.max()}, wanted at most "
             f"{limit}, int64's largest"
         )
-    return array.astype(wider)
+    return _row_major(array.astype(wider), "mask")
 
 
-def from_wire(message: Any, field: str) -> np.ndarray | None:
-    """The tensor `field` of a response, or None where it has none."""
-    if not message.HasField(field):
-        return None
-    tensor = getattr(message, field)
-    dtype = _dtype(tensor.data_type)
-    array = np.frombuffer(bytearray(tensor.data), dtype=dtype)
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return array.reshape(tuple(tensor.shape))
-
-
-def _dtype(data_type: int) -> np.dtype:
-    name = type_name(data_type)
-    if name == "bfloat16":
+def numpy_type(data_type: int) -> np.dtype[Any] | None:
+    """The dtype of a wire type; None where there is none of that number."""
+    if data_type == pb.DATA_TYPE_BFLOAT16:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name).newbyteorder("<")
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    return _DTYPES.get(data_type)
+
+
+def empty(shape: Any, dtype: Any) -> NDArray[Any]:
+    """An array for Client.empty()."""
+    data_type = wire_type(dtype, "dtype")
+    if isinstance(shape, (int, np.integer)):
+        shape = (shape,)
+    lengths = arguments.whole_numbers(shape, "shape")
+    for i, length in enumerate(lengths):
+        if length < 0:
+            raise ValueError(
+                f"shape[{i}]: got {length}, wanted a number of elements"
+            )
+    element = numpy_type(data_type)
+    assert element is not None  # wire_type() knows the same types.
+    size = math.prod(lengths) * element.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    return memory[begin : begin + size].view(element).reshape(lengths)
+
+
+def _row_major(array: NDArray[Any], argument: str) -> tuple[Any, NDArray[Any]]:
+    data_type = _BY_DTYPE.get(array.dtype)
+    if data_type is None:
+        data_type = wire_type(array.dtype, argument)
+        if data_type == pb.DATA_TYPE_BFLOAT16:
+            # Its own type has no buffer protocol.
+            array = array.view(np.uint16)
+            return data_type, np.asarray(array, dtype="<u2", order="C")
+    # No copy where it is so already.
+    return data_type, np.asarray(array, dtype=_DTYPES[data_type], order="C")
+
+
+def _bfloat16(value: Any, argument: str) -> tuple[Any, NDArray[Any]]:
+    arguments.refuse_other_than_plain(value, argument)
+    try:
+        bits = dlpack.bfloat16_bits(value)
+    except Exception as error:  # Whatever another library raises.
+        raise arguments.cannot_read(value, argument, error) from error
+    return pb.DATA_TYPE_BFLOAT16, np.asarray(bits, order="C")

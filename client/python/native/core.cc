@@ -1,0 +1,283 @@
+#include "client/python/native/core.h"
+
+#include <grpcpp/support/slice.h>
+#include <nanobind/stl/string.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "attention/internal/unary_call.h"
+#include "client/python/native/gil.h"
+#include "client/python/native/outcome.h"
+
+namespace attention::python {
+
+namespace nb = nanobind;
+
+namespace {
+
+// Stops a call when another stop is requested.
+struct Stop {
+  std::stop_source source;
+  void operator()() { source.request_stop(); }
+};
+
+// Runs Python's signal handlers while a call runs, and keeps what they raise.
+// Only the main thread has them.
+class SignalHandlers {
+ public:
+  // For CallOptions::interrupted.
+  std::function<bool()> Check() {
+    if (gettid() != getpid()) return nullptr;
+    return [this] {
+      if (raised_) return true;
+      const WithGil gil;
+      if (PyErr_CheckSignals() != 0) raised_.emplace();  // Fetches it.
+      return raised_.has_value();
+    };
+  }
+  void Raise() {
+    if (raised_) throw std::move(*raised_);
+  }
+
+ private:
+  std::optional<nb::python_error> raised_;
+};
+
+// Before a fork gRPC has threads that are not there after it.
+pid_t OnlyProcess() {
+  static std::atomic<pid_t> first{0};
+  const pid_t here = getpid();
+  pid_t used = 0;
+  if (!first.compare_exchange_strong(used, here) && used != here) {
+    throw std::runtime_error(absl::StrCat(
+        "a client was made in process ", used,
+        ", before a fork, which gRPC does not survive: start processes with "
+        "the method spawn or forkserver, or make no client before the fork"));
+  }
+  return here;
+}
+
+internal::UnaryCall UnaryCallOf(const std::string& method,
+                                const nb::bytes& message) {
+  internal::UnaryCall call;
+  call.method = method;
+  const grpc::Slice slice(message.c_str(), message.size());
+  call.message = grpc::ByteBuffer(&slice, 1);
+  call.message_bytes = message.size();
+  return call;
+}
+
+// Sets one of gRPC's channel arguments, or the option that stands for it.
+void SetArgument(const std::string& name, nb::handle value,
+                 ClientOptions& options) {
+  if (nb::isinstance<nb::str>(value)) {
+    options.arguments.SetString(name, nb::cast<std::string>(value));
+    return;
+  }
+  const int number = nb::cast<int>(value);
+  if (name == GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH) {
+    options.max_receive_bytes = number;
+  } else if (name == GRPC_ARG_ENABLE_HTTP_PROXY && number == 0) {
+    options.use_proxy = false;
+  } else {
+    options.arguments.SetInt(name, number);
+  }
+}
+
+}  // namespace
+
+struct Core::Server {
+  explicit Server(Connection made)
+      : connection(std::move(made)), client(connection) {}
+
+  const Connection connection;
+  const Client client;
+  // Requested by Close().
+  std::stop_source closing;
+  // Keeps what must not be destroyed.
+  std::shared_ptr<Server> itself;
+};
+
+// A call with a callback. Whoever destroys it has the GIL.
+struct Core::Started {
+  Started(nb::object then, const std::stop_token& closing)
+      : done(std::move(then)), on_close(closing, Stop{stop}) {}
+
+  nb::object done;
+  std::optional<LentRequest> lent;
+  std::stop_source stop;
+  std::stop_callback<Stop> on_close;
+};
+
+namespace {
+
+// Gives Python what `outcome` makes, and `started` an end.
+template <typename Started, typename Outcome>
+void End(Started* started, const Outcome& outcome) {
+  // If nobody is left to tell, nobody is left to give memory back to.
+  RunWithGil([&] {
+    PyObject* const made = outcome().release().ptr();
+    // The C function: Python may end this thread within it.
+    PyObject* const nothing = PyObject_CallOneArg(started->done.ptr(), made);
+    if (nothing == nullptr) PyErr_WriteUnraisable(started->done.ptr());
+    Py_XDECREF(nothing);
+    Py_DECREF(made);
+    delete started;
+  });
+}
+
+}  // namespace
+
+Core::Core(const std::string& target, const ClientOptions& options)
+    : process_(OnlyProcess()) {
+  const WithoutGil without_gil;
+  absl::StatusOr<Connection> connection = Connection::Make(target, options);
+  if (!connection.ok()) {
+    throw std::invalid_argument(std::string(connection.status().message()));
+  }
+  server_ = std::make_shared<Server>(*std::move(connection));
+}
+
+Core::~Core() {
+  if (server_ == nullptr || getpid() == process_) return;
+  // Without gRPC's threads its end could wait for ever: it has none.
+  server_->itself = server_;
+}
+
+std::shared_ptr<Core::Server> Core::server() const {
+  if (server_ == nullptr) {
+    throw std::invalid_argument("Cannot invoke RPC on closed channel!");
+  }
+  return server_;
+}
+
+nb::object Core::Compute(const nb::tuple& tensors, const nb::bytes& others,
+                         double limit) const {
+  std::shared_ptr<Server> server = this->server();
+  const LentRequest lent(tensors, others);
+  SignalHandlers signals;
+  absl::StatusOr<ComputeResult> result;
+  {
+    const WithoutGil without_gil;
+    result = server->client.Compute(lent.request(),
+                                    {.timeout = absl::Seconds(limit),
+                                     .stop = server->closing.get_token(),
+                                     .interrupted = signals.Check()});
+    server.reset();
+  }
+  signals.Raise();
+  return OutcomeOf(std::move(result), lent.bytes());
+}
+
+nb::object Core::Call(const std::string& method, const nb::bytes& message,
+                      double limit) const {
+  std::shared_ptr<Server> server = this->server();
+  internal::UnaryCall call = UnaryCallOf(method, message);
+  SignalHandlers signals;
+  internal::UnaryAnswer answer;
+  absl::Status status;
+  {
+    const WithoutGil without_gil;
+    answer = internal::RunUnary(server->connection,
+                                {.timeout = absl::Seconds(limit),
+                                 .stop = server->closing.get_token(),
+                                 .interrupted = signals.Check()},
+                                call);
+    status = server->connection.Explain(answer.status);
+    server.reset();
+  }
+  signals.Raise();
+  return OutcomeOf(status, answer.message);
+}
+
+std::stop_source Core::StartCompute(const nb::tuple& tensors,
+                                    const nb::bytes& others, double limit,
+                                    nb::object done) const {
+  const std::shared_ptr<Server> server = this->server();
+  auto started =
+      std::make_unique<Started>(std::move(done), server->closing.get_token());
+  started->lent.emplace(tensors, others);
+  std::stop_source stop = started->stop;
+  // Its own copy may be gone before ComputeAsync() returns.
+  const ComputeRequest request = started->lent->request();
+  const int64_t bytes = started->lent->bytes();
+  const WithoutGil without_gil;
+  server->client.ComputeAsync(
+      request, {.timeout = absl::Seconds(limit), .stop = stop.get_token()},
+      [call = started.release(), bytes](absl::StatusOr<ComputeResult> result) {
+        End(call, [&] { return OutcomeOf(std::move(result), bytes); });
+      });
+  return stop;
+}
+
+std::stop_source Core::StartCall(const std::string& method,
+                                 const nb::bytes& message, double limit,
+                                 nb::object done) const {
+  const std::shared_ptr<Server> server = this->server();
+  auto started =
+      std::make_unique<Started>(std::move(done), server->closing.get_token());
+  std::stop_source stop = started->stop;
+  internal::UnaryCall call = UnaryCallOf(method, message);
+  const WithoutGil without_gil;
+  internal::StartUnary(
+      server->connection,
+      {.timeout = absl::Seconds(limit), .stop = stop.get_token()},
+      std::move(call),
+      [pending = started.release(),
+       connection = server->connection](const internal::UnaryAnswer& answer) {
+        const absl::Status status = connection.Explain(answer.status);
+        End(pending, [&] { return OutcomeOf(status, answer.message); });
+      });
+  return stop;
+}
+
+void Core::Close() {
+  std::shared_ptr<Server> server = std::move(server_);
+  server_ = nullptr;
+  if (server == nullptr) return;
+  const WithoutGil without_gil;
+  server->closing.request_stop();
+  server.reset();
+}
+
+void DefineCore(nb::module_& module) {
+  nb::class_<std::stop_source>(module, "Call")
+      .def("cancel", [](std::stop_source& stop) {
+        const WithoutGil without_gil;
+        stop.request_stop();
+      });
+  nb::class_<Core>(module, "Core")
+      .def("__init__",
+           [](Core* self, const std::string& target, bool tls,
+              const std::string& tls_ca, const std::string& tls_cert,
+              const std::string& tls_key, const std::string& token,
+              const std::string& token_file, bool allow_plaintext_token,
+              const nb::dict& arguments) {
+             ClientOptions options;
+             options.tls = tls;
+             options.tls_ca = tls_ca;
+             options.tls_cert = tls_cert;
+             options.tls_key = tls_key;
+             options.token = token;
+             options.token_file = token_file;
+             options.allow_plaintext_token = allow_plaintext_token;
+             for (const auto& [name, value] : arguments) {
+               SetArgument(nb::cast<std::string>(name), value, options);
+             }
+             new (self) Core(target, options);
+           })
+      .def("compute", &Core::Compute)
+      .def("call", &Core::Call)
+      .def("start_compute", &Core::StartCompute)
+      .def("start_call", &Core::StartCall)
+      .def("close", &Core::Close);
+}
+
+}  // namespace attention::python

@@ -1,0 +1,68 @@
+"""The C++ client (client/python/native)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from typing_extensions import TypeAlias
+
+Tensors: TypeAlias = tuple[tuple[int, Any] | None, ...]
+# output, log_sum_exp, scores, present_key, present_value; then the times of
+# Timing.
+Answer: TypeAlias = tuple[Any, ...]
+
+class Failure:
+    """Why a call failed."""
+
+    @property
+    def code(self) -> int: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def field_violations(self) -> list[tuple[str, str]]: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def retry_delay_us(self) -> int | None: ...
+    @property
+    def too_large(self) -> int:
+        """The bytes of a request that no message can hold; else 0."""
+
+class Call:
+    """A call that was started."""
+
+    def cancel(self) -> None: ...
+
+class Core:
+    def __init__(
+        self,
+        target: str,
+        tls: bool,
+        tls_ca: str,
+        tls_cert: str,
+        tls_key: str,
+        token: str,
+        token_file: str,
+        allow_plaintext_token: bool,
+        options: dict[str, int | str],
+    ) -> None: ...
+    def compute(
+        self, tensors: Tensors, others: bytes, limit: float
+    ) -> Answer | Failure: ...
+    def call(
+        self, method: str, message: bytes, limit: float
+    ) -> bytes | Failure: ...
+    def start_compute(
+        self,
+        tensors: Tensors,
+        others: bytes,
+        limit: float,
+        done: Callable[[Answer | Failure], None],
+    ) -> Call: ...
+    def start_call(
+        self,
+        method: str,
+        message: bytes,
+        limit: float,
+        done: Callable[[bytes | Failure], None],
+    ) -> Call: ...
+    def close(self) -> None: ...

@@ -1,0 +1,150 @@
+"""The bytes of messages, made and read with one copy of each tensor at most.
+
+protobuf's own objects hold a copy of every payload, and so does each message
+that one is put into. Here they encode and decode the small fields only; the
+payloads are put between them, and found among them, by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any, NamedTuple
+
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from attention_client import attention_pb2 as pb
+
+# protobuf cannot hold more in one message.
+MAX_MESSAGE_BYTES = 2**31 - 1
+
+_DATA = pb.Tensor.DATA_FIELD_NUMBER
+_LENGTH_DELIMITED = 2
+# Bytes that a field of the other types of the wire takes.
+_FIXED_BYTES = {1: 8, 5: 4}
+
+
+class Tensor(NamedTuple):
+    """A tensor as it travels: row-major, little-endian."""
+
+    data_type: Any  # A value of pb.DataType.
+    shape: tuple[int, ...]
+    # Its elements, as an object with the buffer protocol.
+    data: Any
+
+
+class Request(NamedTuple):
+    """A ComputeAttentionRequest."""
+
+    # Fields 1 to 6, query to past_value; C-contiguous arrays.
+    tensors: tuple[tuple[Any, NDArray[Any]] | None, ...]
+    # All other fields, as a message.
+    others: bytes
+
+
+def joined(request: Request) -> bytes:
+    """The bytes of the message.
+
+    Raises:
+        ValueError: they would be more than protobuf can hold.
+    """
+    pieces: list[Any] = []
+    size = len(request.others)
+    for field, tensor in enumerate(request.tensors, 1):
+        if tensor is None:
+            continue
+        data_type, array = tensor
+        small = pb.Tensor(
+            data_type=data_type, shape=array.shape
+        ).SerializeToString()
+        if array.nbytes:
+            small += _tag(_DATA) + _varint(array.nbytes)
+        inside = len(small) + array.nbytes
+        head = _tag(field) + _varint(inside) + small
+        size += len(head) + array.nbytes
+        pieces += (head, array)
+    if size > MAX_MESSAGE_BYTES:
+        raise ValueError(
+            f"request: got {size} bytes, wanted at most {MAX_MESSAGE_BYTES}, "
+            "the largest message of protobuf"
+        )
+    pieces.append(request.others)
+    return b"".join(pieces)
+
+
+def split(
+    message: memoryview, fields: Container[int]
+) -> tuple[bytes, list[tuple[int, memoryview]]]:
+    """A message without its length-delimited fields of these numbers, and the
+    latter in their order, where they lie.
+
+    Raises:
+        DecodeError: the bytes are no message.
+    """
+    others = []
+    found = []
+    at = 0
+    while at < len(message):
+        begin = at
+        tag, at = _read_varint(message, at)
+        field, kind = tag >> 3, tag & 7
+        if kind == 0:
+            _, at = _read_varint(message, at)
+        elif kind == _LENGTH_DELIMITED:
+            length, at = _read_varint(message, at)
+            at += length
+        elif kind in _FIXED_BYTES:
+            at += _FIXED_BYTES[kind]
+        else:
+            raise DecodeError(f"wire type {kind} in field {field}")
+        if at > len(message):
+            raise DecodeError(f"field {field} ends beyond the message")
+        if kind == _LENGTH_DELIMITED and field in fields:
+            found.append((field, message[at - length : at]))
+        else:
+            others.append(message[begin:at])
+    return b"".join(others), found
+
+
+def tensor_of(pieces: list[memoryview]) -> Tensor:
+    """The tensor of a field, whose message may come in several pieces.
+
+    Raises:
+        DecodeError: the bytes are no such message.
+    """
+    small = []
+    data = memoryview(b"")
+    for piece in pieces:
+        others, payloads = split(piece, (_DATA,))
+        small.append(others)
+        if payloads:
+            data = payloads[-1][1]
+    tensor = pb.Tensor.FromString(b"".join(small))
+    return Tensor(tensor.data_type, tuple(tensor.shape), data)
+
+
+def _tag(field: int) -> bytes:
+    return bytes((field << 3 | _LENGTH_DELIMITED,))
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
+    """The number, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            raise DecodeError("a number ends beyond the message")
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise DecodeError("a number is longer than 10 bytes")

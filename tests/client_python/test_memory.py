@@ -1,0 +1,99 @@
+"""How often elements are copied on their way, and whose they are."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from attention_client import attention_pb2 as pb
+
+EYE = np.eye(2, dtype=np.float32)
+MIB = 1 << 20
+SMALL = MIB // 4
+
+
+def peak_of(call):
+    """The most bytes that Python and numpy allocate during a call."""
+    call()  # Connects; what is made once is made here.
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_a_request(core, client, contiguous):
+    keys = np.ones((1, 8, 4096, 32), np.float32)
+    if not contiguous:
+        keys = np.ones((1, 4096, 8, 32), np.float32).swapaxes(1, 2)
+    copies = (core == "pure") + (not contiguous)
+    query = np.ones((1, 8, 1, 32), np.float32)
+    peak = peak_of(lambda: client.compute(query, keys, keys))
+    assert 2 * keys.nbytes == 8 * MIB
+    assert peak < copies * 8 * MIB + SMALL
+
+
+def test_an_answer(core, client):
+    query = np.ones((1, 8, 4096, 32), np.float32)
+    keys = np.ones((1, 8, 1, 32), np.float32)
+    outputs = []
+    peak = peak_of(
+        lambda: outputs.append(client.compute(query, keys, keys).output)
+    )
+    assert query.nbytes == 4 * MIB
+    # The message sent, that received, and the elements out of it.
+    assert peak < {"native": 0, "pure": 12 * MIB}[core] + SMALL
+    # Memory of its own each, that may be written to.
+    for i, output in enumerate(outputs):
+        assert output.flags.writeable
+        output += i
+    for i, output in enumerate(outputs):
+        np.testing.assert_array_equal(output, 1 + i)
+
+
+def test_an_answer_outlives_its_client(server, fake_client):
+    server.answers["ComputeAttention"] = lambda request, context: (
+        pb.ComputeAttentionResponse(output=request.query)
+    )
+    large = np.arange(100000, dtype=np.float64).reshape(1, -1)
+    output = fake_client.compute(large, EYE, EYE).output
+    fake_client.close()
+    assert output.flags.aligned
+    np.testing.assert_array_equal(output, large)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "expected"),
+    [
+        ((2, 3), "float32", (2, 3)),
+        ([4], np.float16, (4,)),
+        (5, np.dtype("int64"), (5,)),
+        (np.int32(6), "bool", (6,)),
+        ((2, 0, 3), "bfloat16", (2, 0, 3)),
+        ((), "float64", ()),
+    ],
+)
+def test_empty(fake_client, shape, dtype, expected):
+    array = fake_client.empty(shape, dtype)
+    assert array.shape == expected
+    assert array.dtype.name == getattr(np.dtype(dtype), "name", dtype)
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+    assert array.size == 0 or array.ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "error", "text"),
+    [
+        ((2, -1), "float32", ValueError, r"shape\[1\]: got -1, wanted a num"),
+        ((2, 1.5), "float32", TypeError, "shape: got type float64, wanted"),
+        ("2", "float32", TypeError, "shape: got the string '2', wanted"),
+        (2, "uint8", TypeError, "dtype: got type uint8, wanted one of"),
+        (2, 3, TypeError, "dtype: got the number 3, wanted one of float32"),
+    ],
+)
+def test_what_cannot_be_empty(fake_client, shape, dtype, error, text):
+    with pytest.raises(error, match=text):
+        fake_client.empty(shape, dtype)
