@@ -13,9 +13,18 @@ MORE_CALLS = 2.0
 # How long the C++ client may take, over the longer of transfer and kernel.
 OVER_PARTS = 1.3
 OVER_PARTS_CASES = ("decode", "prefill")
-# How many times as fast the Python client is to be through shared memory as
-# Triton through the same, where the tensors lie elsewhere before the call.
+# How many times as fast a call through shared memory is to be as Triton's.
 MEMORY_FASTER = {case: 1.0 for case in FASTER} | {"decode": 5.0}
+# Ours, that of Triton, and where the tensors lie before the call.
+MEMORY_PAIRS = [
+    (
+        "py-memory",
+        "triton-memory-copied",
+        "Python over shared memory, copied in",
+    ),
+    ("py-in-place", "triton-memory", "Python over shared memory, in place"),
+    ("cpp-in-place", "triton-memory", "C++ over shared memory, in place"),
+]
 
 
 def round_times(entries, name):
@@ -103,14 +112,9 @@ def bars(run):
                     "x",
                 )
             )
-    for case, entries in run["cases"].items():
-        found.append(
-            Bar(
-                f"{case}: Python over shared memory, as fast as Triton",
-                faster(entries, "py-memory", "triton-memory-copied"),
-                MEMORY_FASTER[case],
-                "x",
-                least=True,
-            )
-        )
+    for ours, rival, title in MEMORY_PAIRS:
+        for case, entries in run["cases"].items():
+            value = faster(entries, ours, rival)
+            name = f"{case}: {title}, as fast as Triton"
+            found.append(Bar(name, value, MEMORY_FASTER[case], "x", least=True))
     return found

@@ -57,6 +57,30 @@ Call IntoMemoryCall(const std::string& address, const Workload& workload) {
   return [state] { return OutputOf(state->client.Compute(state->request)); };
 }
 
+// Of a server that shares memory; the tensors lie there, and the output comes
+// there.
+Call InPlaceCall(const std::string& address, const Workload& workload) {
+  struct State {
+    Client client;
+    ComputeRequest request;
+    std::vector<std::shared_ptr<std::byte>> memory;
+
+    std::span<std::byte> Allocate(size_t bytes) {
+      memory.push_back(client.AllocateShared(bytes));
+      return {memory.back().get(), bytes};
+    }
+  };
+  auto state = std::make_shared<State>(Client(address), workload.request());
+  ComputeRequest& request = state->request;
+  for (TensorSpan* tensor : {&request.query, &request.key, &request.value}) {
+    const std::span<std::byte> memory = state->Allocate(tensor->bytes.size());
+    std::ranges::copy(tensor->bytes, memory.begin());
+    tensor->bytes = memory;
+  }
+  request.outputs.output = state->Allocate(workload.output_bytes());
+  return [state] { return OutputOf(state->client.Compute(state->request)); };
+}
+
 Call GeneratedCall(const std::string& address, const Workload& workload) {
   auto client = std::make_shared<GeneratedClient>(address);
   return [client, &workload] { return client->Call(workload.request()); };
@@ -125,6 +149,7 @@ absl::StatusOr<Call> MakeCall(const Contender& contender,
   if (name == "client") return ClientCall(address, workload);
   if (name == "client_into_memory") return IntoMemoryCall(address, workload);
   if (name == "client_async") return AsyncCall(address, workload);
+  if (name == "client_in_place") return InPlaceCall(address, workload);
   if (name == "generated") return GeneratedCall(address, workload);
   if (name == "transfer") {
     return BareCall(address, workload, workload.output_bytes());

@@ -139,6 +139,12 @@ def all_ways():
             missing=no_memory,
         ),
         Way(
+            *("cpp-in-place", "C++ client, shared memory, in place", OURS),
+            cxx("client_in_place"),
+            **memory,
+            missing=no_memory,
+        ),
+        Way(
             *("cpp-into", "C++ client, TCP, into given memory", OURS),
             cxx("client_into_memory"),
             many=False,
@@ -161,6 +167,12 @@ def all_ways():
         Way(
             *("py-memory", "Python client, shared memory, copied in", OURS),
             own,
+            **memory,
+            missing=no_python_memory,
+        ),
+        Way(
+            *("py-in-place", "Python client, shared memory, of empty()", OURS),
+            python("own_client_in_place"),
             **memory,
             missing=no_python_memory,
         ),

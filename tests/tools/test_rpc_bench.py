@@ -428,7 +428,7 @@ def test_the_longer_part_is_that_of_the_round():
 
 
 def test_a_bar_without_a_figure_is_missed():
-    bar = find("shared memory")
+    bar = find("copied in")
     assert bar.value is None
     assert not bar.met
 
