@@ -8,21 +8,31 @@ from benchmarks.load.programs import cpu_name, write_results
 
 @dataclasses.dataclass
 class Bar:
-    """One figure and the most it may be; None: there is no figure."""
+    """One figure and the most, or the least, it may be; None: there is no
+    figure."""
 
     name: str
     value: float | None
-    most: float
+    bound: float
     unit: str
+    least: bool = False
 
     @property
     def met(self):
-        return self.value is not None and self.value <= self.most
+        if self.value is None:
+            return False
+        if self.least:
+            return self.value >= self.bound
+        return self.value <= self.bound
 
     def __str__(self):
         value = "-" if self.value is None else f"{self.value:.4g}"
         verdict = "ok" if self.met else "MISSED"
-        return f"{self.name:52} {value:>8} of {self.most:.4g} {self.unit}: {verdict}"
+        wanted = "at least" if self.least else "of"
+        return (
+            f"{self.name:52} {value:>8} {wanted} {self.bound:.4g} "
+            f"{self.unit}: {verdict}"
+        )
 
 
 def verdict(name, bars, seconds):

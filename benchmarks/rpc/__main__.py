@@ -1,164 +1,115 @@
-"""Measures calls of the C++ client on loopback: ./dev bench rpc [FLAG...]
+"""Measures calls, and what one would pick instead: ./dev bench rpc [FLAG...]
 
-The client against the built server, and in the same rounds, one after the other:
-
-- client_shared: the same with shared memory, through which tensors are copied
-- client_allocated: with tensors in memory of AllocateShared(), which are not
-- transfer: the same bytes there and back over gRPC, nothing computed
-- echo: the request's bytes there and back
-- compute: the kernel in the client's process
-- generated: a client of protobuf's generated classes against the same server
-- flight: Arrow Flight moves the same bytes, nothing computed
+Each way to call has its clients and its server, all processes of their own on
+loopback. Of each case every way takes a turn a round, first with one client,
+then with eight; ways.py lists them, report.py what is told of them.
 """
 
 import argparse
+import dataclasses
 import os
-import subprocess
+import re
 import sys
-import tempfile
+import time
+from pathlib import Path
 
-from benchmarks.load.programs import (
-    BINARIES,
-    Server,
-    cpu_name,
-    write_results,
-)
-from benchmarks.rpc import summary
+from benchmarks.load.programs import cpu_name, write_results
+from benchmarks.rpc import report
+from benchmarks.rpc.bars import bars
+from benchmarks.rpc.cases import CASES
+from benchmarks.rpc.measure import measure
+from benchmarks.rpc.ways import all_ways, python_core
 
-RPC_BENCH = BINARIES / "rpc_bench"
-FLIGHT = [sys.executable, "-m", "benchmarks.rpc.flight"]
-
-# Calls of each contender in a round.
-CALLS = {"small": 500, "decode": 7, "prefill": 2}
-# Bytes of query, key, value and output.
-BYTES = {
-    "small": (4096, 4096, 4096, 4096),
-    "decode": (16 << 10, 32 << 20, 32 << 20, 16 << 10),
-    "prefill": (32 << 20, 8 << 20, 8 << 20, 32 << 20),
-}
-CONTENDERS = [
-    "client",
-    "client_into_memory",
-    "client_async",
-    "client_shared",
-    "client_allocated",
-    "transfer",
-    "echo",
-    "compute",
-    "generated",
-    "flight",
+PACKAGES = [
+    "torch",
+    "pyarrow",
+    "grpcio",
+    "fastapi",
+    "uvicorn",
+    "nvidia-pytriton",
+    "tritonclient",
 ]
 
 
-class Listening:
-    """A program that serves on a port and tells it; a context manager."""
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run does at most. A turn ends after so many calls or seconds,
+    whichever comes first, but not without a call."""
 
-    def __init__(self, command):
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True
-        )
-        line = self._process.stdout.readline()
-        if not line.startswith("listening on "):
-            raise RuntimeError(f"{command} said {line!r}")
-        self.address = line.removeprefix("listening on ").strip()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        self._process.kill()
-        self._process.communicate()
+    total_seconds: float = 840
+    rounds: int = 5
+    calls: int = 500
+    seconds: float = 0.4
+    many_rounds: int = 2
+    many_calls: int = 2000  # Of each client.
+    many_seconds: float = 1.5
 
 
-class Measuring:
-    """A program that answers a line with the times of calls."""
-
-    def __init__(self, command):
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def times(self, line):
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"no times for {line!r}")
-        return [float(word) for word in answer.split()]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        self._process.communicate()
+QUICK = Plan(160, 2, 100, 0.15, 1, 500, 0.4)
 
 
-def measure(arguments):
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Server(f"--shared-memory=unix:{folder}/memory") as server,
-        Listening([RPC_BENCH, "--serve-bare"]) as bare,
-        Listening([*FLIGHT, "serve"]) as flight_server,
-        Measuring([RPC_BENCH, server.address, bare.address]) as calls,
-        Measuring([*FLIGHT, "measure", flight_server.address]) as flight,
-    ):
-        rounds = []
-        for number in range(arguments.rounds):
-            found = {case: {} for case in arguments.cases}
-            for case in arguments.cases:
-                # Whoever comes first in one round comes last in another.
-                order = arguments.contenders[:]
-                turn = number % len(order)
-                for contender in order[turn:] + order[:turn]:
-                    if contender == "flight":
-                        words = [*BYTES[case], CALLS[case]]
-                        times = flight.times(" ".join(map(str, words)))
-                    else:
-                        times = calls.times(f"{case} {contender} {CALLS[case]}")
-                    found[case][contender] = times
-                found[case] = {
-                    contender: found[case][contender] for contender in order
-                }
-            rounds.append(found)
-            print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
-        return rounds
+def versions():
+    """Of PACKAGES, as the lists of what is installed have them."""
+    lists = Path(__file__).parent.glob("requirements*.txt")
+    text = "".join(path.read_text() for path in lists)
+    pinned = dict(re.findall(r"(?m)^([\w.-]+)==([\w.]+)", text))
+    return {package: pinned[package] for package in PACKAGES}
 
 
-def main():
+def parse_flags():
+    names = [case.name for case in CASES]
     parser = argparse.ArgumentParser(
         prog="./dev bench rpc",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--cases", nargs="+", choices=CALLS, default=[*CALLS])
+    parser.add_argument("--cases", nargs="+", choices=names, default=names)
     parser.add_argument(
-        "--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS
+        "--ways",
+        nargs="+",
+        choices=[way.name for way in all_ways()],
+        metavar="WAY",
+        help="only these; a wrong one is told all names",
     )
-    arguments = parser.parse_args()
-    # All ratios are the client's.
-    arguments.contenders = list(
-        dict.fromkeys(["client", *arguments.contenders])
+    parser.add_argument(
+        "--quick", action="store_true", help="3 minutes instead of 15"
     )
-    rounds = measure(arguments)
-    found = summary.summarize(rounds)
-    bars = summary.check_bars(rounds)
-    print(summary.table(found))
-    for bar in bars:
-        verdict = "ok" if bar["met"] else "MISSED"
-        print(f"{bar['name']}: {bar['value']:.3g} of {bar['most']}: {verdict}")
-    write_results(
-        "rpc",
-        {
-            "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
-            "rounds": arguments.rounds,
-            "summary": found,
-            "bars": bars,
+    parser.add_argument(
+        "--docs", action="store_true", help="write tables and plot into docs/"
+    )
+    return parser.parse_args()
+
+
+def main():
+    flags = parse_flags()
+    plan = QUICK if flags.quick else Plan()
+    ways = [
+        way
+        for way in all_ways()
+        if flags.ways is None or way.name in flags.ways
+    ]
+    chosen = [case for case in CASES if case.name in flags.cases]
+    started = time.monotonic()
+    run = {
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[0],
         },
-    )
+        "versions": versions(),
+        "python_core": python_core(),
+        "times": dataclasses.asdict(plan),
+        **measure(chosen, ways, plan),
+    }
+    run["seconds"] = round(time.monotonic() - started)
+    found = bars(run)
+    run["bars"] = [dataclasses.asdict(bar) | {"met": bar.met} for bar in found]
+    print(report.tables(run))
+    print("\n".join(map(str, found)))
+    write_results("rpc", run)
+    if flags.docs:
+        report.write(run)
+    sys.exit(0 if all(bar.met for bar in found) else 1)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
-#include <cstdio>
-#include <cstdlib>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -73,17 +71,20 @@ grpc::ByteBuffer MessageOf(const ComputeRequest& request) {
 
 }  // namespace
 
-void RunBareServer() {
+void RunBareServer(const std::string& unix_path,
+                   const std::function<void(const std::string&)>& listening) {
   BareService service;
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
-                           &port);
+  const std::string unix_address = absl::StrCat("unix:", unix_path);
+  const auto credentials = grpc::InsecureServerCredentials();
+  builder.AddListeningPort("127.0.0.1:0", credentials, &port);
+  builder.AddListeningPort(unix_address, credentials);
   builder.SetMaxReceiveMessageSize(-1);
   builder.RegisterCallbackGenericService(&service);
   const auto server = builder.BuildAndStart();
-  std::printf("listening on 127.0.0.1:%d\n", port);
-  std::fflush(stdout);
+  listening(absl::StrCat("127.0.0.1:", port));
+  listening(unix_address);
   server->Wait();
 }
 
@@ -98,7 +99,7 @@ BareClient::BareClient(const std::string& address,
       message_(MessageOf(request)),
       answer_bytes_(answer_bytes) {}
 
-void BareClient::Call() const {
+absl::Status BareClient::Call() const {
   grpc::CompletionQueue queue;
   grpc::ClientContext context;
   if (answer_bytes_ > 0) {
@@ -115,9 +116,10 @@ void BareClient::Call() const {
   bool ok;
   queue.Next(&tag, &ok);
   const size_t wanted = answer_bytes_ > 0 ? answer_bytes_ : message_.Length();
-  if (status.ok() && answer.Length() == wanted) return;
-  std::fprintf(stderr, "bare call: %s\n", status.error_message().c_str());
-  std::exit(1);
+  if (!status.ok()) return absl::UnavailableError(status.error_message());
+  if (answer.Length() == wanted) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("answer: got ", answer.Length(), " bytes, wanted ", wanted));
 }
 
 }  // namespace attention::benchmarks

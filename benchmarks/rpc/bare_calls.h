@@ -7,16 +7,20 @@
 #include <grpcpp/support/byte_buffer.h>
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 
-#include "benchmarks/rpc/workload.h"
+#include "absl/status/status.h"
+#include "attention/client.h"
 
 namespace attention::benchmarks {
 
-// Serves until the process is killed; prints "listening on ADDRESS". A call's
-// answer is as long as its header says, or what came.
-void RunBareServer();
+// Serves on a port of loopback and on a Unix socket until the process is
+// killed; calls `listening` with each address. A call's answer is as long as
+// its header says, or what came.
+void RunBareServer(const std::string& unix_path,
+                   const std::function<void(const std::string&)>& listening);
 
 // Sends the tensors of a request from where they are, as one message.
 class BareClient {
@@ -24,7 +28,7 @@ class BareClient {
   // `answer_bytes` 0: the server sends back what it gets.
   BareClient(const std::string& address, const ComputeRequest& request,
              size_t answer_bytes);
-  void Call() const;
+  absl::Status Call() const;
 
  private:
   const std::shared_ptr<grpc::Channel> channel_;

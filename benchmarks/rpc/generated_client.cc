@@ -4,10 +4,11 @@
 #include <grpcpp/security/credentials.h>
 
 #include <cstddef>
-#include <cstdio>
-#include <cstdlib>
+#include <optional>
+#include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 
 namespace attention::benchmarks {
@@ -32,7 +33,8 @@ std::unique_ptr<v1::AttentionService::Stub> Connect(
 GeneratedClient::GeneratedClient(const std::string& address)
     : stub_(Connect(address)) {}
 
-void GeneratedClient::Call(const ComputeRequest& request) const {
+absl::StatusOr<Tensor> GeneratedClient::Call(
+    const ComputeRequest& request) const {
   v1::ComputeAttentionRequest message;
   Copy(request.query, message.mutable_query());
   Copy(request.key, message.mutable_key());
@@ -44,14 +46,14 @@ void GeneratedClient::Call(const ComputeRequest& request) const {
   v1::ComputeAttentionResponse answer;
   const grpc::Status status =
       stub_->ComputeAttention(&context, message, &answer);
-  const auto* begin =
-      reinterpret_cast<const std::byte*>(answer.output().data().data());
-  const std::vector<std::byte> output(begin,
-                                      begin + answer.output().data().size());
-  if (status.ok() && output.size() == request.query.bytes.size()) return;
-  std::fprintf(stderr, "generated client: %s\n",
-               status.error_message().c_str());
-  std::exit(1);
+  if (!status.ok()) return absl::UnavailableError(status.error_message());
+  const v1::Tensor& output = answer.output();
+  const auto* begin = reinterpret_cast<const std::byte*>(output.data().data());
+  std::optional<Tensor> found = Tensor::FromBytes(
+      output.data_type(), {begin, begin + output.data().size()},
+      {output.shape().begin(), output.shape().end()});
+  if (!found) return absl::InternalError("output: its bytes do not fit");
+  return *std::move(found);
 }
 
 }  // namespace attention::benchmarks

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "attention/client.h"
 #include "attention/v1/attention.grpc.pb.h"
 
@@ -14,8 +15,8 @@ namespace attention::benchmarks {
 class GeneratedClient {
  public:
   explicit GeneratedClient(const std::string& address);
-  // Copies the tensors into a message and the answer out of one.
-  void Call(const ComputeRequest& request) const;
+  // Copies the tensors into a message and the output out of one.
+  absl::StatusOr<Tensor> Call(const ComputeRequest& request) const;
 
  private:
   const std::unique_ptr<v1::AttentionService::Stub> stub_;

@@ -1,157 +1,170 @@
-// What a call costs, and what its parts cost alone. Started by
-// benchmarks/rpc/__main__.py:
+// The programs in C++ of benchmarks/rpc, whose programs.py tells what they say:
 //
-//   rpc_bench --serve-bare                a server of bare calls
-//   rpc_bench SERVER BARE_SERVER          measures: for each line
-//                                         "CASE CONTENDER CALLS" of standard
-//                                         input one with a time per call, in
-//                                         milliseconds
-#include <algorithm>
+//   rpc_bench --serve-bare FOLDER    servers of bare calls and of plain
+//   sockets,
+//                                    each on a port and a Unix socket in FOLDER
+//   rpc_bench CONTENDER ADDRESS      a client
+#include <sys/resource.h>
+
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <functional>
+#include <fstream>
 #include <iostream>
-#include <map>
 #include <memory>
-#include <span>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "attention/client.h"
-#include "base/executor.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "benchmarks/rpc/bare_calls.h"
-#include "benchmarks/rpc/generated_client.h"
+#include "benchmarks/rpc/contenders.h"
+#include "benchmarks/rpc/plain_sockets.h"
 #include "benchmarks/rpc/workload.h"
-#include "kernel/attention.h"
 
 namespace attention::benchmarks {
 namespace {
 
-void Check(const absl::Status& status) {
-  if (status.ok()) return;
-  std::cerr << status << "\n";
-  std::exit(1);
+void Listening(const std::string& address) {
+  std::printf("listening on %s\n", address.c_str());
+  std::fflush(stdout);
 }
 
-// The contenders on one case.
-class Contenders {
+int ServeBare(const std::string& folder) {
+  const absl::StatusOr<std::string> tcp = ServeTcpSockets();
+  const absl::StatusOr<std::string> local =
+      ServeUnixSockets(absl::StrCat(folder, "/sockets"));
+  for (const auto& address : {tcp, local}) {
+    if (address.ok()) continue;
+    std::cerr << address.status() << "\n";
+    return 1;
+  }
+  int addresses = 0;
+  RunBareServer(absl::StrCat(folder, "/bare"), [&](const std::string& address) {
+    Listening(address);
+    if (++addresses < 2) return;
+    Listening(*tcp);
+    Listening(*local);
+  });
+  return 0;
+}
+
+// The monotonic clock, which all processes share.
+double Seconds() {
+  return std::chrono::duration<double>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// User and system time of this process.
+double CpuSeconds() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * time.tv_usec;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+// A client: a contender and the case that it was told to prepare. Each
+// function reads the words after its verb and gives an answer in JSON.
+class Session {
  public:
-  Contenders(const std::string& name, const std::string& server,
-             const std::string& bare_server)
-      : workload_(FindCase(name).value()),
-        client_(server, Sending()),
-        sharing_(server),
-        generated_(server),
-        bare_(bare_server, workload_.request(), workload_.output_bytes()),
-        echo_(bare_server, workload_.request(), 0),
-        executor_(static_cast<int>(std::thread::hardware_concurrency()) - 1) {
-    into_memory_ = workload_.request();
-    into_memory_.outputs.output = std::as_writable_bytes(
-        std::span(workload_.output(), workload_.output_bytes() / 4));
+  explicit Session(Contender contender) : contender_(std::move(contender)) {}
+
+  absl::StatusOr<std::string> Prepare(std::istream& words) {
+    std::string folder;
+    Case shape = {};
+    words >> folder >> shape.query_heads >> shape.kv_heads >> shape.queries >>
+        shape.keys >> shape.head_size >> shape.causal;
+    if (!words) return absl::InvalidArgumentError("prepare: words are missing");
+    call_ = nullptr;  // Uses the workload.
+    auto workload = Workload::Open(folder, shape);
+    if (!workload.ok()) return workload.status();
+    workload_ = *std::move(workload);
+    absl::StatusOr<Call> call = MakeCall(contender_, *workload_);
+    if (!call.ok()) return call.status();
+    call_ = *std::move(call);
+    return "{}";
   }
 
-  // One call; null for a name that no contender has.
-  std::function<void()> Find(const std::string& contender) {
-    if (contender == "client") {
-      return [this] { Check(client_.Compute(workload_.request()).status()); };
-    }
-    if (contender == "client_shared") {
-      return [this] { Check(sharing_.Compute(workload_.request()).status()); };
-    }
-    if (contender == "client_allocated") {
-      Allocate();
-      return [this] { Check(sharing_.Compute(allocated_).status()); };
-    }
-    if (contender == "client_into_memory") {
-      return [this] { Check(client_.Compute(into_memory_).status()); };
-    }
-    if (contender == "client_async") {
-      return [this] {
-        Check(client_.ComputeAsync(workload_.request()).get().status());
-      };
-    }
-    if (contender == "generated") {
-      return [this] { generated_.Call(workload_.request()); };
-    }
-    if (contender == "transfer") return [this] { bare_.Call(); };
-    if (contender == "echo") return [this] { echo_.Call(); };
-    if (contender == "compute") {
-      return [this] {
-        Check(RunAttention(workload_.plan(), {.output = workload_.output()},
-                           executor_));
-      };
-    }
-    return nullptr;
+  absl::StatusOr<std::string> Answer(std::istream& words) {
+    std::string path;
+    words >> path;
+    const absl::StatusOr<Tensor> output = call_();
+    if (!output.ok()) return output.status();
+    const std::span<const float> numbers = output->elements<float>();
+    std::ofstream file(path, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(numbers.data()),
+               static_cast<std::streamsize>(numbers.size_bytes()));
+    file.close();
+    if (!file) return absl::UnknownError(absl::StrCat(path, ": not written"));
+    return "{}";
   }
+
+  absl::StatusOr<std::string> Run(std::istream& words) {
+    size_t calls = 0;
+    double seconds = 0;
+    words >> calls >> seconds;
+    std::vector<double> times;
+    const double cpu = CpuSeconds();
+    const double begin = Seconds();
+    double before = begin;
+    do {
+      const absl::Status status = call_().status();
+      if (!status.ok()) return status;
+      const double after = Seconds();
+      times.push_back(1000 * (after - before));
+      before = after;
+    } while (times.size() < calls && before < begin + seconds);
+    const double used = CpuSeconds() - cpu;
+    std::ostringstream answer;
+    answer.precision(15);
+    answer << "{\"ms\": [" << absl::StrJoin(times, ", ")
+           << "], \"begin\": " << begin << ", \"end\": " << before
+           << ", \"cpu\": " << used << "}";
+    return answer.str();
+  }
+
+  bool prepared() const { return call_ != nullptr; }
 
  private:
-  static ClientOptions Sending() {
-    ClientOptions options;
-    options.use_shared_memory = false;
-    return options;
-  }
-
-  // The tensors once more, in memory that the server reads where it is.
-  void Allocate() {
-    if (!memory_.empty()) return;
-    allocated_ = workload_.request();
-    for (TensorSpan* tensor :
-         {&allocated_.query, &allocated_.key, &allocated_.value}) {
-      const std::span<const std::byte> from = tensor->bytes;
-      memory_.push_back(sharing_.AllocateShared(from.size()));
-      std::copy(from.begin(), from.end(), memory_.back().get());
-      tensor->bytes = {memory_.back().get(), from.size()};
-    }
-  }
-
-  Workload workload_;
-  ComputeRequest into_memory_;
-  std::vector<std::shared_ptr<std::byte>> memory_;
-  ComputeRequest allocated_;
-  const Client client_;
-  const Client sharing_;
-  const GeneratedClient generated_;
-  const BareClient bare_;
-  const BareClient echo_;
-  Executor executor_;
+  const Contender contender_;
+  std::unique_ptr<Workload> workload_;
+  Call call_;
 };
 
-double Milliseconds(const std::function<void()>& call) {
-  const auto begin = std::chrono::steady_clock::now();
-  call();
-  const std::chrono::duration<double, std::milli> taken =
-      std::chrono::steady_clock::now() - begin;
-  return taken.count();
+absl::StatusOr<std::string> Obey(Session& session, std::istream& words) {
+  std::string verb;
+  words >> verb;
+  if (verb == "prepare") return session.Prepare(words);
+  if (!session.prepared()) {
+    return absl::FailedPreconditionError("no case is prepared");
+  }
+  if (verb == "answer") return session.Answer(words);
+  if (verb == "run") return session.Run(words);
+  return absl::InvalidArgumentError(absl::StrCat("no verb '", verb, "'"));
 }
 
-int Measure(const std::string& server, const std::string& bare_server) {
-  std::map<std::string, std::unique_ptr<Contenders>> cases;
+std::string ErrorAnswer(const absl::Status& status) {
+  return absl::StrCat(
+      "{\"error\": \"",
+      absl::StrReplaceAll(status.ToString(),
+                          {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", " "}}),
+      "\"}");
+}
+
+int RunClient(Contender contender) {
+  Session session(std::move(contender));
   std::string line;
   while (std::getline(std::cin, line)) {
     std::istringstream words(line);
-    std::string name, contender;
-    int calls = 0;
-    words >> name >> contender >> calls;
-    if (!FindCase(name)) {
-      std::cerr << "no case '" << name << "'\n";
-      return 2;
-    }
-    std::unique_ptr<Contenders>& contenders = cases[name];
-    if (contenders == nullptr) {
-      contenders = std::make_unique<Contenders>(name, server, bare_server);
-    }
-    const std::function<void()> call = contenders->Find(contender);
-    if (call == nullptr) {
-      std::cerr << "no contender '" << contender << "'\n";
-      return 2;
-    }
-    call();  // Warms caches and memory.
-    for (int i = 0; i < calls; ++i) std::printf("%.6f ", Milliseconds(call));
-    std::printf("\n");
-    std::fflush(stdout);
+    const absl::StatusOr<std::string> answer = Obey(session, words);
+    std::cout << (answer.ok() ? *answer : ErrorAnswer(answer.status()))
+              << std::endl;
   }
   return 0;
 }
@@ -163,11 +176,10 @@ int main(int argc, char** argv) {
 #ifndef NDEBUG
   std::cerr << "warning: built without optimisation, or with assertions\n";
 #endif
-  if (argc == 2 && std::string(argv[1]) == "--serve-bare") {
-    attention::benchmarks::RunBareServer();
-    return 0;
+  if (argc == 3 && std::string(argv[1]) == "--serve-bare") {
+    return attention::benchmarks::ServeBare(argv[2]);
   }
-  if (argc == 3) return attention::benchmarks::Measure(argv[1], argv[2]);
-  std::cerr << "usage: rpc_bench --serve-bare | SERVER BARE_SERVER\n";
+  if (argc == 3) return attention::benchmarks::RunClient({argv[1], argv[2]});
+  std::cerr << "usage: rpc_bench --serve-bare FOLDER | CONTENDER ADDRESS\n";
   return 2;
 }

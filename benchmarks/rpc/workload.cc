@@ -1,64 +1,103 @@
 #include "benchmarks/rpc/workload.h"
 
-#include <random>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 
 namespace attention::benchmarks {
 namespace {
 
-std::vector<float> Normal(int64_t count) {
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  // A period is enough: it is only sent and multiplied.
-  std::vector<float> period(4093);
-  for (float& number : period) number = normal(random);
-  std::vector<float> numbers(count);
-  for (int64_t i = 0; i < count; ++i) numbers[i] = period[i % period.size()];
-  return numbers;
+std::vector<int64_t> QueryShape(const Case& shape) {
+  return {1, shape.query_heads, shape.queries, shape.head_size};
+}
+
+std::vector<int64_t> KeyShape(const Case& shape) {
+  return {1, shape.kv_heads, shape.keys, shape.head_size};
+}
+
+ConstTensorView ViewOf(const TensorSpan& tensor) {
+  ConstTensorView view;
+  view.shape.assign(tensor.shape.begin(), tensor.shape.end());
+  view.data = tensor.bytes.data();
+  return view;
+}
+
+AttentionPlan PlanOf(const ComputeRequest& request, bool causal) {
+  AttentionOptions options;
+  if (causal) options.causal = Causal::kBottomRight;
+  AttentionInputs inputs;
+  inputs.query = ViewOf(request.query);
+  inputs.key = ViewOf(request.key);
+  inputs.value = ViewOf(request.value);
+  return PlanAttention(inputs, options).value();
 }
 
 }  // namespace
 
-std::optional<Shape4> FindCase(const std::string& name) {
-  for (const Shape4& shape :
-       {Shape4{"small", 1, 1, 16, 16, 64},
-        Shape4{"dense", 8, 8, 1024, 1024, 64},
-        Shape4{"decode", 32, 8, 1, 8192, 128},
-        Shape4{"prefill", 32, 8, 2048, 2048, 128, true}}) {
-    if (shape.name == name) return shape;
+absl::StatusOr<std::unique_ptr<MappedNumbers>> MappedNumbers::Open(
+    const std::string& path, size_t count) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return absl::ErrnoToStatus(errno, path);
+  const size_t bytes = count * sizeof(float);
+  struct stat found = {};
+  fstat(file, &found);
+  void* const memory =
+      found.st_size == static_cast<off_t>(bytes)
+          ? mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0)
+          : MAP_FAILED;
+  close(file);
+  if (memory == MAP_FAILED) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": got ", found.st_size, " bytes, wanted ", bytes));
   }
-  return std::nullopt;
+  return std::unique_ptr<MappedNumbers>(
+      new MappedNumbers({static_cast<const float*>(memory), count}));
 }
 
-Workload::Workload(Shape4 shape)
-    : query_(Normal(shape.query_heads * shape.query_length * shape.head_size)),
-      key_(Normal(shape.kv_heads * shape.key_length * shape.head_size)),
-      value_(key_),
-      output_(query_.size()) {
-  const std::vector<int64_t> rows = {1, shape.query_heads, shape.query_length,
-                                     shape.head_size};
-  const std::vector<int64_t> keys = {1, shape.kv_heads, shape.key_length,
-                                     shape.head_size};
-  request_.query = TensorSpan::Of<float>(query_, rows);
-  request_.key = TensorSpan::Of<float>(key_, keys);
-  request_.value = TensorSpan::Of<float>(value_, keys);
-  AttentionOptions options;
-  if (shape.causal) {
-    request_.options.set_causal(v1::CAUSAL_BOTTOM_RIGHT);
-    options.causal = Causal::kBottomRight;
-  }
-  const auto view = [](const std::vector<float>& numbers,
-                       const std::vector<int64_t>& shape) {
-    ConstTensorView view;
-    view.shape.assign(shape.begin(), shape.end());
-    view.data = numbers.data();
-    return view;
-  };
-  AttentionInputs inputs;
-  inputs.query = view(query_, rows);
-  inputs.key = view(key_, keys);
-  inputs.value = view(value_, keys);
-  plan_ = PlanAttention(inputs, options).value();
+MappedNumbers::~MappedNumbers() {
+  munmap(const_cast<float*>(numbers_.data()), numbers_.size_bytes());
 }
+
+absl::StatusOr<std::unique_ptr<Workload>> Workload::Open(
+    const std::string& folder, const Case& shape) {
+  const auto open = [&](const char* name, const std::vector<int64_t>& sizes) {
+    return MappedNumbers::Open(absl::StrCat(folder, "/", name),
+                               ElementCount(sizes).value_or(0));
+  };
+  auto query = open("query", QueryShape(shape));
+  if (!query.ok()) return query.status();
+  auto key = open("key", KeyShape(shape));
+  if (!key.ok()) return key.status();
+  auto value = open("value", KeyShape(shape));
+  if (!value.ok()) return value.status();
+  return std::unique_ptr<Workload>(new Workload(
+      shape, *std::move(query), *std::move(key), *std::move(value)));
+}
+
+Workload::Workload(const Case& shape, std::unique_ptr<MappedNumbers> query,
+                   std::unique_ptr<MappedNumbers> key,
+                   std::unique_ptr<MappedNumbers> value)
+    : query_(std::move(query)),
+      key_(std::move(key)),
+      value_(std::move(value)),
+      request_([&] {
+        ComputeRequest request;
+        request.query =
+            TensorSpan::Of<float>(query_->numbers(), QueryShape(shape));
+        request.key = TensorSpan::Of<float>(key_->numbers(), KeyShape(shape));
+        request.value =
+            TensorSpan::Of<float>(value_->numbers(), KeyShape(shape));
+        if (shape.causal) request.options.set_causal(v1::CAUSAL_BOTTOM_RIGHT);
+        return request;
+      }()),
+      plan_(PlanOf(request_, shape.causal)) {}
 
 }  // namespace attention::benchmarks

@@ -1,47 +1,62 @@
-// The fixed list of calls that are measured.
+// A case's tensors, read from files, and its call in every form.
 #ifndef ATTENTION_BENCHMARKS_RPC_WORKLOAD_H_
 #define ATTENTION_BENCHMARKS_RPC_WORKLOAD_H_
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <span>
 #include <string>
-#include <vector>
 
+#include "absl/status/statusor.h"
 #include "attention/client.h"
 #include "kernel/attention.h"
 
 namespace attention::benchmarks {
 
 // FLOAT32, layout BHSD, B = 1. Letters as in kernel/attention.h.
-struct Shape4 {
-  std::string name;
-  int64_t query_heads, kv_heads, query_length, key_length, head_size;
-  bool causal = false;
+struct Case {
+  int64_t query_heads, kv_heads, queries, keys, head_size;
+  bool causal;
 };
 
-// Nothing for a name that no case has.
-std::optional<Shape4> FindCase(const std::string& name);
-
-// A case's tensors, and its call in every form.
-class Workload {
+// A file's numbers, mapped: however many processes read it, memory holds it
+// once.
+class MappedNumbers {
  public:
-  explicit Workload(Shape4 shape);
-  Workload(const Workload&) = delete;
-  Workload& operator=(const Workload&) = delete;
+  // `count` numbers; fails if the file has another length.
+  static absl::StatusOr<std::unique_ptr<MappedNumbers>> Open(
+      const std::string& path, size_t count);
+  ~MappedNumbers();
+  MappedNumbers(const MappedNumbers&) = delete;
+  MappedNumbers& operator=(const MappedNumbers&) = delete;
 
-  const ComputeRequest& request() const { return request_; }
-  const AttentionPlan& plan() const { return *plan_; }
-  // What the answer's elements take.
-  size_t output_bytes() const { return output_.size() * sizeof(float); }
-  // For who computes here.
-  float* output() { return output_.data(); }
+  std::span<const float> numbers() const { return numbers_; }
 
  private:
-  std::vector<float> query_, key_, value_, output_;
+  explicit MappedNumbers(std::span<const float> numbers) : numbers_(numbers) {}
+  const std::span<const float> numbers_;
+};
+
+class Workload {
+ public:
+  // Reads files "query", "key" and "value" of the folder.
+  static absl::StatusOr<std::unique_ptr<Workload>> Open(
+      const std::string& folder, const Case& shape);
+
+  const ComputeRequest& request() const { return request_; }
+  const AttentionPlan& plan() const { return plan_; }
+  // What the answer's elements take.
+  size_t output_bytes() const { return request_.query.bytes.size(); }
+
+ private:
+  Workload(const Case& shape, std::unique_ptr<MappedNumbers> query,
+           std::unique_ptr<MappedNumbers> key,
+           std::unique_ptr<MappedNumbers> value);
+
+  const std::unique_ptr<MappedNumbers> query_, key_, value_;
   ComputeRequest request_;
-  std::optional<AttentionPlan> plan_;
+  AttentionPlan plan_;
 };
 
 }  // namespace attention::benchmarks

@@ -197,6 +197,15 @@ def test_a_failed_probe_has_no_figure():
     assert not neighbours.Bar("x", 11, 10, "ms").met
 
 
+def test_a_bar_may_be_a_least():
+    assert neighbours.Bar("x", 10, 10, "x", least=True).met
+    assert not neighbours.Bar("x", 9, 10, "x", least=True).met
+    assert not neighbours.Bar("x", None, 10, "x", least=True).met
+    assert "9 at least 10 x: MISSED" in str(
+        neighbours.Bar("x", 9, 10, "x", least=True)
+    )
+
+
 def test_tokens_of_tenants():
     with tenants.Tokens("a", "b") as tokens:
         lines = dict(
