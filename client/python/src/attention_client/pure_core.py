@@ -63,6 +63,9 @@ class _Base:
             self._target, self._security, options
         )
 
+    def allocate(self, size: int) -> Any:
+        return tensors.aligned(size)
+
     def _metadata(
         self, method: str, message: bytes
     ) -> tuple[tuple[str, str], ...]:
