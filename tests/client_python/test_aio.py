@@ -1,8 +1,10 @@
 """The client for asyncio: as the other one, but awaited."""
 
 import asyncio
+import gc
 import inspect
 import threading
+import weakref
 
 import grpc
 import numpy as np
@@ -161,6 +163,23 @@ def test_a_client_may_be_used_by_several_loops(server):
     assert sorted(outputs) == [0, 1, 2]
     for i, output in outputs.items():
         np.testing.assert_array_equal(output, EYE * i)
+
+
+def test_loops_that_are_closed_are_let_go(server):
+    server.answers["ComputeAttention"] = echo
+    client = aio.Client(server.address, timeout=60)
+    loops = []
+
+    async def main():
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await client.compute(EYE, EYE, EYE)
+
+    for _ in range(4):
+        asyncio.run(main())
+    gc.collect()
+    # The last one is kept until another comes.
+    assert [loop() for loop in loops[:-1]] == [None] * 3
+    asyncio.run(client.close())
 
 
 def test_a_loop_that_ends_before_its_call(server):

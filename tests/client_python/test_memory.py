@@ -1,10 +1,13 @@
 """How often elements are copied on their way, and whose they are."""
 
+import subprocess
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from attention_client import Client
 from attention_client import attention_pb2 as pb
 
 EYE = np.eye(2, dtype=np.float32)
@@ -97,3 +100,57 @@ def test_empty(fake_client, shape, dtype, expected):
 def test_what_cannot_be_empty(fake_client, shape, dtype, error, text):
     with pytest.raises(error, match=text):
         fake_client.empty(shape, dtype)
+
+
+@pytest.fixture
+def sharing_server(server_binary, tmp_path):
+    """The address of a server that shares memory."""
+    with subprocess.Popen(
+        [
+            server_binary,
+            "--listen=127.0.0.1:0",
+            f"--shared-memory=unix:{tmp_path}/memory",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process.stdout.readline().removeprefix("listening on ").strip()
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+
+
+def mapping_of(array):
+    """The line of the kernel's table with the memory of an array."""
+    address = array.ctypes.data
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        begin, end = line.partition(" ")[0].split("-")
+        if int(begin, 16) <= address < int(end, 16):
+            return line
+    raise AssertionError(f"{address:x} is not mapped")
+
+
+def test_what_empty_gives_can_be_shared(core, sharing_server):
+    with Client(sharing_server, timeout=60) as client:
+        query = np.ones((1, 8, 1, 64), np.float32)
+        keys = client.empty((1, 8, 4096, 64), "float32")
+        values = client.empty(keys.shape, np.float32)
+        for array in (keys, values):
+            assert ("memfd:" in mapping_of(array)) == (core == "native")
+        keys[:] = 1
+        values[:] = np.arange(64)
+        output = client.compute(query, keys, values).output
+        np.testing.assert_array_equal(output[0, 0, 0], np.arange(64))
+    # It is an array like any other, whoever is gone.
+    assert (values == np.arange(64)).all()
+
+
+def test_answers_by_shared_memory_are_the_caller_s_own(sharing_server):
+    query = np.ones((1, 8, 4096, 32), np.float32)
+    keys = np.ones((1, 8, 1, 32), np.float32)
+    with Client(sharing_server, timeout=60) as client:
+        outputs = []
+        for i in range(4):
+            outputs.append(client.compute(query, keys, keys * i).output)
+            outputs[-1] += 10
+    for i, output in enumerate(outputs):
+        np.testing.assert_array_equal(output, 10 + i)

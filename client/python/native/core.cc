@@ -238,6 +238,10 @@ std::stop_source Core::StartCall(const std::string& method,
   return stop;
 }
 
+nb::object Core::Allocate(size_t bytes) const {
+  return nb::cast(Memory{server()->client.AllocateShared(bytes), bytes});
+}
+
 void Core::Close() {
   std::shared_ptr<Server> server = std::move(server_);
   server_ = nullptr;
@@ -277,6 +281,7 @@ void DefineCore(nb::module_& module) {
       .def("call", &Core::Call)
       .def("start_compute", &Core::StartCompute)
       .def("start_call", &Core::StartCall)
+      .def("allocate", &Core::Allocate)
       .def("close", &Core::Close);
 }
 

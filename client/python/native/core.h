@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 #include <sys/types.h>
 
+#include <cstddef>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -50,6 +51,9 @@ class Core {
   std::stop_source StartCall(const std::string& method,
                              const nanobind::bytes& message, double limit,
                              nanobind::object done) const;
+
+  // A Memory of this size, shared with the server where that is possible.
+  nanobind::object Allocate(size_t bytes) const;
 
   void Close();
 

@@ -22,11 +22,9 @@ namespace {
 constexpr size_t kKeptBytes = size_t{16} << 10;
 
 int GetBuffer(PyObject* object, Py_buffer* view, int flags) {
-  const std::span<const std::byte> bytes =
-      nb::inst_ptr<Memory>(nb::handle(object))->tensor.bytes();
-  // Nobody else has these elements: each answer has memory of its own.
-  return PyBuffer_FillInfo(view, object, const_cast<std::byte*>(bytes.data()),
-                           static_cast<Py_ssize_t>(bytes.size()),
+  const auto* memory = nb::inst_ptr<Memory>(nb::handle(object));
+  return PyBuffer_FillInfo(view, object, memory->elements.get(),
+                           static_cast<Py_ssize_t>(memory->bytes),
                            /*readonly=*/0, flags);
 }
 
@@ -38,7 +36,12 @@ nb::object Text(const std::string& text) {
 
 nb::object MemoryOf(Tensor tensor) {
   const std::span<const std::byte> bytes = tensor.bytes();
-  if (bytes.size() >= kKeptBytes) return nb::cast(Memory{std::move(tensor)});
+  if (bytes.size() >= kKeptBytes) {
+    const auto owner = std::make_shared<Tensor>(std::move(tensor));
+    // Nobody else has these elements: each answer has memory of its own.
+    auto* const elements = const_cast<std::byte*>(bytes.data());
+    return nb::cast(Memory{{owner, elements}, bytes.size()});
+  }
   PyObject* const copy =
       PyByteArray_FromStringAndSize(reinterpret_cast<const char*>(bytes.data()),
                                     static_cast<Py_ssize_t>(bytes.size()));

@@ -5,7 +5,9 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <nanobind/nanobind.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,9 +18,11 @@ namespace attention::python {
 // Adds the types below to the module.
 void DefineOutcomes(nanobind::module_& module);
 
-// Elements of an answer. Has Python's buffer protocol, and may be written to.
+// Elements of an answer, or those to be. Has Python's buffer protocol, and may
+// be written to.
 struct Memory {
-  Tensor tensor;
+  std::shared_ptr<std::byte> elements;
+  size_t bytes;
 };
 
 // Why a call failed.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from typing_extensions import TypeAlias
+from typing_extensions import Buffer, TypeAlias
 
 Tensors: TypeAlias = tuple[tuple[int, Any] | None, ...]
 # output, log_sum_exp, scores, present_key, present_value; then the times of
@@ -65,4 +65,5 @@ class Core:
         limit: float,
         done: Callable[[bytes | Failure], None],
     ) -> Call: ...
+    def allocate(self, size: int) -> Buffer: ...
     def close(self) -> None: ...

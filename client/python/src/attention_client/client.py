@@ -302,13 +302,14 @@ class ClientBase(Generic[_AnyCore, _Result, _Capabilities, _Health]):
     def empty(self, shape: int | Sequence[int], dtype: Any) -> NDArray[Any]:
         """An array to fill and pass to compute(): its elements, whatever they
         are, lie aligned to 64 bytes, and are shared with the server where that
-        is possible.
+        is possible: with the native core, and a server on this machine that
+        offers it. Each array may cost a file descriptor: keep large ones.
 
         Args:
             shape: a length, or one for each axis.
             dtype: a type of the wire, or its name, such as "float32".
         """
-        return tensors.empty(shape, dtype)
+        return tensors.empty(shape, dtype, self._here().allocate)
 
     def _limit(self, timeout: float | None) -> float:
         limit = arguments.seconds(timeout, "timeout")

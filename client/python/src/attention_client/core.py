@@ -51,6 +51,10 @@ class Core(Protocol):
     ) -> _Read:
         """Calls a method, "/package.Service/Method", and reads its answer."""
 
+    def allocate(self, size: int) -> Any:
+        """So many bytes, aligned to 64, that calls send from best: an object
+        with the buffer protocol."""
+
     def close(self) -> None:
         """Ends running calls. May be repeated."""
 
@@ -69,6 +73,8 @@ class AsyncCore(Protocol):
         limit: float,
         read: Callable[[bytes], _Read],
     ) -> _Read: ...
+
+    def allocate(self, size: int) -> Any: ...
 
     async def close(self) -> None: ...
 

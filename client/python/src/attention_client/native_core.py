@@ -34,6 +34,9 @@ class _Base:
             options,
         )
 
+    def allocate(self, size: int) -> Any:
+        return self._native.allocate(size)
+
     def _result(
         self, outcome: _native.Answer | _native.Failure
     ) -> AttentionResult:

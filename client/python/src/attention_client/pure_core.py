@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -63,6 +62,9 @@ class _Base:
         self._connection = connection.connection_to(
             self._target, self._security, options
         )
+
+    def allocate(self, size: int) -> Any:
+        return tensors.aligned(size)
 
     def _metadata(
         self, method: str, message: bytes
@@ -131,9 +133,8 @@ class AsyncPureCore(_Base):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._lock = threading.Lock()  # Guards the rest.
-        self._channels: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, Any
-        ] = weakref.WeakKeyDictionary()
+        # Those of loops that are closed go when another loop comes.
+        self._channels: dict[asyncio.AbstractEventLoop, Any] = {}
         self._closed = False
 
     async def compute(
@@ -161,8 +162,7 @@ class AsyncPureCore(_Base):
     async def close(self) -> None:
         with self._lock:
             self._closed = True
-            channels = dict(self._channels)
-            self._channels.clear()
+            channels, self._channels = self._channels, {}
         for loop, channel in channels.items():
             if loop is asyncio.get_running_loop():
                 await channel.close()
@@ -175,6 +175,11 @@ class AsyncPureCore(_Base):
             if self._closed:
                 raise ValueError(CLOSED)
             if loop not in self._channels:
+                self._channels = {
+                    other: channel
+                    for other, channel in self._channels.items()
+                    if not other.is_closed()
+                }
                 self._channels[loop] = self._connection.open(grpc.aio)
             return self._channels[loop]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,6 @@ _WIDER: dict[str, Any] = {
     "uint32": np.int64,
     "uint64": np.int64,
 }
-# That of the memory of empty(): a cache line, and SIMD's widest loads.
 _ALIGNMENT = 64
 
 
@@ -121,8 +121,11 @@ def numpy_type(data_type: int) -> np.dtype[Any] | None:
     return _DTYPES.get(data_type)
 
 
-def empty(shape: Any, dtype: Any) -> NDArray[Any]:
-    """An array for Client.empty()."""
+def empty(
+    shape: Any, dtype: Any, allocate: Callable[[int], Any]
+) -> NDArray[Any]:
+    """An array for Client.empty() in what `allocate` gives for a number of
+    bytes."""
     data_type = wire_type(dtype, "dtype")
     if isinstance(shape, (int, np.integer)):
         shape = (shape,)
@@ -135,9 +138,14 @@ def empty(shape: Any, dtype: Any) -> NDArray[Any]:
     element = numpy_type(data_type)
     assert element is not None  # wire_type() knows the same types.
     size = math.prod(lengths) * element.itemsize
+    return np.ndarray(lengths, element, allocate(max(size, 1)))
+
+
+def aligned(size: int) -> NDArray[Any]:
+    """So many bytes, aligned to a cache line and to SIMD's widest loads."""
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % _ALIGNMENT
-    return memory[begin : begin + size].view(element).reshape(lengths)
+    return memory[begin : begin + size]
 
 
 def _row_major(array: NDArray[Any], argument: str) -> tuple[Any, NDArray[Any]]:
