@@ -80,6 +80,9 @@ class Capabilities:
     max_batch_heads: int
     # Work in multiply-adds, as attention.proto counts it.
     max_work: int
+    # Where clients on the server's machine share memory with it, "unix:/path";
+    # empty: nowhere.
+    shared_memory: str
 
 
 def result_of(
@@ -128,4 +131,5 @@ def capabilities_of(message: bytes) -> Capabilities:
         max_batch=response.max_batch,
         max_batch_heads=response.max_batch_heads,
         max_work=response.max_work,
+        shared_memory=response.shared_memory,
     )
