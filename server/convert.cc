@@ -106,7 +106,7 @@ absl::Status CheckNotShared(absl::string_view field,
                             const TensorFields& tensor) {
   if (!tensor.shared_memory.present) return absl::OkStatus();
   return FieldError(absl::StrCat(field, ".shared_memory"),
-                    "got one, wanted none: not with StreamAttention");
+                    "got one, wanted none: only with ComputeAttention");
 }
 
 absl::Status CheckNoPayload(absl::string_view field,

@@ -27,10 +27,12 @@ ResponseEncoder::ResponseEncoder(const AttentionPlan& plan, bool float_values,
     if (place.region != nullptr) {
       parts_.push_back({SharedTensor{field, *spec, place}, target});
       bytes_ = SaturatingAdd(bytes_, kSharedTensorBytes);
+      written_bytes_ = SaturatingAdd(written_bytes_, spec->num_bytes());
       return;
     }
     wire::InPlaceTensor tensor(field, *spec, float_values);
     bytes_ = SaturatingAdd(bytes_, tensor.bytes());
+    written_bytes_ = SaturatingAdd(written_bytes_, tensor.bytes());
     held_bytes_ = SaturatingAdd(held_bytes_, tensor.held_bytes());
     parts_.push_back({std::move(tensor), target});
   };

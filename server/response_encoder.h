@@ -32,6 +32,9 @@ class ResponseEncoder {
   // the payloads; saturates at the largest int64_t.
   int64_t bytes() const { return bytes_; }
 
+  // What is written for the answer, into shared memory too; likewise.
+  int64_t written_bytes() const { return written_bytes_; }
+
   // The memory that Allocate() will take; saturates likewise.
   int64_t held_bytes() const { return held_bytes_; }
 
@@ -58,6 +61,7 @@ class ResponseEncoder {
   };
 
   int64_t bytes_ = 0;
+  int64_t written_bytes_ = 0;
   int64_t held_bytes_ = 0;
   absl::InlinedVector<Part, 2> parts_;
 };

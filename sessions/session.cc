@@ -63,11 +63,18 @@ KeyValueView LayerSnapshot::view() const {
   return view;
 }
 
+int64_t Session::Bytes(const SessionConfig& config) {
+  return static_cast<int64_t>(sizeof(Session)) +
+         config.num_layers * static_cast<int64_t>(sizeof(Layer));
+}
+
 Session::Session(const SessionConfig& config, std::shared_ptr<BufferPool> pool,
-                 std::shared_ptr<MemoryAccount> account, absl::Time now)
+                 std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
+                 absl::Time now)
     : config_(config),
       pool_(std::move(pool)),
       account_(std::move(account)),
+      charge_(std::move(charge)),
       expires_(now + config.lease),
       layers_(static_cast<size_t>(config.num_layers)) {}
 
@@ -261,7 +268,14 @@ absl::StatusOr<std::vector<int64_t>> Session::lengths() const {
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Fork(absl::Time now) const {
-  auto fork = std::make_shared<Session>(config_, pool_, account_, now);
+  MemoryCharge charge(account_, Bytes(config_));
+  if (!charge) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for a session: ", account_->used(), " of ",
+                     account_->limit(), " bytes are held"));
+  }
+  auto fork = std::make_shared<Session>(config_, pool_, account_,
+                                        std::move(charge), now);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (gone_) return Gone();
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -284,11 +298,9 @@ absl::Time Session::expires() const {
 }
 
 bool Session::DeleteIfExpired(absl::Time now) {
-  std::vector<Layer> freed;  // without the lock
   const std::lock_guard<std::mutex> lock(mutex_);
   if (gone_ || now < expires_) return false;
   gone_ = true;
-  freed.swap(layers_);
   return true;
 }
 

@@ -97,10 +97,14 @@ class Session : public std::enable_shared_from_this<Session> {
   static constexpr int64_t kMaxLayers = 1024;
   static constexpr int64_t kMaxLength = int64_t{1} << 40;
 
-  // `pool` has the memory of the pages, which `account` counts. Throws
-  // std::bad_alloc.
+  // What a session takes without tokens, in bytes.
+  static int64_t Bytes(const SessionConfig& config);
+
+  // `pool` has the memory of the pages, which `account` counts; `charge` is of
+  // Bytes(config). Throws std::bad_alloc.
   Session(const SessionConfig& config, std::shared_ptr<BufferPool> pool,
-          std::shared_ptr<MemoryAccount> account, absl::Time now);
+          std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
+          absl::Time now);
 
   const SessionConfig& config() const { return config_; }
 
@@ -130,7 +134,8 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::StatusOr<std::vector<int64_t>> lengths() const;
 
   // A new session with the same keys and values; those of appends that are
-  // under way are not among them. Takes no memory for rows. Throws
+  // under way are not among them. Takes no memory for rows. Errors:
+  // ResourceExhausted if the account has no room for Bytes(). Throws
   // std::bad_alloc.
   absl::StatusOr<std::shared_ptr<Session>> Fork(absl::Time now) const;
 
@@ -139,7 +144,7 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Time expires() const;
 
   // The session is gone if its lease was over; or in any case. True if it was
-  // not gone before, and is now. What nobody reads is freed.
+  // not gone before, and is now. What nobody reads is freed with the session.
   bool DeleteIfExpired(absl::Time now);
   bool Delete();
 
@@ -175,6 +180,7 @@ class Session : public std::enable_shared_from_this<Session> {
   const SessionConfig config_;
   const std::shared_ptr<BufferPool> pool_;
   const std::shared_ptr<MemoryAccount> account_;
+  const MemoryCharge charge_;
 
   mutable std::mutex mutex_;
   bool gone_ = false;

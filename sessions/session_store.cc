@@ -59,6 +59,20 @@ absl::Status CheckConfig(const SessionConfig& config) {
   return absl::OkStatus();
 }
 
+absl::Status NoRoom(const MemoryAccount& account) {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("no memory for a session: ", account.used(), " of ",
+                   account.limit(), " bytes are held"));
+}
+
+constexpr char kNumberPayload[] = "attention/number-of-sessions";
+
+absl::Status TooMany(absl::string_view message) {
+  absl::Status status = absl::ResourceExhaustedError(message);
+  status.SetPayload(kNumberPayload, absl::Cord());
+  return status;
+}
+
 constexpr char kSessionPayload[] = "attention/session";
 
 absl::Status NoSession(absl::string_view id) {
@@ -75,6 +89,14 @@ std::string MissingSession(const absl::Status& status) {
   return id ? std::string(*id) : "";
 }
 
+absl::Status SessionStore::Check(const SessionConfig& config) {
+  return CheckConfig(config);
+}
+
+bool SessionStore::IsOfNumber(const absl::Status& status) {
+  return status.GetPayload(kNumberPayload).has_value();
+}
+
 SessionStore::SessionStore(const Limits& limits,
                            std::shared_ptr<BufferPool> pool)
     : limits_(limits),
@@ -82,7 +104,7 @@ SessionStore::SessionStore(const Limits& limits,
       account_(std::make_shared<MemoryAccount>(limits.bytes)) {}
 
 SessionStore::Owner& SessionStore::OwnerOf(absl::string_view name) {
-  Owner& owner = owners_[name];
+  Owner& owner = owners_[std::string(name)];
   if (owner.account == nullptr) {
     owner.account = std::make_shared<MemoryAccount>(limits_.bytes, account_);
     owner.max_sessions = limits_.sessions;
@@ -101,14 +123,12 @@ void SessionStore::SetLimits(absl::string_view owner,
 absl::Status SessionStore::CheckRoom(const Owner& owner, int64_t more) const {
   const auto of_owner = static_cast<int64_t>(owner.sessions.size());
   if (more > owner.max_sessions - of_owner) {
-    return absl::ResourceExhaustedError(absl::StrCat("the owner has ", of_owner,
-                                                     " sessions, and may have ",
-                                                     owner.max_sessions));
+    return TooMany(absl::StrCat("the owner has ", of_owner,
+                                " sessions, and may have ",
+                                owner.max_sessions));
   }
   if (more > limits_.sessions - sessions_) {
-    return absl::ResourceExhaustedError(
-        "the server has as many sessions as it "
-        "may");
+    return TooMany("the server has as many sessions as it may");
   }
   return absl::OkStatus();
 }
@@ -134,7 +154,10 @@ absl::StatusOr<SessionStore::SessionPtr> SessionStore::Create(
     --sessions_;
   }
   if (absl::Status status = CheckRoom(of, 1); !status.ok()) return status;
-  auto session = std::make_shared<Session>(config, pool_, of.account, now);
+  MemoryCharge charge(of.account, Session::Bytes(config));
+  if (!charge) return NoRoom(*of.account);
+  auto session = std::make_shared<Session>(config, pool_, of.account,
+                                           std::move(charge), now);
   of.sessions.emplace(id, session);
   ++sessions_;
   return session;
@@ -197,6 +220,8 @@ absl::StatusOr<std::vector<SessionStore::SessionPtr>> SessionStore::Fork(
     absl::string_view owner, absl::Span<const ForkRequest> forks,
     absl::Time now) {
   std::vector<SessionPtr> made;
+  std::vector<SessionPtr> expired;  // freed without the lock
+  expired.reserve(forks.size());
   const std::lock_guard<std::mutex> lock(mutex_);
   Owner& of = OwnerOf(owner);
   // Made first, shown only once nothing can go wrong any more.
@@ -214,6 +239,7 @@ absl::StatusOr<std::vector<SessionStore::SessionPtr>> SessionStore::Fork(
           absl::StrCat("session ", forks[i].target, " exists already"));
     }
     absl::StatusOr<SessionPtr> fork = (*source)->Fork(now);
+    if (absl::IsResourceExhausted(fork.status())) return fork.status();
     if (!fork.ok()) return NoSession(forks[i].source);
     if (!added.emplace(forks[i].target, *fork).second) {
       return FieldError(field, "got the same id twice");
@@ -238,6 +264,7 @@ absl::StatusOr<std::vector<SessionStore::SessionPtr>> SessionStore::Fork(
       ++sessions_;
     } else {
       place->Delete();  // Its lease was over.
+      expired.push_back(std::move(place));
     }
     place = std::move(session);
   }
@@ -247,18 +274,21 @@ absl::StatusOr<std::vector<SessionStore::SessionPtr>> SessionStore::Fork(
 int64_t SessionStore::EvictExpired(absl::Time now) {
   std::vector<SessionPtr> expired;  // freed without the lock
   const std::lock_guard<std::mutex> lock(mutex_);
+  int64_t evicted = 0;
   for (auto& [name, owner] : owners_) {
     for (auto i = owner.sessions.begin(); i != owner.sessions.end();) {
       if (!i->second->DeleteIfExpired(now)) {
         ++i;
         continue;
       }
-      expired.push_back(std::move(i->second));
+      SessionPtr gone = std::move(i->second);
       i = owner.sessions.erase(i);
       --sessions_;
+      ++evicted;
+      expired.push_back(std::move(gone));
     }
   }
-  return static_cast<int64_t>(expired.size());
+  return evicted;
 }
 
 SessionStore::Totals SessionStore::totals() const {

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "absl/container/btree_map.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -54,11 +53,19 @@ class SessionStore {
   // What `owner` may have, from now on. By default as much as all.
   void SetLimits(absl::string_view owner, const OwnerLimits& limits);
 
+  // InvalidArgument naming the member, as in SessionConfig of session.proto.
+  static absl::Status Check(const SessionConfig& config);
+
+  // Whether a ResourceExhausted error is about the number of sessions, not
+  // about bytes.
+  static bool IsOfNumber(const absl::Status& status);
+
   // A new session, or the one that `id` names already if its configuration is
   // the same.
   //
   // Errors: InvalidArgument naming the field; AlreadyExists if the
-  // configuration is another; ResourceExhausted beyond the number of sessions.
+  // configuration is another; ResourceExhausted beyond the number of sessions,
+  // or where there is no room for its layers.
   // Throws std::bad_alloc, as the functions below may.
   absl::StatusOr<SessionPtr> Create(absl::string_view owner,
                                     absl::string_view id,
@@ -123,7 +130,7 @@ class SessionStore {
   const std::shared_ptr<MemoryAccount> account_;  // of all
 
   mutable std::mutex mutex_;
-  absl::flat_hash_map<std::string, Owner> owners_;
+  absl::btree_map<std::string, Owner> owners_;
   int64_t sessions_ = 0;
 };
 

@@ -84,8 +84,8 @@ struct Problem {
   Operand key, value;            // [B, Hkv, L, D], [B, Hkv, L, Dv]
   Operand past_key, past_value;  // [B, Hkv, P, ...]; data null without past
   // Of an accumulator, or WithKeys(): keys and values come from key_views, not
-  // from the operands. key_views[i] is of sequence first_view + i; sequences outside it
-  // have no keys for now.
+  // from the operands. key_views[i] is of sequence first_view + i; sequences
+  // outside it have no keys for now.
   bool by_views = false;
   absl::Span<const KeyValueView> key_views;
   int64_t first_view = 0;

@@ -110,6 +110,10 @@ class AppendCall final : public OneMessageCall {
     if (!session.ok()) return SessionError(where.id, session.status());
     Session::AppendRequest request;
     absl::Status status = Check((*session)->config().format, *fields, &request);
+    if (status.ok()) {
+      status =
+          ticket_.Expect(env_.costs.TransferSeconds(record_.request_bytes), 0);
+    }
     if (!status.ok()) return status;
     auto append = (*session)->BeginAppend(where.layer, request);
     if (!append.ok()) return SessionError(where.id, append.status());
@@ -122,7 +126,7 @@ class AppendCall final : public OneMessageCall {
     id_ = where.id;
     AddTasks(key_);
     AddTasks(value_);
-    return ticket_.Expect(env_.costs.TransferSeconds(record_.request_bytes), 0);
+    return absl::OkStatus();
   }
 
   absl::Status Check(const PageFormat& format, wire::AppendFields& fields,
@@ -218,20 +222,26 @@ class AppendCall final : public OneMessageCall {
     {
       const std::unique_ptr<Executor::Job> job = TakeJob(JobSlot::kCopy);
       Guarded([&] {
-        if (end != JobEnd::kDone) return (void)End(Abandoned());
+        if (end != JobEnd::kDone) return GiveUp(Abandoned());
         Publish();
       });
     }
     JobEnded();
   }
 
+  // The layer is free for others before the client hears of it.
+  void GiveUp(const absl::Status& status) {
+    append_.reset();
+    End(status);
+  }
+
   void Publish() {
     Note([&](CallRecord& record) {
       record.decode = absl::Now() - decode_started_;
     });
-    if (!status_.ok()) return (void)End(status_);
+    if (!status_.ok()) return GiveUp(status_);
     if (differs_) {
-      return (void)End(SessionError(
+      return GiveUp(SessionError(
           id_, AppendConflict(held_.length(),
                               "request_id: used already for other tokens")));
     }

@@ -131,6 +131,7 @@ class AttendCall final : public TensorCall {
 
   void AddFields(wire::MessageWriter& answer) override {
     answer.Integer(v1::AttendResponse::kLengthFieldNumber, keys_.length());
+    keys_ = {};  // Not for as long as the client takes the answer.
   }
 
   SessionStore& store_;

@@ -27,6 +27,8 @@ namespace attention::server {
 namespace {
 
 constexpr int kMaxPage = 1000;
+// Of the sessions on a page, whose lengths it tells.
+constexpr int64_t kMaxPageLayers = 1 << 16;
 constexpr int kMaxForks = 128;
 constexpr absl::Duration kLeastLease = absl::Seconds(1);
 constexpr absl::Duration kDefaultLease = absl::Minutes(1);
@@ -88,13 +90,6 @@ absl::StatusOr<Response> Answer(absl::string_view id, const Session& session) {
   return response;
 }
 
-absl::Status CreationError(absl::string_view id, const absl::Status& status) {
-  if (absl::IsResourceExhausted(status)) {
-    return WithReason(Reason::kSessionCount, status);
-  }
-  return SessionError(id, status);
-}
-
 }  // namespace
 
 absl::Status SessionError(absl::string_view id, const absl::Status& status) {
@@ -108,7 +103,10 @@ absl::Status SessionError(absl::string_view id, const absl::Status& status) {
     case absl::StatusCode::kOutOfRange:
       return WithReason(Reason::kLayerUnknown, status);
     case absl::StatusCode::kResourceExhausted:
-      return WithReason(Reason::kSessionBytes, status);
+      return WithReason(SessionStore::IsOfNumber(status)
+                            ? Reason::kSessionCount
+                            : Reason::kSessionBytes,
+                        status);
     default:
       return status;
   }
@@ -158,7 +156,7 @@ absl::StatusOr<SessionConfig> SessionService::ConfigOf(
   if (config.data_type() != v1::DATA_TYPE_UNSPECIFIED) {
     const std::optional<DataType> type = wire::FromWire(config.data_type());
     if (!type) {
-      return FieldError("config.data_type",
+      return FieldError("data_type",
                         absl::StrCat("got ", config.data_type(),
                                      ", wanted a value of DataType"));
     }
@@ -171,7 +169,7 @@ absl::StatusOr<SessionConfig> SessionService::ConfigOf(
     if (to.lease < kLeastLease ||
         to.lease > environment_.options.max_session_lease) {
       return FieldError(
-          "config.lease",
+          "lease",
           absl::StrCat(
               "got ", absl::FormatDuration(to.lease), ", wanted ",
               absl::FormatDuration(kLeastLease), " to ",
@@ -184,7 +182,9 @@ absl::StatusOr<SessionConfig> SessionService::ConfigOf(
 absl::StatusOr<v1::CreateSessionResponse> SessionService::Create(
     const v1::CreateSessionRequest& request, const Tenant& tenant) {
   const absl::StatusOr<SessionConfig> config = ConfigOf(request.config());
-  if (!config.ok()) return config.status();
+  if (!config.ok()) return InField("config", config.status());
+  absl::Status valid = SessionStore::Check(*config);
+  if (!valid.ok()) return InField("config", valid);
   std::string id = request.id();
   if (id.empty()) {
     absl::StatusOr<std::string> random = RandomId();
@@ -192,7 +192,7 @@ absl::StatusOr<v1::CreateSessionResponse> SessionService::Create(
     id = *std::move(random);
   }
   const auto session = store_.Create(tenant.name, id, *config, absl::Now());
-  if (!session.ok()) return CreationError(id, session.status());
+  if (!session.ok()) return SessionError(id, session.status());
   return Answer<v1::CreateSessionResponse>(id, **session);
 }
 
@@ -214,11 +214,14 @@ absl::StatusOr<v1::ListSessionsResponse> SessionService::List(
   auto found =
       store_.List(tenant.name, request.page_token(), most + 1, absl::Now());
   v1::ListSessionsResponse response;
-  if (found.size() > most) {
-    found.resize(most);
-    response.set_next_page_token(found.back().first);
-  }
-  for (const auto& [id, session] : found) {
+  int64_t layers = 0;
+  for (size_t i = 0; i < found.size(); ++i) {
+    const auto& [id, session] = found[i];
+    layers += session->config().num_layers;
+    if (i == most || (i > 0 && layers > kMaxPageLayers)) {
+      response.set_next_page_token(found[i - 1].first);
+      break;
+    }
     absl::StatusOr<v1::Session> described = Describe(id, *session);
     // Not one that has ended meanwhile.
     if (described.ok()) *response.add_sessions() = *std::move(described);
@@ -248,7 +251,7 @@ absl::StatusOr<v1::ForkSessionsResponse> SessionService::Fork(
   }
   const auto made = store_.Fork(tenant.name, forks, absl::Now());
   if (!made.ok()) {
-    return CreationError(MissingSession(made.status()), made.status());
+    return SessionError(MissingSession(made.status()), made.status());
   }
   v1::ForkSessionsResponse response;
   for (size_t i = 0; i < forks.size(); ++i) {

@@ -123,10 +123,9 @@ absl::Status TensorCall::Prepare() {
   const double seconds =
       env_.costs.ComputeSeconds(WorkClassOf(*plan_), plan_->work);
   Note([&](CallRecord& record) { record.predicted_seconds = seconds; });
-  return ticket_.Expect(
-      seconds +
-          env_.costs.TransferSeconds(record_.request_bytes + encoder_->bytes()),
-      plan_->work);
+  const int64_t moved = record_.request_bytes + encoder_->written_bytes();
+  return ticket_.Expect(seconds + env_.costs.TransferSeconds(moved),
+                        plan_->work);
 }
 
 absl::Status TensorCall::HoldMemory() {
@@ -168,7 +167,7 @@ void TensorCall::Planned(bool inline_allowed) {
   decoded_ = allocated;
   const bool small = plan_->flops <= kInlineFlops &&
                      plan_->work <= kInlineWork &&
-                     encoder_->bytes() <= kInlineBytes;
+                     encoder_->written_bytes() <= kInlineBytes;
   if (small && inline_allowed) {
     const auto job =
         MakeAttentionJob(*plan_, outputs, 1, [this](absl::Status status) {

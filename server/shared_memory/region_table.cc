@@ -9,6 +9,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -93,7 +95,15 @@ absl::StatusOr<RegionTable::Added> RegionTable::Add(const Descriptor& memory,
     return absl::ResourceExhaustedError(
         absl::StrCat("the memory cannot be mapped: ", std::strerror(error)));
   }
-  RegionPtr region(new Region(static_cast<std::byte*>(data), *bytes, total_));
+  std::unique_ptr<Region> made;
+  try {
+    made.reset(new Region(static_cast<std::byte*>(data), *bytes, total_));
+  } catch (const std::bad_alloc&) {
+    munmap(data, static_cast<size_t>(*bytes));
+    *total_ -= *bytes;
+    throw;
+  }
+  RegionPtr region(std::move(made));
   const std::lock_guard<std::mutex> lock(mutex_);
   regions_[*id] = {std::move(region), tenant};
   return Added{*std::move(id), *bytes};

@@ -55,7 +55,7 @@ TEST(ResponseEncoderTest, WritesTensorsInPlace) {
   EXPECT_EQ(outputs.scores, nullptr);
   Fill<float>(outputs.output, {1.5, -2});
   Fill<double>(outputs.log_sum_exp, {0.25});
-  const grpc::ByteBuffer message = encoder.Finish(SomeTiming());
+  const grpc::ByteBuffer message = encoder.Finish(SomeTiming()).Finish();
   EXPECT_LE(message.Length(), encoder.bytes());
 
   std::vector<grpc::Slice> slices;
@@ -93,7 +93,7 @@ TEST(ResponseEncoderTest, SendsAllTensorsAsFloatValues) {
   Fill<double>(outputs.log_sum_exp, {0.25});
   Fill<uint16_t>(outputs.present_value, {0x3f80});
   const v1::ComputeAttentionResponse response =
-      Parse(encoder.Finish(SomeTiming()));
+      Parse(encoder.Finish(SomeTiming()).Finish());
   const auto expect = [](const v1::Tensor& tensor, std::vector<float> wanted) {
     EXPECT_EQ(tensor.data_type(), v1::DATA_TYPE_FLOAT32);
     EXPECT_TRUE(tensor.data().empty());
@@ -128,7 +128,7 @@ TEST(ResponseEncoderTest, LongestHeadersFit) {
   const auto pool = BufferPool::Create(0);
   encoder.Allocate(*pool);
   const v1::ComputeAttentionResponse response =
-      Parse(encoder.Finish(SomeTiming()));
+      Parse(encoder.Finish(SomeTiming()).Finish());
   EXPECT_EQ(ShapeOf(response.output()),
             (std::vector<int64_t>{0, kHuge, kHuge, kHuge}));
 }

@@ -371,7 +371,7 @@ TEST_F(SharedMemoryTest, StreamsTakeNone) {
         EXPECT_EQ(DetailsOf(result.status).field, field);
         EXPECT_EQ(DetailsOf(result.status).description, description);
       };
-  const std::string none = "got one, wanted none: not with StreamAttention";
+  const std::string none = "got one, wanted none: only with ComputeAttention";
   v1::StreamAttentionRequest header = stream.Header();
   *header.mutable_header()->mutable_query() = shared.query();
   expect_invalid({header}, "header.query.shared_memory", none);

@@ -137,7 +137,7 @@ TEST_F(SessionStoreTest, ForksTakeThePlaceOfWhatHasExpired) {
 }
 
 TEST_F(SessionStoreTest, BoundsTheNumberOfSessions) {
-  store_.SetLimits("me", {.bytes = 1000, .sessions = 2});
+  store_.SetLimits("me", {.bytes = 10000, .sessions = 2});
   ASSERT_TRUE(store_.Create("me", "a", config_, kNow).ok());
   const SessionStore::ForkRequest forks[] = {{"a", "b"}, {"a", "c"}};
   EXPECT_TRUE(
@@ -154,10 +154,22 @@ TEST_F(SessionStoreTest, BoundsTheNumberOfSessions) {
   EXPECT_TRUE(store_.Create("you", "e", config_, kNow).ok());
 }
 
+TEST_F(SessionStoreTest, SessionsWithoutTokensTakeMemoryToo) {
+  store_.SetLimits("me", {.bytes = Session::Bytes(config_) + 1, .sessions = 9});
+  ASSERT_TRUE(store_.Create("me", "a", config_, kNow).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      store_.Create("me", "b", config_, kNow).status()));
+  const SessionStore::ForkRequest forks[] = {{"a", "b"}};
+  EXPECT_TRUE(
+      absl::IsResourceExhausted(store_.Fork("me", forks, kNow).status()));
+  EXPECT_EQ(store_.totals("me").bytes, Session::Bytes(config_));
+  EXPECT_EQ(Ids("me", "", 9), (std::vector<std::string>{"a"}));
+}
+
 TEST_F(SessionStoreTest, BoundsTheBytesOfAnOwnerAndOfAll) {
   store_.SetLimits("me", {.bytes = 4000, .sessions = 2});
   const auto mine = store_.Create("me", "a", config_, kNow);
-  const auto yours = store_.Create("you", "a", config_, kNow);
+  auto yours = store_.Create("you", "a", config_, kNow);
   ASSERT_TRUE(mine.ok() && yours.ok());
   EXPECT_TRUE(absl::IsResourceExhausted(AppendTokens(**mine, 0, Some(256))));
   EXPECT_EQ(AppendTokens(**mine, 0, Some(10)), absl::OkStatus());
@@ -166,6 +178,7 @@ TEST_F(SessionStoreTest, BoundsTheBytesOfAnOwnerAndOfAll) {
   EXPECT_EQ(store_.totals().bytes,
             store_.totals("me").bytes + store_.totals("you").bytes);
   store_.Delete("you", "a");
+  yours = absl::CancelledError();  // Lets go of it.
   EXPECT_EQ(store_.totals("you").bytes, 0);
 }
 

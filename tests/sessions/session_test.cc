@@ -25,7 +25,17 @@ constexpr int64_t kPlenty = int64_t{1} << 30;
 class SessionTest : public testing::Test {
  protected:
   std::shared_ptr<Session> Make(const SessionConfig& config) {
-    return std::make_shared<Session>(config, pool_, account_, kNow);
+    return Make(config, account_);
+  }
+  std::shared_ptr<Session> Make(const SessionConfig& config,
+                                const std::shared_ptr<MemoryAccount>& account) {
+    return std::make_shared<Session>(
+        config, pool_, account, MemoryCharge(account, Session::Bytes(config)),
+        kNow);
+  }
+  // What pages take.
+  int64_t UsedBy(const Session& session) const {
+    return account_->used() - Session::Bytes(session.config());
   }
   std::shared_ptr<Session> Make() { return Make({.format = format_}); }
   Tokens Some(int64_t count) { return Tokens::Random(format_, count, random_); }
@@ -73,7 +83,7 @@ TEST_F(SessionTest, ValuesMayBeTheFirstColumnsOfKeys) {
   const LayerSnapshot read = *session->Read(0);
   EXPECT_TRUE(Holds(read, tokens));
   EXPECT_EQ(read.view().blocks[1].key, read.view().blocks[1].value);
-  EXPECT_EQ(account_->used(), format.PageBytes(256) + format.PageBytes(64));
+  EXPECT_EQ(UsedBy(*session), format.PageBytes(256) + format.PageBytes(64));
 }
 
 TEST_F(SessionTest, LayersHaveLengthsOfTheirOwn) {
@@ -184,9 +194,10 @@ TEST_F(SessionTest, ForksShareRowsAndThenPart) {
   const auto session = Make();
   Tokens all = Some(300);
   ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
-  const int64_t used = account_->used();
   const auto fork = *session->Fork(kNow);
-  EXPECT_EQ(account_->used(), used);
+  const int64_t used = account_->used();
+  const int64_t pages = format_.PageBytes(256) + format_.PageBytes(64);
+  EXPECT_EQ(used, pages + 2 * Session::Bytes(session->config()));
   EXPECT_EQ(fork->Read(0)->view().blocks[0].key,
             session->Read(0)->view().blocks[0].key);
   Tokens of_fork = all;
@@ -235,9 +246,9 @@ TEST_F(SessionTest, TruncateFreesPages) {
   const auto session = Make();
   ASSERT_EQ(AppendTokens(*session, 0, Some(600)), absl::OkStatus());
   ASSERT_EQ(session->Truncate(256), absl::OkStatus());
-  EXPECT_EQ(account_->used(), format_.PageBytes(256));
+  EXPECT_EQ(UsedBy(*session), format_.PageBytes(256));
   ASSERT_EQ(session->Truncate(0), absl::OkStatus());
-  EXPECT_EQ(account_->used(), 0);
+  EXPECT_EQ(UsedBy(*session), 0);
   EXPECT_TRUE(absl::IsInvalidArgument(session->Truncate(1)));
   EXPECT_TRUE(absl::IsInvalidArgument(session->Truncate(-1)));
 }
@@ -292,15 +303,16 @@ TEST_F(SessionTest, AnAppendThatWasTruncatedIsNotDoneAgain) {
 
 TEST_F(SessionTest, AFullAccountRefusesAndChangesNothing) {
   const auto account = std::make_shared<MemoryAccount>(
-      format_.PageBytes(256) + format_.PageBytes(16), account_);
-  const auto session = std::make_shared<Session>(
-      SessionConfig{.format = format_}, pool_, account, kNow);
+      Session::Bytes({.format = format_}) + format_.PageBytes(256) +
+          format_.PageBytes(16),
+      account_);
+  const auto session = Make({.format = format_}, account);
   const Tokens all = Some(10);
   ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
   const absl::Status status = AppendTokens(*session, 0, Some(300));
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_TRUE(Holds(*session->Read(0), all));
-  EXPECT_EQ(account->used(), format_.PageBytes(16));
+  EXPECT_EQ(UsedBy(*session), format_.PageBytes(16));
   EXPECT_EQ(account_->used(), account->used());
   EXPECT_EQ(AppendTokens(*session, 0, Some(6)), absl::OkStatus());
 }
@@ -327,7 +339,7 @@ TEST_F(SessionTest, LongSequencesTakeNoMoreThanTheirRows) {
   ASSERT_EQ(AppendTokens(*session, 0, Some(8000)), absl::OkStatus());
   const int64_t payload = 8000 * format_.kv_heads *
                           (format_.key_row_bytes() + format_.value_row_bytes());
-  EXPECT_LE(static_cast<double>(account_->used()),
+  EXPECT_LE(static_cast<double>(UsedBy(*session)),
             1.02 * static_cast<double>(payload));
 }
 

@@ -172,7 +172,11 @@ bool SharedMemory::Register(const MemoryFile& file,
       socket_.Register(file.fd(), token == nullptr ? "" : token->Get());
   // Refused on this connection: it would be again, until others give theirs
   // back, which is not worth to ask for with every call.
-  if (!id.ok()) return false;
+  if (!id.ok()) {
+    // Cut off: nor would it be taken at once on another one.
+    if (absl::IsUnavailable(id.status())) ask_after_ = absl::Now() + kAskSoon;
+    return false;
+  }
   registration.id = *std::move(id);
   return true;
 }
