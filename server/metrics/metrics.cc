@@ -26,11 +26,17 @@ using ::prometheus::Histogram;
 using ::prometheus::MetricFamily;
 
 // The last of each list counts what is in none.
-constexpr absl::string_view kMethods[] = {
-    "ComputeAttention", "StreamAttention", "GetCapabilities", "CreateSession",
-    "GetSession",       "ListSessions",    "DeleteSession",   "ForkSessions",
-    "TruncateSession",  "AppendKeyValues", "Attend",          "Health/Check",
-    "Health/List",      "Health/Watch",    "Reflection",      "other"};
+constexpr absl::string_view kMethods[] = {"ComputeAttention",
+                                          "StreamAttention",
+                                          "GetCapabilities",
+                                          "Sessions",
+                                          "AppendKeyValues",
+                                          "Attend",
+                                          "Health/Check",
+                                          "Health/List",
+                                          "Health/Watch",
+                                          "Reflection",
+                                          "other"};
 constexpr absl::string_view kReasons[] = {
     "QUEUE_FULL",         "DEADLINE_TOO_CLOSE",
     "MEMORY_BUSY",        "MEMORY_TOO_LARGE",

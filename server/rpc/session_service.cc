@@ -119,7 +119,7 @@ void SessionService::AddTo(StreamedService& service) {
                            const Request&, const Tenant&)) {
     AddUnary<Request>(
         service, absl::StrCat("/attention.v1.SessionService/", name),
-        {name, Access::kTenants},
+        {"Sessions", Access::kTenants},
         [this, handle](const Request& request,
                        const Tenant& tenant) -> absl::StatusOr<Response> {
           absl::Status status = MayCompute(tenant);

@@ -113,7 +113,7 @@ TEST(ResponseEncoderTest, EmptyTensorsHaveAShapeOnly) {
   const auto pool = BufferPool::Create(0);
   encoder.Allocate(*pool);
   const v1::ComputeAttentionResponse response =
-      Parse(encoder.Finish(v1::Timing()));
+      Parse(encoder.Finish(v1::Timing()).Finish());
   EXPECT_TRUE(response.has_output());
   EXPECT_EQ(response.output().data_type(), v1::DATA_TYPE_FLOAT16);
   EXPECT_EQ(ShapeOf(response.output()), (std::vector<int64_t>{0, 8}));
