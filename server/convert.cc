@@ -372,12 +372,7 @@ void Converter::ConvertOptions() {
   to.kv_heads = from.kv_heads();
   if (from.has_scale()) to.scale = from.scale();
   to.softcap = from.softcap();
-  // The wire has two numbers for none.
-  enum class WireCausal { kLast = v1::CAUSAL_NONE };
-  WireCausal causal{};
-  ConvertEnum("causal", from.causal(), WireCausal::kLast, &causal);
-  to.causal =
-      causal == WireCausal::kLast ? Causal::kNone : static_cast<Causal>(causal);
+  ConvertEnum("causal", from.causal(), Causal::kBottomRight, &to.causal);
   if (from.window().has_left()) to.window_left = from.window().left();
   if (from.window().has_right()) to.window_right = from.window().right();
   to.alibi_slopes.assign(from.alibi_slopes().begin(),

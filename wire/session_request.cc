@@ -83,6 +83,12 @@ absl::StatusOr<AttendFields> DecodeAttendRequest(
       case AttendRequest::kOptionsFieldNumber:
         options.Decode(reader, &fields.options);
         break;
+      case AttendRequest::kNotCausalFieldNumber: {
+        int64_t flag = fields.not_causal;
+        reader.Integer(&flag);
+        fields.not_causal = flag != 0;
+        break;
+      }
       default:
         reader.Skip();
     }

@@ -41,6 +41,7 @@ struct AttendFields {
   TensorFields query;
   TensorFields mask;
   v1::AttentionOptions options;
+  bool not_causal = false;
 };
 
 // Accept what a proto3 parser accepts, and take memory from `meter`, as

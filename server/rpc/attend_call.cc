@@ -66,7 +66,12 @@ class AttendCall final : public TensorCall {
     request.mask = std::move(fields->mask);
     request.options = std::move(fields->options);
     request.options.set_layout(v1::LAYOUT_BHSD);
-    if (request.options.causal() == v1::CAUSAL_UNSPECIFIED) {
+    if (fields->not_causal) {
+      if (request.options.causal() != v1::CAUSAL_UNSPECIFIED) {
+        return FieldError("not_causal",
+                          "got true with options.causal, wanted one of them");
+      }
+    } else if (request.options.causal() == v1::CAUSAL_UNSPECIFIED) {
       request.options.set_causal(v1::CAUSAL_BOTTOM_RIGHT);
     }
     return ToKernelWithoutKeys(

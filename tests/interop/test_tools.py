@@ -15,6 +15,7 @@ from interop.places import TOOLS
 
 SERVICES = [
     "attention.v1.AttentionService",
+    "attention.v1.SessionService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

@@ -132,10 +132,8 @@ class SessionServiceTest : public ::testing::Test {
     *whole.mutable_value() = values_.All();
     if (request.has_mask()) *whole.mutable_mask() = request.mask();
     *whole.mutable_options() = request.options();
-    if (request.options().causal() == v1::CAUSAL_UNSPECIFIED) {
+    if (!request.not_causal()) {
       whole.mutable_options()->set_causal(v1::CAUSAL_BOTTOM_RIGHT);
-    } else if (request.options().causal() == v1::CAUSAL_NONE) {
-      whole.mutable_options()->clear_causal();
     }
     return KernelAnswer(whole);
   }
@@ -195,7 +193,7 @@ TEST_F(SessionServiceTest, AttendsWithTheBitsOfOneRequest) {
     request.mutable_options()->set_return_log_sum_exp(true);
     request.mutable_options()->set_softcap(3);
     ExpectAttends(request);
-    request.mutable_options()->set_causal(v1::CAUSAL_NONE);
+    request.set_not_causal(true);
     request.mutable_options()->mutable_window()->set_left(9);
     request.mutable_options()->set_return_scores(v1::SCORES_WEIGHTS);
     ExpectAttends(request);
@@ -336,6 +334,11 @@ TEST_F(SessionServiceTest, NamesWhatIsWrong) {
   *attend.mutable_mask() = RandomTensor(v1::DATA_TYPE_BOOL, {1, 3}, 1);
   Attend(attend);
   EXPECT_EQ(field(), "mask.shape");
+  attend = AttendRequest("a", 1);
+  attend.set_not_causal(true);
+  attend.mutable_options()->set_causal(v1::CAUSAL_TOP_LEFT);
+  Attend(attend);
+  EXPECT_EQ(field(), "not_causal");
   v1::AppendKeyValuesRequest append = AppendRequest("a", 1);
   append.clear_value();
   Append(append);
