@@ -68,6 +68,19 @@ int64_t Session::Bytes(const SessionConfig& config) {
          config.num_layers * static_cast<int64_t>(sizeof(Layer));
 }
 
+absl::StatusOr<std::shared_ptr<Session>> Session::Create(
+    const SessionConfig& config, std::shared_ptr<BufferPool> pool,
+    std::shared_ptr<MemoryAccount> account, absl::Time now) {
+  MemoryCharge charge(account, Bytes(config));
+  if (!charge) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for a session: ", account->used(), " of ",
+                     account->limit(), " bytes are held"));
+  }
+  return std::shared_ptr<Session>(new Session(
+      config, std::move(pool), std::move(account), std::move(charge), now));
+}
+
 Session::Session(const SessionConfig& config, std::shared_ptr<BufferPool> pool,
                  std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
                  absl::Time now)
@@ -268,14 +281,9 @@ absl::StatusOr<std::vector<int64_t>> Session::lengths() const {
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Fork(absl::Time now) const {
-  MemoryCharge charge(account_, Bytes(config_));
-  if (!charge) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no memory for a session: ", account_->used(), " of ",
-                     account_->limit(), " bytes are held"));
-  }
-  auto fork = std::make_shared<Session>(config_, pool_, account_,
-                                        std::move(charge), now);
+  auto created = Create(config_, pool_, account_, now);
+  if (!created.ok()) return created.status();
+  const std::shared_ptr<Session> fork = *std::move(created);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (gone_) return Gone();
   for (size_t i = 0; i < layers_.size(); ++i) {

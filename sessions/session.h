@@ -81,7 +81,7 @@ class LayerSnapshot {
 
 class Append;
 
-// Thread-safe. Made with std::make_shared(), most often by a SessionStore.
+// Thread-safe.
 class Session : public std::enable_shared_from_this<Session> {
  public:
   struct AppendRequest {
@@ -100,11 +100,12 @@ class Session : public std::enable_shared_from_this<Session> {
   // What a session takes without tokens, in bytes.
   static int64_t Bytes(const SessionConfig& config);
 
-  // `pool` has the memory of the pages, which `account` counts; `charge` is of
-  // Bytes(config). Throws std::bad_alloc.
-  Session(const SessionConfig& config, std::shared_ptr<BufferPool> pool,
-          std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
-          absl::Time now);
+  // `pool` has the memory of the pages, which `account` counts. Errors:
+  // ResourceExhausted if the account has no room for Bytes(). Throws
+  // std::bad_alloc.
+  static absl::StatusOr<std::shared_ptr<Session>> Create(
+      const SessionConfig& config, std::shared_ptr<BufferPool> pool,
+      std::shared_ptr<MemoryAccount> account, absl::Time now);
 
   const SessionConfig& config() const { return config_; }
 
@@ -134,9 +135,8 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::StatusOr<std::vector<int64_t>> lengths() const;
 
   // A new session with the same keys and values; those of appends that are
-  // under way are not among them. Takes no memory for rows. Errors:
-  // ResourceExhausted if the account has no room for Bytes(). Throws
-  // std::bad_alloc.
+  // under way are not among them. Takes no memory for rows. Other errors as for
+  // Create(). Throws std::bad_alloc.
   absl::StatusOr<std::shared_ptr<Session>> Fork(absl::Time now) const;
 
   // The lease begins anew. False if the session is gone, or its lease was over.
@@ -150,6 +150,10 @@ class Session : public std::enable_shared_from_this<Session> {
 
  private:
   friend class Append;
+
+  Session(const SessionConfig& config, std::shared_ptr<BufferPool> pool,
+          std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
+          absl::Time now);
 
   struct Done {
     std::string request_id;

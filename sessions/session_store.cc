@@ -35,36 +35,6 @@ absl::Status CheckRange(absl::string_view field, int64_t value, int64_t least,
       field, absl::StrCat("got ", value, ", wanted ", least, " to ", most));
 }
 
-absl::Status CheckConfig(const SessionConfig& config) {
-  const PageFormat& format = config.format;
-  constexpr int64_t kMost = int64_t{1} << 20;
-  absl::Status status =
-      CheckRange("num_layers", config.num_layers, 1, Session::kMaxLayers);
-  if (status.ok()) status = CheckRange("kv_heads", format.kv_heads, 1, kMost);
-  if (status.ok()) status = CheckRange("head_size", format.key_size, 1, kMost);
-  if (status.ok()) {
-    status = CheckRange("value_head_size", format.value_size, 1,
-                        format.value_is_key_prefix ? format.key_size : kMost);
-  }
-  if (!status.ok()) return status;
-  if (!IsFloat(format.type)) {
-    return FieldError("data_type", absl::StrCat("got ", Name(format.type),
-                                                ", wanted a float type"));
-  }
-  if (config.lease <= absl::ZeroDuration()) {
-    return FieldError("lease",
-                      absl::StrCat("got ", absl::FormatDuration(config.lease),
-                                   ", wanted more than none"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status NoRoom(const MemoryAccount& account) {
-  return absl::ResourceExhaustedError(
-      absl::StrCat("no memory for a session: ", account.used(), " of ",
-                   account.limit(), " bytes are held"));
-}
-
 constexpr char kNumberPayload[] = "attention/number-of-sessions";
 
 absl::Status TooMany(absl::string_view message) {
@@ -90,7 +60,27 @@ std::string MissingSession(const absl::Status& status) {
 }
 
 absl::Status SessionStore::Check(const SessionConfig& config) {
-  return CheckConfig(config);
+  const PageFormat& format = config.format;
+  constexpr int64_t kMost = int64_t{1} << 20;
+  absl::Status status =
+      CheckRange("num_layers", config.num_layers, 1, Session::kMaxLayers);
+  if (status.ok()) status = CheckRange("kv_heads", format.kv_heads, 1, kMost);
+  if (status.ok()) status = CheckRange("head_size", format.key_size, 1, kMost);
+  if (status.ok()) {
+    status = CheckRange("value_head_size", format.value_size, 1,
+                        format.value_is_key_prefix ? format.key_size : kMost);
+  }
+  if (!status.ok()) return status;
+  if (!IsFloat(format.type)) {
+    return FieldError("data_type", absl::StrCat("got ", Name(format.type),
+                                                ", wanted a float type"));
+  }
+  if (config.lease <= absl::ZeroDuration()) {
+    return FieldError("lease",
+                      absl::StrCat("got ", absl::FormatDuration(config.lease),
+                                   ", wanted more than none"));
+  }
+  return absl::OkStatus();
 }
 
 bool SessionStore::IsOfNumber(const absl::Status& status) {
@@ -137,7 +127,7 @@ absl::StatusOr<SessionStore::SessionPtr> SessionStore::Create(
     absl::string_view owner, absl::string_view id, const SessionConfig& config,
     absl::Time now) {
   if (absl::Status status = CheckId("id", id); !status.ok()) return status;
-  if (absl::Status status = CheckConfig(config); !status.ok()) return status;
+  if (absl::Status status = Check(config); !status.ok()) return status;
   SessionPtr expired;  // freed without the lock
   const std::lock_guard<std::mutex> lock(mutex_);
   Owner& of = OwnerOf(owner);
@@ -154,11 +144,9 @@ absl::StatusOr<SessionStore::SessionPtr> SessionStore::Create(
     --sessions_;
   }
   if (absl::Status status = CheckRoom(of, 1); !status.ok()) return status;
-  MemoryCharge charge(of.account, Session::Bytes(config));
-  if (!charge) return NoRoom(*of.account);
-  auto session = std::make_shared<Session>(config, pool_, of.account,
-                                           std::move(charge), now);
-  of.sessions.emplace(id, session);
+  auto session = Session::Create(config, pool_, of.account, now);
+  if (!session.ok()) return session.status();
+  of.sessions.emplace(id, *session);
   ++sessions_;
   return session;
 }

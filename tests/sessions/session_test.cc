@@ -29,9 +29,7 @@ class SessionTest : public testing::Test {
   }
   std::shared_ptr<Session> Make(const SessionConfig& config,
                                 const std::shared_ptr<MemoryAccount>& account) {
-    return std::make_shared<Session>(
-        config, pool_, account, MemoryCharge(account, Session::Bytes(config)),
-        kNow);
+    return Session::Create(config, pool_, account, kNow).value();
   }
   // What pages take.
   int64_t UsedBy(const Session& session) const {
