@@ -41,6 +41,7 @@ def test_capabilities_are_those_of_a_real_server(client):
     assert capabilities.max_batch == 131072
     assert capabilities.max_batch_heads == 1048576
     assert capabilities.max_work == 2**45
+    assert capabilities.shared_memory == ""
 
 
 def test_shapes_beyond_the_capabilities_are_refused(client):

@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from e2e.server_process import ServerProcess
-from interop.places import TOOLS
+from interop.places import REPOSITORY, TOOLS
 
 SERVICES = [
     "attention.v1.AttentionService",
@@ -202,3 +202,22 @@ def test_grpcui_calls_by_name(address, request_json):
         # It leaves fields the names that they have in the .proto file.
         output = response["message"]["output"]["float_values"]
         assert output == pytest.approx(ANSWER, abs=1e-6)
+
+
+def test_the_commands_of_docs_sessions(grpcurl):
+    text = (REPOSITORY / "docs/sessions.md").read_text()
+    calls = re.findall(r"-d '([^']*)' \\\n  127\.0\.0\.1:50051 (\S+)", text)
+    assert [method.split("/")[1] for _, method in calls] == [
+        "CreateSession",
+        "AppendKeyValues",
+        "Attend",
+    ]
+    answers = [
+        json.loads(grpcurl(method, flags=("-d", data)))
+        for data, method in calls
+    ]
+    assert answers[1] == {"length": "2"}
+    # The first row of what two keys give, as in the README.
+    assert answers[2]["output"]["floatValues"] == pytest.approx(
+        ANSWER[:2], abs=1e-6
+    )

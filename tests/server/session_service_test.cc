@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/details/v1/details.pb.h"
 #include "attention/v1/attention.grpc.pb.h"
 #include "attention/v1/session.grpc.pb.h"
 #include "tests/support/messages.h"
@@ -254,6 +255,33 @@ TEST_F(SessionServiceTest, ListsInPages) {
   page = Call(&v1::SessionService::Stub::ListSessions, request);
   ASSERT_EQ(page.sessions_size(), 1);
   EXPECT_EQ(page.next_page_token(), "");
+}
+
+TEST_F(SessionServiceTest, APageHasSoManyLayersAtMost) {
+  for (int i = 10; i < 80; ++i) Create("s" + std::to_string(i), 1024);
+  v1::ListSessionsRequest request;
+  v1::ListSessionsResponse page =
+      Call(&v1::SessionService::Stub::ListSessions, request);
+  EXPECT_EQ(page.sessions_size(), 64);
+  request.set_page_token(page.next_page_token());
+  page = Call(&v1::SessionService::Stub::ListSessions, request);
+  ASSERT_EQ(page.sessions_size(), 6);
+  EXPECT_EQ(page.sessions(0).id(), "s74");
+  EXPECT_EQ(page.next_page_token(), "");
+}
+
+TEST_F(SessionServiceTest, AConflictTellsTheTrueLength) {
+  Create("a");
+  Append(AppendRequest("a", 7));
+  v1::AppendKeyValuesRequest request = AppendRequest("a", 1);
+  request.set_expected_length(3);
+  Append(request);
+  details::v1::Status status;
+  ASSERT_TRUE(status.ParseFromString(status_.error_details()));
+  details::v1::ErrorInfo info;
+  ASSERT_TRUE(info.ParseFromString(status.details(0).value()));
+  EXPECT_EQ(info.reason(), "LENGTH_CONFLICT");
+  EXPECT_EQ(info.metadata().at("length"), "7");
 }
 
 TEST_F(SessionServiceTest, WhatWasDeletedIsUnknown) {
