@@ -1,5 +1,6 @@
 #include "kernel/attention.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "absl/types/span.h"
 #include "base/executor.h"
 #include "base/field_error.h"
+#include "base/saturating.h"
 #include "kernel/cpu/attention_job.h"
 #include "kernel/cpu/kernel_job.h"
 #include "kernel/key_values.h"
@@ -45,7 +47,19 @@ absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
 }
 
 int64_t WorkingBytes(const AttentionPlan& plan, int threads) {
-  return JobBytes(plan, threads);
+  const AttentionPlan* const plans[] = {&plan};
+  return WorkingBytes(plans, threads);
+}
+
+int64_t WorkingBytes(absl::Span<const AttentionPlan* const> plans,
+                     int threads) {
+  int64_t of_thread = 0, of_jobs = 0;
+  for (const AttentionPlan* plan : plans) {
+    const JobMemory memory = MemoryOfJob(*plan, threads);
+    of_thread = std::max(of_thread, memory.of_thread);
+    of_jobs = SaturatingAdd(of_jobs, memory.of_job);
+  }
+  return SaturatingAdd(SaturatingMultiply(threads, of_thread), of_jobs);
 }
 
 absl::Status RunAttention(const AttentionPlan& plan,

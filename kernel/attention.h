@@ -202,6 +202,9 @@ absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
 // The most memory, in bytes, that computing on `threads` threads takes beside
 // inputs and outputs. Saturates at the largest int64_t.
 int64_t WorkingBytes(const AttentionPlan& plan, int threads);
+// The same for several that are computed at the same time on these threads
+// (JobGroup).
+int64_t WorkingBytes(absl::Span<const AttentionPlan* const> plans, int threads);
 
 // Computes what `plan` describes. Blocks until done; uses `executor`'s threads
 // and the calling one. Thread-safe: any number of calls may share a plan or an

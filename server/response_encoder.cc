@@ -68,12 +68,17 @@ AttentionOutputs ResponseEncoder::Allocate(BufferPool& pool) {
 }
 
 wire::MessageWriter ResponseEncoder::Finish(const v1::Timing& timing) {
+  wire::MessageWriter message = Finish();
+  message.Message(ComputeAttentionResponse::kTimingFieldNumber, timing);
+  return message;
+}
+
+wire::MessageWriter ResponseEncoder::Finish() {
   wire::MessageWriter message;
   for (Part& part : parts_) {
     std::visit([&](auto& tensor) { std::move(tensor).Write(message); },
                part.tensor);
   }
-  message.Message(ComputeAttentionResponse::kTimingFieldNumber, timing);
   return message;
 }
 

@@ -44,6 +44,8 @@ class ResponseEncoder {
 
   // The message, to which other fields may be added. Copies no payload.
   wire::MessageWriter Finish(const v1::Timing& timing);
+  // Without timing.
+  wire::MessageWriter Finish();
 
  private:
   // Written where the client shares memory.

@@ -144,6 +144,8 @@ absl::string_view ReasonName(Reason reason) {
       return "SLOW_UPLOAD";
     case Reason::kSlowReader:
       return "SLOW_READER";
+    case Reason::kIdleTooLong:
+      return "IDLE_TOO_LONG";
     case Reason::kDraining:
       return "DRAINING";
     case Reason::kTokenMissing:

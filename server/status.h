@@ -45,6 +45,7 @@ enum class Reason : uint8_t {
   kOutOfMemory,       // an allocation failed
   kSlowUpload,        // the request came more slowly than min_upload_rate
   kSlowReader,        // the answer was taken more slowly than min_answer_rate
+  kIdleTooLong,       // nothing came on a stream for default_deadline
   kDraining,
   kTokenMissing,
   kTokenMalformed,

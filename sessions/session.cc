@@ -63,6 +63,12 @@ KeyValueView LayerSnapshot::view() const {
   return view;
 }
 
+LayerSnapshot LayerSnapshot::First(int64_t length) const {
+  LayerSnapshot first = *this;
+  first.length_ = length;
+  return first;
+}
+
 int64_t Session::Bytes(const SessionConfig& config) {
   return static_cast<int64_t>(sizeof(Session)) +
          config.num_layers * static_cast<int64_t>(sizeof(Layer));
@@ -324,6 +330,14 @@ Append::Rows Append::RowsAt(int64_t head, int64_t token) const {
   return {.key = page.key_row(head, row),
           .value = page.value_row(head, row),
           .tokens = std::min(kKeyBlock - row, end_ - token)};
+}
+
+LayerSnapshot Append::Written() const {
+  LayerSnapshot written;
+  written.format_ = format();
+  written.length_ = end_;
+  written.table_ = after_;
+  return written;
 }
 
 absl::Status Append::Publish() && {

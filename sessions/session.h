@@ -72,7 +72,11 @@ class LayerSnapshot {
   // Tokens [0, length()). Refers to the snapshot.
   KeyValueView view() const;
 
+  // Without the tokens from `length` on, which must be at most length().
+  LayerSnapshot First(int64_t length) const;
+
  private:
+  friend class Append;
   friend class Session;
   PageFormat format_;
   int64_t length_ = 0;
@@ -217,6 +221,10 @@ class Append {
     int64_t tokens = 0;
   };
   Rows RowsAt(int64_t head, int64_t token) const;
+
+  // The layer as it will be once this is published: for who has written all
+  // rows. Not of an append that was done before.
+  LayerSnapshot Written() const;
 
   // Shows the tokens to readers. Errors: NotFound if the session is gone;
   // Aborted with TrueLength() if the layer was truncated meanwhile.

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "attention/v1/session.pb.h"
+#include "base/field_error.h"
 #include "wire/message_reader.h"
 #include "wire/options_decoder.h"
 
@@ -11,12 +13,60 @@ namespace {
 
 using v1::AppendKeyValuesRequest;
 using v1::AttendRequest;
+using v1::StepItem;
 
 void DecodeId(MessageReader& reader, std::string* id) {
   SliceReader bytes;
   if (!reader.Bytes(&bytes)) return;
   id->resize(std::min(bytes.remaining(), kMaxIdBytes + 1));
   bytes.ReadBytes(id->data(), id->size());
+}
+
+void DecodeFlag(MessageReader& reader, bool* flag) {
+  int64_t number = *flag;
+  reader.Integer(&number);
+  *flag = number != 0;
+}
+
+void DecodeItem(MessageReader& reader, absl::string_view path,
+                StepFields* item) {
+  OptionsDecoder options(absl::StrCat(path, ".options"));
+  while (reader.Next()) {
+    switch (reader.field()) {
+      case StepItem::kIdFieldNumber:
+        DecodeId(reader, &item->append.where.id);
+        break;
+      case StepItem::kLayerFieldNumber:
+        reader.Integer(&item->append.where.layer);
+        break;
+      case StepItem::kExpectedLengthFieldNumber:
+        reader.Integer(&item->append.where.expected_length);
+        break;
+      case StepItem::kRequestIdFieldNumber:
+        DecodeId(reader, &item->append.request_id);
+        break;
+      case StepItem::kKeyFieldNumber:
+        DecodeTensor(reader, &item->append.key);
+        break;
+      case StepItem::kValueFieldNumber:
+        DecodeTensor(reader, &item->append.value);
+        break;
+      case StepItem::kQueryFieldNumber:
+        DecodeTensor(reader, &item->attend.query);
+        break;
+      case StepItem::kMaskFieldNumber:
+        DecodeTensor(reader, &item->attend.mask);
+        break;
+      case StepItem::kOptionsFieldNumber:
+        options.Decode(reader, &item->attend.options);
+        break;
+      case StepItem::kNotCausalFieldNumber:
+        DecodeFlag(reader, &item->attend.not_causal);
+        break;
+      default:
+        reader.Skip();
+    }
+  }
 }
 
 }  // namespace
@@ -83,18 +133,46 @@ absl::StatusOr<AttendFields> DecodeAttendRequest(
       case AttendRequest::kOptionsFieldNumber:
         options.Decode(reader, &fields.options);
         break;
-      case AttendRequest::kNotCausalFieldNumber: {
-        int64_t flag = fields.not_causal;
-        reader.Integer(&flag);
-        fields.not_causal = flag != 0;
+      case AttendRequest::kNotCausalFieldNumber:
+        DecodeFlag(reader, &fields.not_causal);
         break;
-      }
       default:
         reader.Skip();
     }
   }
   if (!decoding.ok()) return decoding.status();
   return fields;
+}
+
+absl::StatusOr<std::vector<StepFields>> DecodeStepRequest(
+    absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter,
+    size_t most) {
+  Decoding decoding("message", "attention.v1.StepRequest", pool, meter);
+  MessageReader reader(SliceReader(slices), decoding);
+  std::vector<StepFields> items;
+  const auto wrong_number = [&](absl::string_view got) {
+    return FieldError("items",
+                      absl::StrCat("got ", got, ", wanted 1 to ", most));
+  };
+  while (reader.Next()) {
+    if (reader.field() != v1::StepRequest::kItemsFieldNumber) {
+      reader.Skip();
+      continue;
+    }
+    std::optional<MessageReader> message = reader.Message();
+    if (!message) continue;
+    if (items.size() == most) {
+      decoding.Refuse(wrong_number("more"));
+      break;
+    }
+    // Twice, while the list grows.
+    if (!decoding.Take(2 * sizeof(StepFields))) break;
+    const std::string path = absl::StrCat("items[", items.size(), "]");
+    DecodeItem(*message, path, &items.emplace_back());
+  }
+  if (!decoding.ok()) return decoding.status();
+  if (items.empty()) return wrong_number("none");
+  return items;
 }
 
 }  // namespace attention::wire

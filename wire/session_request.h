@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -44,6 +45,12 @@ struct AttendFields {
   bool not_causal = false;
 };
 
+// A StepItem. `attend.where` is not set: `append.where` is that of both.
+struct StepFields {
+  AppendFields append;
+  AttendFields attend;
+};
+
 // Accept what a proto3 parser accepts, and take memory from `meter`, as
 // DecodeRequest() does.
 //
@@ -53,6 +60,11 @@ absl::StatusOr<AppendFields> DecodeAppendRequest(
     absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter);
 absl::StatusOr<AttendFields> DecodeAttendRequest(
     absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter);
+// The items of a StepRequest; InvalidArgument too if there are none, or more
+// than `most`.
+absl::StatusOr<std::vector<StepFields>> DecodeStepRequest(
+    absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter,
+    size_t most);
 
 }  // namespace attention::wire
 

@@ -279,33 +279,33 @@ class AttentionJob final : public KernelJob {
 };
 
 template <typename T>
-int64_t BytesAs(const AttentionPlan& plan, int threads) {
+JobMemory MemoryAs(const AttentionPlan& plan, int threads) {
   const Problem& p = *plan.problem;
   const int64_t rows = NumRows(p);
-  if (rows == 0) return 0;
+  if (rows == 0) return {};
   const int64_t task_rows = MostTaskRows(p);
   const int64_t tasks = MostTasks(p);
   const int64_t blocks = BlocksOf(p.longest_keys);
   // Each thread's state and scratch, or the state of the task that it
   // suspended.
   const RowFunctions<T> functions = FunctionsFor<T>(p);
-  int64_t bytes = SaturatingMultiply(
-      threads, SaturatingAdd(functions.state_bytes(p, task_rows),
-                             functions.scratch_bytes(p)));
-  bytes =
-      SaturatingAdd(bytes, SaturatingMultiply(tasks, RowCutter::kBytesPerTask));
+  JobMemory memory;
+  memory.of_thread = SaturatingAdd(functions.state_bytes(p, task_rows),
+                                   functions.scratch_bytes(p));
+  memory.of_job = SaturatingMultiply(tasks, RowCutter::kBytesPerTask);
   // Subtrees, if BlocksPerSubtree() may cut the keys: an upper bound, for the
   // number of tasks is not known yet.
   const bool few = rows <= kTasksPerThread * threads * kTaskRows;
   if (few && threads > 1 && blocks > 1 && plan.flops > kInlineFlops) {
     const int64_t subtrees =
         std::min<int64_t>(blocks, 2 * (kTasksPerThread * threads + 1));
-    bytes = SaturatingAdd(
-        bytes, SaturatingMultiply(
-                   subtrees * rows,
-                   (2 + p.value_head_size) * static_cast<int64_t>(sizeof(T))));
+    memory.of_job = SaturatingAdd(
+        memory.of_job,
+        SaturatingMultiply(
+            subtrees * rows,
+            (2 + p.value_head_size) * static_cast<int64_t>(sizeof(T))));
   }
-  return bytes;
+  return memory;
 }
 
 }  // namespace
@@ -321,9 +321,9 @@ std::unique_ptr<KernelJob> MakeJob(
                                                std::move(done));
 }
 
-int64_t JobBytes(const AttentionPlan& plan, int threads) {
-  return plan.problem->double_precision ? BytesAs<double>(plan, threads)
-                                        : BytesAs<float>(plan, threads);
+JobMemory MemoryOfJob(const AttentionPlan& plan, int threads) {
+  return plan.problem->double_precision ? MemoryAs<double>(plan, threads)
+                                        : MemoryAs<float>(plan, threads);
 }
 
 }  // namespace attention

@@ -18,9 +18,14 @@ std::unique_ptr<KernelJob> MakeJob(const AttentionPlan& plan,
                                    const AttentionOutputs& outputs, int threads,
                                    absl::AnyInvocable<void(absl::Status)> done);
 
-// The most memory that the job takes, in bytes. Saturates at the largest
-// int64_t.
-int64_t JobBytes(const AttentionPlan& plan, int threads);
+// The most memory that the job takes, in bytes: each thread at any time, for
+// the job that it is at, and the job itself beside. Both saturate at the
+// largest int64_t.
+struct JobMemory {
+  int64_t of_thread = 0;
+  int64_t of_job = 0;
+};
+JobMemory MemoryOfJob(const AttentionPlan& plan, int threads);
 
 }  // namespace attention
 

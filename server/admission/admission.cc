@@ -29,6 +29,8 @@ constexpr absl::Duration kWaitingLook = absl::Milliseconds(100);
 constexpr absl::Duration kIdleTick = absl::Milliseconds(100);
 // A call that has waited for so long may have the memory of a stalled upload.
 constexpr absl::Duration kPatience = absl::Milliseconds(100);
+// So many calls that await a message are sent away at a time.
+constexpr int kMostAwaitingExpelled = 32;
 
 // A call is let in if twice the time it will probably wait is left: what is
 // foretold may be wrong, and who ends just too late has cost time for nothing.
@@ -210,9 +212,14 @@ void Admission::Forget(Peers::iterator peer) {
   if (peer->second.waiting == 0 && peer->second.inside == 0) peers_.erase(peer);
 }
 
+// Those that hold more than headers.
+int64_t Admission::busy_inside() const {
+  return static_cast<int64_t>(inside_.size()) - awaiting_calls_;
+}
+
 int64_t Admission::LargeLimit() const {
   // Alone any call may have all.
-  return inside_.empty() ? settings_.max_bytes : settings_.max_bytes - reserve_;
+  return busy_inside() == 0 ? settings_.max_bytes : settings_.max_bytes - reserve_;
 }
 
 int64_t Admission::WaitingBytes() const {
@@ -231,7 +238,7 @@ bool Admission::HasRoom(const Entry& entry) const {
   // Calls that wait have a part of the reserve of their own.
   const int64_t more = BytesToRead(entry);
   // The largest message may take all that there is, but for its headers.
-  const int64_t own = inside_.empty() ? entry.request.header_bytes : 0;
+  const int64_t own = busy_inside() == 0 ? entry.request.header_bytes : 0;
   const int64_t held = total_bytes_ - WaitingBytes() - own;
   if (entry.Small()) return held - unknown_bytes_ + more <= settings_.max_bytes;
   int64_t limit = LargeLimit();
@@ -251,23 +258,29 @@ void Admission::StartRead(Entry& entry) {
   inside_.splice(inside_.end(), share.waiting, entry.self);
   share_time_ = std::max(share_time_, share.time);
   Charge(entry, seconds);
-  ++arrivals_;
   entry.phase = Entry::Phase::kReading;
   SetSeconds(entry, seconds);
-  entry.since = absl::Now();
   Peer& peer = entry.peer->second;
   --peer.waiting;
-  ++peer.reading;
-  peer.reads.splice(peer.reads.end(), entry.read_node);
   ++peer.inside;
-  if (ticker_idle_ && !tick_wanted_) {
-    tick_wanted_ = true;
-    tick_.notify_one();
-  }
+  BeginRead(entry);
   entry.upload = Upload(uploads_, entry.request.bytes,
                         ReceivedOn(entry.request.peer), entry.since);
   if (entry.upload.pace() == Upload::Pace::kYoung) ++young_reads_;
   ChargeUpload(entry, entry.upload.bytes());
+}
+
+void Admission::BeginRead(Entry& entry) {
+  entry.phase = Entry::Phase::kReading;
+  entry.since = absl::Now();
+  ++arrivals_;
+  Peer& peer = entry.peer->second;
+  ++peer.reading;
+  peer.reads.splice(peer.reads.end(), entry.read_node);
+  if (ticker_idle_ && !tick_wanted_) {
+    tick_wanted_ = true;
+    tick_.notify_one();
+  }
 }
 
 std::optional<int64_t> Admission::ReceivedOn(const std::string& peer) const {
@@ -289,7 +302,9 @@ std::optional<int64_t> Admission::UnfinishedOn(const Entry& entry) const {
 // For the message, and for its tensors copied out of it; the least that a call
 // is charged for while it waits, too.
 void Admission::ChargeUpload(Entry& entry, int64_t bytes) {
-  bytes = std::max(bytes, kWaitingBytes / 2);
+  if (entry.upload.pace() != Upload::Pace::kAwaited) {
+    bytes = std::max(bytes, kWaitingBytes / 2);
+  }
   const int64_t before = entry.bytes[static_cast<size_t>(MemoryKind::kTensors)];
   entry.peer->second.reading_bytes += bytes - before;
   if (entry.upload.pace() != Upload::Pace::kAnnounced) {
@@ -354,7 +369,7 @@ absl::Status Admission::Grow(Entry& entry, MemoryKind kind, int64_t bytes) {
   const bool small = own + bytes <= reserve_ / kSmallPart;
   const int64_t others =
       small ? total_bytes_ - unknown_bytes_ : total_bytes_ + excess_bytes_;
-  const int64_t limit = small || inside_.size() == 1
+  const int64_t limit = small || busy_inside() == 1
                             ? settings_.max_bytes
                             : settings_.max_bytes - reserve_;
   if (more > 0 && more > limit - others) {
@@ -382,6 +397,7 @@ void Admission::EndRead(Entry& entry) {
   entry.phase = Entry::Phase::kWorking;
   entry.since = absl::Now();
   if (entry.upload.pace() == Upload::Pace::kYoung) --young_reads_;
+  awaiting_calls_ -= std::exchange(entry.awaiting, false);
   entry.share->unknown_bytes -= entry.unknown_bytes;
   unknown_bytes_ -= std::exchange(entry.unknown_bytes, 0);
   Peer& peer = entry.peer->second;
@@ -402,8 +418,10 @@ void Admission::LookAtRead(Entry& entry, absl::Time now) {
       now);
   if (young && entry.upload.pace() != Upload::Pace::kYoung) --young_reads_;
   ChargeUpload(entry, entry.upload.bytes());
-  if (entry.upload.stalled() != (entry.seconds == 0)) {
-    SetSeconds(entry, entry.upload.stalled()
+  const bool idle = entry.upload.stalled() ||
+                    entry.upload.pace() == Upload::Pace::kAwaited;
+  if (idle != (entry.seconds == 0)) {
+    SetSeconds(entry, idle
                           ? 0
                           : costs_.CallSeconds(entry.request.bytes));
   }
@@ -453,7 +471,9 @@ absl::Status Admission::Overdue(const Entry& entry, absl::Time now) const {
                : absl::OkStatus();
   }
   if (!entry.Reading()) return absl::OkStatus();
-  if (now > entry.request.deadline) return LateWhileRead();
+  if (now > entry.request.deadline) {
+    return entry.awaiting ? IdleTooLong(now - entry.since) : LateWhileRead();
+  }
   const auto most = entry.upload.TooSlow(uploads_, now);
   return most ? TooSlow(settings_.min_upload_rate, *most) : absl::OkStatus();
 }
@@ -542,6 +562,7 @@ Admission::Entries::iterator Admission::OneTooMany(absl::Time now,
     if (!it->Reading()) continue;
     held -= it->bytes[static_cast<size_t>(MemoryKind::kTensors)];
     const Upload& upload = it->upload;
+    if (upload.pace() == Upload::Pace::kAwaited) continue;
     if (upload.stalled() && (stalled == inside_.end() ||
                              upload.bytes() > stalled->upload.bytes())) {
       stalled = it;
@@ -613,6 +634,7 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
     FreeSoon(*it, &transport_bytes);
     Expel(*it, NoRoomForTheRest(settings_.max_bytes), now, lock);
   }
+  ExpelAwaiting(now, lock);
   if (Entry* const stalled = StalledStream(now)) {
     Expel(*stalled, NoRoomForTheRest(settings_.max_bytes), now, lock);
   }
@@ -636,6 +658,24 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
       reading || waiting_calls_ > 0 || arrivals_ != last_arrivals_;
   last_arrivals_ = arrivals_;
   return busy ? kLook : kIdleTick;
+}
+
+// Calls that hold little and are waiting for their clients go last where memory
+// is short, those that have waited longest first; some at a time, since what
+// they hold becomes free a little later.
+void Admission::ExpelAwaiting(absl::Time now, Lock& lock) {
+  if (awaiting_calls_ == 0 || !HasWaitingWithoutRoom(now)) return;
+  for (int i = 0; i < kMostAwaitingExpelled; ++i) {
+    auto longest = inside_.end();
+    for (auto it = inside_.begin(); it != inside_.end(); ++it) {
+      if (it->Reading() && it->awaiting &&
+          (longest == inside_.end() || it->since < longest->since)) {
+        longest = it;
+      }
+    }
+    if (longest == inside_.end()) return;
+    Expel(*longest, NoRoomForTheRest(settings_.max_bytes), now, lock);
+  }
 }
 
 bool Admission::WantsTransportBytes() const {
@@ -724,6 +764,14 @@ void Admission::Drain() {
         shares_.begin(), shares_.end(),
         [](const auto& item) { return !item.second.waiting.empty(); });
     Refuse(share->second.waiting.front(), Draining(), lock);
+  }
+  const auto awaiting = [&] {
+    return std::find_if(inside_.begin(), inside_.end(), [](const Entry& entry) {
+      return entry.Reading() && entry.awaiting;
+    });
+  };
+  for (auto it = awaiting(); it != inside_.end(); it = awaiting()) {
+    Expel(*it, Draining(), absl::Now(), lock);
   }
   changed_.notify_all();
 }

@@ -162,6 +162,7 @@ class Admission {
   bool MayStart(const Entry& entry);
   bool TooLate(const Entry& entry) const;
   int64_t WaitingBytes() const;
+  int64_t busy_inside() const;
   int64_t LargeLimit() const;
   bool MayWait(const Entry& entry) const;
   bool HasRoom(const Entry& entry) const;
@@ -184,6 +185,7 @@ class Admission {
   void SetBytes(Entry& entry, MemoryKind kind, int64_t bytes);
   absl::Status Grow(Entry& entry, MemoryKind kind, int64_t bytes);
   void SetSeconds(Entry& entry, double seconds);
+  void BeginRead(Entry& entry);
   void EndRead(Entry& entry);
   void LookAtRead(Entry& entry, absl::Time now);
   void MeasureSpeed(absl::Time now);
@@ -195,6 +197,7 @@ class Admission {
   Entries::iterator StreamAboveItsLimit();
   void FreeSoon(const Entry& entry, int64_t* transport_bytes);
   Entry* StalledStream(absl::Time now);
+  void ExpelAwaiting(absl::Time now, Lock& lock);
   bool HasWaitingWithoutRoom(absl::Time now) const;
   Entry* LateToWait(absl::Time now);
   Entry* NextToRead();
@@ -226,6 +229,7 @@ class Admission {
   int64_t unknown_bytes_ = 0;  // of total_bytes_, uploads of unknown size
   int64_t excess_bytes_ = 0;   // of the network layer, above what is charged
   int64_t young_reads_ = 0;
+  int64_t awaiting_calls_ = 0;  // inside
   int64_t busy_calls_ = 0;  // inside, with seconds to go
   // Thread-seconds, as foretold, that are worked off in a second: as many as
   // there are threads, if nothing else takes the cores. Measured from
@@ -259,6 +263,12 @@ class Admission::Ticket {
 
   // The message came, of so many bytes. May refuse to let it stay.
   absl::Status ReadDone(int64_t bytes);
+  // A call that takes one message after another begins anew: it holds nothing
+  // but its headers and is about to read a message, which need not come before
+  // `deadline`. Until it comes, ReadDone(), the call may be sent away: when it
+  // is late, when memory is short and when draining begins. An error: it must
+  // go now.
+  absl::Status AwaitNext(absl::Time deadline);
   // Holds so many bytes of a kind from here on. More than before may be
   // refused, and then nothing changes.
   absl::Status Hold(MemoryKind kind, int64_t bytes);

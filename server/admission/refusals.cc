@@ -257,6 +257,17 @@ absl::Status LateWhileRead() {
   });
 }
 
+absl::Status IdleTooLong(absl::Duration idle) {
+  return Made(absl::StatusCode::kDeadlineExceeded, [&] {
+    return WithReason(
+        Reason::kIdleTooLong,
+        absl::DeadlineExceededError(absl::StrCat(
+            "no message came for ",
+            absl::FormatDuration(absl::Trunc(idle, absl::Milliseconds(1))),
+            "; another stream may go on")));
+  });
+}
+
 absl::Status TooSlow(double min_upload_rate, absl::Duration most) {
   return Made(absl::StatusCode::kDeadlineExceeded, [&] {
     return WithReason(Reason::kSlowUpload,

@@ -44,6 +44,8 @@ absl::Status TenantWorksTooMuch(const Tenant& tenant, absl::Duration wait);
 absl::Status OutOfMemory();
 absl::Status LateBeforeRead();
 absl::Status LateWhileRead();
+// Nothing has come on a stream for so long.
+absl::Status IdleTooLong(absl::Duration idle);
 absl::Status TooSlow(double min_upload_rate, absl::Duration most);
 absl::Status AnswerNotTaken(int64_t bytes, absl::Duration most);
 

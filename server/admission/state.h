@@ -82,6 +82,7 @@ struct Admission::Entry {
   absl::Status expelled;  // why it has to go; OK: it need not
   bool cut = false;       // its answer or status was not taken in time
   Upload upload;          // while reading
+  bool awaiting = false;  // while reading: a message that need not come
   // Of itself, whose node stands in the connection's `reads` while it reads, so
   // that nothing is allocated then.
   std::list<Entry*> read_node;

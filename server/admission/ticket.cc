@@ -50,6 +50,30 @@ absl::Status Admission::Ticket::ReadDone(int64_t bytes) {
   return status;
 }
 
+absl::Status Admission::Ticket::AwaitNext(absl::Time deadline) {
+  if (!admission_) return absl::OkStatus();
+  Lock lock(admission_->mutex_);
+  Entry& entry = *entry_;
+  if (!entry.expelled.ok()) return entry.expelled;
+  if (admission_->draining_) return Draining();
+  admission_->EndRead(entry);
+  admission_->SetSeconds(entry, 0);
+  entry.charged = 0;
+  for (const MemoryKind kind : {MemoryKind::kRequest, MemoryKind::kTensors,
+                                MemoryKind::kAnswer, MemoryKind::kScratch}) {
+    admission_->SetBytes(entry, kind, 0);
+  }
+  entry.request.deadline = deadline;
+  entry.request.bytes.reset();
+  entry.awaiting = true;
+  ++admission_->awaiting_calls_;
+  admission_->BeginRead(entry);
+  entry.upload = Upload::Awaited(admission_->ReceivedOn(entry.request.peer),
+                                 entry.since);
+  admission_->AdmitWaiting(lock);
+  return absl::OkStatus();
+}
+
 absl::Status Admission::Ticket::Hold(MemoryKind kind, int64_t bytes) {
   if (!admission_) return absl::OkStatus();
   Lock lock(admission_->mutex_);

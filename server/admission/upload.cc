@@ -20,6 +20,10 @@ constexpr int64_t kLeastInAWhile = int64_t{16} << 10;
 // A connection may receive so much beside the messages that come on it: their
 // frames, and other calls.
 constexpr int64_t kBesideMessages = int64_t{1} << 20;
+// So much may have come of a message that is awaited before it is charged.
+constexpr int64_t kAwaitedBytes = int64_t{64} << 10;
+// An awaited one is looked at so often.
+constexpr absl::Duration kAwaitedLook = absl::Milliseconds(20);
 
 }  // namespace
 
@@ -35,13 +39,25 @@ Upload::Upload(const Settings& settings, std::optional<int64_t> announced,
       window_(now),
       window_received_(received_last_) {}
 
+Upload Upload::Awaited(std::optional<int64_t> received, absl::Time now) {
+  Upload upload({}, 0, received, now);
+  upload.pace_ = Pace::kAwaited;
+  upload.may_wait_ = true;
+  upload.stalled_ = true;
+  return upload;
+}
+
 void Upload::Look(const Settings& settings, std::optional<int64_t> received,
                   int64_t reads, int64_t announced, absl::Time now) {
   if (!received_first_) received.reset();
   const bool slow = received && *received - received_last_ < kSlowBytes;
   const int64_t came =
       received ? std::max<int64_t>(0, *received - *received_first_) : 0;
-  if (pace_ == Pace::kAnnounced && came > announced + kBesideMessages) {
+  if (may_wait_ && came <= kAwaitedBytes) {
+    pace_ = Pace::kAwaited;
+    bytes_ = 0;
+    next_look_ = now + kAwaitedLook;
+  } else if (pace_ == Pace::kAnnounced && came > announced + kBesideMessages) {
     pace_ = Pace::kFast;  // More comes than was said.
     bytes_ = settings.max_bytes;
   } else if (pace_ != Pace::kAnnounced && now - start_ >= kYoung) {
@@ -56,6 +72,8 @@ void Upload::Look(const Settings& settings, std::optional<int64_t> received,
   received_last_ = *received;
   if (now - while_ >= kWhile) {
     stalled_ = received_last_ - while_received_ < reads * kLeastInAWhile;
+    // What little came was other calls'. It must not add up.
+    if (stalled_ && pace_ == Pace::kAwaited) received_first_ = received;
     while_ = now;
     while_received_ = received_last_;
   }
@@ -76,6 +94,7 @@ void Upload::NotMine(int64_t bytes, int64_t received) {
 
 std::optional<absl::Duration> Upload::TooSlow(const Settings& settings,
                                               absl::Time now) const {
+  if (may_wait_) return std::nullopt;
   if (received_first_) {
     return below_rate_ ? std::optional(settings.grace) : std::nullopt;
   }

@@ -13,7 +13,9 @@ namespace attention::server {
 // size the caller has not announced is charged by what can be seen, the bytes
 // that its connection received: for a small message while it is young, then for
 // the largest message as long as bytes come fast, and for what has come while
-// they come slowly or not at all. Thread-compatible.
+// they come slowly or not at all. A message that nobody has asked for, the next
+// one of a call that takes many, is charged only once something of it can be
+// seen, and may take its time. Thread-compatible.
 class Upload {
  public:
   struct Settings {
@@ -22,9 +24,11 @@ class Upload {
     double min_rate = 0;      // bytes per second, over each `grace`
     absl::Duration grace;
   };
-  enum class Pace : uint8_t { kAnnounced, kYoung, kFast, kSlow };
+  enum class Pace : uint8_t { kAnnounced, kYoung, kFast, kSlow, kAwaited };
 
   Upload() = default;
+  // One that may come, or never. `received`: as below.
+  static Upload Awaited(std::optional<int64_t> received, absl::Time now);
   // Begins now. `announced`: the size of the message, if that is known;
   // `received`: the bytes of its connection so far, if that can be told.
   Upload(const Settings& settings, std::optional<int64_t> announced,
@@ -53,6 +57,7 @@ class Upload {
 
  private:
   Pace pace_ = Pace::kYoung;
+  bool may_wait_ = false;  // Awaited()
   int64_t bytes_ = 0;
   absl::Time start_;
   // Bytes of the connection when this began and at the last look.

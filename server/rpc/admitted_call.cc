@@ -273,11 +273,14 @@ void AdmittedCall::EndWithoutMemory() {
 void AdmittedCall::FinishWith(const absl::Status& status) {
   const grpc::Status result = EndCall(status, record_, env_, *context_);
   HandOver();
-  if (!status.ok()) return Finish(result);
+  if (!status.ok()) return SendError(result);
   SendAnswer();
 }
 
-void AdmittedCall::FinishOnceTaken() { LookWhetherTaken(std::nullopt); }
+void AdmittedCall::FinishOnceTaken(const grpc::Status& status) {
+  status_once_taken_ = status;
+  LookWhetherTaken(std::nullopt);
+}
 
 // When clients have been told to leave, gRPC closes the connection with its
 // last call. If the client has not read all by then, its next frame finds the
@@ -300,7 +303,7 @@ void AdmittedCall::LookWhetherTaken(std::optional<int64_t> bytes_before) {
     }
   }
   HandOver();
-  Finish(grpc::Status::OK);
+  Finish(status_once_taken_);
   Drop();
 }
 

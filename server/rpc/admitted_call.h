@@ -71,6 +71,8 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   // With mutex_ held.
   virtual void TellSuccess() = 0;
   virtual void SendAnswer() = 0;
+  // The call ends with an error, after what was written before.
+  virtual void SendError(const grpc::Status& status) { Finish(status); }
   // Since when a read is under way, if one is. With mutex_ held.
   virtual std::optional<absl::Time> ReadingSince() const = 0;
 
@@ -131,7 +133,7 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
 
   // After the write of an answer that the client may still have to take: ends
   // the call, which the caller must have held with Hold(), once it is taken.
-  void FinishOnceTaken();
+  void FinishOnceTaken(const grpc::Status& status = grpc::Status::OK);
 
   // Between what is done before gRPC is called and what follows when it calls
   // back. It orders the two itself, but ThreadSanitizer does not see into it.
@@ -181,6 +183,7 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
 
   std::optional<grpc::Alarm> look_;
   int looks_ = 0;  // with everything delivered
+  grpc::Status status_once_taken_;
 
   std::mutex job_mutex_;
   // Guarded by job_mutex_.

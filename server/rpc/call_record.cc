@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -32,8 +33,16 @@ v1::Timing CallRecord::Timing() const {
   return timing;
 }
 
+void CallRecord::BeginAgain() {
+  CallRecord next(method);
+  next.tenant = std::move(tenant);
+  next.caller = std::move(caller);
+  *this = std::move(next);
+}
+
 void CallRecord::End(const absl::Status& status, spdlog::logger& log,
                      LogLimiter& limiter, Metrics& metrics) const {
+  if (answered) return;
   Log(status, log, limiter);
   const Reason reason = ReasonOf(status);
   metrics.CallEnded({.method = method,

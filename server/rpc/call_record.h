@@ -25,8 +25,11 @@ namespace attention::server {
 struct CallRecord {
   explicit CallRecord(absl::string_view method) : method(method) {}
 
-  const absl::string_view method;  // as in CallSummary
-  const absl::Time arrival = absl::Now();
+  // The same caller's next message, of those that count as calls, has come.
+  void BeginAgain();
+
+  absl::string_view method;  // as in CallSummary
+  absl::Time arrival = absl::Now();
   TenantPtr tenant;  // null while it is not known
   int64_t request_bytes = 0;
   int64_t response_bytes = 0;
@@ -44,6 +47,8 @@ struct CallRecord {
   };
   std::optional<Shapes> shapes;
   CallerIds caller;
+  // There is nothing to tell of its end: what came has been answered.
+  bool answered = false;
 
   v1::Timing Timing() const;
 

@@ -19,7 +19,9 @@
 #include "server/auth/authenticator.h"
 #include "server/rpc/append_call.h"
 #include "server/rpc/attend_call.h"
+#include "server/rpc/step_call.h"
 #include "server/rpc/unary_call.h"
+#include "server/session_error.h"
 #include "server/status.h"
 #include "wire/data_type.h"
 
@@ -92,26 +94,6 @@ absl::StatusOr<Response> Answer(absl::string_view id, const Session& session) {
 
 }  // namespace
 
-absl::Status SessionError(absl::string_view id, const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kNotFound:
-      return UnknownSession(id);
-    case absl::StatusCode::kAlreadyExists:
-      return WithReason(Reason::kSessionExists, status);
-    case absl::StatusCode::kAborted:
-      return WithReason(Reason::kLengthConflict, status);
-    case absl::StatusCode::kOutOfRange:
-      return WithReason(Reason::kLayerUnknown, status);
-    case absl::StatusCode::kResourceExhausted:
-      return WithReason(SessionStore::IsOfNumber(status)
-                            ? Reason::kSessionCount
-                            : Reason::kSessionBytes,
-                        status);
-    default:
-      return status;
-  }
-}
-
 void SessionService::AddTo(StreamedService& service) {
   const auto add = [&]<typename Request, typename Response>(
                        absl::string_view name,
@@ -140,6 +122,10 @@ void SessionService::AddTo(StreamedService& service) {
   service.Add("/attention.v1.SessionService/Attend",
               [this](grpc::GenericCallbackServerContext* context) {
                 return StartAttendCall(environment_, store_, context);
+              });
+  service.Add("/attention.v1.SessionService/Step",
+              [this](grpc::GenericCallbackServerContext* context) {
+                return StartStepCall(environment_, store_, context);
               });
 }
 

@@ -4,7 +4,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "attention/v1/session.pb.h"
 #include "server/auth/tenant.h"
 #include "server/rpc/call_environment.h"
@@ -43,10 +42,6 @@ class SessionService {
   const ComputeEnvironment environment_;
   SessionStore& store_;
 };
-
-// An error of the store about session `id`, with its reason: what the server
-// answers.
-absl::Status SessionError(absl::string_view id, const absl::Status& status);
 
 }  // namespace attention::server
 

@@ -1,0 +1,40 @@
+// Queries of a message over a layer of a session.
+#ifndef ATTENTION_SERVER_LAYER_ATTEND_H_
+#define ATTENTION_SERVER_LAYER_ATTEND_H_
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "base/buffer_pool.h"
+#include "kernel/attention.h"
+#include "server/convert.h"
+#include "server/shared_memory/region_table.h"
+#include "sessions/page.h"
+#include "sessions/session.h"
+#include "wire/memory_meter.h"
+#include "wire/session_request.h"
+
+namespace attention::server {
+
+// The layer that a request names, if it has the length that is expected. Errors
+// are those that a client gets.
+absl::StatusOr<LayerSnapshot> ReadLayer(const Session& session,
+                                        const wire::LayerFields& where);
+
+// What an AttendRequest asks of a layer of so many tokens, with the axis of a
+// batch of one and without keys and values. As ToKernel(), whose errors it has.
+absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
+                                             const PageFormat& format,
+                                             int64_t length,
+                                             BufferPool& pool,
+                                             wire::MemoryMeter& meter,
+                                             const CallerRegions& regions);
+
+// A plan of it, for WithKeys(): its outputs have no axis for the batch. Errors
+// as of PlanAttention().
+absl::StatusOr<AttentionPlan> PlanLayerRequest(const KernelRequest& request,
+                                               const AttentionLimits& limits);
+
+}  // namespace attention::server
+
+#endif  // ATTENTION_SERVER_LAYER_ATTEND_H_

@@ -1,0 +1,28 @@
+#include "server/session_error.h"
+
+#include "server/status.h"
+#include "sessions/session_store.h"
+
+namespace attention::server {
+
+absl::Status SessionError(absl::string_view id, const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+      return UnknownSession(id);
+    case absl::StatusCode::kAlreadyExists:
+      return WithReason(Reason::kSessionExists, status);
+    case absl::StatusCode::kAborted:
+      return WithReason(Reason::kLengthConflict, status);
+    case absl::StatusCode::kOutOfRange:
+      return WithReason(Reason::kLayerUnknown, status);
+    case absl::StatusCode::kResourceExhausted:
+      return WithReason(SessionStore::IsOfNumber(status)
+                            ? Reason::kSessionCount
+                            : Reason::kSessionBytes,
+                        status);
+    default:
+      return status;
+  }
+}
+
+}  // namespace attention::server
