@@ -26,11 +26,9 @@ int64_t JobGroup::NextStage() {
 }
 
 bool JobGroup::RunTask(int64_t task, const Turn& turn) {
-  const auto after =
-      std::upper_bound(parts_.begin(), parts_.end(), task,
-                       [](int64_t number, const Part& part) {
-                         return number < part.begin;
-                       });
+  const auto after = std::upper_bound(
+      parts_.begin(), parts_.end(), task,
+      [](int64_t number, const Part& part) { return number < part.begin; });
   const Part& part = *(after - 1);
   return part.job->RunTask(task - part.begin, turn);
 }

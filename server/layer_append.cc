@@ -40,9 +40,9 @@ absl::Status LayerAppend::Check(const PageFormat& format) {
       Take("value", fields_.value, format.kv_heads, format.value_size, value_);
   if (!values.ok()) return values.status();
   if (*values == *tokens) return absl::OkStatus();
-  return FieldError("value.shape", absl::StrCat("got ", *values,
-                                                " tokens, wanted ", *tokens,
-                                                " as in key"));
+  return FieldError(
+      "value.shape",
+      absl::StrCat("got ", *values, " tokens, wanted ", *tokens, " as in key"));
 }
 
 // Returns the number of tokens.
@@ -79,10 +79,10 @@ absl::StatusOr<int64_t> LayerAppend::Take(absl::string_view field,
 absl::Status LayerAppend::Begin(const std::shared_ptr<Session>& session,
                                 wire::MemoryMeter& meter) {
   const wire::LayerFields& where = fields_.where;
-  auto append =
-      session->BeginAppend(where.layer, {.tokens = tokens_,
-                                         .expected_length = where.expected_length,
-                                         .request_id = fields_.request_id});
+  auto append = session->BeginAppend(where.layer,
+                                     {.tokens = tokens_,
+                                      .expected_length = where.expected_length,
+                                      .request_id = fields_.request_id});
   if (!append.ok()) return SessionError(where.id, append.status());
   append_.emplace(*std::move(append));
   if (append_->done()) {
@@ -105,8 +105,7 @@ absl::Status LayerAppend::AddTasks(const Arrived& arrived,
                             static_cast<int64_t>(SizeOf(arrived.rows.type));
   const int64_t step = std::max<int64_t>(1, kTaskBytes / row_bytes);
   const int64_t more = format.kv_heads * ((tokens_ + step - 1) / step);
-  absl::Status status =
-      meter.Take(more * static_cast<int64_t>(sizeof(Task)));
+  absl::Status status = meter.Take(more * static_cast<int64_t>(sizeof(Task)));
   if (!status.ok()) return status;
   tasks_.reserve(tasks_.size() + static_cast<size_t>(more));
   for (int64_t head = 0; head < format.kv_heads; ++head) {

@@ -33,10 +33,10 @@ absl::Status CheckQuery(const wire::TensorFields& query,
   const absl::StatusOr<TensorSpec> spec = CheckTensor("query", query);
   if (!spec.ok()) return spec.status();
   if (spec->type != format.type) {
-    return FieldError("query.data_type",
-                      absl::StrCat("got ", Name(spec->type), ", wanted ",
-                                   Name(format.type),
-                                   ", which the session stores"));
+    return FieldError(
+        "query.data_type",
+        absl::StrCat("got ", Name(spec->type), ", wanted ", Name(format.type),
+                     ", which the session stores"));
   }
   if (spec->shape.size() != 3 || spec->shape[0] % format.kv_heads != 0 ||
       spec->shape[2] != format.key_size) {

@@ -25,8 +25,7 @@ absl::StatusOr<LayerSnapshot> ReadLayer(const Session& session,
 // batch of one and without keys and values. As ToKernel(), whose errors it has.
 absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
                                              const PageFormat& format,
-                                             int64_t length,
-                                             BufferPool& pool,
+                                             int64_t length, BufferPool& pool,
                                              wire::MemoryMeter& meter,
                                              const CallerRegions& regions);
 

@@ -26,7 +26,8 @@ static_assert(static_cast<int>(StepResult::kScoresFieldNumber) ==
               v1::ComputeAttentionResponse::kScoresFieldNumber);
 
 absl::Status Unwanted(absl::string_view field, absl::string_view without) {
-  return FieldError(field, absl::StrCat("got it, wanted none without ", without));
+  return FieldError(field,
+                    absl::StrCat("got it, wanted none without ", without));
 }
 
 // What is wrong with fields of an append that stand without a key, or with
@@ -156,10 +157,12 @@ void StepItem::Allocate(BufferPool& pool) {
 }
 
 std::unique_ptr<Executor::Job> StepItem::MakeJob(int threads) {
-  return MakeAttentionJob(*plan_, outputs_, threads, [this](absl::Status status) {
-    if (absl::IsResourceExhausted(status)) status = OutOfMemory();
-    if (!status.ok()) Fail(status);
-  });
+  return MakeAttentionJob(*plan_, outputs_, threads,
+                          [this](absl::Status status) {
+                            if (absl::IsResourceExhausted(status))
+                              status = OutOfMemory();
+                            if (!status.ok()) Fail(status);
+                          });
 }
 
 void StepItem::Publish() {

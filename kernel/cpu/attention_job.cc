@@ -300,10 +300,9 @@ JobMemory MemoryAs(const AttentionPlan& plan, int threads) {
     const int64_t subtrees =
         std::min<int64_t>(blocks, 2 * (kTasksPerThread * threads + 1));
     memory.of_job = SaturatingAdd(
-        memory.of_job,
-        SaturatingMultiply(
-            subtrees * rows,
-            (2 + p.value_head_size) * static_cast<int64_t>(sizeof(T))));
+        memory.of_job, SaturatingMultiply(subtrees * rows,
+                                          (2 + p.value_head_size) *
+                                              static_cast<int64_t>(sizeof(T))));
   }
   return memory;
 }

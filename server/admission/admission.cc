@@ -219,7 +219,8 @@ int64_t Admission::busy_inside() const {
 
 int64_t Admission::LargeLimit() const {
   // Alone any call may have all.
-  return busy_inside() == 0 ? settings_.max_bytes : settings_.max_bytes - reserve_;
+  return busy_inside() == 0 ? settings_.max_bytes
+                            : settings_.max_bytes - reserve_;
 }
 
 int64_t Admission::WaitingBytes() const {
@@ -373,6 +374,7 @@ absl::Status Admission::Grow(Entry& entry, MemoryKind kind, int64_t bytes) {
                             ? settings_.max_bytes
                             : settings_.max_bytes - reserve_;
   if (more > 0 && more > limit - others) {
+    room_wanted_ = true;
     return DoesNotFitNow(more, settings_.max_bytes);
   }
   SetBytes(entry, kind, bytes);
@@ -418,12 +420,10 @@ void Admission::LookAtRead(Entry& entry, absl::Time now) {
       now);
   if (young && entry.upload.pace() != Upload::Pace::kYoung) --young_reads_;
   ChargeUpload(entry, entry.upload.bytes());
-  const bool idle = entry.upload.stalled() ||
-                    entry.upload.pace() == Upload::Pace::kAwaited;
+  const bool idle =
+      entry.upload.stalled() || entry.upload.pace() == Upload::Pace::kAwaited;
   if (idle != (entry.seconds == 0)) {
-    SetSeconds(entry, idle
-                          ? 0
-                          : costs_.CallSeconds(entry.request.bytes));
+    SetSeconds(entry, idle ? 0 : costs_.CallSeconds(entry.request.bytes));
   }
 }
 
@@ -664,7 +664,8 @@ absl::Duration Admission::Tick(absl::Time now, int64_t transport_bytes) {
 // is short, those that have waited longest first; some at a time, since what
 // they hold becomes free a little later.
 void Admission::ExpelAwaiting(absl::Time now, Lock& lock) {
-  if (awaiting_calls_ == 0 || !HasWaitingWithoutRoom(now)) return;
+  const bool wanted = std::exchange(room_wanted_, false);
+  if (awaiting_calls_ == 0 || !(wanted || HasWaitingWithoutRoom(now))) return;
   for (int i = 0; i < kMostAwaitingExpelled; ++i) {
     auto longest = inside_.end();
     for (auto it = inside_.begin(); it != inside_.end(); ++it) {

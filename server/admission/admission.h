@@ -230,7 +230,8 @@ class Admission {
   int64_t excess_bytes_ = 0;   // of the network layer, above what is charged
   int64_t young_reads_ = 0;
   int64_t awaiting_calls_ = 0;  // inside
-  int64_t busy_calls_ = 0;  // inside, with seconds to go
+  bool room_wanted_ = false;    // some call was refused more, since Tick()
+  int64_t busy_calls_ = 0;      // inside, with seconds to go
   // Thread-seconds, as foretold, that are worked off in a second: as many as
   // there are threads, if nothing else takes the cores. Measured from
   // speed_since_ on, while calls wait for others to be worked off.

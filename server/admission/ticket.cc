@@ -68,8 +68,8 @@ absl::Status Admission::Ticket::AwaitNext(absl::Time deadline) {
   entry.awaiting = true;
   ++admission_->awaiting_calls_;
   admission_->BeginRead(entry);
-  entry.upload = Upload::Awaited(admission_->ReceivedOn(entry.request.peer),
-                                 entry.since);
+  entry.upload =
+      Upload::Awaited(admission_->ReceivedOn(entry.request.peer), entry.since);
   admission_->AdmitWaiting(lock);
   return absl::OkStatus();
 }

@@ -167,9 +167,8 @@ class StepCall final : public AdmittedCall {
     const absl::Time start = absl::Now();
     try {
       if (decode_stage_++ == 0) {
-        Note([&](CallRecord& record) {
-          record.queue = start - record.arrival;
-        });
+        Note(
+            [&](CallRecord& record) { record.queue = start - record.arrival; });
         decode_started_ = start;
         status_ = Decode();
         const int64_t copies = status_.ok() ? ListCopies() : 0;
@@ -356,15 +355,15 @@ class StepCall final : public AdmittedCall {
     const bool here =
         inline_allowed && flops_ <= kInlineFlops && work_ <= kInlineWork;
     auto job = std::make_unique<ComputeJob>(*this, /*submitted=*/!here);
-    const auto items = std::count_if(
-        items_.begin(), items_.end(), [](const StepItem& item) {
+    const auto items =
+        std::count_if(items_.begin(), items_.end(), [](const StepItem& item) {
           return item.status().ok() && item.plan() != nullptr;
         });
     // Where there are many items their keys need not be cut.
     const auto threads =
         here ? 1
-             : std::max<int64_t>(1, env_.executor.threads() / std::max<int64_t>(
-                                                                  1, items));
+             : std::max<int64_t>(
+                   1, env_.executor.threads() / std::max<int64_t>(1, items));
     for (StepItem& item : items_) {
       if (!item.status().ok() || item.plan() == nullptr) continue;
       job->Add(item.MakeJob(static_cast<int>(threads)));

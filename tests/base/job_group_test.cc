@@ -73,8 +73,8 @@ class Member final : public Executor::Job {
 };
 
 void AddMembers(JobGroup& group, Member::Record& record, int calls) {
-  group.Add(std::make_unique<Member>("a", std::vector<int64_t>{2, 1}, record,
-                                     calls));
+  group.Add(
+      std::make_unique<Member>("a", std::vector<int64_t>{2, 1}, record, calls));
   group.Add(std::make_unique<Member>("b", std::vector<int64_t>{}, record));
   group.Add(std::make_unique<Member>("c", std::vector<int64_t>{1, 3, 2}, record,
                                      calls));

@@ -266,5 +266,136 @@ TEST_F(StreamsTest, ItsMessagesAreNoProgressOfOthersOnTheConnection) {
   EXPECT_FALSE(stream.expelled);
 }
 
+// A call that takes one message after another, between two of them.
+class AwaitingTest : public StreamsTest {
+ protected:
+  void Await(Call& call, absl::Time deadline = absl::InfiniteFuture()) {
+    ASSERT_TRUE(call.ticket.AwaitNext(deadline).ok());
+  }
+  // Some looks, far enough from one another.
+  void Look(absl::Duration begin = absl::ZeroDuration()) {
+    for (int i = 1; i <= 4; ++i) TickAfter(begin + i * absl::Seconds(1));
+  }
+  int64_t Held() const {
+    const Admission::Snapshot snapshot = admission_.snapshot();
+    int64_t bytes = 0;
+    for (int64_t kind : snapshot.bytes) bytes += kind;
+    return bytes;
+  }
+};
+
+TEST_F(AwaitingTest, HoldsNothingAndMayTakeItsTime) {
+  Call call;
+  Enter(call);
+  EXPECT_TRUE(call.ticket.Hold(MemoryKind::kAnswer, kMega).ok());
+  EXPECT_TRUE(call.ticket.Expect(1, 0).ok());
+  call.ticket.Sending(1000);
+  Await(call);
+  EXPECT_EQ(Held(), 0);
+  EXPECT_NEAR(Queued(), 0, 1e-9);
+  Look();
+  TickAfter(absl::Hours(10));
+  EXPECT_FALSE(call.expelled);
+  EXPECT_EQ(Held(), 0);
+  EXPECT_TRUE(call.ticket.ReadDone(kMega).ok());
+  EXPECT_EQ(Held(), 2 * kMega);
+}
+
+TEST_F(AwaitingTest, WhatComesIsCharged) {
+  Call call;
+  Enter(call);
+  Await(call);
+  received_ = 5 * kMega;
+  TickAfter(absl::Seconds(1));
+  EXPECT_GE(Held(), 2 * 5 * kMega);
+  // A client that stops half way keeps the charge, and its call.
+  Look(absl::Seconds(2));
+  EXPECT_GE(Held(), 2 * 5 * kMega);
+  TickAfter(absl::Hours(1));
+  EXPECT_FALSE(call.expelled);
+  EXPECT_TRUE(call.ticket.ReadDone(6 * kMega).ok());
+  EXPECT_EQ(Held(), 2 * 6 * kMega);
+}
+
+// Other calls of its connection are not its message, however many.
+TEST_F(AwaitingTest, OthersOnItsConnectionAreNotItsMessage) {
+  Call call;
+  Enter(call);
+  Await(call);
+  for (int i = 0; i < 100; ++i) {
+    Call other;
+    Enter(other);
+    // Headers and frames are more than the message.
+    *received_ += 2000;
+    other.ticket.Release();
+    TickAfter(absl::Seconds(1 + i));
+    EXPECT_EQ(Held(), 0) << i;
+  }
+}
+
+TEST_F(AwaitingTest, TheDeadlineEndsIt) {
+  Call call;
+  Enter(call);
+  Await(call, absl::Now() + absl::Seconds(5));
+  TickAfter(absl::Seconds(4));
+  EXPECT_FALSE(call.expelled);
+  TickAfter(absl::Seconds(6));
+  EXPECT_EQ(call.expelled_for(), Reason::kIdleTooLong);
+}
+
+TEST_F(AwaitingTest, DrainingEndsIt) {
+  Call waits, works, comes;
+  Enter(waits);
+  Await(waits);
+  Enter(works);
+  Enter(comes);
+  admission_.Drain();
+  EXPECT_EQ(waits.expelled_for(), Reason::kDraining);
+  EXPECT_FALSE(works.expelled);
+  works.ticket.Sending(10);
+  EXPECT_EQ(ReasonOf(works.ticket.AwaitNext(absl::InfiniteFuture())),
+            Reason::kDraining);
+}
+
+// A call of the largest message comes in beside any number of them.
+TEST_F(AwaitingTest, LeavesTheWholeBudgetToOthers) {
+  std::vector<std::unique_ptr<Call>> calls;
+  for (int i = 0; i < 100; ++i) {
+    calls.push_back(std::make_unique<Call>());
+    Enter(*calls.back());
+    Await(*calls.back());
+  }
+  Call large;
+  admission_.Enter(&large, {.bytes = 20 * kMega});
+  ASSERT_TRUE(large.admitted);
+  ASSERT_TRUE(large.ticket.ReadDone(20 * kMega).ok());
+  EXPECT_TRUE(large.ticket.Hold(MemoryKind::kAnswer, 60 * kMega).ok());
+}
+
+// Their headers are memory too.
+TEST_F(AwaitingTest, TheLongestWaitingGoesWhereMemoryIsShort) {
+  std::vector<std::unique_ptr<Call>> calls;
+  for (int i = 0; i < 60; ++i) {
+    calls.push_back(std::make_unique<Call>());
+    Call& call = *calls.back();
+    admission_.Enter(&call, {.bytes = 1000, .header_bytes = kMega});
+    ASSERT_TRUE(call.ticket.ReadDone(1000).ok());
+    Await(call);
+  }
+  Look();
+  EXPECT_FALSE(calls.front()->expelled);
+  Call large;
+  Enter(large);
+  EXPECT_EQ(ReasonOf(large.ticket.Hold(MemoryKind::kAnswer, 60 * kMega)),
+            Reason::kMemoryBusy);
+  TickAfter(absl::Seconds(10));
+  EXPECT_EQ(calls.front()->expelled_for(), Reason::kMemoryBusy);
+  EXPECT_FALSE(calls.back()->expelled);
+  for (auto& call : calls) {
+    if (call->expelled) call->ticket.Release();
+  }
+  EXPECT_TRUE(large.ticket.Hold(MemoryKind::kAnswer, 60 * kMega).ok());
+}
+
 }  // namespace
 }  // namespace attention::server
