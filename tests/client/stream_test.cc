@@ -260,6 +260,56 @@ TEST(KeyChunksTest, WhatCannotBeStreamed) {
       chunks([](ComputeRequest& r) { r.query.shape = {1, 2, 3, 4, 5}; }));
 }
 
+// Nothing is sent of a tensor without elements but its shape, whichever axis is
+// 0: the others still promise bytes.
+TEST(KeyChunksTest, TensorsWithoutElementsHaveNoData) {
+  const std::vector<std::byte> bytes(size_t{1} << 20, std::byte{1});
+  for (const std::vector<int64_t>& whole :
+       {std::vector<int64_t>{kKeys}, std::vector<int64_t>{kQueries, kKeys},
+        std::vector<int64_t>{kBatch, kHeads, kQueries, kKeys},
+        std::vector<int64_t>{int64_t{1} << 30, int64_t{1} << 20, 1, kKeys}}) {
+    for (size_t zero = 0; zero < whole.size(); ++zero) {
+      for (const v1::DataType type :
+           {v1::DATA_TYPE_BOOL, v1::DATA_TYPE_FLOAT64}) {
+        Case c = CaseOf(v1::LAYOUT_BHSD, v1::DATA_TYPE_FLOAT32, false, false);
+        ComputeRequest& request = c.Made();
+        std::vector<int64_t> shape = whole;
+        shape[zero] = 0;
+        // What lies behind it must not be read.
+        request.mask = TensorSpan{type, shape, std::span(bytes).first(0)};
+        for (const int64_t chunk_bytes : {1000, 60000, 10000000}) {
+          auto chunks = internal::KeyChunks::Of(request, chunk_bytes);
+          ASSERT_TRUE(chunks);
+          internal::Lease lease;
+          int64_t columns = 0;
+          while (const auto message = chunks->Next(lease)) {
+            const v1::KeyValueChunk chunk = Parsed(*message).chunk();
+            EXPECT_EQ(chunk.mask().data().size(), 0u);
+            if (chunk.has_mask()) {
+              columns += chunk.mask().shape(chunk.mask().shape_size() - 1);
+            }
+          }
+          EXPECT_EQ(columns, shape.back());
+        }
+      }
+    }
+  }
+}
+
+// What past tensors there are without elements is for one message.
+TEST(KeyChunksTest, PastWithoutElementsIsNotStreamed) {
+  for (size_t zero = 0; zero < 4; ++zero) {
+    Case c = CaseOf(v1::LAYOUT_BHSD, v1::DATA_TYPE_FLOAT32, true, false);
+    ComputeRequest& request = c.Made();
+    for (auto* past : {&request.past_key, &request.past_value}) {
+      (*past)->shape[zero] = 0;
+      (*past)->bytes = {};
+    }
+    // Of no tokens it is as none.
+    EXPECT_EQ(internal::KeyChunks::Of(request).has_value(), zero == 2);
+  }
+}
+
 class ClientStreamTest : public ::testing::Test {
  protected:
   explicit ClientStreamTest(server::Options options = Options())
@@ -371,6 +421,22 @@ TEST_F(ClientStreamTest, ComputeStreamsWhatIsLarge) {
   const auto later = client_.ComputeAsync(request, options).get();
   ASSERT_TRUE(later.ok()) << later.status();
   ExpectSame(*later, expected);
+}
+
+TEST_F(ClientStreamTest, NoQueriesWithAMaskOfNoRows) {
+  Case c = LargeCase();
+  ComputeRequest& request = c.Made();
+  request.query = {v1::DATA_TYPE_FLOAT32, {1, 4, 0, 64}, {}};
+  request.mask = TensorSpan{v1::DATA_TYPE_BOOL, {0, 8192}, {}};
+  auto result = client_.Compute(request);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->output.shape(), ::testing::ElementsAre(1, 4, 0, 64));
+  // By mistake: refused as it is in one message.
+  request.query = c.query;
+  const absl::Status status = client_.Compute(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_THAT(FieldViolations(status), SizeIs(1));
+  EXPECT_EQ(FieldViolations(status)[0].field, "mask.shape");
 }
 
 TEST_F(ClientStreamTest, AnswersIntoTheCallersMemory) {
