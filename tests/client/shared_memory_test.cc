@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <future>
@@ -477,6 +478,34 @@ TEST_F(SharedMemoryTest, AForkedProcessSharesNothing) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
   EXPECT_TRUE(memory->ConnectLater());
+}
+
+// Locks that other threads held at the fork are held for ever in the child.
+TEST_F(SharedMemoryTest, AForkedProcessMayFreeAndAllocate) {
+  const auto memory = std::make_shared<internal::SharedMemory>(
+      Connection::Make("127.0.0.1:1").value());
+  std::shared_ptr<std::byte> kept =
+      internal::SharedMemory::Allocate(memory, 4096);
+  std::atomic<bool> stop{false};
+  std::thread other([&] {
+    while (!stop) static_cast<void>(memory->Allocated({kept.get(), 4096}));
+  });
+  for (int i = 0; i < 20; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(10);  // Ends it where it waits.
+      const bool allocated = memory->Allocated({kept.get(), 4096});
+      kept.reset();
+      const auto fresh = internal::SharedMemory::Allocate(memory, 4096);
+      _exit(!allocated && fresh.get()[4095] == std::byte{0} ? 0 : 1);
+    }
+    int status = -1;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+    if (status != 0) break;
+  }
+  stop = true;
+  other.join();
 }
 
 TEST_F(SharedMemoryTest, BadRequestsAreNamedAsEver) {

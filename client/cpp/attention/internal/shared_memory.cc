@@ -72,7 +72,7 @@ std::shared_ptr<std::byte> SharedMemory::Allocate(
     const std::shared_ptr<SharedMemory>& memory, size_t bytes) {
   bytes = std::max<size_t>(bytes, 1);
   std::unique_ptr<MemoryFile> file;
-  if (memory != nullptr) file = MemoryFile::Create(bytes);
+  if (memory != nullptr && memory->IsOwner()) file = MemoryFile::Create(bytes);
   if (file == nullptr) {
     auto* const plain =
         static_cast<std::byte*>(::operator new(bytes, kAlignment));
@@ -85,7 +85,12 @@ std::shared_ptr<std::byte> SharedMemory::Allocate(
     const std::lock_guard<std::mutex> lock(memory->mutex_);
     memory->allocations_[data].file = std::move(file);
   }
-  return {data, [memory](std::byte* data) { memory->Free(data); }};
+  return {data, [memory](std::byte* data) {
+            if (memory->IsOwner()) return memory->Free(data);
+            // The memory stays with this process until it ends, and so does
+            // what held it: without gRPC's threads its end could wait for ever.
+            new (std::nothrow) std::shared_ptr<SharedMemory>(memory);
+          }};
 }
 
 void SharedMemory::Free(const std::byte* data) {
@@ -201,6 +206,7 @@ SharedMemory::Allocation* SharedMemory::AllocationOf(
 }
 
 bool SharedMemory::Allocated(std::span<const std::byte> bytes) {
+  if (!IsOwner()) return false;
   const std::lock_guard<std::mutex> lock(mutex_);
   return AllocationOf(bytes) != nullptr;
 }

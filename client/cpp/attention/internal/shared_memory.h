@@ -27,7 +27,8 @@ namespace attention::internal {
 // when a call first uses it, again after the server has restarted. Thread-safe;
 // a lock is held while the server is asked, for microseconds, a second at the
 // most. Lives as long as its client or any memory that it allocated. A process
-// that is forked off shares nothing: its areas would be those of its parent.
+// that is forked off shares nothing: its areas would be those of its parent. It
+// takes no lock either, which a thread that it lacks may hold.
 class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
  public:
   // Areas in use and unused ones, in bytes. Beyond it, calls send their bytes.
