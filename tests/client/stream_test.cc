@@ -536,6 +536,31 @@ TEST_F(ClientStreamTest, CancelAndDeadlineEndIt) {
   EXPECT_TRUE(client_.Compute(request).ok());
 }
 
+// Calls of a server that refuses every stream in that way.
+int CallsAfterARefusedStream(const std::string& reason, absl::Status* status) {
+  int calls = 0;
+  FakeService service([&](grpc::ServerContext&,
+                          const v1::ComputeAttentionRequest& request,
+                          v1::ComputeAttentionResponse& response) {
+    ++calls;
+    *response.mutable_output() = request.query();
+    return grpc::Status::OK;
+  });
+  service.RefuseStreams(reason);
+  Case c = LargeCase();
+  *status = Client(service.address()).Compute(c.Made()).status();
+  return calls;
+}
+
+// It would get all of it a second time.
+TEST(StreamFallbackTest, ABusyServerIsLeftAlone) {
+  absl::Status status;
+  EXPECT_EQ(CallsAfterARefusedStream("MEMORY_BUSY", &status), 0);
+  EXPECT_EQ(ErrorReason(status), "MEMORY_BUSY");
+  EXPECT_EQ(CallsAfterARefusedStream("MEMORY_TOO_LARGE", &status), 1);
+  EXPECT_TRUE(status.ok()) << status;
+}
+
 TEST(StreamFallbackTest, OlderServersGetOneMessage) {
   int calls = 0;
   FakeService service([&](grpc::ServerContext&,

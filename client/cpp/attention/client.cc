@@ -97,16 +97,16 @@ bool KnowsNoStreams(const absl::Status& status) {
          ErrorReason(status) != "INVALID_FIELD";
 }
 
-// Whether the server may take as one message what it refused to stream: it
-// takes no chunks of this size, or has no room for the state of all rows.
+// Whether the server may take as one message what it will never take as a
+// stream: it knows none, takes no chunks of this size, or can have no room for
+// the state of all rows. One that is busy is left alone.
 bool MayTakeOneMessage(const absl::Status& status,
                        const ComputeRequest& request) {
   if (!CheckSize(request).ok()) return false;
   if (KnowsNoStreams(status)) return true;
   const std::string reason = ErrorReason(status);
   return absl::IsResourceExhausted(status) &&
-         (reason == "REQUEST_TOO_LARGE" || reason == "MEMORY_TOO_LARGE" ||
-          reason == "MEMORY_BUSY");
+         (reason == "REQUEST_TOO_LARGE" || reason == "MEMORY_TOO_LARGE");
 }
 
 // The options of a second call, in the time that the first one left.

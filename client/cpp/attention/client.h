@@ -62,7 +62,9 @@
 //
 // TLS and tokens: members of ClientOptions (attention/connection.h).
 //
-// Retries: none, but once where the server knows shared memory no more.
+// Retries: none. A request is sent a second time in two cases, in the time that
+// is left: where the server does not know the shared memory that holds it, and
+// in one message where the server takes no stream of it, or knows none.
 // Where RetryDelay() gives a time, another try after it may succeed; so may one
 // of UNAVAILABLE. The calls here have no side effects, so trying again is
 // always safe. ErrorReason() tells errors apart (attention/status.h).
