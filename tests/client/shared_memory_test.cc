@@ -174,6 +174,17 @@ TEST_F(SharedMemoryTest, LargeAnswersComeThroughIt) {
           "64) of FLOAT32"));
 }
 
+TEST_F(SharedMemoryTest, LargeAnswersAreRefusedAsEver) {
+  Start();
+  ClientOptions options;
+  options.max_receive_bytes = 1 << 20;
+  const Client client(address(), options);
+  // The output alone takes as much.
+  const auto result = client.Compute(Request(4096));
+  EXPECT_EQ(ErrorReason(result.status()), "CLIENT_LIMIT") << result.status();
+  EXPECT_TRUE(client.Compute(Request(4000)).ok());
+}
+
 TEST_F(SharedMemoryTest, EveryTensorOfAnswers) {
   Start();
   const std::vector<float> numbers = Numbers(size_t{2} * 4 * 300 * 64, 4);

@@ -258,6 +258,11 @@ TEST(KeyChunksTest, WhatCannotBeStreamed) {
   EXPECT_FALSE(chunks([](ComputeRequest& r) { r.mask->shape.clear(); }));
   EXPECT_FALSE(
       chunks([](ComputeRequest& r) { r.query.shape = {1, 2, 3, 4, 5}; }));
+  // Nobody can count the answer's elements.
+  Case packed = CaseOf(v1::LAYOUT_PACKED, v1::DATA_TYPE_FLOAT32, false, false);
+  EXPECT_TRUE(internal::KeyChunks::Of(packed.Made()));
+  packed.request.options.set_query_heads(int64_t{1} << 62);
+  EXPECT_FALSE(internal::KeyChunks::Of(packed.request));
 }
 
 // Nothing is sent of a tensor without elements but its shape, whichever axis is
@@ -454,6 +459,22 @@ TEST_F(ClientStreamTest, AnswersIntoTheCallersMemory) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(ClientStreamTest, LargeAnswersAreRefusedInPiecesToo) {
+  Case c = LargeCase();
+  // 20 KiB of output, and a little around it.
+  const ComputeRequest& request = c.Made();
+  ClientOptions options;
+  options.use_shared_memory = false;
+  options.max_receive_bytes = 24 << 10;
+  const std::string address = server_.server().addresses().front();
+  EXPECT_TRUE(Client(address, options).Compute(request).ok());
+  options.max_receive_bytes = 20 << 10;
+  const absl::Status status =
+      Client(address, options).Compute(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_EQ(ErrorReason(status), "CLIENT_LIMIT");
+}
+
 // The user knows of no stream.
 TEST_F(ClientStreamTest, ErrorsNameTheRequestsFields) {
   Case c = LargeCase();
@@ -640,6 +661,13 @@ TEST_F(AnswerRowsTest, MalformedAnswers) {
   wrong = Rows(1);
   *wrong.mutable_log_sum_exp() = wrong.output();
   EXPECT_TRUE(refused(wrong));
+}
+
+TEST_F(AnswerRowsTest, AreNoMoreThanTheClientTakes) {
+  const int64_t piece = static_cast<int64_t>(ToBuffer(Rows(10)).Length());
+  internal::AnswerRows rows(case_.request, 2 * piece - 1);
+  EXPECT_TRUE(rows.Add(ToBuffer(Rows(10))).ok());
+  EXPECT_EQ(ErrorReason(rows.Add(ToBuffer(Rows(10)))), "CLIENT_LIMIT");
 }
 
 TEST_F(AnswerRowsTest, RowsAreMissing) {

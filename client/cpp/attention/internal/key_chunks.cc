@@ -79,8 +79,8 @@ void AddPastSlice(int field, const AxisView& past, const AxisView& current,
     for (int64_t b = 0; b < past.outer / kv_heads; ++b) {
       for (int64_t token = begin; token < end; ++token) {
         for (int64_t h = 0; h < kv_heads; ++h, to += row) {
-          std::memcpy(
-              to, past.Run(b * kv_heads + h, token, token + 1).data(), row);
+          std::memcpy(to, past.Run(b * kv_heads + h, token, token + 1).data(),
+                      row);
         }
       }
     }
@@ -120,6 +120,16 @@ bool HasPast(const ComputeRequest& request) {
     return tensor && !(tensor->shape.size() == 4 && tensor->shape[2] == 0);
   };
   return has(request.past_key) || has(request.past_value);
+}
+
+// Whether the output's last axis has a length that can be counted.
+bool OutputFits(const ComputeRequest& request, const LayoutAxes& axes) {
+  const v1::AttentionOptions& options = request.options;
+  if (axes.layout != v1::LAYOUT_PACKED || options.kv_heads() <= 0) return true;
+  int64_t length;
+  return !__builtin_mul_overflow(
+      options.query_heads(), request.value.shape.back() / options.kv_heads(),
+      &length);
 }
 
 bool SameButLength(const AxisView& a, const AxisView& b) {
@@ -193,7 +203,8 @@ std::optional<KeyChunks> KeyChunks::Of(const ComputeRequest& request,
   const auto key = AxisView::Of(request.key, axes->length_axis);
   const auto value = AxisView::Of(request.value, axes->length_axis);
   if (!key || !value || key->length != value->length || key->length == 0 ||
-      key->bytes.empty() || value->bytes.empty()) {
+      key->bytes.empty() || value->bytes.empty() ||
+      !OutputFits(request, *axes)) {
     return std::nullopt;
   }
   KeyChunks chunks;

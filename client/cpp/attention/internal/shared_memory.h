@@ -80,6 +80,9 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
   // The same without a wait: begins to ask if it is not known.
   bool ConnectLater();
 
+  // Of an answer; -1: no limit.
+  int64_t max_receive_bytes() const { return connection_.max_receive_bytes(); }
+
   // Where `bytes` lie in memory of Allocate(), if the server may be told.
   std::optional<Place> Find(std::span<const std::byte> bytes);
   // Whether they lie in memory of Allocate().

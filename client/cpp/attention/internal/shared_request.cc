@@ -166,7 +166,12 @@ bool SharedRequest::Place(const ComputeRequest& request) {
     copied_bytes = 0;
   }
   AnswerBytes answer = AnswerBytesOf(request);
-  if (Sum(answer) < kLeastAnswer) answer = {};
+  // In a message gRPC looks after its size.
+  const int64_t most = memory_->max_receive_bytes();
+  if (Sum(answer) < kLeastAnswer ||
+      (most >= 0 && Sum(answer) > static_cast<size_t>(most))) {
+    answer = {};
+  }
   const size_t area_bytes =
       copied_bytes + Aligned(answer.output) + Aligned(answer.scores) +
       Aligned(answer.present_key) + Aligned(answer.present_value);
