@@ -104,11 +104,12 @@ class RegionSocket::Loop {
  public:
   Loop(const RegionSocketSettings& settings, Listener listener,
        RegionTable& regions, const Authenticator& authenticator,
-       spdlog::logger& log)
+       spdlog::logger& log, LogLimiter& limiter)
       : settings_(settings),
         regions_(regions),
         authenticator_(authenticator),
         log_(log),
+        limiter_(limiter),
         wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
     listener_.emplace(std::move(listener));
   }
@@ -154,6 +155,7 @@ class RegionSocket::Loop {
   RegionTable& regions_;
   const Authenticator& authenticator_;
   spdlog::logger& log_;
+  LogLimiter& limiter_;
   const Descriptor wake_;
   std::optional<Listener> listener_;
   std::atomic<bool> stopping_{false};
@@ -221,14 +223,22 @@ void RegionSocket::Loop::Accept() {
     return;
   }
   if (connections_.size() >= settings_.max_connections && !MakeRoom()) {
-    log_.warn("event=shared_memory_refused reason=\"{} connections are open\"",
-              connections_.size());
+    if (limiter_.Allow({.event = "shared_memory_refused"},
+                       spdlog::level::warn)) {
+      log_.warn(
+          "event=shared_memory_refused reason=\"{} connections are open\"",
+          connections_.size());
+    }
     return;
   }
   ucred peer{};
   socklen_t size = sizeof(peer);
   getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
-  log_.debug("event=shared_memory_connected uid={} pid={}", peer.uid, peer.pid);
+  if (limiter_.Allow({.event = "shared_memory_connected"},
+                     spdlog::level::debug)) {
+    log_.debug("event=shared_memory_connected uid={} pid={}", peer.uid,
+               peer.pid);
+  }
   connections_.push_back({std::move(socket)});
   count_ = static_cast<int64_t>(connections_.size());
 }
@@ -358,14 +368,15 @@ v1::SharedMemoryResponse RegionSocket::Loop::Drop(Connection& connection,
 
 absl::StatusOr<std::unique_ptr<RegionSocket>> RegionSocket::Start(
     const RegionSocketSettings& settings, RegionTable& regions,
-    const Authenticator& authenticator, spdlog::logger& log) {
+    const Authenticator& authenticator, spdlog::logger& log,
+    LogLimiter& limiter) {
   absl::StatusOr<Listener> listener =
       Listener::Open(settings.address, {.unix_mode = settings.mode,
                                         .unix_type = SOCK_SEQPACKET,
                                         .flag = "--shared-memory"});
   if (!listener.ok()) return listener.status();
   auto loop = std::make_unique<Loop>(settings, *std::move(listener), regions,
-                                     authenticator, log);
+                                     authenticator, log, limiter);
   if (!loop->valid()) {
     return absl::UnavailableError(
         absl::StrCat("--shared-memory: ", std::strerror(errno)));

@@ -15,6 +15,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/auth/authenticator.h"
+#include "server/log_limiter.h"
 #include "server/shared_memory/region_table.h"
 
 namespace attention::server {
@@ -39,13 +40,14 @@ struct RegionSocketSettings {
 // of it goes with the connection. Thread-safe.
 class RegionSocket {
  public:
-  // Serves as soon as it returns. `regions`, `authenticator` and `log` must
-  // outlive it.
+  // Serves as soon as it returns. What is referred to must outlive it;
+  // `limiter` bounds the lines that clients cause.
   //
   // Errors: those of Listener::Open().
   static absl::StatusOr<std::unique_ptr<RegionSocket>> Start(
       const RegionSocketSettings& settings, RegionTable& regions,
-      const Authenticator& authenticator, spdlog::logger& log);
+      const Authenticator& authenticator, spdlog::logger& log,
+      LogLimiter& limiter);
 
   // Closes every connection, forgets their regions.
   ~RegionSocket();

@@ -2,16 +2,18 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/auth/token_file.h"
-#include "server/logging.h"
+#include "server/log_limiter.h"
 #include "tests/support/certificates.h"
 #include "tests/support/shared_memory.h"
 #include "tests/support/test_server.h"
@@ -31,7 +33,7 @@ class RegionSocketTest : public ::testing::Test {
     settings.address = address_;
     settings.max_connection_bytes = 10000;
     auto socket =
-        RegionSocket::Start(settings, regions_, authenticator_, *log_);
+        RegionSocket::Start(settings, regions_, authenticator_, log_, limiter_);
     ASSERT_TRUE(socket.ok()) << socket.status();
     socket_ = *std::move(socket);
   }
@@ -50,7 +52,10 @@ class RegionSocketTest : public ::testing::Test {
   const TestFolder folder_;
   const std::string path_ = folder_.Path("regions");
   const std::string address_ = "unix:" + path_;
-  const std::shared_ptr<spdlog::logger> log_ = MakeLogger({.level = "off"});
+  std::ostringstream logged_;
+  spdlog::logger log_{
+      "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(logged_)};
+  LogLimiter limiter_{log_, 3};
   RegionTable regions_{20000};
   Authenticator authenticator_{false};
   std::unique_ptr<RegionSocket> socket_;
@@ -205,6 +210,22 @@ TEST_F(RegionSocketTest, SilentOnesMakeRoom) {
   EXPECT_NE(busy.Share(MappedMemory(1)), "");
 }
 
+TEST_F(RegionSocketTest, ABurstOfConnectionsFillsNoLog) {
+  Start({.max_connections = 1});
+  RegionClient busy(address_);
+  busy.Share(MappedMemory(1));
+  for (int i = 0; i < 50; ++i) EXPECT_TRUE(RegionClient(address_).WaitForEnd());
+  socket_.reset();
+  int lines = 0;
+  std::istringstream text(logged_.str());
+  for (std::string line; std::getline(text, line);) {
+    if (line.find("event=shared_memory_refused") != std::string::npos) ++lines;
+  }
+  // Three a second, and it takes far less than ten.
+  EXPECT_GE(lines, 1);
+  EXPECT_LE(lines, 30);
+}
+
 TEST_F(RegionSocketTest, ClosesWhoTakesNoAnswers) {
   Start();
   RegionClient client(address_);
@@ -260,7 +281,7 @@ TEST_F(RegionSocketTest, TheFileHasItsMode) {
 TEST_F(RegionSocketTest, APathHasOneServer) {
   Start();
   const auto second = RegionSocket::Start({.address = address_}, regions_,
-                                          authenticator_, *log_);
+                                          authenticator_, log_, limiter_);
   EXPECT_EQ(second.status(), absl::UnavailableError(absl::StrCat(
                                  "--shared-memory: cannot listen on \"",
                                  address_, "\": another process serves it")));
@@ -275,7 +296,7 @@ TEST_F(RegionSocketTest, StopsListeningWhileConnectionsGoOn) {
   client.Share(MappedMemory(1));
   // The path is free for another server.
   EXPECT_TRUE(RegionSocket::Start({.address = address_}, regions_,
-                                  authenticator_, *log_)
+                                  authenticator_, log_, limiter_)
                   .ok());
 }
 
