@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,7 +38,9 @@ struct RegionSocketSettings {
 // Has one thread, which serves all connections in turn, a datagram each, and
 // waits for none: a peer that does not take its answer is closed. A connection
 // holds a descriptor, its regions' ids, and what the settings let it map; all
-// of it goes with the connection. Thread-safe.
+// of it goes with the connection. Descriptors that clients sent, and sockets
+// that may hold some, are closed by a Closer: that may last for as long as a
+// client likes. While it is far behind, nothing is registered. Thread-safe.
 class RegionSocket {
  public:
   // Serves as soon as it returns. What is referred to must outlive it;
@@ -49,7 +52,8 @@ class RegionSocket {
       const Authenticator& authenticator, spdlog::logger& log,
       LogLimiter& limiter);
 
-  // Closes every connection, forgets their regions.
+  // Closes every connection, forgets their regions; within seconds, whatever
+  // clients sent.
   ~RegionSocket();
   RegionSocket(const RegionSocket&) = delete;
   RegionSocket& operator=(const RegionSocket&) = delete;
@@ -63,9 +67,10 @@ class RegionSocket {
  private:
   class Loop;
 
-  explicit RegionSocket(std::unique_ptr<Loop> loop);
+  explicit RegionSocket(std::shared_ptr<Loop> loop);
 
-  const std::unique_ptr<Loop> loop_;
+  const std::shared_ptr<Loop> loop_;
+  const std::future<void> ended_;
   std::thread thread_;
 };
 
