@@ -15,10 +15,12 @@
 #include "absl/time/time.h"
 #include "attention/internal/compute_messages.h"
 #include "attention/internal/key_chunks.h"
+#include "attention/internal/patience.h"
 #include "attention/internal/shared_memory.h"
 #include "attention/internal/shared_request.h"
 #include "attention/internal/stream_call.h"
 #include "attention/internal/unary_call.h"
+#include "attention/internal/workers.h"
 
 namespace attention {
 namespace {
@@ -132,7 +134,8 @@ MaybeResult RunShared(const Connection& connection,
   const absl::Time begin = absl::Now();
   for (int tries = 0; tries < 2; ++tries) {
     if (!memory->Connect(InTimeLeft(options, begin))) return std::nullopt;
-    const auto shared = internal::SharedRequest::Of(memory, request);
+    const auto shared = internal::SharedRequest::Of(
+        memory, request, internal::Patience::Of(InTimeLeft(options, begin)));
     if (shared == nullptr) return std::nullopt;
     internal::UnaryCall call = MakeCall(request, shared->places());
     const internal::UnaryAnswer answer =
@@ -142,18 +145,6 @@ MaybeResult RunShared(const Connection& connection,
     if (shared->Ended(answer.status)) return result;
   }
   return std::nullopt;
-}
-
-// The request, placed in shared memory as far as that is there without a wait;
-// null: it is to be sent.
-std::shared_ptr<internal::SharedRequest> ShareNow(
-    const std::shared_ptr<internal::SharedMemory>& memory,
-    const ComputeRequest& request) {
-  if (memory == nullptr || !internal::WorthSharing(*memory, request) ||
-      !memory->ConnectLater()) {
-    return nullptr;
-  }
-  return internal::SharedRequest::Of(memory, request);
 }
 
 void StartInOneMessage(
@@ -220,17 +211,39 @@ void Client::ComputeAsync(
     const ComputeRequest& request, const CallOptions& options,
     std::function<void(absl::StatusOr<ComputeResult>)> done) const {
   if (!connection_.ok()) return done(connection_.status());
-  const std::shared_ptr<internal::SharedRequest> shared =
-      ShareNow(shared_memory_, request);
-  if (shared == nullptr) {
+  if (shared_memory_ == nullptr ||
+      !internal::WorthSharing(*shared_memory_, request) ||
+      !shared_memory_->ConnectLater()) {
     return StartSending(*connection_, server_, request, options,
                         std::move(done));
   }
-  // The client and the request may be gone when the answer comes.
+  // What is shared may have to be copied and registered first, which takes its
+  // time. The client and the request may be gone by then.
+  internal::RunOnWorker([connection = *connection_, server = server_,
+                         memory = shared_memory_, request, options,
+                         begin = absl::Now(), done = std::move(done)] {
+    StartSharing(connection, server, memory, request,
+                 InTimeLeft(options, begin), done);
+  });
+}
+
+void Client::StartSharing(
+    const Connection& connection, const std::shared_ptr<Server>& server,
+    const std::shared_ptr<internal::SharedMemory>& memory,
+    const ComputeRequest& request, const CallOptions& options,
+    std::function<void(absl::StatusOr<ComputeResult>)> done) {
+  const absl::Time begin = absl::Now();
+  internal::Patience patience = internal::Patience::Of(options);
+  patience.interrupted = nullptr;  // Of the calling thread alone.
+  const std::shared_ptr<internal::SharedRequest> shared =
+      internal::SharedRequest::Of(memory, request, patience);
+  const CallOptions left = InTimeLeft(options, begin);
+  if (shared == nullptr) {
+    return StartSending(connection, server, request, left, std::move(done));
+  }
   internal::StartUnary(
-      *connection_, options, MakeCall(request, shared->places()),
-      [connection = *connection_, server = server_, request, options,
-       begin = absl::Now(), shared,
+      connection, left, MakeCall(request, shared->places()),
+      [connection, server, request, options, begin, shared,
        done = std::move(done)](const internal::UnaryAnswer& answer) {
         absl::StatusOr<ComputeResult> result =
             ResultOf(connection, answer, request.outputs, shared->places());

@@ -199,7 +199,8 @@ class Client {
   absl::StatusOr<ComputeResult> Compute(const ComputeRequest& request,
                                         const CallOptions& options = {}) const;
 
-  // The same without blocking. The memory that `request` refers to must stay
+  // The same without blocking: what has to be copied or registered to be shared
+  // is, on another thread. The memory that `request` refers to must stay
   // until the future is ready; `request` itself need not. The future does not
   // block when it is destroyed.
   std::future<absl::StatusOr<ComputeResult>> ComputeAsync(
@@ -252,6 +253,12 @@ class Client {
    private:
     std::atomic<int64_t> no_streams_until_{0};
   };
+  // ComputeAsync() through shared memory, if it can be had.
+  static void StartSharing(
+      const Connection& connection, const std::shared_ptr<Server>& server,
+      const std::shared_ptr<internal::SharedMemory>& memory,
+      const ComputeRequest& request, const CallOptions& options,
+      std::function<void(absl::StatusOr<ComputeResult>)> done);
   // ComputeAsync() without shared memory.
   static void StartSending(
       const Connection& connection, const std::shared_ptr<Server>& server,

@@ -120,9 +120,9 @@ absl::Status AnswerRows::Add(const std::string& name,
 absl::Status AnswerRows::Add(const grpc::ByteBuffer& message) {
   bytes_ += static_cast<int64_t>(message.Length());
   if (max_bytes_ >= 0 && bytes_ > max_bytes_) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "CLIENT: Received message larger than max (", bytes_, " vs. ",
-        max_bytes_, ")"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("CLIENT: Received message larger than max (", bytes_,
+                     " vs. ", max_bytes_, ")"));
   }
   std::vector<grpc::Slice> slices;
   static_cast<void>(message.Dump(&slices));
