@@ -600,6 +600,16 @@ TEST_F(SharedMemoryTest, LateRegistrationsAreDropped) {
   serving.join();
 }
 
+// A call of a size that comes once would pay for memory that nobody uses again.
+TEST_F(SharedMemoryTest, TheFirstCallOfASizeIsSent) {
+  Start();
+  const Client client(address());
+  EXPECT_TRUE(client.Compute(Request()).ok());
+  EXPECT_EQ(shared(), 0);
+  EXPECT_TRUE(client.Compute(Request()).ok());
+  EXPECT_GE(shared(), 8 << 20);
+}
+
 // Of calls that were given up the server may still write to the area.
 TEST_F(SharedMemoryTest, AreasOfCallsThatWereGivenUpAreNotUsedAgain) {
   Start();

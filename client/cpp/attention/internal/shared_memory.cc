@@ -295,7 +295,8 @@ std::unique_ptr<SharedMemory::Area> SharedMemory::TakeArea(
     }
     if (area == nullptr) {
       const size_t used = area_bytes_ - unused_bytes_;
-      if (used + wanted > kMostAreaBytes ||
+      if ((wanted > kLargestAtOnce && !KnowsSize(wanted)) ||
+          used + wanted > kMostAreaBytes ||
           (wanted >= refused_bytes_ && Refused(refused_area_))) {
         return nullptr;
       }
@@ -339,6 +340,16 @@ void SharedMemory::ReturnArea(std::unique_ptr<Area> area, bool idle) {
   }
   for (const auto& dropped : gone) Drop(dropped->registration_);
   if (idle) ExpireLater();
+}
+
+bool SharedMemory::KnowsSize(size_t bytes) {
+  constexpr size_t kMostSizes = 64;
+  if (std::find(sizes_.begin(), sizes_.end(), bytes) != sizes_.end()) {
+    return true;
+  }
+  if (sizes_.size() == kMostSizes) sizes_.pop_front();
+  sizes_.push_back(bytes);
+  return false;
 }
 
 void SharedMemory::TakeOldest(Areas& gone) {

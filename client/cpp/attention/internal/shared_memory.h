@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -38,6 +39,9 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
   // Of one area. Larger requests are streamed: they would cost as much memory
   // again.
   static constexpr size_t kLargestArea = size_t{256} << 20;
+  // A larger one is made for the second call that needs its size: for the first
+  // one, new memory would cost more than to stream the request.
+  static constexpr size_t kLargestAtOnce = size_t{4} << 20;
   // Unused ones are given back after this time.
   static constexpr absl::Duration kIdleTime = absl::Seconds(30);
 
@@ -134,6 +138,8 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
   void Disconnect();
   void Answered(const absl::StatusOr<std::string>& address);
   bool Refused(const Registration& registration) const;
+  // Whether a call has needed an area of this size before, as far as is known.
+  bool KnowsSize(size_t bytes);
   void TakeOldest(Areas& gone);
   void Shrink(size_t unused_bytes, Areas& gone);
   std::shared_ptr<Allocation> AllocationOf(std::span<const std::byte> bytes);
@@ -156,6 +162,7 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
   // The last area that was refused, and its size.
   Registration refused_area_;
   size_t refused_bytes_ = 0;
+  std::deque<size_t> sizes_;  // that calls needed an area of, newest last
   bool expiring_ = false;     // Expire() will be called
   Areas unused_;              // oldest first
   size_t unused_bytes_ = 0;
