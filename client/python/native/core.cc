@@ -263,7 +263,7 @@ void DefineCore(nb::module_& module) {
               const std::string& tls_ca, const std::string& tls_cert,
               const std::string& tls_key, const std::string& token,
               const std::string& token_file, bool allow_plaintext_token,
-              const nb::dict& arguments) {
+              bool use_shared_memory, const nb::dict& arguments) {
              ClientOptions options;
              options.tls = tls;
              options.tls_ca = tls_ca;
@@ -272,6 +272,7 @@ void DefineCore(nb::module_& module) {
              options.token = token;
              options.token_file = token_file;
              options.allow_plaintext_token = allow_plaintext_token;
+             options.use_shared_memory = use_shared_memory;
              for (const auto& [name, value] : arguments) {
                SetArgument(nb::cast<std::string>(name), value, options);
              }

@@ -43,6 +43,7 @@ class Core:
         token: str,
         token_file: str,
         allow_plaintext_token: bool,
+        use_shared_memory: bool,
         options: dict[str, int | str],
     ) -> None: ...
     def compute(

@@ -31,6 +31,7 @@ class _Base:
             security.token or "",
             security.token_file or "",
             security.allow_plaintext_token,
+            settings.use_shared_memory,
             options,
         )
 
