@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <functional>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <utility>
@@ -74,6 +75,11 @@ internal::UnaryCall UnaryCallOf(const std::string& method,
   return call;
 }
 
+// A file's, which need not be UTF-8.
+std::string NameOf(const nb::bytes& name) {
+  return {name.c_str(), name.size()};
+}
+
 // Sets one of gRPC's channel arguments, or the option that stands for it.
 void SetArgument(const std::string& name, nb::handle value,
                  ClientOptions& options) {
@@ -118,12 +124,27 @@ struct Core::Started {
 
 namespace {
 
+// What `outcome` makes, or the exception that ends it: there is no caller to
+// raise it in.
+template <typename Outcome>
+nb::object MadeOf(const Outcome& outcome) {
+  try {
+    return outcome();
+  } catch (const nb::python_error& error) {
+    return nb::borrow(error.value());
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+    const nb::python_error error;  // Fetches it.
+    return nb::borrow(error.value());
+  }
+}
+
 // Gives Python what `outcome` makes, and `started` an end.
 template <typename Started, typename Outcome>
 void End(Started* started, const Outcome& outcome) {
   // If nobody is left to tell, nobody is left to give memory back to.
   RunWithGil([&] {
-    PyObject* const made = outcome().release().ptr();
+    PyObject* const made = MadeOf(outcome).release().ptr();
     // The C function: Python may end this thread within it.
     PyObject* const nothing = PyObject_CallOneArg(started->done.ptr(), made);
     if (nothing == nullptr) PyErr_WriteUnraisable(started->done.ptr());
@@ -137,12 +158,24 @@ void End(Started* started, const Outcome& outcome) {
 
 Core::Core(const std::string& target, const ClientOptions& options)
     : process_(OnlyProcess()) {
-  const WithoutGil without_gil;
-  absl::StatusOr<Connection> connection = Connection::Make(target, options);
-  if (!connection.ok()) {
-    throw std::invalid_argument(std::string(connection.status().message()));
+  absl::Status status;
+  {
+    const WithoutGil without_gil;
+    absl::StatusOr<Connection> connection = Connection::Make(target, options);
+    status = connection.status();
+    if (status.ok()) {
+      server_ = std::make_shared<Server>(*std::move(connection));
+    }
   }
-  server_ = std::make_shared<Server>(*std::move(connection));
+  if (status.ok()) return;
+  // It may name a file.
+  const std::string message(status.message());
+  PyErr_SetObject(PyExc_ValueError,
+                  nb::steal(PyUnicode_DecodeFSDefaultAndSize(
+                                message.data(),
+                                static_cast<Py_ssize_t>(message.size())))
+                      .ptr());
+  throw nb::python_error();
 }
 
 Core::~Core() {
@@ -260,17 +293,17 @@ void DefineCore(nb::module_& module) {
   nb::class_<Core>(module, "Core")
       .def("__init__",
            [](Core* self, const std::string& target, bool tls,
-              const std::string& tls_ca, const std::string& tls_cert,
-              const std::string& tls_key, const std::string& token,
-              const std::string& token_file, bool allow_plaintext_token,
+              const nb::bytes& tls_ca, const nb::bytes& tls_cert,
+              const nb::bytes& tls_key, const std::string& token,
+              const nb::bytes& token_file, bool allow_plaintext_token,
               bool use_shared_memory, const nb::dict& arguments) {
              ClientOptions options;
              options.tls = tls;
-             options.tls_ca = tls_ca;
-             options.tls_cert = tls_cert;
-             options.tls_key = tls_key;
+             options.tls_ca = NameOf(tls_ca);
+             options.tls_cert = NameOf(tls_cert);
+             options.tls_key = NameOf(tls_key);
              options.token = token;
-             options.token_file = token_file;
+             options.token_file = NameOf(token_file);
              options.allow_plaintext_token = allow_plaintext_token;
              options.use_shared_memory = use_shared_memory;
              for (const auto& [name, value] : arguments) {
