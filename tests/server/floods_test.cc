@@ -18,6 +18,7 @@
 #include "tests/support/http2_frames.h"
 #include "tests/support/messages.h"
 #include "tests/support/raw_call.h"
+#include "tests/support/sanitizers.h"
 #include "tests/support/socket.h"
 #include "tests/support/stream_client.h"
 #include "tests/support/test_server.h"
@@ -66,14 +67,7 @@ class FloodsTest : public ::testing::Test {
   TestServer server_;
 };
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized =
-    __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
+constexpr bool kSanitized = kAddressSanitizer || kThreadSanitizer;
 
 TEST_F(FloodsTest, FramesThatMeanNothing) {
   std::string pings, updates;
