@@ -4,7 +4,6 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/generic/generic_stub.h>
 
-#include <algorithm>
 #include <future>
 #include <limits>
 #include <optional>
@@ -109,13 +108,6 @@ bool MayTakeOneMessage(const absl::Status& status,
           reason == "MEMORY_BUSY");
 }
 
-// The options of a second call, in the time that the first one left.
-CallOptions InTimeLeft(CallOptions options, absl::Time begin) {
-  options.timeout =
-      std::max(absl::ZeroDuration(), options.timeout - (absl::Now() - begin));
-  return options;
-}
-
 // Nothing: the request is to be sent.
 using MaybeResult = std::optional<absl::StatusOr<ComputeResult>>;
 
@@ -131,12 +123,13 @@ MaybeResult RunShared(const Connection& connection,
   }
   const absl::Time begin = absl::Now();
   for (int tries = 0; tries < 2; ++tries) {
-    if (!memory->Connect(InTimeLeft(options, begin))) return std::nullopt;
+    if (!memory->Connect(internal::InTimeLeft(options, begin)))
+      return std::nullopt;
     const auto shared = internal::SharedRequest::Of(memory, request);
     if (shared == nullptr) return std::nullopt;
     internal::UnaryCall call = MakeCall(request, shared->places());
-    const internal::UnaryAnswer answer =
-        internal::RunUnary(connection, InTimeLeft(options, begin), call);
+    const internal::UnaryAnswer answer = internal::RunUnary(
+        connection, internal::InTimeLeft(options, begin), call);
     absl::StatusOr<ComputeResult> result =
         ResultOf(connection, answer, request.outputs, shared->places());
     if (shared->Ended(answer.status)) return result;
@@ -198,13 +191,13 @@ absl::StatusOr<ComputeResult> Client::Compute(
   if (auto result = RunShared(*connection_, shared_memory_, request, options)) {
     return *std::move(result);
   }
-  CallOptions left = InTimeLeft(options, begin);
+  CallOptions left = internal::InTimeLeft(options, begin);
   if (auto chunks = ChunksToStream(request, server_->KnowsNoStreams())) {
     absl::StatusOr<ComputeResult> result =
         internal::RunStream(*connection_, left, request, *std::move(chunks));
     if (KnowsNoStreams(result.status())) server_->FoundNoStreams();
     if (!MayTakeOneMessage(result.status(), request)) return result;
-    left = InTimeLeft(options, begin);
+    left = internal::InTimeLeft(options, begin);
   }
   if (absl::Status status = CheckSize(request); !status.ok()) return status;
   internal::UnaryCall call = MakeCall(request);
@@ -236,8 +229,8 @@ void Client::ComputeAsync(
             ResultOf(connection, answer, request.outputs, shared->places());
         if (shared->Ended(answer.status)) return done(std::move(result));
         // The server did not know the memory.
-        StartSending(connection, server, request, InTimeLeft(options, begin),
-                     done);
+        StartSending(connection, server, request,
+                     internal::InTimeLeft(options, begin), done);
       });
 }
 
@@ -254,8 +247,8 @@ void Client::StartSending(
           if (!MayTakeOneMessage(result.status(), request)) {
             return done(std::move(result));
           }
-          StartInOneMessage(connection, request, InTimeLeft(options, begin),
-                            done);
+          StartInOneMessage(connection, request,
+                            internal::InTimeLeft(options, begin), done);
         });
   }
   StartInOneMessage(connection, request, options, std::move(done));
