@@ -14,10 +14,12 @@
 #include "absl/time/time.h"
 #include "attention/internal/compute_messages.h"
 #include "attention/internal/key_chunks.h"
+#include "attention/internal/session_client.h"
 #include "attention/internal/shared_memory.h"
 #include "attention/internal/shared_request.h"
 #include "attention/internal/stream_call.h"
 #include "attention/internal/unary_call.h"
+#include "attention/session.h"
 
 namespace attention {
 namespace {
@@ -182,6 +184,7 @@ Client::Client(absl::StatusOr<Connection> connection)
   if (connection_->may_share_memory()) {
     shared_memory_ = std::make_shared<internal::SharedMemory>(*connection_);
   }
+  session_client_ = std::make_shared<internal::SessionClient>(*connection_);
 }
 
 absl::StatusOr<ComputeResult> Client::Compute(
@@ -262,6 +265,43 @@ std::future<absl::StatusOr<ComputeResult>> Client::ComputeAsync(
     promise->set_value(std::move(result));
   });
   return promise->get_future();
+}
+
+absl::StatusOr<ClientSession> Client::CreateSession(
+    const v1::SessionConfig& config, const std::string& id,
+    const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Create(config, id, options);
+}
+
+absl::StatusOr<ClientSession> Client::OpenSession(
+    const std::string& id, const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Open(id, options);
+}
+
+absl::StatusOr<std::vector<v1::Session>> Client::ListSessions(
+    const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->List(options);
+}
+
+absl::StatusOr<std::vector<ClientSession>> Client::ForkSessions(
+    const v1::ForkSessionsRequest& request, const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Fork(request, options);
+}
+
+absl::Status Client::DeleteSession(const std::string& id,
+                                   const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Delete(id, options);
+}
+
+std::vector<absl::StatusOr<AttendResult>> Client::Step(
+    std::span<const StepItem> items, const CallOptions& options) const {
+  if (!connection_.ok()) return {items.size(), connection_.status()};
+  return session_client_->Step(items, options);
 }
 
 absl::StatusOr<v1::GetCapabilitiesResponse> Client::GetCapabilities(
