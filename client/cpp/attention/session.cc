@@ -51,6 +51,24 @@ absl::StatusOr<AttendResult> ClientSession::Attend(
   return client_->Attend(*state_, layer, query, attend, options);
 }
 
+void ClientSession::AttendAsync(
+    int64_t layer, const TensorSpan& query, const AttendOptions& attend,
+    const CallOptions& options,
+    std::function<void(absl::StatusOr<AttendResult>)> done) const {
+  client_->AttendAsync(state_, layer, query, attend, options, std::move(done));
+}
+
+std::future<absl::StatusOr<AttendResult>> ClientSession::AttendAsync(
+    int64_t layer, const TensorSpan& query, const AttendOptions& attend,
+    const CallOptions& options) const {
+  const auto promise =
+      std::make_shared<std::promise<absl::StatusOr<AttendResult>>>();
+  AttendAsync(layer, query, attend, options, [promise](auto result) {
+    promise->set_value(std::move(result));
+  });
+  return promise->get_future();
+}
+
 absl::StatusOr<AttendResult> ClientSession::Step(
     int64_t layer, const TensorSpan& key,
     const std::optional<TensorSpan>& value, const TensorSpan& query,

@@ -44,8 +44,9 @@
 // same tokens to the same layer with the same ClientSession once more is safe:
 // they are appended once. Other tokens get ABORTED if the first ones are there.
 // The client itself tries once more, at once, where a connection was lost
-// before the answer; and where a stream on which Step() sends has ended between
-// messages, as that of a server that drains. It tries nothing else again.
+// before the answer; and where a stream on which Step() and Attend() send has
+// ended between messages, as that of a server that drains. It tries nothing
+// else again.
 //
 // Leases. While a ClientSession lives, the client renews the session's lease:
 // it asks for the session when nothing has used it for about a third of the
@@ -67,6 +68,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <span>
@@ -148,6 +151,20 @@ class ClientSession {
   absl::StatusOr<AttendResult> Attend(int64_t layer, const TensorSpan& query,
                                       const AttendOptions& attend = {},
                                       const CallOptions& options = {}) const;
+
+  // The same without blocking, as Client::ComputeAsync(): with a future, which
+  // does not block when it is destroyed, or a callback, which is called once,
+  // on a thread of the library's or this one, and must not wait for
+  // asynchronous calls. The memory of query, mask and outputs must stay until
+  // then, the object need not. Slower than Attend(), since it opens a stream of
+  // its own, and never tried again.
+  std::future<absl::StatusOr<AttendResult>> AttendAsync(
+      int64_t layer, const TensorSpan& query, const AttendOptions& attend = {},
+      const CallOptions& options = {}) const;
+  void AttendAsync(
+      int64_t layer, const TensorSpan& query, const AttendOptions& attend,
+      const CallOptions& options,
+      std::function<void(absl::StatusOr<AttendResult>)> done) const;
 
   // Appends, then attends to all tokens, the new ones too, in one message: both
   // or, on an error, neither, but for an answer that does not fit into

@@ -3,6 +3,7 @@
 #define ATTENTION_INTERNAL_SESSION_CLIENT_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,6 +14,7 @@
 #include "attention/client.h"
 #include "attention/connection.h"
 #include "attention/internal/lease_renewer.h"
+#include "attention/internal/session_messages.h"
 #include "attention/internal/session_state.h"
 #include "attention/internal/step_streams.h"
 #include "attention/session.h"
@@ -50,6 +52,10 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
                                       const TensorSpan& query,
                                       const AttendOptions& attend,
                                       const CallOptions& options);
+  void AttendAsync(const std::shared_ptr<SessionState>& session, int64_t layer,
+                   const TensorSpan& query, const AttendOptions& attend,
+                   const CallOptions& options,
+                   std::function<void(absl::StatusOr<AttendResult>)> done);
   Results Step(std::span<const StepItem> items, const CallOptions& options);
   absl::Status Truncate(SessionState& session, int64_t length,
                         const CallOptions& options);
@@ -57,6 +63,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   void Release(const std::shared_ptr<SessionState>& session);
 
  private:
+  // Sends items as one message, and waits for the answer.
+  absl::StatusOr<std::vector<StepOutcome>> Exchange(
+      std::span<const LayerRequest> items, const CallOptions& options);
   absl::StatusOr<ClientSession> Handle(const v1::Session& session);
   absl::StatusOr<v1::Session> Get(const std::string& id,
                                   const CallOptions& options);
