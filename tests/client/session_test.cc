@@ -512,6 +512,7 @@ TEST_F(SessionTest, ForksTruncatesListsAndDeletes) {
   EXPECT_EQ(session.length(), 10);
   EXPECT_EQ(session.Append(0, Keys(1), Values(1)).value(), 11);
 
+  EXPECT_EQ(client_.GetSession("a").value().lengths(0), 11);
   const auto listed = client_.ListSessions();
   ASSERT_TRUE(listed.ok());
   EXPECT_THAT(*listed, SizeIs(7));
@@ -632,6 +633,7 @@ TEST(SessionWithoutConnectionTest, TellsWhy) {
   const Client client("127.0.0.1:1", options);
   EXPECT_TRUE(absl::IsInvalidArgument(client.CreateSession({}).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(client.OpenSession("a").status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(client.GetSession("a").status()));
   EXPECT_TRUE(absl::IsInvalidArgument(client.ListSessions().status()));
   EXPECT_TRUE(absl::IsInvalidArgument(client.ForkSessions({}).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(client.DeleteSession("a")));

@@ -274,6 +274,12 @@ absl::StatusOr<ClientSession> Client::CreateSession(
   return session_client_->Create(config, id, options);
 }
 
+absl::StatusOr<v1::Session> Client::GetSession(
+    const std::string& id, const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Get(id, options);
+}
+
 absl::StatusOr<ClientSession> Client::OpenSession(
     const std::string& id, const CallOptions& options) const {
   if (!connection_.ok()) return connection_.status();

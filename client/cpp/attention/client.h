@@ -243,6 +243,10 @@ class Client {
       const v1::SessionConfig& config, const std::string& id = "",
       const CallOptions& options = {}) const;
 
+  // Tells of a session, and renews its lease.
+  absl::StatusOr<v1::Session> GetSession(const std::string& id,
+                                         const CallOptions& options = {}) const;
+
   // A session that exists.
   absl::StatusOr<ClientSession> OpenSession(
       const std::string& id, const CallOptions& options = {}) const;

@@ -33,6 +33,8 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   absl::StatusOr<ClientSession> Create(const v1::SessionConfig& config,
                                        const std::string& id,
                                        const CallOptions& options);
+  absl::StatusOr<v1::Session> Get(const std::string& id,
+                                  const CallOptions& options);
   absl::StatusOr<ClientSession> Open(const std::string& id,
                                      const CallOptions& options);
   absl::StatusOr<std::vector<v1::Session>> List(const CallOptions& options);
@@ -67,9 +69,6 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   absl::StatusOr<std::vector<StepOutcome>> Exchange(
       std::span<const LayerRequest> items, const CallOptions& options);
   absl::StatusOr<ClientSession> Handle(const v1::Session& session);
-  absl::StatusOr<v1::Session> Get(const std::string& id,
-                                  const CallOptions& options);
-
   const Connection connection_;
   StepStreams streams_;
   LeaseRenewer renewer_;
