@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -81,6 +82,11 @@ class SessionRelay final : public v1::SessionService::Service {
   void EndStreams(const grpc::Status& status) {
     const std::lock_guard<std::mutex> lock(mutex_);
     end_streams_ = status;
+  }
+  // Called after each answer of Step.
+  void AfterAnswers(std::function<void()> then) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    after_answers_ = std::move(then);
   }
   // The lease of sessions that are created, as the client is told.
   void TellLease(std::chrono::milliseconds lease) {
@@ -169,6 +175,7 @@ class SessionRelay final : public v1::SessionService::Service {
         return Lost();
       }
       stream->Write(response);
+      if (const auto then = OnAnswer()) then();
       const std::lock_guard<std::mutex> lock(mutex_);
       if (!end_streams_.ok()) {
         context.TryCancel();
@@ -184,6 +191,10 @@ class SessionRelay final : public v1::SessionService::Service {
   static grpc::Status Lost() {
     return {grpc::StatusCode::UNAVAILABLE, "Connection reset by peer"};
   }
+  std::function<void()> OnAnswer() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return after_answers_;
+  }
   static bool Take(std::atomic<int>& count) {
     int left = count;
     while (left > 0) {
@@ -198,6 +209,7 @@ class SessionRelay final : public v1::SessionService::Service {
   // All guarded by mutex_.
   grpc::Status end_streams_;
   grpc::Status gets_;
+  std::function<void()> after_answers_;
   std::chrono::milliseconds lease_{0};
   std::map<std::string, int> gets_of_;
   std::unique_ptr<grpc::Server> server_;

@@ -289,6 +289,8 @@ TEST_F(SessionTest, WhatIsNoStepIsRefusedHere) {
   ClientSession session = Create();
   ClientSession other = client_.CreateSession(Config()).value();
   const Tensor query = Query();
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      relayed_.Step(std::vector<StepItem>(1))[0].status()));
   const std::vector<StepItem> mixed = {{.session = &other, .query = query},
                                        {.session = &session, .query = query}};
   const auto results = relayed_.Step(mixed);
@@ -433,6 +435,22 @@ TEST_F(SessionTest, TimeAndStop) {
                .status();
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
   EXPECT_EQ(session.Step(0, key, value, query).value().length, 2);
+}
+
+TEST_F(SessionTest, AStopThatComesWithTheAnswerIsOfThatCallAlone) {
+  ClientSession session = Create();
+  const Tensor query = Query();
+  for (int i = 0; i < 200; ++i) {
+    std::stop_source stop;
+    relay_.AfterAnswers([stop]() mutable { stop.request_stop(); });
+    const absl::Status status =
+        session.Attend(0, query, {}, {.stop = stop.get_token()}).status();
+    EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
+    ASSERT_TRUE(WaitUntil([&] { return stop.stop_requested(); }));
+    relay_.AfterAnswers(nullptr);
+    const absl::Status next = session.Attend(0, query).status();
+    ASSERT_TRUE(next.ok()) << next;
+  }
 }
 
 TEST_F(SessionTest, AServerThatIsKilledIsUnavailable) {

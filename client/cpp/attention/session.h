@@ -208,7 +208,7 @@ class ClientSession {
 // A part of Client::Step(): an append where it has a key, an attend where it
 // has a query, or both, as ClientSession::Step().
 struct StepItem {
-  // Of the client that steps, and not null.
+  // Of the client that steps.
   ClientSession* session = nullptr;
   int64_t layer = 0;
   std::optional<TensorSpan> key = {};

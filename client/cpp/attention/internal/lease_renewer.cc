@@ -91,6 +91,10 @@ class LeaseRenewer::Schedule
         continue;
       }
       order_.erase(order_.begin());
+      if (!session->Check().ok()) {
+        due_.erase(session);
+        continue;
+      }
       const auto used_until = session->last_used() + Interval(*session);
       if (used_until > Clock::now()) {
         Plan(session, used_until);

@@ -323,9 +323,11 @@ SessionClient::Results SessionClient::Step(std::span<const StepItem> items,
   SentItems sent;
   for (size_t i = 0; i < items.size(); ++i) {
     absl::Status wrong;
-    if (items[i].session->client_.get() != this) {
+    if (items[i].session == nullptr ||
+        items[i].session->client_.get() != this) {
       wrong = absl::InvalidArgumentError(
-          "session: got one of another client, wanted one of this client");
+          "session: got none or one of another client, wanted one of this "
+          "client");
     } else if (items.size() > kMostItems) {
       wrong = absl::InvalidArgumentError(absl::StrCat(
           "items: got ", items.size(), ", wanted at most ", kMostItems));

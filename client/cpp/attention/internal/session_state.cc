@@ -20,6 +20,8 @@ std::string RandomNonce() {
 }
 
 SessionState::Clock::duration LeaseOf(const v1::SessionConfig& config) {
+  // A server tells it always.
+  if (!config.has_lease()) return std::chrono::minutes(1);
   return std::chrono::seconds(config.lease().seconds()) +
          std::chrono::duration_cast<SessionState::Clock::duration>(
              std::chrono::nanoseconds(config.lease().nanos()));

@@ -21,8 +21,6 @@ namespace {
 constexpr char kStepMethod[] = "/attention.v1.SessionService/Step";
 // How often CallOptions::interrupted is asked.
 constexpr absl::Duration kAskEvery = absl::Milliseconds(50);
-// How long a stream may take to end well that is not needed any more.
-constexpr absl::Duration kGoodbye = absl::Milliseconds(100);
 
 // Until when a call may take.
 absl::Time EndOf(const CallOptions& options) {
@@ -59,7 +57,7 @@ class StepStream {
     pending_ = kStarted;
   }
   ~StepStream() {
-    if (!finished_) Close();
+    Close(absl::Now() + absl::FromChrono(StepStreams::kGoodbye));
     // gRPC wants a queue to be empty in the end.
     queue_.Shutdown();
     void* tag;
@@ -77,25 +75,41 @@ class StepStream {
                         grpc::ByteBuffer* answer) {
     const StopCallback stop(options.stop, Canceller{&context_});
     Wait waiting(*this, options, end);
-    if (pending_ != 0 && !waiting.Until(0)) return Finish(waiting);
+    if (pending_ != 0 && !waiting.ForAll()) return Finish(waiting);
     stream_->Write(message, Tag(kWritten));
     stream_->Read(answer, Tag(kRead));
     pending_ = kWritten | kRead;
-    if (!waiting.Until(0)) return Finish(waiting);
+    if (!waiting.ForAll()) return Finish(waiting);
+    cancelled_ = cancelled_ || options.stop.stop_requested();
     return grpc::Status::OK;
   }
 
+  // Whether it can be used after an answer: it may have been cancelled when
+  // that was there.
+  bool usable() const { return !cancelled_; }
+
+  // Ends it well, or cancels it where that has not worked by `end`. To be
+  // called between messages.
+  void Close(absl::Time end) {
+    if (finished_) return;
+    const CallOptions options;
+    Wait waiting(*this, options, end);
+    waiting.ForAll();
+    stream_->WritesDone(Tag(kClosed));
+    pending_ |= kClosed;
+    waiting.ForAll();
+    Finish(waiting);
+  }
+
  private:
-  // What is under way, as bits; each is the tag of its operation.
-  enum Operation : uint8_t {
-    kStarted = 1,
-    kWritten = 2,
-    kRead = 4,
-    kClosed = 8,
-    kFinished = 16
-  };
-  static void* Tag(Operation operation) {
-    return reinterpret_cast<void*>(static_cast<uintptr_t>(operation));
+  // What is under way, as bits; their addresses are the operations' tags.
+  static constexpr uint8_t kStarted = 1;
+  static constexpr uint8_t kWritten = 2;
+  static constexpr uint8_t kRead = 4;
+  static constexpr uint8_t kClosed = 8;
+  static constexpr uint8_t kFinished = 16;
+  static void* Tag(const uint8_t& operation) {
+    return const_cast<uint8_t*>(&operation);
   }
 
   // Waits for operations; cancels the call when the time is up or the caller
@@ -107,16 +121,15 @@ class StepStream {
       if (options_.interrupted) ask_at_ = absl::Now() + kAskEvery;
     }
 
-    // Until no operations but those of `left` are under way. False if one of
-    // them failed.
-    bool Until(uint8_t left) {
+    // Until no operations are under way. False if one of them failed.
+    bool ForAll() {
       bool all_ok = true;
       void* tag;
       bool ok;
-      while ((stream_.pending_ & ~left) != 0) {
+      while (stream_.pending_ != 0) {
         if (!Next(&tag, &ok)) continue;
         stream_.pending_ &=
-            static_cast<uint8_t>(~reinterpret_cast<uintptr_t>(tag));
+            static_cast<uint8_t>(~*static_cast<const uint8_t*>(tag));
         all_ok = all_ok && ok;
       }
       return all_ok;
@@ -132,12 +145,12 @@ class StepStream {
       if (next == grpc::CompletionQueue::GOT_EVENT) return true;
       const absl::Time now = absl::Now();
       if (now >= ask_at_) {
-        if (options_.interrupted()) stream_.context_.TryCancel();
+        if (options_.interrupted()) stream_.Cancel();
         ask_at_ = now + kAskEvery;
       }
       if (now >= end_) {
         timed_out_ = true;
-        stream_.context_.TryCancel();
+        stream_.Cancel();
         end_ = absl::InfiniteFuture();
       }
       return false;
@@ -150,12 +163,17 @@ class StepStream {
     bool timed_out_ = false;
   };
 
+  void Cancel() {
+    cancelled_ = true;
+    context_.TryCancel();
+  }
+
   // How the stream ended, of which an operation has failed.
   grpc::Status Finish(Wait& waiting) {
     grpc::Status status;
     stream_->Finish(&status, Tag(kFinished));
     pending_ |= kFinished;
-    waiting.Until(0);
+    waiting.ForAll();
     finished_ = true;
     if (waiting.timed_out()) {
       return {grpc::StatusCode::DEADLINE_EXCEEDED, "Deadline Exceeded"};
@@ -167,28 +185,21 @@ class StepStream {
     return status;
   }
 
-  void Close() {
-    // A server that does not answer in time is not waited for.
-    const CallOptions options;
-    Wait waiting(*this, options, absl::Now() + kGoodbye);
-    waiting.Until(0);
-    stream_->WritesDone(Tag(kClosed));
-    pending_ |= kClosed;
-    waiting.Until(0);
-    Finish(waiting);
-  }
-
   grpc::CompletionQueue queue_;
   grpc::ClientContext context_;
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
   uint8_t pending_ = 0;
+  bool cancelled_ = false;
   bool finished_ = false;
 };
 
 StepStreams::StepStreams(Connection connection)
     : connection_(std::move(connection)) {}
 
-StepStreams::~StepStreams() = default;
+StepStreams::~StepStreams() {
+  const absl::Time end = absl::Now() + absl::FromChrono(kGoodbye);
+  for (const std::unique_ptr<StepStream>& stream : idle_) stream->Close(end);
+}
 
 UnaryAnswer StepStreams::Run(const CallOptions& options, UnaryCall& call) {
   const absl::Time end = EndOf(options);
@@ -206,8 +217,11 @@ UnaryAnswer StepStreams::Run(const CallOptions& options, UnaryCall& call) {
     if (!MayTryAgain(answer.status, reused)) break;
   }
   call.message.Clear();
-  // A stream that still holds lent memory, though it was answered, is given up.
-  if (stream != nullptr && call.lease.lent() == 0) Keep(std::move(stream));
+  // Who has answered a message has all of it, so that gRPC is about to let go
+  // of lent memory. A stream that does not is given up.
+  if (stream != nullptr && stream->usable() && call.lease.WaitFor(kGoodbye)) {
+    Keep(std::move(stream));
+  }
   stream.reset();
   call.lease.Wait();
   return answer;

@@ -2,6 +2,7 @@
 #ifndef ATTENTION_INTERNAL_STEP_STREAMS_H_
 #define ATTENTION_INTERNAL_STEP_STREAMS_H_
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <mutex>
@@ -21,10 +22,11 @@ class StepStream;
 // What it holds: a stream for each call that is under way, which the callers
 // bound, and at most kMostIdle between calls, which have no buffers. The
 // destructor must not run while a call is under way; it waits at most
-// kGoodbye for streams to be closed, then cancels them.
+// kGoodbye for the streams to end, then cancels them.
 class StepStreams {
  public:
   static constexpr size_t kMostIdle = 8;
+  static constexpr std::chrono::milliseconds kGoodbye{100};
 
   explicit StepStreams(Connection connection);
   ~StepStreams();
