@@ -179,8 +179,9 @@ ExitCode RunSessionAttend(const SessionFlags& flags, std::ostream& out,
         absl::Status expected = CheckLength(*session, flags);
         if (!expected.ok()) return expected;
         auto attended = session->Attend(flags.layer, query, attend, options);
-        if (attended.ok()) result = *std::move(attended);
-        return attended.status();
+        if (!attended.ok()) return attended.status();
+        result = *std::move(attended);
+        return absl::OkStatus();
       });
   if (code != kSuccess) return code;
   Delivery delivery(/*labelled=*/result.log_sum_exp || result.scores, out);
