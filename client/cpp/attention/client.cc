@@ -4,7 +4,6 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/generic/generic_stub.h>
 
-#include <algorithm>
 #include <future>
 #include <limits>
 #include <optional>
@@ -15,10 +14,12 @@
 #include "absl/time/time.h"
 #include "attention/internal/compute_messages.h"
 #include "attention/internal/key_chunks.h"
+#include "attention/internal/session_client.h"
 #include "attention/internal/shared_memory.h"
 #include "attention/internal/shared_request.h"
 #include "attention/internal/stream_call.h"
 #include "attention/internal/unary_call.h"
+#include "attention/session.h"
 
 namespace attention {
 namespace {
@@ -109,13 +110,6 @@ bool MayTakeOneMessage(const absl::Status& status,
           reason == "MEMORY_BUSY");
 }
 
-// The options of a second call, in the time that the first one left.
-CallOptions InTimeLeft(CallOptions options, absl::Time begin) {
-  options.timeout =
-      std::max(absl::ZeroDuration(), options.timeout - (absl::Now() - begin));
-  return options;
-}
-
 // Nothing: the request is to be sent.
 using MaybeResult = std::optional<absl::StatusOr<ComputeResult>>;
 
@@ -131,12 +125,13 @@ MaybeResult RunShared(const Connection& connection,
   }
   const absl::Time begin = absl::Now();
   for (int tries = 0; tries < 2; ++tries) {
-    if (!memory->Connect(InTimeLeft(options, begin))) return std::nullopt;
+    if (!memory->Connect(internal::InTimeLeft(options, begin)))
+      return std::nullopt;
     const auto shared = internal::SharedRequest::Of(memory, request);
     if (shared == nullptr) return std::nullopt;
     internal::UnaryCall call = MakeCall(request, shared->places());
-    const internal::UnaryAnswer answer =
-        internal::RunUnary(connection, InTimeLeft(options, begin), call);
+    const internal::UnaryAnswer answer = internal::RunUnary(
+        connection, internal::InTimeLeft(options, begin), call);
     absl::StatusOr<ComputeResult> result =
         ResultOf(connection, answer, request.outputs, shared->places());
     if (shared->Ended(answer.status)) return result;
@@ -189,6 +184,7 @@ Client::Client(absl::StatusOr<Connection> connection)
   if (connection_->may_share_memory()) {
     shared_memory_ = std::make_shared<internal::SharedMemory>(*connection_);
   }
+  session_client_ = std::make_shared<internal::SessionClient>(*connection_);
 }
 
 absl::StatusOr<ComputeResult> Client::Compute(
@@ -198,13 +194,13 @@ absl::StatusOr<ComputeResult> Client::Compute(
   if (auto result = RunShared(*connection_, shared_memory_, request, options)) {
     return *std::move(result);
   }
-  CallOptions left = InTimeLeft(options, begin);
+  CallOptions left = internal::InTimeLeft(options, begin);
   if (auto chunks = ChunksToStream(request, server_->KnowsNoStreams())) {
     absl::StatusOr<ComputeResult> result =
         internal::RunStream(*connection_, left, request, *std::move(chunks));
     if (KnowsNoStreams(result.status())) server_->FoundNoStreams();
     if (!MayTakeOneMessage(result.status(), request)) return result;
-    left = InTimeLeft(options, begin);
+    left = internal::InTimeLeft(options, begin);
   }
   if (absl::Status status = CheckSize(request); !status.ok()) return status;
   internal::UnaryCall call = MakeCall(request);
@@ -236,8 +232,8 @@ void Client::ComputeAsync(
             ResultOf(connection, answer, request.outputs, shared->places());
         if (shared->Ended(answer.status)) return done(std::move(result));
         // The server did not know the memory.
-        StartSending(connection, server, request, InTimeLeft(options, begin),
-                     done);
+        StartSending(connection, server, request,
+                     internal::InTimeLeft(options, begin), done);
       });
 }
 
@@ -254,8 +250,8 @@ void Client::StartSending(
           if (!MayTakeOneMessage(result.status(), request)) {
             return done(std::move(result));
           }
-          StartInOneMessage(connection, request, InTimeLeft(options, begin),
-                            done);
+          StartInOneMessage(connection, request,
+                            internal::InTimeLeft(options, begin), done);
         });
   }
   StartInOneMessage(connection, request, options, std::move(done));
@@ -269,6 +265,49 @@ std::future<absl::StatusOr<ComputeResult>> Client::ComputeAsync(
     promise->set_value(std::move(result));
   });
   return promise->get_future();
+}
+
+absl::StatusOr<ClientSession> Client::CreateSession(
+    const v1::SessionConfig& config, const std::string& id,
+    const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Create(config, id, options);
+}
+
+absl::StatusOr<v1::Session> Client::GetSession(
+    const std::string& id, const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Get(id, options);
+}
+
+absl::StatusOr<ClientSession> Client::OpenSession(
+    const std::string& id, const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Open(id, options);
+}
+
+absl::StatusOr<std::vector<v1::Session>> Client::ListSessions(
+    const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->List(options);
+}
+
+absl::StatusOr<std::vector<ClientSession>> Client::ForkSessions(
+    const v1::ForkSessionsRequest& request, const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Fork(request, options);
+}
+
+absl::Status Client::DeleteSession(const std::string& id,
+                                   const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Delete(id, options);
+}
+
+std::vector<absl::StatusOr<AttendResult>> Client::Step(
+    std::span<const StepItem> items, const CallOptions& options) const {
+  if (!connection_.ok()) return {items.size(), connection_.status()};
+  return session_client_->Step(items, options);
 }
 
 absl::StatusOr<v1::GetCapabilitiesResponse> Client::GetCapabilities(
