@@ -126,6 +126,41 @@ def test_types(client, rng, dtype):
             session.attend(tokens(rng, 1, HQ))
 
 
+def stored(rows, data_type):
+    """The numbers that a session keeps of float32 rows."""
+    largest = np.abs(rows).max(axis=2, keepdims=True)
+    exponent = np.floor(np.log2(largest))
+    if data_type == "int8":
+        scale = 2 ** (exponent - 6)
+        scale = np.where(largest / scale >= 127.5, 2 * scale, scale)
+        return np.rint(rows / scale) * scale
+    scale = 2 ** (exponent - 8)
+    scale = np.where(largest / scale > 464, 2 * scale, scale)
+    eight = (rows / scale).astype(ml_dtypes.float8_e4m3fn)
+    return eight.astype(np.float32) * scale
+
+
+@pytest.mark.parametrize("data_type", ["int8", "float8_e4m3"])
+def test_eight_bits(client, rng, data_type):
+    key, value = tokens(rng, 300), 100 * tokens(rng, 300)
+    query = tokens(rng, 2, HQ)
+    with client.create_session(
+        kv_heads=HKV, head_size=D, data_type=data_type
+    ) as session:
+        assert session.config.data_type == data_type
+        session.append(key, value)
+        output = session.attend(query).output
+        with pytest.raises(InvalidArgument, match=r"query\.data_type"):
+            session.attend(query.astype("float16"))
+    expected = client.compute(
+        query[None],
+        stored(key, data_type)[None],
+        stored(value, data_type)[None],
+        causal="bottom_right",
+    )
+    np.testing.assert_array_equal(output, expected.output[0])
+
+
 def test_values_that_are_columns_of_keys(client, rng):
     key = tokens(rng, 5)
     query = tokens(rng, 2, HQ)

@@ -34,6 +34,14 @@ inline const Names<v1::DataType> kFloatTypes = {
     {"float16", v1::DATA_TYPE_FLOAT16},
     {"bfloat16", v1::DATA_TYPE_BFLOAT16},
     {"float64", v1::DATA_TYPE_FLOAT64}};
+// What a session stores.
+inline const Names<v1::DataType> kStoredTypes = {
+    {"float32", v1::DATA_TYPE_FLOAT32},
+    {"float16", v1::DATA_TYPE_FLOAT16},
+    {"bfloat16", v1::DATA_TYPE_BFLOAT16},
+    {"float64", v1::DATA_TYPE_FLOAT64},
+    {"int8", v1::DATA_TYPE_INT8},
+    {"float8-e4m3", v1::DATA_TYPE_FLOAT8_E4M3}};
 inline const Names<v1::Causal> kCausals = {
     {"top-left", v1::CAUSAL_TOP_LEFT},
     {"bottom-right", v1::CAUSAL_BOTTOM_RIGHT}};

@@ -101,7 +101,7 @@ void AddCreate(Verbs& verbs, SessionFlags& flags) {
       "--value-head-size", [&](int64_t n) { config.set_value_head_size(n); },
       "Size of a value, Dv [D]");
   AddEnum(
-      create, "--type", kFloatTypes,
+      create, "--type", kStoredTypes,
       [&](v1::DataType type) { config.set_data_type(type); },
       "What keys and values are stored as [float32]");
   create.add_flag_function(

@@ -362,7 +362,9 @@ class ClientBase(
             layers: of the model, numbered from 0; at most 1024.
             kv_heads, head_size, value_head_size: Hkv, D and Dv; None is D.
             data_type: what keys and values are stored as: "float32", "float16",
-                "bfloat16" or "float64", or a dtype.
+                "bfloat16", "float64", "int8" or "float8_e4m3", or a dtype. Of
+                the last two each token and head has a scale, and queries are
+                float32.
             lease: seconds that the session lives unused, at least 1. Its object
                 renews it.
             value_is_key_prefix: whether values are the first Dv columns of
@@ -385,7 +387,7 @@ class ClientBase(
             config.value_head_size = arguments.whole_number(
                 value_head_size, "value_head_size"
             )
-        config.data_type = tensors.wire_type(data_type, "data_type")
+        config.data_type = tensors.stored_type(data_type, "data_type")
         config.value_is_key_prefix = arguments.flag(
             value_is_key_prefix, "value_is_key_prefix"
         )
