@@ -79,6 +79,7 @@ void ForEach(const Command& command, const Function& function) {
 
 std::string NamesOf(const std::vector<Command>& commands) {
   std::vector<std::string> names;
+  names.reserve(commands.size());
   for (const Command& command : commands) names.push_back(command.name);
   return absl::StrJoin(names, " ");
 }

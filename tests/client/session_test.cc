@@ -325,10 +325,9 @@ TEST_F(SessionTest, OneAppendPerLayerAtATime) {
   relay_.stall_steps = 1;
   std::stop_source stop;
   absl::Status stalled;
+  const Tensor key = Keys(1), value = Values(1), query = Query();
   std::thread stepping([&] {
-    stalled = session
-                  .Step(0, Keys(1), Values(1), Query(), {},
-                        {.stop = stop.get_token()})
+    stalled = session.Step(0, key, value, query, {}, {.stop = stop.get_token()})
                   .status();
   });
   ASSERT_TRUE(WaitUntil([&] { return relay_.stall_steps == 0; }));

@@ -7,6 +7,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "attention/details/v1/details.pb.h"
 #include "attention/status.h"
 
@@ -34,8 +35,9 @@ absl::Status WithReason(absl::Status status, const char* reason,
   info.set_reason(reason);
   info.set_domain("attention");
   if (!length.empty()) (*info.mutable_metadata())["length"] = length;
+  const std::string bytes = info.SerializeAsString();
   status.SetPayload("type.googleapis.com/google.rpc.ErrorInfo",
-                    absl::Cord(info.SerializeAsString()));
+                    absl::Cord(absl::string_view(bytes)));
   return status;
 }
 
