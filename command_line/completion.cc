@@ -1,6 +1,5 @@
 #include "command_line/completion.h"
 
-#include <map>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -26,10 +25,13 @@ struct Argument {
 };
 
 struct Command {
-  // Empty: the program itself.
+  // The words of it, "session/create"; empty: the program itself.
+  std::string path;
+  // The last of them.
   std::string name;
   std::string description;
   std::vector<Argument> arguments;
+  std::vector<Command> commands;
 };
 
 Argument Describe(const CLI::Option& option) {
@@ -51,31 +53,35 @@ Argument Describe(const CLI::Option& option) {
   return argument;
 }
 
-Command Describe(const CLI::App& app, const std::string& name) {
-  Command command{name, app.get_description(), {}};
+// With all commands below it.
+Command Describe(const CLI::App& app, const std::string& path,
+                 const std::string& name) {
+  Command described{path, name, app.get_description(), {}, {}};
   for (const CLI::Option* option : app.get_options()) {
-    command.arguments.push_back(Describe(*option));
+    described.arguments.push_back(Describe(*option));
   }
-  return command;
-}
-
-// The program first, then its commands.
-std::vector<Command> Commands(const CLI::App& app) {
-  std::vector<Command> commands = {Describe(app, "")};
   for (const CLI::App* command :
        app.get_subcommands([](const CLI::App*) { return true; })) {
-    commands.push_back(Describe(*command, command->get_name()));
+    described.commands.push_back(Describe(
+        *command,
+        absl::StrCat(path, path.empty() ? "" : "/", command->get_name()),
+        command->get_name()));
   }
-  return commands;
+  return described;
 }
 
-std::string NamesOf(const std::vector<Command>& commands,
-                    const char* separator) {
+// Calls `function` with a command and all below it.
+template <typename Function>
+void ForEach(const Command& command, const Function& function) {
+  function(command);
+  for (const Command& below : command.commands) ForEach(below, function);
+}
+
+std::string NamesOf(const std::vector<Command>& commands) {
   std::vector<std::string> names;
-  for (size_t i = 1; i < commands.size(); ++i) {
-    names.push_back(commands[i].name);
-  }
-  return absl::StrJoin(names, separator);
+  names.reserve(commands.size());
+  for (const Command& command : commands) names.push_back(command.name);
+  return absl::StrJoin(names, " ");
 }
 
 // Text between the single quotes of a shell.
@@ -83,10 +89,11 @@ std::string Quoted(const std::string& text) {
   return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", "'\\''"}}), "'");
 }
 
-// Bash. In the script `command` is the command that stands before the cursor,
-// `flag` the one whose value does, and `current` what has been typed of the
-// word to complete. Bash gives --flag=value as three words, but as one where
-// COMP_WORDBREAKS has no "=": then the replies need the flag as `prefix`.
+// Bash. In the script `command` is the path of the command that stands before
+// the cursor, `flag` the one whose value does, and `current` what has been
+// typed of the word to complete. Bash gives --flag=value as three words, but as
+// one where COMP_WORDBREAKS has no "=": then the replies need the flag as
+// `prefix`.
 constexpr char kBashScript[] =
     R"(# Completion of $program for bash, made by: $program completion bash
 _$program() {
@@ -94,8 +101,10 @@ _$program() {
   local command= flag= prefix= flags= words= file= word
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     [[ $word == -* ]] && continue
-    case $word in $commands) command=$word ;; esac
-    break
+    case $command/$word in
+      $commands) command=${command:+$command/}$word ;;
+      *) break ;;
+    esac
   done
   case $command in
 $flags  esac
@@ -124,10 +133,10 @@ $values  esac
 complete -F _$program $program
 )";
 
-std::string BashFlags(const Command& command, const std::string& commands) {
+std::string BashFlags(const Command& command) {
   std::vector<std::string> flags;
   // A command's own argument is completed where no flag is.
-  std::string words = command.name.empty() ? commands : "";
+  std::string words = NamesOf(command.commands);
   for (const Argument& argument : command.arguments) {
     if (argument.flag.empty()) {
       words = absl::StrJoin(argument.words, " ");
@@ -136,7 +145,7 @@ std::string BashFlags(const Command& command, const std::string& commands) {
           absl::StrCat(argument.flag, argument.takes_value ? "=" : ""));
     }
   }
-  return absl::StrCat("    ", Quoted(command.name),
+  return absl::StrCat("    ", Quoted(command.path),
                       ") flags=", Quoted(absl::StrJoin(flags, " ")),
                       " words=", Quoted(words), " ;;\n");
 }
@@ -145,7 +154,7 @@ std::string BashValues(const Command& command) {
   std::string cases;
   for (const Argument& argument : command.arguments) {
     if (argument.flag.empty()) continue;
-    const std::string place = absl::StrCat("    ", command.name, argument.flag);
+    const std::string place = absl::StrCat("    ", command.path, argument.flag);
     if (argument.is_file) {
       absl::StrAppend(&cases, place, ") file=yes ;;\n");
     } else if (!argument.words.empty()) {
@@ -157,27 +166,29 @@ std::string BashValues(const Command& command) {
   return cases;
 }
 
-std::string BashScript(const std::string& program,
-                       const std::vector<Command>& commands) {
+std::string BashScript(const Command& program) {
+  std::vector<std::string> paths;
   std::string flags;
   std::string values;
-  for (const Command& command : commands) {
-    flags += BashFlags(command, NamesOf(commands, " "));
+  ForEach(program, [&](const Command& command) {
+    flags += BashFlags(command);
     values += BashValues(command);
-  }
+    for (const Command& below : command.commands) {
+      paths.push_back(absl::StrCat(command.path, "/", below.name));
+    }
+  });
   // Whole lines first: the script has a variable $flags too.
   return absl::StrReplaceAll(kBashScript,
-                             {{"$program", program},
-                              {"$commands)", NamesOf(commands, "|") + ")"},
+                             {{"$program", program.name},
+                              {"$commands)", absl::StrJoin(paths, "|") + ")"},
                               {"$flags  esac", flags + "  esac"},
                               {"$values", values}});
 }
 
 // Zsh, whose _arguments does the work. From the command on it takes the words
-// as a command line of their own, with the command in the program's place.
-constexpr char kZshScript[] = R"(#compdef $program
-# Completion of $program for zsh, made by: $program completion zsh
-_$program() {
+// as a command line of their own, with the command in the program's place. A
+// command that has commands gets a function of its own, like the program's.
+constexpr char kZshFunction[] = R"($function() {
   local curcontext=$curcontext state line result=1
   typeset -A opt_args
   local -a commands=(
@@ -193,7 +204,11 @@ $cases      esac ;;
   esac
   return result
 }
-# Called by completion itself when it has just loaded the file.
+)";
+
+constexpr char kZshScript[] = R"(#compdef $program
+# Completion of $program for zsh, made by: $program completion zsh
+$functions# Called by completion itself when it has just loaded the file.
 if [[ $funcstack[1] == _$program ]]; then
   _$program "$@"
 else
@@ -236,25 +251,44 @@ std::string ZshSpecifications(const Command& command, const std::string& indent,
   return specifications;
 }
 
-std::string ZshScript(const std::string& program,
-                      const std::vector<Command>& commands) {
+std::string ZshName(const std::string& program, const Command& command) {
+  return absl::StrCat("_", program, command.path.empty() ? "" : "_",
+                      absl::StrReplaceAll(command.path, {{"/", "_"}}));
+}
+
+// The functions of a command and of those below it that have commands.
+std::string ZshFunctions(const std::string& program, const Command& command) {
   std::string names;
   std::string cases;
-  for (size_t i = 1; i < commands.size(); ++i) {
-    const Command& command = commands[i];
+  std::string functions;
+  for (const Command& below : command.commands) {
     absl::StrAppend(
         &names, "    ",
-        Quoted(absl::StrCat(command.name, ":", ZshText(command.description))),
+        Quoted(absl::StrCat(below.name, ":", ZshText(below.description))),
         "\n");
-    absl::StrAppend(&cases, "        ", command.name, ") _arguments",
-                    ZshSpecifications(command, " \\\n          ", ""),
-                    " && result=0 ;;\n");
+    absl::StrAppend(&cases, "        ", below.name, ") ");
+    if (below.commands.empty()) {
+      absl::StrAppend(&cases, "_arguments",
+                      ZshSpecifications(below, " \\\n          ", ""));
+    } else {
+      functions += ZshFunctions(program, below);
+      cases += ZshName(program, below);
+    }
+    absl::StrAppend(&cases, " && result=0 ;;\n");
   }
+  return functions +
+         absl::StrReplaceAll(
+             kZshFunction,
+             {{"$function", ZshName(program, command)},
+              {"$commands", names},
+              {"$flags", ZshSpecifications(command, "    ", " \\\n")},
+              {"$cases", cases}});
+}
+
+std::string ZshScript(const Command& program) {
   return absl::StrReplaceAll(
-      kZshScript, {{"$program", program},
-                   {"$commands", names},
-                   {"$flags", ZshSpecifications(commands[0], "    ", " \\\n")},
-                   {"$cases", cases}});
+      kZshScript, {{"$program", program.name},
+                   {"$functions", ZshFunctions(program.name, program)}});
 }
 
 }  // namespace
@@ -280,9 +314,8 @@ CLI::App* AddCompletionCommand(CLI::App& app, std::string& shell) {
 }
 
 std::string CompletionScript(const CLI::App& app, const std::string& shell) {
-  const std::vector<Command> commands = Commands(app);
-  return shell == "zsh" ? ZshScript(app.get_name(), commands)
-                        : BashScript(app.get_name(), commands);
+  const Command program = Describe(app, "", app.get_name());
+  return shell == "zsh" ? ZshScript(program) : BashScript(program);
 }
 
 }  // namespace attention::command_line

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -17,11 +18,13 @@
 #include "kernel/cpu/kernel_job.h"
 #include "kernel/key_values.h"
 #include "kernel/plan/problem.h"
+#include "kernel/scaled.h"
 
 namespace attention {
 
 absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
-                                       absl::Span<const KeyValueView> views) {
+                                       absl::Span<const KeyValueView> views,
+                                       std::optional<DataType> scaled) {
   if (plan.problem->past_length > 0) {
     return FieldError("past_key", "not with keys in blocks");
   }
@@ -29,6 +32,14 @@ absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
     return FieldError("options.return_present", "not with keys in blocks");
   }
   auto problem = std::make_shared<Problem>(*plan.problem);
+  if (scaled &&
+      (!IsScaled(*scaled) || problem->key.type != DataType::kFloat32 ||
+       problem->value.type != DataType::kFloat32)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "got scaled rows of ", Name(*scaled), " for keys of ",
+        Name(problem->key.type), " and values of ", Name(problem->value.type),
+        ", wanted INT8 or FLOAT8_E4M3 for FLOAT32"));
+  }
   if (static_cast<int64_t>(views.size()) != problem->batch) {
     return absl::InvalidArgumentError(
         absl::StrCat("got ", views.size(), " views, wanted ", problem->batch));
@@ -42,6 +53,7 @@ absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
   }
   problem->by_views = true;
   problem->key_views = views;
+  problem->scaled = scaled;
   plan.problem = std::move(problem);
   return plan;
 }

@@ -191,13 +191,16 @@ absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
 
 // `plan`, which was made without the data of keys and values, over keys and
 // values that lie in blocks: views[b] has all those of sequence b. The views'
-// blocks, and `views`, must live as long as the plan is used.
+// blocks, and `views`, must live as long as the plan is used. With `scaled`,
+// INT8 or FLOAT8_E4M3, the blocks have scaled rows of this type, of keys and
+// values that are FLOAT32 for the plan (kernel/scaled.h).
 //
 // Errors: InvalidArgument for plans that have past keys or return present ones,
-// and where a view has another number of keys than its sequence. Throws
-// std::bad_alloc.
-absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
-                                       absl::Span<const KeyValueView> views);
+// and where a view has another number of keys than its sequence, or rows are
+// scaled whose plan has another type. Throws std::bad_alloc.
+absl::StatusOr<AttentionPlan> WithKeys(
+    AttentionPlan plan, absl::Span<const KeyValueView> views,
+    std::optional<DataType> scaled = std::nullopt);
 
 // The most memory, in bytes, that computing on `threads` threads takes beside
 // inputs and outputs. Saturates at the largest int64_t.

@@ -18,6 +18,8 @@ enum class DataType : uint8_t {
   kInt8,
   kInt32,
   kInt64,
+  kFloat8E4M3,  // OCP's E4M3: no infinities. Of scaled rows only:
+                // kernel/scaled.h
 };
 
 // Bytes per element.
@@ -34,6 +36,7 @@ constexpr size_t SizeOf(DataType type) {
       return 2;
     case DataType::kBool:
     case DataType::kInt8:
+    case DataType::kFloat8E4M3:
       return 1;
   }
   return 0;
@@ -63,6 +66,8 @@ constexpr absl::string_view Name(DataType type) {
       return "INT32";
     case DataType::kInt64:
       return "INT64";
+    case DataType::kFloat8E4M3:
+      return "FLOAT8_E4M3";
   }
   return "UNKNOWN";
 }

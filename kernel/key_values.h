@@ -34,6 +34,11 @@ struct KeyValueView {
     const void* value = nullptr;  // [Hkv, kKeyBlock, Dv], strided
     int64_t key_head_stride = 0;
     int64_t value_head_stride = 0;
+    // Of scaled rows (kernel/scaled.h), [Hkv, kKeyBlock], heads
+    // scale_head_stride apart. Null for others.
+    const uint8_t* key_scales = nullptr;
+    const uint8_t* value_scales = nullptr;
+    int64_t scale_head_stride = 0;
   };
 
   int64_t begin = 0;

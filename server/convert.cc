@@ -379,13 +379,13 @@ void Converter::ConvertOptions() {
                          from.alibi_slopes().end());
   to.sinks.assign(from.sinks().begin(), from.sinks().end());
   // The wire has a number for "unspecified" that the kernel does without.
-  enum class WireMathMode { kLast = v1::MATH_MODE_FAST };
-  WireMathMode math_mode{};
+  enum class WireMathMode { kUnspecified, kLast = v1::MATH_MODE_FAST };
+  WireMathMode math_mode = WireMathMode::kUnspecified;
   ConvertEnum("math_mode", from.math_mode(), WireMathMode::kLast, &math_mode);
   to.math_mode = math_mode == WireMathMode::kLast ? MathMode::kFast
                                                   : MathMode::kReproducible;
-  enum class WireType { kLast = v1::DATA_TYPE_INT64 };
-  WireType precision{};
+  enum class WireType { kUnspecified, kLast = v1::DATA_TYPE_INT64 };
+  WireType precision = WireType::kUnspecified;
   ConvertEnum("softmax_precision", from.softmax_precision(), WireType::kLast,
               &precision);
   to.softmax_precision = wire::FromWire(static_cast<int32_t>(precision));

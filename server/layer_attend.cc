@@ -1,10 +1,12 @@
 #include "server/layer_attend.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "attention/v1/attention.pb.h"
 #include "base/field_error.h"
 #include "server/session_error.h"
@@ -32,11 +34,11 @@ absl::Status CheckQuery(const wire::TensorFields& query,
                         const PageFormat& format) {
   const absl::StatusOr<TensorSpec> spec = CheckTensor("query", query);
   if (!spec.ok()) return spec.status();
-  if (spec->type != format.type) {
-    return FieldError(
-        "query.data_type",
-        absl::StrCat("got ", Name(spec->type), ", wanted ", Name(format.type),
-                     ", which the session stores"));
+  if (spec->type != format.computed_type()) {
+    return FieldError("query.data_type",
+                      absl::StrCat("got ", Name(spec->type), ", wanted ",
+                                   Name(format.computed_type()),
+                                   ": the session stores ", Name(format.type)));
   }
   if (spec->shape.size() != 3 || spec->shape[0] % format.kv_heads != 0 ||
       spec->shape[2] != format.key_size) {
@@ -53,7 +55,7 @@ wire::TensorFields Kept(const PageFormat& format, int64_t length,
                         int64_t size) {
   wire::TensorFields tensor;
   tensor.present = true;
-  tensor.data_type = wire::ToWire(format.type);
+  tensor.data_type = wire::ToWire(format.computed_type());
   tensor.shape = {1, format.kv_heads, length, size};
   tensor.rank = tensor.shape.size();
   return tensor;
@@ -103,6 +105,8 @@ absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
 }
 
 absl::StatusOr<AttentionPlan> PlanLayerRequest(const KernelRequest& request,
+                                               const PageFormat& format,
+                                               const KeyValueView& view,
                                                const AttentionLimits& limits) {
   absl::StatusOr<AttentionPlan> plan =
       PlanAttention(request.inputs, request.options, limits);
@@ -111,7 +115,8 @@ absl::StatusOr<AttentionPlan> PlanLayerRequest(const KernelRequest& request,
   for (auto* spec : {&plan->log_sum_exp, &plan->scores}) {
     if (*spec) RemoveBatch(**spec);
   }
-  return plan;
+  return WithKeys(*std::move(plan), absl::MakeConstSpan(&view, 1),
+                  format.scaled() ? std::optional(format.type) : std::nullopt);
 }
 
 }  // namespace attention::server

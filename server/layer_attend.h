@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "base/buffer_pool.h"
 #include "kernel/attention.h"
+#include "kernel/key_values.h"
 #include "server/convert.h"
 #include "server/shared_memory/region_table.h"
 #include "sessions/page.h"
@@ -29,9 +30,12 @@ absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
                                              wire::MemoryMeter& meter,
                                              const CallerRegions& regions);
 
-// A plan of it, for WithKeys(): its outputs have no axis for the batch. Errors
-// as of PlanAttention().
+// A plan of it over the keys and values of `view`, which has rows of `format`
+// and must live as long as the plan: its outputs have no axis for the batch.
+// Errors as of PlanAttention().
 absl::StatusOr<AttentionPlan> PlanLayerRequest(const KernelRequest& request,
+                                               const PageFormat& format,
+                                               const KeyValueView& view,
                                                const AttentionLimits& limits);
 
 }  // namespace attention::server

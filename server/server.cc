@@ -84,7 +84,8 @@ TlsFiles TlsFilesOf(const Options& options) {
 }
 
 std::vector<TenantSample> TenantSamples(const Authenticator& authenticator,
-                                        const Admission& admission) {
+                                        const Admission& admission,
+                                        const SessionStore& sessions) {
   std::vector<TenantSample> samples;
   for (const TenantPtr& tenant : authenticator.tenants()) {
     TenantSample& sample = samples.emplace_back();
@@ -93,6 +94,9 @@ std::vector<TenantSample> TenantSamples(const Authenticator& authenticator,
     std::copy(use.calls.begin(), use.calls.end(), sample.calls.begin());
     sample.used_seconds = use.used_seconds;
     sample.bytes = admission.tenant_bytes(tenant->id);
+    const SessionStore::Totals held = sessions.totals(tenant->name);
+    sample.sessions = held.sessions;
+    sample.session_bytes = held.bytes;
   }
   return samples;
 }
@@ -213,7 +217,7 @@ Snapshot Server::TakeSnapshot() const {
               options_.shared_memory.empty() ? 0 : options_.max_shared_bytes,
           .log_lines_dropped = LogLinesDropped(*log_),
           .draining = draining_,
-          .tenants = TenantSamples(authenticator_, admission_)};
+          .tenants = TenantSamples(authenticator_, admission_, sessions_)};
 }
 
 absl::Status Server::LoadIdentity() {
@@ -253,8 +257,16 @@ absl::Status Server::LoadTokens() {
   reloader_.Watch({options_.tokens}, [this] { return ReloadTokens(); });
   absl::StatusOr<TokenFile> file = LoadTokenFile(options_.tokens);
   if (!file.ok()) return file.status();
-  authenticator_.SetTokens(*std::move(file));
+  SetTokens(*std::move(file));
   return absl::OkStatus();
+}
+
+void Server::SetTokens(TokenFile file) {
+  for (const TenantSettings& tenant : file.tenants) {
+    sessions_.SetLimits(tenant.name, {.bytes = tenant.max_session_bytes,
+                                      .sessions = tenant.max_sessions});
+  }
+  authenticator_.SetTokens(std::move(file));
 }
 
 bool Server::ReloadTokens() {
@@ -262,7 +274,7 @@ bool Server::ReloadTokens() {
   TellRefused(file.status(), tokens_error_);
   if (!file.ok()) return false;
   const size_t tokens = file->tokens.size(), tenants = file->tenants.size();
-  authenticator_.SetTokens(*std::move(file));
+  SetTokens(*std::move(file));
   log_->info("event=reloaded file={} tokens={} tenants={}",
              Quoted(options_.tokens), tokens, tenants);
   return true;

@@ -29,6 +29,7 @@
 #include "server/auth/authenticator.h"
 #include "server/auth/reloader.h"
 #include "server/auth/tls_credentials.h"
+#include "server/auth/token_file.h"
 #include "server/connections/acceptor.h"
 #include "server/connections/connection_guard.h"
 #include "server/connections/connection_table.h"
@@ -116,6 +117,7 @@ class Server {
   absl::Status LoadIdentity();
   bool ReloadIdentity();
   absl::Status LoadTokens();
+  void SetTokens(TokenFile file);
   bool ReloadTokens();
   void TellRefused(const absl::Status& status, std::string& last);
   absl::Status Listen();

@@ -130,10 +130,9 @@ absl::Status StepItem::PrepareParts(const AttentionLimits& limits) {
   }
   if (!request_) return absl::OkStatus();
   request_->copies.clear();
-  absl::StatusOr<AttentionPlan> plan = PlanLayerRequest(*request_, limits);
-  if (!plan.ok()) return plan.status();
   view_ = keys_.view();
-  plan = WithKeys(*std::move(plan), absl::MakeConstSpan(&view_, 1));
+  absl::StatusOr<AttentionPlan> plan =
+      PlanLayerRequest(*request_, keys_.format(), view_, limits);
   if (!plan.ok()) return plan.status();
   plan_ = *std::move(plan);
   encoder_.emplace(*plan_, request_->float_values);

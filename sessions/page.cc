@@ -25,10 +25,12 @@ int64_t RowsBytes(int64_t heads, int64_t rows, int64_t row_bytes) {
 int64_t PageFormat::PageBytes(int64_t rows) const {
   const int64_t keys =
       RowsBytes(kv_heads, rows, SaturatingMultiply(key_size, element_bytes()));
-  if (value_is_key_prefix) return keys;
-  return SaturatingAdd(
-      keys, RowsBytes(kv_heads, rows,
-                      SaturatingMultiply(value_size, element_bytes())));
+  const int64_t scales = scaled() ? RowsBytes(kv_heads, rows, 1) : 0;
+  if (value_is_key_prefix) return SaturatingAdd(keys, scales);
+  const int64_t values = RowsBytes(
+      kv_heads, rows, SaturatingMultiply(value_size, element_bytes()));
+  return SaturatingAdd(SaturatingAdd(keys, values),
+                       SaturatingMultiply(2, scales));
 }
 
 std::shared_ptr<Page> Page::Create(const PageFormat& format, int64_t rows,
@@ -47,12 +49,24 @@ Page::Page(const PageFormat& format, int64_t rows, MemoryCharge charge,
     : format_(format),
       rows_(rows),
       values_at_(RowsBytes(format.kv_heads, rows, format.key_row_bytes())),
+      key_scales_at_(format.value_is_key_prefix
+                         ? values_at_
+                         : values_at_ + RowsBytes(format.kv_heads, rows,
+                                                  format.value_row_bytes())),
+      value_scales_at_(format.value_is_key_prefix
+                           ? key_scales_at_
+                           : key_scales_at_ +
+                                 RowsBytes(format.kv_heads, rows, 1)),
       charge_(std::move(charge)),
       memory_(std::move(memory)) {
   block_.key = key_row(0, 0);
   block_.value = value_row(0, 0);
   block_.key_head_stride = rows * format.key_size;
   block_.value_head_stride = rows * format.value_row_stride();
+  if (!format.scaled()) return;
+  block_.key_scales = key_scale(0, 0);
+  block_.value_scales = value_scale(0, 0);
+  block_.scale_head_stride = rows;
 }
 
 bool Page::Claim(int64_t begin, int64_t end) {
@@ -69,7 +83,13 @@ void Page::CopyRows(const Page& from, int64_t count) {
   for (int64_t head = 0; head < format_.kv_heads; ++head) {
     std::memcpy(key_row(head, 0), from.key_row(head, 0),
                 static_cast<size_t>(count * format_.key_row_bytes()));
+    if (format_.scaled()) {
+      std::copy_n(from.key_scale(head, 0), count, key_scale(head, 0));
+    }
     if (format_.value_is_key_prefix) continue;
+    if (format_.scaled()) {
+      std::copy_n(from.value_scale(head, 0), count, value_scale(head, 0));
+    }
     std::memcpy(value_row(head, 0), from.value_row(head, 0),
                 static_cast<size_t>(count * format_.value_row_bytes()));
   }

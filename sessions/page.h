@@ -12,6 +12,7 @@
 #include "base/buffer_pool.h"
 #include "kernel/data_type.h"
 #include "kernel/key_values.h"
+#include "kernel/scaled.h"
 #include "sessions/memory_account.h"
 
 namespace attention {
@@ -21,11 +22,17 @@ struct PageFormat {
   int64_t kv_heads = 1;    // Hkv
   int64_t key_size = 1;    // D, in elements
   int64_t value_size = 1;  // Dv
-  // A float type, of keys and of values.
+  // Of keys and of values: a float type, or that of scaled rows
+  // (kernel/scaled.h).
   DataType type = DataType::kFloat32;
   // Values are the first Dv columns of keys, and take no memory of their own.
   bool value_is_key_prefix = false;
 
+  bool scaled() const { return IsScaled(type); }
+  // What queries are, and keys and values computed as.
+  DataType computed_type() const {
+    return scaled() ? DataType::kFloat32 : type;
+  }
   int64_t element_bytes() const { return static_cast<int64_t>(SizeOf(type)); }
   int64_t key_row_bytes() const { return key_size * element_bytes(); }
   int64_t value_row_bytes() const { return value_size * element_bytes(); }
@@ -40,7 +47,8 @@ struct PageFormat {
   friend bool operator==(const PageFormat&, const PageFormat&) = default;
 };
 
-// Keys [Hkv, rows, D], then values [Hkv, rows, Dv].
+// Keys [Hkv, rows, D], then values [Hkv, rows, Dv]; of scaled rows then the
+// scales of keys and those of values, [Hkv, rows] each.
 //
 // Invariants:
 //   1. Rows are claimed in order, each once. Who has claimed rows writes them,
@@ -82,6 +90,13 @@ class Page {
     return memory_.data() + values_at_ +
            (head * rows_ + row) * format_.value_row_bytes();
   }
+  // Of scaled rows.
+  uint8_t* key_scale(int64_t head, int64_t row) const {
+    return scales(key_scales_at_) + head * rows_ + row;
+  }
+  uint8_t* value_scale(int64_t head, int64_t row) const {
+    return scales(value_scales_at_) + head * rows_ + row;
+  }
 
  private:
   Page(const PageFormat& format, int64_t rows, MemoryCharge charge,
@@ -89,7 +104,12 @@ class Page {
 
   const PageFormat format_;
   const int64_t rows_;
-  const int64_t values_at_;  // in memory_
+  uint8_t* scales(int64_t at) const {
+    return reinterpret_cast<uint8_t*>(memory_.data() + at);
+  }
+
+  // In memory_.
+  const int64_t values_at_, key_scales_at_, value_scales_at_;
   // Given back after the memory.
   const MemoryCharge charge_;
   const Buffer memory_;

@@ -327,9 +327,14 @@ Append::~Append() {
 Append::Rows Append::RowsAt(int64_t head, int64_t token) const {
   const Page& page = *after_->pages[token / kKeyBlock];
   const int64_t row = token % kKeyBlock;
-  return {.key = page.key_row(head, row),
-          .value = page.value_row(head, row),
-          .tokens = std::min(kKeyBlock - row, end_ - token)};
+  Rows rows = {.key = page.key_row(head, row),
+               .value = page.value_row(head, row),
+               .tokens = std::min(kKeyBlock - row, end_ - token)};
+  if (format().scaled()) {
+    rows.key_scales = page.key_scale(head, row);
+    rows.value_scales = page.value_scale(head, row);
+  }
+  return rows;
 }
 
 LayerSnapshot Append::Written() const {

@@ -219,6 +219,9 @@ class Append {
     std::byte* key = nullptr;
     std::byte* value = nullptr;
     int64_t tokens = 0;
+    // One a token, of scaled rows.
+    uint8_t* key_scales = nullptr;
+    uint8_t* value_scales = nullptr;
   };
   Rows RowsAt(int64_t head, int64_t token) const;
 

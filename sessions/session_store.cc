@@ -71,7 +71,7 @@ absl::Status SessionStore::Check(const SessionConfig& config) {
                         format.value_is_key_prefix ? format.key_size : kMost);
   }
   if (!status.ok()) return status;
-  if (!IsFloat(format.type)) {
+  if (!IsFloat(format.type) && !format.scaled()) {
     return FieldError("data_type", absl::StrCat("got ", Name(format.type),
                                                 ", wanted a float type"));
   }

@@ -9,8 +9,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "absl/base/casts.h"
 #include "kernel/cpu/convert.h"
 #include "kernel/data_type.h"
+#include "kernel/scaled.h"
 #include "sessions/page_writer.h"
 #include "sessions/session.h"
 
@@ -65,6 +67,40 @@ void VisitRows(const PageFormat& format, const ArrivingRows& rows,
   }
 }
 
+// A row as it is stored scaled: `use(bytes, offset, count)` as below, then its
+// scale is returned. Looks at the row twice.
+template <ByteReader Reader, typename Use>
+uint8_t ReadScaled(Reader& from, DataType arriving, DataType stored,
+                   int64_t elements, const Use& use) {
+  constexpr int64_t kAtOnce = 512;
+  alignas(8) std::array<std::byte, kAtOnce * 8> read;
+  std::array<float, kAtOnce> numbers;
+  alignas(8) std::array<std::byte, kAtOnce> scaled;
+  const auto each = [&](Reader& reader, const auto& visit) {
+    for (int64_t i = 0; i < elements; i += kAtOnce) {
+      const int64_t count = std::min(kAtOnce, elements - i);
+      reader.ReadBytes(read.data(),
+                       static_cast<size_t>(count) * SizeOf(arriving));
+      LoadElements<float>(read.data(), arriving, count, numbers.data());
+      visit(i, count);
+    }
+  };
+  // The bits of magnitudes are ordered as they are, NaN last.
+  uint32_t largest = 0;
+  Reader again = from;
+  each(again, [&](int64_t, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      largest = std::max(largest, absl::bit_cast<uint32_t>(numbers[i]) << 1);
+    }
+  });
+  const uint8_t scale = ScaleOf(stored, absl::bit_cast<float>(largest >> 1));
+  each(from, [&](int64_t begin, int64_t count) {
+    ScaleElements(stored, scale, numbers.data(), count, scaled.data());
+    use(scaled.data(), begin, count);
+  });
+  return scale;
+}
+
 // Elements as they are stored: `use(bytes, offset, count)` gets some at a time,
 // `offset` bytes after the first.
 template <ByteReader Reader, typename Use>
@@ -106,6 +142,18 @@ void WriteRows(const Append& append, const ArrivingRows& rows,
       [&](Reader& reader, int64_t head, int64_t token, int64_t tokens) {
         const Append::Rows target = append.RowsAt(head, token);
         std::byte* const to = key ? target.key : target.value;
+        if (format.scaled()) {
+          uint8_t* const scales = key ? target.key_scales : target.value_scales;
+          for (int64_t i = 0; i < tokens; ++i) {
+            scales[i] = internal::ReadScaled(
+                reader, rows.type, format.type, size,
+                [&](const std::byte* bytes, int64_t offset, int64_t count) {
+                  std::memcpy(to + i * size + offset, bytes,
+                              static_cast<size_t>(count));
+                });
+          }
+          return;
+        }
         if (rows.type == format.type) {
           reader.ReadBytes(
               to, static_cast<size_t>(tokens * size * format.element_bytes()));
@@ -143,6 +191,21 @@ bool HoldsRows(const LayerSnapshot& snapshot, int64_t begin, int64_t end,
         const std::byte* const held =
             static_cast<const std::byte*>(key ? block.key : block.value) +
             element * format.element_bytes();
+        if (format.scaled()) {
+          const uint8_t* const scales =
+              (key ? block.key_scales : block.value_scales) +
+              head * block.scale_head_stride + token % kKeyBlock;
+          for (int64_t i = 0; i < tokens; ++i) {
+            const uint8_t scale = internal::ReadScaled(
+                reader, rows.type, format.type, size,
+                [&](const std::byte* bytes, int64_t offset, int64_t count) {
+                  equal &= std::memcmp(held + i * size + offset, bytes,
+                                       static_cast<size_t>(count)) == 0;
+                });
+            equal &= scale == scales[i];
+          }
+          return;
+        }
         // Rows of values that are a prefix of keys are never compared: those of
         // one head follow one another.
         internal::ReadConverted(

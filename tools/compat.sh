@@ -37,12 +37,13 @@ unshare --mount bash -euc '
   mount -t proc proc "$root/proc"
   mount --rbind /dev "$root/dev"
   exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
-    chroot "$root" bash -euxc "$2"' bash "$root" '
+    JOBS="${JOBS:-$(nproc)}" chroot "$root" bash -euxc "$2"' bash "$root" '
   apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
     $(cat /packages)
   dpkg-query -W libgrpc++-dev libprotobuf-dev libabsl-dev libhwy-dev g++
   cd /source
-  cmake -S . -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release
-  cmake --build /build
-  ctest --test-dir /build --output-on-failure --no-tests=error'
+  cmake -S . -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release \
+    -DATTENTION_PRECOMPILE_HEADERS=ON
+  cmake --build /build -j "$JOBS"
+  ctest --test-dir /build -j "$JOBS" --output-on-failure --no-tests=error'

@@ -28,11 +28,14 @@ constexpr v1::DataType ToWire(DataType type) {
       return v1::DATA_TYPE_INT32;
     case DataType::kInt64:
       return v1::DATA_TYPE_INT64;
+    case DataType::kFloat8E4M3:
+      return v1::DATA_TYPE_FLOAT8_E4M3;
   }
   return v1::DATA_TYPE_UNSPECIFIED;
 }
 
-// Nothing for DATA_TYPE_UNSPECIFIED and numbers that are no type.
+// Of a tensor. Nothing for DATA_TYPE_UNSPECIFIED, numbers that are no type, and
+// the one that only sessions store.
 constexpr std::optional<DataType> FromWire(int32_t number) {
   switch (number) {
     case v1::DATA_TYPE_FLOAT32:
@@ -54,6 +57,12 @@ constexpr std::optional<DataType> FromWire(int32_t number) {
     default:
       return std::nullopt;
   }
+}
+
+// As FromWire(), of what a session stores.
+constexpr std::optional<DataType> StoredFromWire(int32_t number) {
+  if (number == v1::DATA_TYPE_FLOAT8_E4M3) return DataType::kFloat8E4M3;
+  return FromWire(number);
 }
 
 }  // namespace attention::wire

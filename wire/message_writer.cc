@@ -33,7 +33,10 @@ void MessageWriter::Header(int field, size_t bytes) {
 }
 
 void MessageWriter::Integer(int field, int64_t number) {
-  if (number == 0) return;
+  if (number != 0) OptionalInteger(field, number);
+}
+
+void MessageWriter::OptionalInteger(int field, int64_t number) {
   Varint(TagOf(field, WireType::kVarint));
   Varint(static_cast<uint64_t>(number));
 }

@@ -46,6 +46,8 @@ class MessageWriter {
 
   // int64, int32 and enums: left out if 0, as in proto3.
   void Integer(int field, int64_t number);
+  // `optional int64`: also if it is 0.
+  void OptionalInteger(int field, int64_t number);
   // A packed list: left out if empty.
   void Integers(int field, absl::Span<const int64_t> numbers);
   // A small message, also an empty one.

@@ -1,7 +1,7 @@
-"""Generates the protobuf module while the package is built.
+"""Generates the protobuf modules while the package is built.
 
-The one copy of attention.proto is that of the repository, two folders up; a
-source distribution carries it along. Everything else is in pyproject.toml.
+The one copy of the .proto files is that of the repository, two folders up; a
+source distribution carries them along. Everything else is in pyproject.toml.
 
 The wheel is pure Python, unless the variable ATTENTION_CLIENT_NATIVE names the
 native core, a file _native.*.so that CMake has built (./dev wheel).
@@ -19,7 +19,8 @@ from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-PROTO = Path("attention/v1/attention.proto")
+PACKAGE = Path("attention/v1")
+PROTOS = (PACKAGE / "attention.proto", PACKAGE / "session.proto")
 NATIVE = os.environ.get("ATTENTION_CLIENT_NATIVE")
 
 
@@ -46,16 +47,24 @@ def generate(package: Path) -> None:
             [
                 "protoc",
                 f"-I{proto_root()}",
+                # Of google.protobuf.
+                f"-I{Path(protoc.__file__).parent / '_proto'}",
                 f"--python_out={out}",
                 f"--pyi_out={out}",
-                str(PROTO),
+                *map(str, PROTOS),
             ]
         )
         if status != 0:
-            raise RuntimeError(f"protoc failed on {proto_root() / PROTO}")
-        for suffix in ("_pb2.py", "_pb2.pyi"):
-            name = PROTO.stem + suffix
-            shutil.copy(Path(out) / PROTO.parent / name, package / name)
+            raise RuntimeError(f"protoc failed on {proto_root() / PACKAGE}")
+        for proto in PROTOS:
+            for suffix in ("_pb2.py", "_pb2.pyi"):
+                name = proto.stem + suffix
+                module = (Path(out) / PACKAGE / name).read_text()
+                # They lie beside each other here.
+                module = module.replace(
+                    "from attention.v1 import", "from attention_client import"
+                )
+                (package / name).write_text(module)
 
 
 class BuildPy(build_py):
@@ -75,9 +84,10 @@ class PythonOrNative(Distribution):
 class Sdist(sdist):
     def make_release_tree(self, base_dir: str, files: list) -> None:
         super().make_release_tree(base_dir, files)
-        target = Path(base_dir) / "proto" / PROTO
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(proto_root() / PROTO, target)
+        for proto in PROTOS:
+            target = Path(base_dir) / "proto" / proto
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(proto_root() / proto, target)
 
 
 setup(

@@ -102,6 +102,8 @@ T LoadElement(const void* data, DataType type, int64_t index) {
       return static_cast<T>(static_cast<const int32_t*>(data)[index]);
     case DataType::kInt64:
       return static_cast<T>(static_cast<const int64_t*>(data)[index]);
+    case DataType::kFloat8E4M3:
+      break;  // Not without a scale.
   }
   return T{0};
 }

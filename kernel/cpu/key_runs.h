@@ -16,8 +16,8 @@ namespace attention {
 class KeyRuns {
  public:
   KeyRuns(const Problem& problem, const Sequence& sequence, int64_t kv_head)
-      : key_bytes_(static_cast<int64_t>(SizeOf(problem.key.type))),
-        value_bytes_(static_cast<int64_t>(SizeOf(problem.value.type))),
+      : key_bytes_(ElementBytes(problem, problem.key)),
+        value_bytes_(ElementBytes(problem, problem.value)),
         head_size_(problem.head_size),
         value_head_size_(problem.value_head_size) {
     if (problem.by_views) {
@@ -81,13 +81,17 @@ class KeyRuns {
   // Empty if they do not lie in one run.
   StridedRows Keys(int64_t begin, int64_t end) const {
     if (!InOneRun(begin, end)) return {};
+    const Run& run = RunOf(begin);
     return {Key(begin), end - begin, head_size_ * key_bytes_,
-            RunOf(begin).key_row_stride * key_bytes_};
+            run.key_row_stride * key_bytes_,
+            run.Scales(begin, run.Block(begin).key_scales)};
   }
   StridedRows Values(int64_t begin, int64_t end) const {
     if (!InOneRun(begin, end)) return {};
+    const Run& run = RunOf(begin);
     return {Value(begin), end - begin, value_head_size_ * value_bytes_,
-            RunOf(begin).value_row_stride * value_bytes_};
+            run.value_row_stride * value_bytes_,
+            run.Scales(begin, run.Block(begin).value_scales)};
   }
 
  private:
@@ -110,7 +114,17 @@ class KeyRuns {
     int64_t InBlock(int64_t key) const {
       return (key - begin) & ((int64_t{1} << shift) - 1);
     }
+    // From `key` on, of `scales` of its block; null if there are none.
+    const uint8_t* Scales(int64_t key, const uint8_t* scales) const {
+      if (scales == nullptr) return nullptr;
+      return scales + kv_head * Block(key).scale_head_stride + InBlock(key);
+    }
   };
+
+  // As they are stored.
+  static int64_t ElementBytes(const Problem& problem, const Operand& operand) {
+    return static_cast<int64_t>(SizeOf(problem.scaled.value_or(operand.type)));
+  }
 
   static const void* At(const void* data, int64_t elements, int64_t bytes) {
     return static_cast<const char*>(data) + elements * bytes;

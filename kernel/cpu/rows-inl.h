@@ -25,6 +25,7 @@
 #include "kernel/cpu/prefetch-inl.h"
 #include "kernel/cpu/row_state.h"
 #include "kernel/cpu/row_task.h"
+#include "kernel/cpu/scaled-inl.h"
 #include "kernel/cpu/scratch.h"
 #include "kernel/cpu/softmax-inl.h"
 #include "kernel/cpu/task_rows.h"
@@ -248,8 +249,17 @@ class Rows {
     Block block = {};
     block.first = first;
     const KeyRange padded = {keys.begin / kSumLanes * kSumLanes, keys.end};
-    block.keys = task_.keys().Keys(first + padded.begin, first + padded.end);
-    block.values = task_.keys().Values(first + keys.begin, first + keys.end);
+    if (p_.scaled) {
+      Unscale(first,
+              {std::min(padded.begin, keys.begin / kPanel<T> * kPanel<T>),
+               keys.end});
+      block.keys = Unscaled(scratch_.unscaled_keys, p_.head_size, padded);
+      block.values =
+          Unscaled(scratch_.unscaled_values, p_.value_head_size, keys);
+    } else {
+      block.keys = task_.keys().Keys(first + padded.begin, first + padded.end);
+      block.values = task_.keys().Values(first + keys.begin, first + keys.end);
+    }
     const bool whole_vectors = p_.value_head_size % kLanes<T> == 0;
     const bool own_types =
         !kDouble || (p_.key.type == kOwnType && p_.value.type == kOwnType);
@@ -271,6 +281,33 @@ class Rows {
     }
     block.value_begin = keys.begin;
     return block;
+  }
+
+  // The rows of keys [keys.begin, keys.end) of the block at `first` as numbers,
+  // in scratch.
+  void Unscale(int64_t first, const KeyRange& keys) {
+    UnscaleRows(
+        *p_.scaled, task_.keys().Keys(first + keys.begin, first + keys.end),
+        p_.head_size, scratch_.unscaled_keys + keys.begin * p_.head_size);
+    UnscaleRows(*p_.scaled,
+                task_.keys().Values(first + keys.begin, first + keys.end),
+                p_.value_head_size,
+                scratch_.unscaled_values + keys.begin * p_.value_head_size);
+  }
+  static StridedRows Unscaled(const float* rows, int64_t columns,
+                              const KeyRange& keys) {
+    const int64_t bytes = columns * static_cast<int64_t>(sizeof(float));
+    return {rows + keys.begin * columns, keys.end - keys.begin, bytes, bytes};
+  }
+
+  // Key `j` of the block at `first`, and its value; once they are unscaled.
+  const void* KeyAt(int64_t first, int64_t j) const {
+    return p_.scaled ? scratch_.unscaled_keys + j * p_.head_size
+                     : task_.keys().Key(first + j);
+  }
+  const void* ValueAt(int64_t first, int64_t j) const {
+    return p_.scaled ? scratch_.unscaled_values + j * p_.value_head_size
+                     : task_.keys().Value(first + j);
   }
 
   void AttendTile(const Block& block, int64_t row, int rows,
@@ -339,9 +376,9 @@ class Rows {
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
     Arithmetic::template WithKeysOf<!kDouble>(
         p_.key.type, [&](auto step) HWY_ATTR {
-          ScoreDecode<Decode, decltype(step)>(rows, decode_query_, steps_,
-                                              block.keys, scale_, scores,
-                                              block.values);
+          ScoreDecode<Decode, decltype(step)>(
+              rows, decode_query_, steps_, block.keys, scale_, scores,
+              p_.scaled ? prefetch.next().keys : block.values);
         });
   }
 
@@ -363,7 +400,7 @@ class Rows {
         p_.value.type, [&](auto element) HWY_ATTR {
           AccumulateDecode<Decode, decltype(element)>(
               rows, weights, block.values, output, state_.output_stride,
-              prefetch.next().keys);
+              p_.scaled ? prefetch.next().values : prefetch.next().keys);
         });
   }
 
@@ -376,7 +413,7 @@ class Rows {
         const int64_t count = std::min(kPanel<T>, keys.end - j);
         const From* rows[kPanel<T>];
         for (int64_t i = 0; i < count; ++i) {
-          rows[i] = static_cast<const From*>(task_.keys().Key(first + j + i));
+          rows[i] = static_cast<const From*>(KeyAt(first, j + i));
         }
         PackPanel<T, From>(rows, count, steps_,
                            scratch_.keys_packed + j * steps_);
@@ -393,8 +430,7 @@ class Rows {
           for (int64_t j = keys.begin; j < keys.end; j += kStep) {
             const From* rows[kStep] = {};
             for (int64_t i = 0; i < std::min(kStep, keys.end - j); ++i) {
-              rows[i] =
-                  static_cast<const From*>(task_.keys().Value(first + j + i));
+              rows[i] = static_cast<const From*>(ValueAt(first, j + i));
             }
             Arithmetic::PackValues(
                 rows, p_.value_head_size,
@@ -429,7 +465,7 @@ class Rows {
         const int64_t j = begin + i;
         if (j < visible.begin || j >= visible.end) continue;
         if (!task_.template Unmasked<T>(first, row, j)) continue;
-        values[i] = task_.keys().Value(first + j);
+        values[i] = ValueAt(first, j);
         any = true;
       }
       if (!any) continue;
@@ -490,6 +526,7 @@ class Rows {
     while (next_score < p_.total_keys()) {
       const int64_t first = next_score;
       const KeyRange keys = {0, std::min(kKeyBlock, p_.total_keys() - first)};
+      if (p_.scaled) Unscale(first, keys);
       PackKeys(first, keys);
       Prefetcher no_prefetch({}, 0);
       ForEachTile([&](int64_t row, int rows) {

@@ -11,8 +11,9 @@
 
 namespace attention {
 
-// At most 256 (D + Dv' + tile_rows + 1) numbers of type T. Dv' is Dv rounded up
-// to the lanes of a vector; tile_rows is at most 14, or 32 with BF16Tiles.
+// At most 256 (D + Dv' + tile_rows + 1) numbers of type T, and of scaled rows
+// 256 (D + Dv) of FLOAT32. Dv' is Dv rounded up to the lanes of a vector;
+// tile_rows is at most 14, or 32 with BF16Tiles.
 template <typename T>
 class Scratch {
  public:
@@ -24,15 +25,21 @@ class Scratch {
     values = keys_packed + kKeyBlock * problem.head_size;
     scores = values + kKeyBlock * value_stride;
     bias = scores + tile_rows * kKeyBlock;
+    unscaled_keys = reinterpret_cast<float*>(bias + kKeyBlock);
+    unscaled_values = unscaled_keys + kKeyBlock * problem.head_size;
   }
 
   // What the constructor takes for these arguments, in bytes.
   static int64_t Bytes(const Problem& problem, int64_t tile_rows,
                        int64_t lanes) {
     return kKeyBlock *
-           (problem.head_size + RoundUp(problem.value_head_size, lanes) +
-            tile_rows + 1) *
-           static_cast<int64_t>(sizeof(T));
+               (problem.head_size + RoundUp(problem.value_head_size, lanes) +
+                tile_rows + 1) *
+               static_cast<int64_t>(sizeof(T)) +
+           (problem.scaled
+                ? kKeyBlock * (problem.head_size + problem.value_head_size) *
+                      static_cast<int64_t>(sizeof(float))
+                : 0);
   }
 
   // Row-major. kPanel and kElements are those of tile-inl.h.
@@ -41,6 +48,9 @@ class Scratch {
   T* values;       // [256 / kElements, Dv']: steps of keys
   T* scores;       // [tile_rows, 256]: scores, then weights
   T* bias;         // [256]: a row of the mask
+  // A block of scaled rows as they are computed with; else no memory.
+  float* unscaled_keys;    // [256, D]
+  float* unscaled_values;  // [256, Dv]
 };
 
 }  // namespace attention

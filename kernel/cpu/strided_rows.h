@@ -11,6 +11,7 @@ struct StridedRows {
   int64_t count = 0;
   int64_t row_bytes = 0;
   int64_t stride_bytes = 0;
+  const uint8_t* scales = nullptr;  // [count], of scaled rows
 
   template <typename Element>
   const Element* Row(int64_t i) const {

@@ -89,6 +89,9 @@ struct Problem {
   bool by_views = false;
   absl::Span<const KeyValueView> key_views;
   int64_t first_view = 0;
+  // The views' rows are scaled, of this type; key.type and value.type say what
+  // they are computed as.
+  std::optional<DataType> scaled;
   // The block that an accumulator's keys begin at.
   int64_t first_block = 0;
   Operand output;  // [B, Hq, S, Dv], strides only

@@ -33,6 +33,9 @@ struct TenantSettings {
   int64_t max_bytes = std::numeric_limits<int64_t>::max();
   // Most multiply-adds per second, on the average.
   double max_work = std::numeric_limits<double>::infinity();
+  // Most bytes that its sessions may hold, and most sessions.
+  int64_t max_session_bytes = std::numeric_limits<int64_t>::max();
+  int64_t max_sessions = std::numeric_limits<int64_t>::max();
 
   bool operator==(const TenantSettings&) const = default;
 };

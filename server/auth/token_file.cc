@@ -19,7 +19,7 @@
 namespace attention::server {
 namespace {
 
-constexpr size_t kMaxWords = 5;
+constexpr size_t kMaxWords = 7;
 constexpr size_t kMaxName = 64;
 constexpr double kLeastWeight = 0.001, kMostWeight = 1000;
 // A call takes 128 KiB while it waits. The most is that of max_inflight_bytes.
@@ -47,7 +47,7 @@ bool IsName(absl::string_view word) {
          });
 }
 
-// The settings after a hash: a name, and up to three numbers.
+// The settings after a hash: a name, and up to five numbers.
 absl::StatusOr<TenantSettings> ParseTenant(
     const std::vector<absl::string_view>& words) {
   TenantSettings tenant;
@@ -76,6 +76,16 @@ absl::StatusOr<TenantSettings> ParseTenant(
     return Wrong("work per second", words[4],
                  "multiply-adds of 1 to 1e18, such as 2e12");
   }
+  if (given(5) && !(ParseBytes(words[5], &tenant.max_session_bytes) &&
+                    tenant.max_session_bytes >= 0 &&
+                    tenant.max_session_bytes <= kMostBytes)) {
+    return Wrong("session bytes", words[5],
+                 "0 to 1125899906842624, such as 64MiB or 2GiB");
+  }
+  if (given(6) && !(absl::SimpleAtoi(words[6], &tenant.max_sessions) &&
+                    tenant.max_sessions >= 0)) {
+    return Wrong("sessions", words[6], "a number of at least 0");
+  }
   return tenant;
 }
 
@@ -96,7 +106,7 @@ class Parser {
       return absl::InvalidArgumentError(
           absl::StrCat("got ", words.size(), " words, wanted 2 to ", kMaxWords,
                        ": SHA-256, tenant, weight, bytes in flight, work per "
-                       "second"));
+                       "second, session bytes, sessions"));
     }
     auto tenant = ParseTenant(words);
     if (!tenant.ok()) return tenant.status();

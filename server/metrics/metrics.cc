@@ -38,18 +38,29 @@ constexpr absl::string_view kMethods[] = {"ComputeAttention",
                                           "Health/Watch",
                                           "Reflection",
                                           "other"};
-constexpr absl::string_view kReasons[] = {
-    "QUEUE_FULL",         "DEADLINE_TOO_CLOSE",
-    "MEMORY_BUSY",        "MEMORY_TOO_LARGE",
-    "OUT_OF_MEMORY",      "HEADERS_TOO_LARGE",
-    "REQUEST_TOO_LARGE",  "ANSWER_TOO_LARGE",
-    "DRAINING",           "SLOW_UPLOAD",
-    "SLOW_READER",        "IDLE_TOO_LONG",      "TOKEN_MISSING",
-    "TOKEN_MALFORMED",    "TOKEN_UNKNOWN",
-    "TENANT_NOT_ALLOWED", "TENANT_TOO_LARGE",
-    "TENANT_BYTES",       "TENANT_WORK",
-    "TOO_MANY_STREAMS",   "SESSION_BYTES",
-    "SESSION_COUNT",      "other"};
+constexpr absl::string_view kReasons[] = {"QUEUE_FULL",
+                                          "DEADLINE_TOO_CLOSE",
+                                          "MEMORY_BUSY",
+                                          "MEMORY_TOO_LARGE",
+                                          "OUT_OF_MEMORY",
+                                          "HEADERS_TOO_LARGE",
+                                          "REQUEST_TOO_LARGE",
+                                          "ANSWER_TOO_LARGE",
+                                          "DRAINING",
+                                          "SLOW_UPLOAD",
+                                          "SLOW_READER",
+                                          "IDLE_TOO_LONG",
+                                          "TOKEN_MISSING",
+                                          "TOKEN_MALFORMED",
+                                          "TOKEN_UNKNOWN",
+                                          "TENANT_NOT_ALLOWED",
+                                          "TENANT_TOO_LARGE",
+                                          "TENANT_BYTES",
+                                          "TENANT_WORK",
+                                          "TOO_MANY_STREAMS",
+                                          "SESSION_BYTES",
+                                          "SESSION_COUNT",
+                                          "other"};
 // How a call ended: with an answer, refused by the server, or else.
 constexpr absl::string_view kResults[] = {"ok", "refused", "error"};
 // gRPC's codes are 0 to 16.
@@ -187,7 +198,7 @@ std::vector<MetricFamily> SnapshotFamilies(const Snapshot& now) {
 std::vector<MetricFamily> TenantFamilies(
     const std::vector<TenantSample>& tenants) {
   if (tenants.empty()) return {};
-  std::vector<Sample> calls, used, bytes;
+  std::vector<Sample> calls, used, bytes, sessions, session_bytes;
   for (const TenantSample& tenant : tenants) {
     for (size_t r = 0; r < std::size(kResults); ++r) {
       calls.push_back(
@@ -197,6 +208,10 @@ std::vector<MetricFamily> TenantFamilies(
     used.push_back({tenant.used_seconds, {{"tenant", tenant.name}}});
     bytes.push_back(
         {static_cast<double>(tenant.bytes), {{"tenant", tenant.name}}});
+    sessions.push_back(
+        {static_cast<double>(tenant.sessions), {{"tenant", tenant.name}}});
+    session_bytes.push_back(
+        {static_cast<double>(tenant.session_bytes), {{"tenant", tenant.name}}});
   }
   return {
       CounterFamily("attention_tenant_calls_total",
@@ -205,7 +220,11 @@ std::vector<MetricFamily> TenantFamilies(
                     "Seconds of threads that a tenant's ended calls took.",
                     used),
       GaugeFamily("attention_tenant_memory_bytes",
-                  "Memory that a tenant's calls hold.", bytes)};
+                  "Memory that a tenant's calls hold.", bytes),
+      GaugeFamily("attention_tenant_sessions", "Sessions of a tenant.",
+                  sessions),
+      GaugeFamily("attention_tenant_session_bytes",
+                  "Memory that a tenant's sessions hold.", session_bytes)};
 }
 
 }  // namespace

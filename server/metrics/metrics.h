@@ -53,6 +53,8 @@ struct TenantSample {
   double used_seconds = 0;
   // Now.
   int64_t bytes = 0;
+  int64_t sessions = 0;
+  int64_t session_bytes = 0;
 };
 
 // What is so at this moment.

@@ -83,7 +83,9 @@ std::vector<prometheus::MetricFamily> ProcessMetrics::Collect() {
   };
   char text[128] = {};
   int64_t virtual_pages, resident_pages;
+  // Numbers of the system's own, which fit.
   if (pread(statm_.get(), text, sizeof(text) - 1, 0) > 0 &&
+      // NOLINTNEXTLINE(bugprone-unchecked-string-to-number-conversion)
       std::sscanf(text, "%" SCNd64 " %" SCNd64, &virtual_pages,
                   &resident_pages) == 2) {
     const auto page = static_cast<double>(sysconf(_SC_PAGESIZE));

@@ -50,11 +50,9 @@ class AttendCall final : public TensorCall {
   }
 
   absl::StatusOr<AttentionPlan> Plan(const KernelRequest& request) override {
-    absl::StatusOr<AttentionPlan> plan =
-        PlanLayerRequest(request, env_.options.kernel_limits());
-    if (!plan.ok()) return plan.status();
     view_ = keys_.view();
-    return WithKeys(*std::move(plan), absl::MakeConstSpan(&view_, 1));
+    return PlanLayerRequest(request, keys_.format(), view_,
+                            env_.options.kernel_limits());
   }
 
   void AddFields(wire::MessageWriter& answer) override {

@@ -150,7 +150,7 @@ HealthListResponse HealthService::List() {
   HealthListResponse response;
   auto& statuses = *response.mutable_statuses();
   statuses[""] = whole;
-  statuses[service_] = whole;
+  statuses[service_] = std::move(whole);
   return response;
 }
 

@@ -15,6 +15,7 @@
 #include "client/cpp/cli/npy.h"
 #include "client/cpp/cli/report.h"
 #include "tests/client/fake_service.h"
+#include "tests/client/run_with.h"
 
 namespace attention::cli {
 namespace {
@@ -22,29 +23,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
-
-struct Outcome {
-  int code;
-  std::string out;
-  std::string err;
-};
-
-Outcome RunWith(std::vector<std::string> arguments) {
-  std::vector<const char*> argv = {"attention_client"};
-  for (const std::string& argument : arguments) {
-    argv.push_back(argument.c_str());
-  }
-  std::ostringstream out;
-  std::ostringstream err;
-  const int code = Run(static_cast<int>(argv.size()), argv.data(),
-                       /*utf8=*/true, out, err);
-  return {code, out.str(), err.str()};
-}
-
-void ExpectOneLine(const std::string& text) {
-  EXPECT_THAT(text, StartsWith("attention_client: "));
-  EXPECT_EQ(text.find('\n'), text.size() - 1) << text;
-}
 
 class CommandLine : public ::testing::Test {
  protected:
@@ -247,7 +225,7 @@ TEST_F(CommandLine, LabelsSeveralTensors) {
 TEST_F(CommandLine, UsageErrorsAreOneLineAndOne) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
       {{},
-       "got no command, wanted compute, health, info, bench or "
+       "got no command, wanted compute, health, info, bench, session or "
        "completion"},
       {{"benhc"}, "benhc: no such command, did you mean bench?"},
       {{"--server=x", "health"}, "--server: this flag stands after a command"},

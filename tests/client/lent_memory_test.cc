@@ -63,6 +63,16 @@ TEST(LeaseTest, ASliceMayOutliveIt) {
   EXPECT_EQ(slice.size(), 1000u);
 }
 
+TEST(LeaseTest, WaitsNoLongerThanAsked) {
+  const std::vector<std::byte> memory(1000);
+  Lease lease;
+  std::optional<grpc::Slice> slice = lease.Lend(memory);
+  EXPECT_FALSE(lease.WaitFor(std::chrono::milliseconds(1)));
+  std::thread returning([&] { slice.reset(); });
+  EXPECT_TRUE(lease.WaitFor(std::chrono::minutes(1)));
+  returning.join();
+}
+
 TEST(LeaseTest, CallsBackWhenTheLastSliceIsReturned) {
   const std::vector<std::byte> memory(1000);
   Lease lease;

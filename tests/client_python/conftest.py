@@ -8,11 +8,21 @@ from grpc_health.v1 import health_pb2
 
 from attention_client import Client
 from attention_client import attention_pb2 as pb
+from attention_client import session_pb2 as session_pb
 
 METHODS = {
     "attention.v1.AttentionService": {
         "ComputeAttention": pb.ComputeAttentionRequest,
         "GetCapabilities": pb.GetCapabilitiesRequest,
+    },
+    "attention.v1.SessionService": {
+        "CreateSession": session_pb.CreateSessionRequest,
+        "GetSession": session_pb.GetSessionRequest,
+        "ListSessions": session_pb.ListSessionsRequest,
+        "DeleteSession": session_pb.DeleteSessionRequest,
+        "ForkSessions": session_pb.ForkSessionsRequest,
+        "TruncateSession": session_pb.TruncateSessionRequest,
+        "Step": session_pb.StepRequest,
     },
     "grpc.health.v1.Health": {"Check": health_pb2.HealthCheckRequest},
 }
@@ -21,7 +31,8 @@ METHODS = {
 class FakeServer:
     """`answers` maps a method's name to a function of (request, context), and
     `serializers` to one that makes bytes of what that returns, if it is not a
-    message; it keeps the last request and context."""
+    message; it keeps the last request and context. The answer of Step takes and
+    makes an iterator."""
 
     def __init__(self, address="127.0.0.1:0", credentials=None):
         self.answers = {}
@@ -29,7 +40,7 @@ class FakeServer:
         self.request = None
         self.context = None
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(2),
+            futures.ThreadPoolExecutor(4),
             options=[("grpc.max_receive_message_length", -1)],
         )
         for service, methods in METHODS.items():
@@ -56,7 +67,12 @@ class FakeServer:
             self.context = context
             return self.answers[name](request, context)
 
-        return grpc.unary_unary_rpc_method_handler(
+        kind = (
+            grpc.stream_stream_rpc_method_handler
+            if name == "Step"
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return kind(
             handle,
             request_deserializer=request_type.FromString,
             response_serializer=lambda response: self.serializers.get(

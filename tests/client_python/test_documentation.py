@@ -1,4 +1,4 @@
-"""What the package's README and docstrings show is what happens."""
+"""What the package's docstrings and pages show is what happens."""
 
 import contextlib
 import doctest
@@ -11,14 +11,19 @@ import pytest
 import attention_client
 from attention_client import aio
 
-README = Path(__file__).parents[2] / "client/python/README.md"
+REPOSITORY = Path(__file__).parents[2]
 ADDRESS = "127.0.0.1:50051"
 
 
 @pytest.mark.parametrize(
     ("place", "examples"),
-    [(attention_client, 4), (attention_client.Client, 7), (aio, 5)],
-    ids=["package", "Client", "aio"],
+    [
+        (attention_client, 4),
+        (attention_client.Client, 7),
+        (aio, 5),
+        (attention_client.Session, 6),
+    ],
+    ids=["package", "Client", "aio", "Session"],
 )
 def test_docstrings(server_address, place, examples):
     text = place.__doc__.replace(ADDRESS, server_address)
@@ -29,12 +34,16 @@ def test_docstrings(server_address, place, examples):
     assert said == []
 
 
-def test_readme(server_address):
-    text = README.read_text().replace(ADDRESS, server_address)
+@pytest.mark.parametrize(
+    ("page", "examples"),
+    [("client/python/README.md", 4), ("docs/sessions.md", 1)],
+)
+def test_pages(server_address, page, examples):
+    text = (REPOSITORY / page).read_text().replace(ADDRESS, server_address)
     blocks = re.findall(
         r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL
     )
-    assert len(blocks) == 3
+    assert len(blocks) == examples
     names = {}
     for block in blocks:
         expected = re.findall(r"^# (.*\n)", block, re.MULTILINE)

@@ -67,7 +67,7 @@ def test_codes_that_only_the_base_class_stands_for():
             "".join(part.capitalize() for part in code.name.split("_")),
         )
     }
-    assert without == {"OK", "UNKNOWN", "ALREADY_EXISTS", "DATA_LOSS"}
+    assert without == {"OK", "UNKNOWN", "DATA_LOSS"}
 
 
 def test_field_violations_are_carried(server, fake_client):

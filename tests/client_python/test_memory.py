@@ -42,6 +42,16 @@ def test_a_request(core, client, contiguous):
     assert peak < copies * 8 * MIB + SMALL
 
 
+def test_an_append(core, client):
+    keys = np.ones((8, 4096, 32), np.float32)
+    with client.create_session(kv_heads=8, head_size=32) as session:
+        peak = peak_of(lambda: session.append(keys, keys))
+    # Two messages of 4 MiB, one after the other; grpcio lets go of the first
+    # one when it has the next.
+    assert 2 * keys.nbytes == 8 * MIB
+    assert peak < {"native": 0, "pure": 8 * MIB}[core] + SMALL
+
+
 def test_an_answer(core, client):
     query = np.ones((1, 8, 4096, 32), np.float32)
     keys = np.ones((1, 8, 1, 32), np.float32)

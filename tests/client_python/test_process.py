@@ -1,6 +1,7 @@
 """What a client does to its process, and the process to a client."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from attention_client import attention_pb2 as pb
+from attention_client import session_pb2 as session_pb
 
 
 def run(code, *arguments):
@@ -114,6 +116,90 @@ def test_control_c_ends_a_call(server, call, method):
         assert process.wait(timeout=60) == 0
     server.stop()  # Waits for the answer.
     assert cancelled == [True]
+
+
+def test_control_c_ends_a_step(server):
+    code = """
+        import os, sys
+        import numpy as np
+        from attention_client import Client
+        key = np.ones((1, 1, 2), np.float32)
+        session = Client(sys.argv[1]).create_session()
+        print(os.getpid(), flush=True)
+        try:
+            session.append(key, key)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    pids, cancelled = queue.SimpleQueue(), []
+    server.answers["CreateSession"] = lambda request, context: (
+        session_pb.CreateSessionResponse(
+            session=session_pb.Session(id="a", lengths=[0])
+        )
+    )
+
+    def answer(requests, context):
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        next(requests)
+        os.kill(pids.get(timeout=10), signal.SIGINT)
+        # So that a call that goes on fails rather than hangs.
+        cancelled.append(ended.wait(10))
+        yield session_pb.StepResponse()
+
+    server.answers["Step"] = answer
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), server.address],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        pids.put(int(process.stdout.readline()))
+        assert process.stdout.read() == "interrupted\n"
+        assert process.wait(timeout=60) == 0
+    server.stop()  # Waits for the answer.
+    assert cancelled == [True]
+
+
+def test_sessions_keep_no_process_alive(server_address):
+    code = """
+        import sys
+        import numpy as np
+        from attention_client import Client
+        client = Client(sys.argv[1])
+        key = np.ones((1, 1, 2), np.float32)
+        session = client.create_session(kv_heads=1, head_size=2, lease=1)
+        print(session.append(key, key))
+    """
+    assert run(code, server_address) == "1\n"
+
+
+def test_sessions_are_not_for_a_forked_child(server_address):
+    code = """
+        import os, sys
+        import numpy as np
+        from attention_client import Client
+        client = Client(sys.argv[1])
+        key = np.ones((1, 1, 2), np.float32)
+        session = client.create_session(kv_heads=1, head_size=2)
+        session.append(key, key)
+        if os.fork() == 0:
+            for call in (lambda: session.append(key, key), session.refresh,
+                         session.delete, client.create_session):
+                try:
+                    call()
+                except RuntimeError as error:
+                    print(error, flush=True)
+            client.close()
+            del session, client
+            os._exit(0)
+        os.wait()
+        print(session.append(key, key))
+    """
+    *told, after = run(code, server_address).splitlines()
+    assert after == "2"
+    assert len(told) == 4
+    for line in told:
+        assert "before a fork, which gRPC does not survive" in line
 
 
 @pytest.mark.parametrize("core", ["native"], indirect=True)

@@ -21,6 +21,9 @@ class CompletionTest : public ::testing::Test {
     run->add_option("--mode", text_, "How")->type_name("fast|slow");
     run->add_option("--output", text_, "Where to")->type_name("FILE");
     AddCompletionCommand(app_, shell_);
+    CLI::App* store = app_.add_subcommand("store", "What is kept");
+    CLI::App* add = store->add_subcommand("add", "Add to it");
+    add->add_option("--mode", text_, "How")->type_name("all|one");
   }
 
   CLI::App app_;
@@ -31,13 +34,19 @@ class CompletionTest : public ::testing::Test {
 
 TEST_F(CompletionTest, Bash) {
   const std::string script = CompletionScript(app_, "bash");
-  EXPECT_THAT(script, HasSubstr("case $word in run|completion) command="));
+  EXPECT_THAT(script, HasSubstr("    case $command/$word in\n"
+                                "      /run|/completion|/store|store/add) "
+                                "command=${command:+$command/}$word ;;\n"));
   EXPECT_THAT(script, HasSubstr("    '') flags='--help --listen= --quick' "
-                                "words='run completion' ;;\n"
+                                "words='run completion store' ;;\n"
                                 "    'run') flags='--help --mode= --output=' "
                                 "words='' ;;\n"
                                 "    'completion') flags='--help' "
-                                "words='bash zsh' ;;\n"));
+                                "words='bash zsh' ;;\n"
+                                "    'store') flags='--help' words='add' ;;\n"
+                                "    'store/add') flags='--help --mode=' "
+                                "words='' ;;\n"));
+  EXPECT_THAT(script, HasSubstr("    store/add--mode) words='all one' ;;\n"));
   EXPECT_THAT(script, HasSubstr("  case $command$flag in\n"
                                 "    run--mode) words='fast slow' ;;\n"
                                 "    run--output) file=yes ;;\n"));
@@ -53,6 +62,10 @@ TEST_F(CompletionTest, Zsh) {
   EXPECT_THAT(script, HasSubstr("    '--quick[Be quick]' \\\n"));
   EXPECT_THAT(script, HasSubstr("          '--mode=[How]:mode:(fast slow)'"));
   EXPECT_THAT(script, HasSubstr("          '--output=[Where to]:FILE:_files'"));
+  EXPECT_THAT(script, HasSubstr("_program_store() {\n"));
+  EXPECT_THAT(script, HasSubstr("    'add:Add to it'\n"));
+  EXPECT_THAT(script,
+              HasSubstr("        store) _program_store && result=0 ;;\n"));
 }
 
 TEST_F(CompletionTest, OtherShellsAreRefused) {

@@ -138,6 +138,15 @@ def shell(request, server_binary, tmp_path_factory):
             ["compute", "--query", "a query.npy"],
         ),
         ("attention_client bench --conc\t4", ["bench", "--concurrency=4"]),
+        ("attention_client session cre\t", ["session", "create"]),
+        (
+            "attention_client session create --kv\t2",
+            ["session", "create", "--kv-heads=2"],
+        ),
+        (
+            "attention_client session attend --causal=t\t",
+            ["session", "attend", "--causal=top-left"],
+        ),
         # It is no flag of this command.
         ("attention_client health --conc\t", ["health", "--conc"]),
         ("attention_server --shutdown\t5", ["--shutdown-grace=5"]),
@@ -169,4 +178,5 @@ def test_offers_all_there_is(shell):
         "compute",
         "health",
         "info",
+        "session",
     ]

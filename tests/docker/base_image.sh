@@ -2,6 +2,7 @@
 # Makes the image docker/Dockerfile starts from out of Debian's packages, for
 # machines that reach no image registry. Usage: base_image.sh NAME CACHE_FOLDER
 # BUILDAH [OPTION...], where the latter is the command to call buildah by.
+# CMake's builds in it go through ccache, whose cache may be mounted at /ccache.
 set -euo pipefail
 name=$1 cache=$2
 shift 2
@@ -14,7 +15,8 @@ mirror=${DEBIAN_MIRROR:-}
 if ! [[ -f $cache/bookworm.tar ]]; then
   mkdir -p "$cache"
   rm -rf "$cache/bookworm"
-  debootstrap --variant=minbase bookworm "$cache/bookworm" ${mirror:+"$mirror"}
+  debootstrap --variant=minbase --include=ccache bookworm "$cache/bookworm" \
+    ${mirror:+"$mirror"}
   # What this machine needs to reach the mirror, the image needs too.
   cp /etc/resolv.conf "$cache/bookworm/etc/"
   cp /etc/apt/apt.conf.d/* "$cache/bookworm/etc/apt/apt.conf.d/"
@@ -24,5 +26,8 @@ if ! [[ -f $cache/bookworm.tar ]]; then
 fi
 container=$("$@" from scratch)
 "$@" add "$container" "$cache/bookworm.tar" / >/dev/null
+# ccache takes the language for a part of what it looks up.
+"$@" config --env CMAKE_CXX_COMPILER_LAUNCHER=ccache --env CCACHE_DIR=/ccache \
+  --env CCACHE_BASEDIR=/source ${LANG:+--env "LANG=$LANG"} "$container"
 "$@" commit -q "$container" "$name" >/dev/null
 "$@" rm "$container" >/dev/null

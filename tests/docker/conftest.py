@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,19 @@ def image():
     """The image's name, once it is built."""
     assert os.geteuid() == 0, "buildah's chroot isolation needs root"
     run(REPOSITORY / "tests/docker/base_image.sh", BASE, CACHE, *BUILDAH)
+    volumes = []
+    if shutil.which("ccache"):
+        # It has what the preset release compiled, on the same Debian.
+        cache = Path(run("ccache", "--get-config=cache_dir"))
+        cache.mkdir(parents=True, exist_ok=True)
+        volumes.append(f"--volume={cache}:/ccache")
     buildah(
         "bud",
         "--format=docker",
         "--isolation=chroot",
         "--pull-never",
         "--layers",
+        *volumes,
         f"--build-arg=BASE_IMAGE={BASE}",
         f"--file={REPOSITORY}/docker/Dockerfile",
         f"--tag={IMAGE}",

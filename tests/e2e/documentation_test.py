@@ -35,10 +35,12 @@ class DocumentationTest(unittest.TestCase):
         self.assertEqual(len(found), count)
         with ServerProcess(SERVER) as server:
             for command, output in found:
-                program, verb, *arguments = shlex.split(command)
+                program, *arguments = shlex.split(command)
                 self.assertEqual(program, "attention_client")
+                verbs = 2 if arguments[0] == "session" else 1
+                arguments.insert(verbs, f"--server={server.address}")
                 run = subprocess.run(
-                    [CLIENT, verb, f"--server={server.address}", *arguments],
+                    [CLIENT, *arguments],
                     check=False,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -52,6 +54,9 @@ class DocumentationTest(unittest.TestCase):
 
     def test_attention(self):
         self.check("docs/attention.md", 3)
+
+    def test_sessions(self):
+        self.check("docs/sessions.md", 5)
 
     def test_every_flag_is_documented_once_with_its_default(self):
         help_text = subprocess.run(

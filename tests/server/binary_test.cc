@@ -34,6 +34,7 @@
 #include "tests/support/messages.h"
 #include "tests/support/pipe.h"
 #include "tests/support/raw_call.h"
+#include "tests/support/sanitizers.h"
 #include "tests/support/socket.h"
 #include "tests/support/subprocess.h"
 #include "tests/support/test_server.h"
@@ -378,14 +379,6 @@ TEST(BinaryTest, LogsFewOfManyBadRequestsAndTellsOfTheOthers) {
   EXPECT_EQ(lines + suppressed, 500);
 }
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
-
 // A start that must fail, run by `sh` under a limit.
 struct FailingStart {
   const char* name;
@@ -397,10 +390,10 @@ struct FailingStart {
 class FailingStartTest : public ::testing::TestWithParam<FailingStart> {};
 
 TEST_P(FailingStartTest, SaysWhyOnOneLine) {
-  if (kSanitized && absl::StrContains(GetParam().limit, "-v")) {
+  if (kAddressSanitizer && absl::StrContains(GetParam().limit, "-v")) {
     GTEST_SKIP() << "the address sanitizer needs terabytes of address space";
   }
-  if (kSanitized && absl::StrContains(GetParam().limit, "-n 4")) {
+  if (kAddressSanitizer && absl::StrContains(GetParam().limit, "-n 4")) {
     GTEST_SKIP() << "UBSan's check of types opens a pipe, or sees errors";
   }
   const std::string command =
@@ -436,7 +429,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(BinaryTest, LowersItsMemoryToTheAddressSpaceThereIs) {
-  if (kSanitized) {
+  if (kAddressSanitizer) {
     GTEST_SKIP() << "the address sanitizer needs terabytes of address space";
   }
   Subprocess server({"/bin/sh", "-c",
@@ -479,7 +472,7 @@ void LimitGrowth(pid_t pid, int64_t bytes) {
 }
 
 TEST(BinaryTest, ACallForWhichThereIsNoMemoryEndsAlone) {
-  if (kSanitized) {
+  if (kAddressSanitizer) {
     GTEST_SKIP() << "the address sanitizer needs terabytes of address space";
   }
   struct Case {
@@ -578,7 +571,8 @@ int64_t ResidentBytes(pid_t pid) {
 }
 
 TEST(BinaryTest, GivesBackTheMemoryOfCallsThatTransferNothing) {
-  if (kSanitized) GTEST_SKIP() << "sanitizers have allocators of their own";
+  if (kAddressSanitizer)
+    GTEST_SKIP() << "sanitizers have allocators of their own";
   Subprocess server = StartServer({"--listen=127.0.0.1:0"});
   const std::string address = AddressIn(server.ReadLine());
   constexpr int64_t kMuch = int64_t{16} << 20;

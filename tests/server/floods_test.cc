@@ -15,9 +15,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "base/descriptor.h"
+#include "grpcpp/grpcpp.h"
 #include "tests/support/http2_frames.h"
 #include "tests/support/messages.h"
 #include "tests/support/raw_call.h"
+#include "tests/support/sanitizers.h"
 #include "tests/support/socket.h"
 #include "tests/support/stream_client.h"
 #include "tests/support/test_server.h"
@@ -66,22 +68,28 @@ class FloodsTest : public ::testing::Test {
   TestServer server_;
 };
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized =
-    __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
+constexpr bool kSanitized = kAddressSanitizer || kThreadSanitizer;
 
-TEST_F(FloodsTest, FramesThatMeanNothing) {
-  std::string pings, updates;
+TEST_F(FloodsTest, Pings) {
+  if (!absl::StartsWith(grpc::Version(), "1.51.")) {
+    GTEST_SKIP()
+        << "gRPC 1.83 answers pings one by one, too slowly for a flood, "
+           "and ends the connection itself";
+  }
+  std::string pings;
   for (int i = 0; i < 1000; ++i) {
     pings += MakeFrame(FrameType::kPing, 0, 0, std::string(8, '\0'));
-    updates += MakeFrame(FrameType::kWindowUpdate, 0, 0, BigEndian(1));
   }
   EXPECT_TRUE(IsCut([&] { return pings; }, int64_t{1} << 30));
+  EXPECT_TRUE(WaitUntil([&] { return CutAny(); }));
+  ExpectServes();
+}
+
+TEST_F(FloodsTest, WindowUpdates) {
+  std::string updates;
+  for (int i = 0; i < 1000; ++i) {
+    updates += MakeFrame(FrameType::kWindowUpdate, 0, 0, BigEndian(1));
+  }
   EXPECT_TRUE(IsCut([&] { return updates; }, int64_t{1} << 32));
   EXPECT_TRUE(WaitUntil([&] { return CutAny(); }));
   ExpectServes();

@@ -3,14 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "attention/details/v1/details.pb.h"
 #include "attention/v1/attention.grpc.pb.h"
 #include "attention/v1/session.grpc.pb.h"
+#include "kernel/scaled.h"
 #include "tests/support/messages.h"
 #include "tests/support/session_fixture.h"
 #include "tests/support/test_server.h"
@@ -65,6 +68,77 @@ TEST_F(SessionServiceTest, AttendsWithTheBitsOfOneRequest) {
   v1::AttendRequest request = AttendRequest("a", 2);
   *request.mutable_mask() = RandomTensor(v1::DATA_TYPE_BOOL, {2, 320}, 7);
   ExpectAttends(request);
+}
+
+// The numbers that are stored, as FLOAT32: [1, Hkv, T, size] of `rows`.
+v1::Tensor Stored(DataType type, const v1::Tensor& rows) {
+  v1::Tensor stored = rows;
+  const int64_t size = rows.shape(3);
+  auto* const numbers = reinterpret_cast<float*>(stored.mutable_data()->data());
+  for (size_t row = 0; row * size * sizeof(float) < rows.data().size(); ++row) {
+    float* const from = numbers + row * size;
+    float largest = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      largest = std::max(largest, std::fabs(from[i]));
+    }
+    const uint8_t scale = ScaleOf(type, largest);
+    std::vector<uint8_t> scaled(size);
+    ScaleElements(type, scale, from, size, scaled.data());
+    for (int64_t i = 0; i < size; ++i) {
+      from[i] = ScaledElement(type, scale, scaled.data(), i);
+    }
+  }
+  return stored;
+}
+
+TEST_F(SessionServiceTest, AttendsToScaledRows) {
+  for (const auto& [name, wire, type] :
+       {std::tuple("int8", v1::DATA_TYPE_INT8, DataType::kInt8),
+        std::tuple("fp8", v1::DATA_TYPE_FLOAT8_E4M3, DataType::kFloat8E4M3)}) {
+    keys_.Truncate(0);
+    values_.Truncate(0);
+    v1::CreateSessionRequest create;
+    create.set_id(name);
+    create.mutable_config()->set_kv_heads(kHeads);
+    create.mutable_config()->set_head_size(kKeySize);
+    create.mutable_config()->set_value_head_size(kValueSize);
+    create.mutable_config()->set_data_type(wire);
+    EXPECT_EQ(Call(&v1::SessionService::Stub::CreateSession, create)
+                  .session()
+                  .config()
+                  .data_type(),
+              wire);
+    for (int64_t count : {1, 300, 2}) {
+      v1::AppendKeyValuesRequest append = AppendRequest(name, count);
+      append.set_request_id(std::to_string(count));
+      Append(append);
+      ExpectOk();
+      Append(append);
+      ExpectOk();
+      const v1::AttendRequest request = AttendRequest(name, 1);
+      const v1::AttendResponse got = Attend(request);
+      ExpectOk();
+      v1::ComputeAttentionRequest whole;
+      *whole.mutable_query() = request.query();
+      whole.mutable_query()->mutable_shape()->Clear();
+      for (int64_t dim : {int64_t{1}, 2 * kHeads, int64_t{1}, kKeySize}) {
+        whole.mutable_query()->add_shape(dim);
+      }
+      *whole.mutable_key() = Stored(type, keys_.All());
+      *whole.mutable_value() = Stored(type, values_.All());
+      whole.mutable_options()->set_causal(v1::CAUSAL_BOTTOM_RIGHT);
+      EXPECT_TRUE(got.output().data() == KernelAnswer(whole).output().data());
+    }
+    v1::AttendRequest half = AttendRequest(name, 1);
+    *half.mutable_query() =
+        RandomTensor(v1::DATA_TYPE_FLOAT16, {2 * kHeads, 1, kKeySize}, 1);
+    Attend(half);
+    EXPECT_EQ(DetailsOf(status_).field, "query.data_type");
+  }
+  v1::AppendKeyValuesRequest eight = AppendRequest("fp8", 1);
+  eight.mutable_key()->set_data_type(v1::DATA_TYPE_FLOAT8_E4M3);
+  Append(eight);
+  EXPECT_EQ(DetailsOf(status_).field, "key.data_type");
 }
 
 TEST_F(SessionServiceTest, AttendsToNothing) {

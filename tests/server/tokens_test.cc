@@ -10,6 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "attention/v1/attention.grpc.pb.h"
+#include "attention/v1/session.grpc.pb.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "server/auth/token_file.h"
 #include "tests/support/certificates.h"
@@ -196,6 +197,45 @@ TEST_F(TokensTest, MetricsTellOfTenants) {
   EXPECT_THAT(text, HasSubstr("attention_refusals_total{reason=\"TENANT_NOT_"
                               "ALLOWED\"} 1\n"));
   EXPECT_THAT(text, Not(HasSubstr("t-a")));
+}
+
+// What its sessions may hold; another tenant's are not among them.
+TEST_F(TokensTest, BoundTheSessionsOfATenant) {
+  Start(Line("t-a", "a 1 - - 100KiB 2") + Line("t-b", "b"));
+  const auto stub =
+      v1::SessionService::NewStub(server_->Channel(Transport::kLoopback));
+  const auto create = [&](const std::string& token, const std::string& id) {
+    grpc::ClientContext context;
+    Authorize(token, context);
+    v1::CreateSessionRequest request;
+    request.set_id(id);
+    request.mutable_config()->set_kv_heads(1);
+    request.mutable_config()->set_head_size(64);
+    v1::CreateSessionResponse response;
+    return stub->CreateSession(&context, request, &response);
+  };
+  const auto append = [&](const std::string& token, const std::string& id) {
+    grpc::ClientContext context;
+    Authorize(token, context);
+    v1::AppendKeyValuesRequest request;
+    request.set_id(id);
+    *request.mutable_key() =
+        RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 256, 64}, 1);
+    *request.mutable_value() = request.key();
+    v1::AppendKeyValuesResponse response;
+    return stub->AppendKeyValues(&context, request, &response);
+  };
+  for (const char* id : {"1", "2", "3"}) {
+    EXPECT_TRUE(create("t-b", id).ok());
+    EXPECT_TRUE(append("t-b", id).ok());
+  }
+  EXPECT_TRUE(create("t-a", "1").ok());
+  EXPECT_TRUE(create("t-a", "2").ok());
+  EXPECT_EQ(DetailsOf(create("t-a", "3")).reason, "SESSION_COUNT");
+  // 128 KiB.
+  EXPECT_EQ(DetailsOf(append("t-a", "1")).reason, "SESSION_BYTES");
+  EXPECT_THAT(server_->server().metrics().Text(),
+              HasSubstr("attention_tenant_sessions{tenant=\"a\"} 2\n"));
 }
 
 TEST_F(TokensTest, WithoutAFileEverybodyMayCall) {

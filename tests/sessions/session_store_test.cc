@@ -205,7 +205,7 @@ TEST_F(SessionStoreTest, NamesWhatIsWrong) {
   config.format.value_is_key_prefix = true;
   EXPECT_EQ(field("a", config), "value_head_size");
   config = config_;
-  config.format.type = DataType::kInt8;
+  config.format.type = DataType::kInt32;
   EXPECT_EQ(field("a", config), "data_type");
   config = config_;
   config.lease = absl::ZeroDuration();

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <random>
@@ -82,6 +85,66 @@ TEST_F(SessionTest, ValuesMayBeTheFirstColumnsOfKeys) {
   EXPECT_TRUE(Holds(read, tokens));
   EXPECT_EQ(read.view().blocks[1].key, read.view().blocks[1].value);
   EXPECT_EQ(UsedBy(*session), format.PageBytes(256) + format.PageBytes(64));
+}
+
+// Each row of a token and head has its own scale. Copies of pages have them
+// too: the last page grows, and a fork goes on in one of its own.
+TEST_F(SessionTest, RowsMayBeScaled) {
+  for (DataType type : {DataType::kInt8, DataType::kFloat8E4M3}) {
+    for (bool prefix : {false, true}) {
+      const PageFormat format = {.kv_heads = 2,
+                                 .key_size = 600,
+                                 .value_size = 40,
+                                 .type = type,
+                                 .value_is_key_prefix = prefix};
+      const auto session = Make({.format = format});
+      Tokens all;
+      for (int64_t count : {3, 20, 300}) {
+        const Tokens more = Tokens::Random(format, count, random_);
+        ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
+        all.Add(more);
+      }
+      const auto fork = session->Fork(absl::UnixEpoch());
+      ASSERT_TRUE(fork.ok());
+      for (Session* each : {session.get(), fork->get()}) {
+        Tokens longer = all;
+        const Tokens more = Tokens::Random(format, 2, random_);
+        ASSERT_EQ(AppendTokens(*each, 0, more), absl::OkStatus());
+        longer.Add(more);
+        const LayerSnapshot read = *each->Read(0);
+        EXPECT_TRUE(Holds(read, longer));
+        const KeyValueView view = read.view();
+        for (int64_t token : {0, 2, 22, 23, 255, 256, 322, 324}) {
+          const auto& block = view.blocks[token / kKeyBlock];
+          const int64_t row = token % kKeyBlock;
+          const float* const numbers =
+              &longer.keys[(token * 2 + 1) * format.key_size];
+          float largest = 0;
+          for (int64_t i = 0; i < format.key_size; ++i) {
+            largest = std::max(largest, std::fabs(numbers[i]));
+          }
+          const uint8_t scale = ScaleOf(type, largest);
+          EXPECT_EQ(block.key_scales[block.scale_head_stride + row], scale);
+          std::vector<uint8_t> wanted(format.key_size);
+          ScaleElements(type, scale, numbers, format.key_size, wanted.data());
+          EXPECT_EQ(
+              std::memcmp(static_cast<const char*>(block.key) +
+                              block.key_head_stride + row * format.key_size,
+                          wanted.data(), wanted.size()),
+              0);
+          EXPECT_EQ(block.key == block.value, prefix);
+          EXPECT_EQ(block.key_scales == block.value_scales, prefix);
+        }
+        Tokens other = longer;
+        // Another power of two for a row.
+        for (int64_t i = 0; i < format.key_size; ++i) other.keys[i] *= 2;
+        EXPECT_FALSE(Holds(read, other));
+      }
+      // A payload byte an element, and a byte a row for its scale.
+      EXPECT_LE(static_cast<double>(format.PageBytes(kKeyBlock)),
+                1.02 * 2 * 256 * (prefix ? 600 : 640));
+    }
+  }
 }
 
 TEST_F(SessionTest, LayersHaveLengthsOfTheirOwn) {

@@ -144,6 +144,8 @@ double Decode(DataType type, const void* data) {
       return Load<int32_t>(data);
     case DataType::kInt64:
       return Load<int64_t>(data);
+    case DataType::kFloat8E4M3:
+      break;  // No tensor has it.
   }
   return 0;
 }
@@ -169,6 +171,8 @@ void Encode(DataType type, double x, void* data) {
       return Store<int32_t>(x, data);
     case DataType::kInt64:
       return Store<int64_t>(x, data);
+    case DataType::kFloat8E4M3:
+      break;  // No tensor has it.
   }
 }
 

@@ -4,7 +4,6 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/generic/generic_stub.h>
 
-#include <algorithm>
 #include <future>
 #include <limits>
 #include <optional>
@@ -16,11 +15,13 @@
 #include "attention/internal/compute_messages.h"
 #include "attention/internal/key_chunks.h"
 #include "attention/internal/patience.h"
+#include "attention/internal/session_client.h"
 #include "attention/internal/shared_memory.h"
 #include "attention/internal/shared_request.h"
 #include "attention/internal/stream_call.h"
 #include "attention/internal/unary_call.h"
 #include "attention/internal/workers.h"
+#include "attention/session.h"
 
 namespace attention {
 namespace {
@@ -111,13 +112,6 @@ bool MayTakeOneMessage(const absl::Status& status,
          (reason == "REQUEST_TOO_LARGE" || reason == "MEMORY_TOO_LARGE");
 }
 
-// The options of a second call, in the time that the first one left.
-CallOptions InTimeLeft(CallOptions options, absl::Time begin) {
-  options.timeout =
-      std::max(absl::ZeroDuration(), options.timeout - (absl::Now() - begin));
-  return options;
-}
-
 // Nothing: the request is to be sent.
 using MaybeResult = std::optional<absl::StatusOr<ComputeResult>>;
 
@@ -133,13 +127,16 @@ MaybeResult RunShared(const Connection& connection,
   }
   const absl::Time begin = absl::Now();
   for (int tries = 0; tries < 2; ++tries) {
-    if (!memory->Connect(InTimeLeft(options, begin))) return std::nullopt;
+    if (!memory->Connect(internal::InTimeLeft(options, begin))) {
+      return std::nullopt;
+    }
     const auto shared = internal::SharedRequest::Of(
-        memory, request, internal::Patience::Of(InTimeLeft(options, begin)));
+        memory, request,
+        internal::Patience::Of(internal::InTimeLeft(options, begin)));
     if (shared == nullptr) return std::nullopt;
     internal::UnaryCall call = MakeCall(request, shared->places());
-    const internal::UnaryAnswer answer =
-        internal::RunUnary(connection, InTimeLeft(options, begin), call);
+    const internal::UnaryAnswer answer = internal::RunUnary(
+        connection, internal::InTimeLeft(options, begin), call);
     absl::StatusOr<ComputeResult> result =
         ResultOf(connection, answer, request.outputs, shared->places());
     if (shared->Ended(answer.status)) return result;
@@ -180,6 +177,7 @@ Client::Client(absl::StatusOr<Connection> connection)
   if (connection_->may_share_memory()) {
     shared_memory_ = std::make_shared<internal::SharedMemory>(*connection_);
   }
+  session_client_ = std::make_shared<internal::SessionClient>(*connection_);
 }
 
 absl::StatusOr<ComputeResult> Client::Compute(
@@ -189,13 +187,13 @@ absl::StatusOr<ComputeResult> Client::Compute(
   if (auto result = RunShared(*connection_, shared_memory_, request, options)) {
     return *std::move(result);
   }
-  CallOptions left = InTimeLeft(options, begin);
+  CallOptions left = internal::InTimeLeft(options, begin);
   if (auto chunks = ChunksToStream(request, server_->KnowsNoStreams())) {
     absl::StatusOr<ComputeResult> result =
         internal::RunStream(*connection_, left, request, *std::move(chunks));
     if (KnowsNoStreams(result.status())) server_->FoundNoStreams();
     if (!MayTakeOneMessage(result.status(), request)) return result;
-    left = InTimeLeft(options, begin);
+    left = internal::InTimeLeft(options, begin);
   }
   if (absl::Status status = CheckSize(request); !status.ok()) return status;
   internal::UnaryCall call = MakeCall(request);
@@ -223,7 +221,7 @@ void Client::ComputeAsync(
                          memory = shared_memory_, request, options,
                          begin = absl::Now(), done = std::move(done)] {
     StartSharing(connection, server, memory, request,
-                 InTimeLeft(options, begin), done);
+                 internal::InTimeLeft(options, begin), done);
   });
 }
 
@@ -237,7 +235,7 @@ void Client::StartSharing(
   patience.interrupted = nullptr;  // Of the calling thread alone.
   const std::shared_ptr<internal::SharedRequest> shared =
       internal::SharedRequest::Of(memory, request, patience);
-  const CallOptions left = InTimeLeft(options, begin);
+  const CallOptions left = internal::InTimeLeft(options, begin);
   if (shared == nullptr) {
     return StartSending(connection, server, request, left, std::move(done));
   }
@@ -249,8 +247,8 @@ void Client::StartSharing(
             ResultOf(connection, answer, request.outputs, shared->places());
         if (shared->Ended(answer.status)) return done(std::move(result));
         // The server did not know the memory.
-        StartSending(connection, server, request, InTimeLeft(options, begin),
-                     done);
+        StartSending(connection, server, request,
+                     internal::InTimeLeft(options, begin), done);
       });
 }
 
@@ -267,8 +265,8 @@ void Client::StartSending(
           if (!MayTakeOneMessage(result.status(), request)) {
             return done(std::move(result));
           }
-          StartInOneMessage(connection, request, InTimeLeft(options, begin),
-                            done);
+          StartInOneMessage(connection, request,
+                            internal::InTimeLeft(options, begin), done);
         });
   }
   StartInOneMessage(connection, request, options, std::move(done));
@@ -282,6 +280,49 @@ std::future<absl::StatusOr<ComputeResult>> Client::ComputeAsync(
     promise->set_value(std::move(result));
   });
   return promise->get_future();
+}
+
+absl::StatusOr<ClientSession> Client::CreateSession(
+    const v1::SessionConfig& config, const std::string& id,
+    const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Create(config, id, options);
+}
+
+absl::StatusOr<v1::Session> Client::GetSession(
+    const std::string& id, const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Get(id, options);
+}
+
+absl::StatusOr<ClientSession> Client::OpenSession(
+    const std::string& id, const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Open(id, options);
+}
+
+absl::StatusOr<std::vector<v1::Session>> Client::ListSessions(
+    const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->List(options);
+}
+
+absl::StatusOr<std::vector<ClientSession>> Client::ForkSessions(
+    const v1::ForkSessionsRequest& request, const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Fork(request, options);
+}
+
+absl::Status Client::DeleteSession(const std::string& id,
+                                   const CallOptions& options) const {
+  if (!connection_.ok()) return connection_.status();
+  return session_client_->Delete(id, options);
+}
+
+std::vector<absl::StatusOr<AttendResult>> Client::Step(
+    std::span<const StepItem> items, const CallOptions& options) const {
+  if (!connection_.ok()) return {items.size(), connection_.status()};
+  return session_client_->Step(items, options);
 }
 
 absl::StatusOr<v1::GetCapabilitiesResponse> Client::GetCapabilities(

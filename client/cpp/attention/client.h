@@ -62,12 +62,15 @@
 //
 // TLS and tokens: members of ClientOptions (attention/connection.h).
 //
-// Retries: none. A request is sent a second time in two cases, in the time that
-// is left: where the server does not know the shared memory that holds it, and
-// in one message where the server takes no stream of it, or knows none.
-// Where RetryDelay() gives a time, another try after it may succeed; so may one
-// of UNAVAILABLE. The calls here have no side effects, so trying again is
-// always safe. ErrorReason() tells errors apart (attention/status.h).
+// Sessions, which keep keys and values in the server: attention/session.h.
+//
+// Retries: none, but what attention/session.h says. A request is sent a second
+// time in two cases, in the time that is left: where the server does not know
+// the shared memory that holds it, and in one message where the server takes no
+// stream of it, or knows none. Where RetryDelay() gives a time, another try
+// after it may succeed; so may one of UNAVAILABLE. Compute() has no side
+// effects, so trying it again is always safe. ErrorReason() tells errors apart
+// (attention/status.h).
 #ifndef ATTENTION_CLIENT_H_
 #define ATTENTION_CLIENT_H_
 
@@ -93,10 +96,12 @@
 #include "attention/status.h"
 #include "attention/tensor.h"
 #include "attention/v1/attention.grpc.pb.h"
+#include "attention/v1/session.pb.h"
 
 namespace attention {
 
 namespace internal {
+class SessionClient;
 class SharedMemory;
 }  // namespace internal
 
@@ -168,6 +173,11 @@ struct ComputeResult {
 
 enum class Health { kUnknown, kServing, kNotServing };
 
+// In attention/session.h.
+class ClientSession;
+struct AttendResult;
+struct StepItem;
+
 class Client {
  public:
   // Prepares a connection to `target`: "host:port", "unix:/path",
@@ -226,6 +236,48 @@ class Client {
   //                  std::span<const std::byte>(keys.get(), bytes)};
   std::shared_ptr<std::byte> AllocateShared(size_t bytes) const;
 
+  // Sessions. Whoever calls these includes attention/session.h, which tells of
+  // them.
+
+  // Makes a session without tokens. An empty id: the server chooses one. Where
+  // there is a session with this id and the same configuration, it is the
+  // answer. ALREADY_EXISTS if its configuration is another.
+  absl::StatusOr<ClientSession> CreateSession(
+      const v1::SessionConfig& config, const std::string& id = "",
+      const CallOptions& options = {}) const;
+
+  // Tells of a session, and renews its lease.
+  absl::StatusOr<v1::Session> GetSession(const std::string& id,
+                                         const CallOptions& options = {}) const;
+
+  // A session that exists.
+  absl::StatusOr<ClientSession> OpenSession(
+      const std::string& id, const CallOptions& options = {}) const;
+
+  // Tells of the caller's sessions, in the order of their ids, and renews no
+  // lease. `options.timeout` is for all pages together.
+  absl::StatusOr<std::vector<v1::Session>> ListSessions(
+      const CallOptions& options = {}) const;
+
+  // Makes new sessions with the tokens of others: all of them or none. In the
+  // order of `request.forks`.
+  absl::StatusOr<std::vector<ClientSession>> ForkSessions(
+      const v1::ForkSessionsRequest& request,
+      const CallOptions& options = {}) const;
+
+  // Ends a session; OK also where there is none. A ClientSession of it finds
+  // out with its next call.
+  absl::Status DeleteSession(const std::string& id,
+                             const CallOptions& options = {}) const;
+
+  // Appends to and attends over layers of several sessions, in one message: at
+  // most 1024 items, each for itself. One result for each, in their order;
+  // where the message as a whole failed, all are its status. A layer may be
+  // named twice only by items that do not append. The sessions must be of this
+  // client.
+  std::vector<absl::StatusOr<AttendResult>> Step(
+      std::span<const StepItem> items, const CallOptions& options = {}) const;
+
   // The server's limits, types and build.
   absl::StatusOr<v1::GetCapabilitiesResponse> GetCapabilities(
       const CallOptions& options = {}) const;
@@ -272,6 +324,8 @@ class Client {
   std::shared_ptr<v1::AttentionService::StubInterface> stub_;
   // Null where nothing is shared.
   std::shared_ptr<internal::SharedMemory> shared_memory_;
+  // Null where there is no connection.
+  std::shared_ptr<internal::SessionClient> session_client_;
 };
 
 }  // namespace attention

@@ -4,6 +4,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/types/optional.h"
 #include "attention/details/v1/details.pb.h"
 
@@ -62,6 +63,18 @@ std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
   if (!detail || !detail->has_retry_delay()) return std::nullopt;
   return absl::Seconds(detail->retry_delay().seconds()) +
          absl::Nanoseconds(detail->retry_delay().nanos());
+}
+
+std::optional<int64_t> ConflictLength(const absl::Status& status) {
+  const auto detail = Detail<details::v1::ErrorInfo>(status, kErrorInfo);
+  if (!detail || detail->domain() != kErrorDomain) return std::nullopt;
+  const auto found = detail->metadata().find("length");
+  int64_t length;
+  if (found == detail->metadata().end() ||
+      !absl::SimpleAtoi(found->second, &length)) {
+    return std::nullopt;
+  }
+  return length;
 }
 
 absl::Status FromGrpcStatus(const grpc::Status& status) {

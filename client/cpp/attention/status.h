@@ -23,6 +23,7 @@
 
 #include <grpcpp/support/status.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -53,6 +54,10 @@ std::string ErrorReason(const absl::Status& status);
 // How long a RESOURCE_EXHAUSTED or UNAVAILABLE status asks to wait before the
 // next try (google.rpc.RetryInfo); nothing if it does not say.
 std::optional<absl::Duration> RetryDelay(const absl::Status& status);
+
+// The length that a layer of a session has, of an ABORTED status that says the
+// append expected another one; nothing of other statuses.
+std::optional<int64_t> ConflictLength(const absl::Status& status);
 
 // The absl::Status of a gRPC status: the same code, the same text, the details
 // as payloads. Details that cannot be parsed are left out.

@@ -16,18 +16,18 @@
 #include "absl/time/time.h"
 #include "attention/client.h"
 #include "client/cpp/cli/bench_command.h"
+#include "client/cpp/cli/common_flags.h"
 #include "client/cpp/cli/compute_command.h"
 #include "client/cpp/cli/connection_flags.h"
 #include "client/cpp/cli/flag_types.h"
 #include "client/cpp/cli/report.h"
-#include "client/cpp/cli/server_address.h"
+#include "client/cpp/cli/session_command.h"
+#include "client/cpp/cli/session_flags.h"
 #include "command_line/completion.h"
 #include "command_line/unknown_argument.h"
 
 namespace attention::cli {
 namespace {
-
-constexpr char kDefaultServer[] = "127.0.0.1:50051";
 
 constexpr char kFooter[] =
     "Exit codes: 0 done (health: serving); 1 wrong command line, input or "
@@ -44,14 +44,18 @@ const command_line::OtherNames kOtherNames = {{"addr", "server"},
                                               {"host", "server"},
                                               {"is-causal", "causal"},
                                               {"k", "key"},
+                                              {"key-value-heads", "kv-heads"},
                                               {"logit-cap", "softcap"},
                                               {"lse", "log-sum-exp"},
                                               {"num-heads", "query-heads"},
                                               {"num-kv-heads", "kv-heads"},
+                                              {"num-layers", "layers"},
                                               {"o", "output"},
                                               {"out", "output"},
                                               {"port", "server"},
                                               {"q", "query"},
+                                              {"session", "id"},
+                                              {"session-id", "id"},
                                               {"sliding-window", "window"},
                                               {"target", "server"},
                                               {"url", "server"},
@@ -72,59 +76,6 @@ const Names<v1::Layout> kLayouts = {{"matrix", v1::LAYOUT_MATRIX},
                                     {"bhsd", v1::LAYOUT_BHSD},
                                     {"bshd", v1::LAYOUT_BSHD},
                                     {"ragged", v1::LAYOUT_RAGGED}};
-const Names<v1::MathMode> kMathModes = {
-    {"reproducible", v1::MATH_MODE_REPRODUCIBLE}, {"fast", v1::MATH_MODE_FAST}};
-const Names<v1::Scores> kScores = {{"raw", v1::SCORES_RAW},
-                                   {"capped", v1::SCORES_CAPPED},
-                                   {"biased", v1::SCORES_BIASED},
-                                   {"weights", v1::SCORES_WEIGHTS}};
-
-template <typename T>
-bool Parse(absl::string_view text, T& number) {
-  if constexpr (std::is_same_v<T, double>) {
-    return absl::SimpleAtod(text, &number);
-  } else {
-    return absl::SimpleAtoi(text, &number);
-  }
-}
-
-// A list of numbers, separated by commas; handed over whole.
-template <typename T, typename Set>
-CLI::Option* AddList(CLI::App& app, const std::string& name, Set set,
-                     const std::string& help) {
-  return AddText(
-      app, name,
-      [set](const std::string& text) -> std::string {
-        std::vector<T> numbers;
-        for (absl::string_view item : absl::StrSplit(text, ',')) {
-          if (!Parse(item, numbers.emplace_back())) {
-            return "numbers separated by commas";
-          }
-        }
-        return set(numbers);
-      },
-      help, "N,N,...");
-}
-
-void AddServer(CLI::App& app, std::string& server,
-               ConnectionFlags& connection) {
-  app.add_option("--server", server, "host:port or unix:/path")
-      ->type_name("ADDRESS")
-      ->check(ServerAddressError)
-      ->capture_default_str();
-  AddConnectionFlags(app, connection);
-}
-
-void AddConnection(CLI::App& app, std::string& server,
-                   ConnectionFlags& connection, absl::Duration& timeout,
-                   const std::string& default_timeout) {
-  AddServer(app, server, connection);
-  AddDuration(app, "--timeout", timeout,
-              absl::StrCat("Longest wait for each answer, in seconds or as "
-                           "500ms, 1m [",
-                           default_timeout, "]"));
-}
-
 void AddTensors(CLI::App& app, ComputeFlags& flags) {
   const auto add = [&](const char* name, std::string& text, const char* help) {
     return app.add_option(name, text, help)
@@ -147,14 +98,6 @@ void AddTensors(CLI::App& app, ComputeFlags& flags) {
       "Element type of numbers in literals without dtype=, the mask's excepted "
       "[float32]")
       ->group("Tensors");
-}
-
-template <typename T, typename Field>
-auto SetRepeated(Field* field) {
-  return [field](const std::vector<T>& numbers) -> std::string {
-    field->Assign(numbers.begin(), numbers.end());
-    return "";
-  };
 }
 
 auto SetVector(std::vector<int64_t>& vector) {
@@ -184,74 +127,24 @@ void AddShapeOptions(CLI::App& app, ComputeFlags& flags) {
                    "ragged: where each sequence's keys start, and the end");
 }
 
-void AddScoreOptions(CLI::App& app, ComputeFlags& flags) {
-  v1::AttentionOptions& options = flags.options;
-  app.add_option_function<double>(
-      "--scale", [&](double scale) { options.set_scale(scale); },
-      "Factor of the dot products [1 / sqrt(D)]");
-  app.add_option_function<double>(
-      "--softcap", [&](double cap) { options.set_softcap(cap); },
-      "Bounds the scores by cap * tanh(score / cap) [0: none]");
-  AddEnum(
-      app, "--causal", kCausals,
-      [&](v1::Causal causal) { options.set_causal(causal); },
-      "Hides later keys; which corner of the scores lines up");
-  AddList<int64_t>(
-      app, "--window",
-      [&](const std::vector<int64_t>& sides) -> std::string {
-        if (sides.size() != 2) return "LEFT,RIGHT; -1 is unbounded";
-        options.mutable_window()->set_left(sides[0]);
-        options.mutable_window()->set_right(sides[1]);
-        return "";
-      },
-      "Keys seen before and after the query's own; -1 is unbounded")
-      ->type_name("LEFT,RIGHT");
-  AddList<double>(app, "--alibi-slopes",
-                  SetRepeated<double>(options.mutable_alibi_slopes()),
-                  "Per query head: score lost for each key of distance");
-  AddList<double>(app, "--sinks", SetRepeated<double>(options.mutable_sinks()),
-                  "Per query head: an extra logit without a value");
-  AddEnum(
-      app, "--math-mode", kMathModes,
-      [&](v1::MathMode mode) { options.set_math_mode(mode); },
-      "Same bits everywhere, or what this CPU does fastest [reproducible]");
-  AddEnum(
-      app, "--softmax-precision", kFloatTypes,
-      [&](v1::DataType type) { options.set_softmax_precision(type); },
-      "Least precision of the arithmetic [float32; float64 for such inputs]");
-}
-
 void AddResults(CLI::App& app, ComputeFlags& flags) {
   v1::AttentionOptions& options = flags.options;
-  const auto flag = [&](const char* name, auto set, const char* help) {
-    return app.add_flag_function(
-                  name, [set](int64_t) { set(); }, help)
-        ->group("Results");
-  };
-  const auto file = [&](const char* name, std::string& path, const char* help) {
-    return app.add_option(name, path, help)
-        ->type_name("FILE")
-        ->group("Results");
-  };
-  file("--output", flags.output_file, "The attention output [printed]");
-  CLI::Option* lse = flag(
-      "--log-sum-exp", [&] { options.set_return_log_sum_exp(true); },
-      "Also the natural log of each softmax's denominator");
-  file("--log-sum-exp-output", flags.log_sum_exp_file, "[printed]")->needs(lse);
-  CLI::Option* scores =
-      AddEnum(
-          app, "--scores", kScores,
-          [&](v1::Scores stage) { options.set_return_scores(stage); },
-          "Also the scores at this stage")
+  AddResultFlags(
+      app, options,
+      {flags.output_file, flags.log_sum_exp_file, flags.scores_file});
+  CLI::Option* present =
+      app.add_flag_function(
+             "--present", [&](int64_t) { options.set_return_present(true); },
+             "Also past and new keys and values, joined")
           ->group("Results");
-  file("--scores-output", flags.scores_file, "[printed]")->needs(scores);
-  CLI::Option* present = flag(
-      "--present", [&] { options.set_return_present(true); },
-      "Also past and new keys and values, joined");
-  file("--present-key-output", flags.present_key_file, "[printed]")
-      ->needs(present);
-  file("--present-value-output", flags.present_value_file, "[printed]")
-      ->needs(present);
+  const auto file = [&](const char* name, std::string& path) {
+    app.add_option(name, path, "[printed]")
+        ->type_name("FILE")
+        ->group("Results")
+        ->needs(present);
+  };
+  file("--present-key-output", flags.present_key_file);
+  file("--present-value-output", flags.present_value_file);
 }
 
 void AddExplain(CLI::App& app, ComputeFlags& flags) {
@@ -366,7 +259,7 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
                 "no limit");
   AddTensors(compute, flags);
   AddShapeOptions(compute, flags);
-  AddScoreOptions(compute, flags);
+  AddScoreOptions(compute, flags.options);
   AddResults(compute, flags);
   AddExplain(compute, flags);
   compute.footer(absl::StrCat(kComputeFooter, "\n\n", kFooter));
@@ -396,6 +289,9 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   AddServer(bench, load.server, load.connection);
   AddBenchFlags(bench, load);
 
+  SessionFlags session_flags;
+  const CLI::App& session = *AddSessionCommand(app, session_flags, kFooter);
+
   std::string shell;
   const CLI::App& completion = *command_line::AddCompletionCommand(app, shell);
 
@@ -422,12 +318,19 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
     return RunInfo(Connect(server, connection), timeout, out, err);
   }
   if (bench.parsed()) return RunBench(load, out, err);
+  if (session.parsed()) {
+    if (session_flags.run != nullptr)
+      return session_flags.run(session_flags, out, err);
+    err << "attention_client: session: got no command, wanted create, append, "
+           "attend, fork, truncate, list, show or delete (see --help)\n";
+    return kBadInput;
+  }
   if (completion.parsed()) {
     out << command_line::CompletionScript(app, shell);
     return kSuccess;
   }
   err << "attention_client: got no command, wanted compute, health, info, "
-         "bench or completion (see --help)\n";
+         "bench, session or completion (see --help)\n";
   return kBadInput;
 }
 

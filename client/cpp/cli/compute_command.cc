@@ -13,8 +13,8 @@
 #include "attention/client.h"
 #include "attention/float16.h"
 #include "client/cpp/cli/explain.h"
-#include "client/cpp/cli/literal.h"
 #include "client/cpp/cli/tensor_argument.h"
+#include "client/cpp/cli/tensor_flags.h"
 #include "client/cpp/cli/terminal_line.h"
 
 namespace attention::cli {
@@ -49,67 +49,28 @@ struct Inputs {
   }
 };
 
-absl::Status Read(const char* flag, const std::string& argument,
-                  v1::DataType literal_type, Tensor& tensor) {
-  absl::StatusOr<Tensor> read = ReadTensorArgument(argument, literal_type);
-  if (!read.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, ": ", read.status().message()));
-  }
-  tensor = *std::move(read);
-  return absl::OkStatus();
-}
-
-absl::Status Read(const char* flag, const std::string& argument,
-                  v1::DataType literal_type, TensorInput& tensor) {
-  absl::StatusOr<TensorInput> read = OpenTensorArgument(argument, literal_type);
-  if (!read.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, ": ", read.status().message()));
-  }
-  tensor = *std::move(read);
-  return absl::OkStatus();
-}
-
-template <typename Input>
-absl::Status Read(const char* flag, const std::string& argument,
-                  v1::DataType literal_type, std::optional<Input>& tensor) {
-  if (argument.empty()) return absl::OkStatus();
-  return Read(flag, argument, literal_type, tensor.emplace());
-}
-
-// What one flag has read is not there for the next.
-absl::Status CheckStandardInput(const ComputeFlags& flags) {
-  const std::pair<const char*, const std::string&> arguments[] = {
-      {"--query", flags.query},       {"--key", flags.key},
-      {"--value", flags.value},       {"--mask", flags.mask},
-      {"--past-key", flags.past_key}, {"--past-value", flags.past_value}};
-  const char* reader = nullptr;
-  for (const auto& [flag, argument] : arguments) {
-    if (argument != kStandardInput) continue;
-    if (reader != nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          flag, ": got '-', but ", reader, " reads standard input already"));
-    }
-    reader = flag;
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<Inputs> ReadInputs(const ComputeFlags& flags) {
-  absl::Status readable = CheckStandardInput(flags);
+  absl::Status readable =
+      CheckStandardInput({{"--query", flags.query},
+                          {"--key", flags.key},
+                          {"--value", flags.value},
+                          {"--mask", flags.mask},
+                          {"--past-key", flags.past_key},
+                          {"--past-value", flags.past_value}});
   if (!readable.ok()) return readable;
   Inputs inputs;
   const v1::DataType type = flags.literal_type;
   // A mask's numbers need not be of the query's type, and small ones would
   // round: they stay float32.
   for (const absl::Status& status :
-       {Read("--query", flags.query, type, inputs.query),
-        Read("--key", flags.key, type, inputs.key),
-        Read("--value", flags.value, type, inputs.value),
-        Read("--mask", flags.mask, v1::DATA_TYPE_FLOAT32, inputs.mask),
-        Read("--past-key", flags.past_key, type, inputs.past_key),
-        Read("--past-value", flags.past_value, type, inputs.past_value)}) {
+       {ReadTensorFlag("--query", flags.query, type, inputs.query),
+        ReadTensorFlag("--key", flags.key, type, inputs.key),
+        ReadTensorFlag("--value", flags.value, type, inputs.value),
+        ReadTensorFlag("--mask", flags.mask, v1::DATA_TYPE_FLOAT32,
+                       inputs.mask),
+        ReadTensorFlag("--past-key", flags.past_key, type, inputs.past_key),
+        ReadTensorFlag("--past-value", flags.past_value, type,
+                       inputs.past_value)}) {
     if (!status.ok()) return status;
   }
   return inputs;
@@ -169,90 +130,33 @@ struct Targets {
   std::optional<TensorTarget> present_value;
 };
 
-// Checked before the call, so that no computation is lost to a wrong name.
-absl::Status Target(const char* flag, const std::string& file, const char* name,
-                    v1::DataType type, std::optional<TensorTarget>& target) {
-  if (file.empty()) return absl::OkStatus();
-  absl::StatusOr<TensorTarget> parsed = ParseTarget(file, name);
-  absl::Status status = parsed.status();
-  if (status.ok()) status = CheckTarget(*parsed, type);
-  if (!status.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, ": ", status.message()));
-  }
-  target = *std::move(parsed);
-  return absl::OkStatus();
-}
-
-// Whether any two of the flags name one place.
-absl::Status CheckApart(const Targets& targets) {
-  const std::pair<const char*, const std::optional<TensorTarget>&> all[] = {
-      {"--output", targets.output},
-      {"--log-sum-exp-output", targets.log_sum_exp},
-      {"--scores-output", targets.scores},
-      {"--present-key-output", targets.present_key},
-      {"--present-value-output", targets.present_value}};
-  for (const auto& [flag, target] : all) {
-    for (const auto& [other_flag, other] : all) {
-      if (&target == &other) break;
-      if (target && other && SamePlace(*target, *other)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(flag, ": ", target->path, ": ", other_flag,
-                         " would be written to the same place"));
-      }
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<Targets> TargetsOf(const ComputeFlags& flags,
                                   const Inputs& inputs) {
   Targets targets;
   for (const absl::Status& status :
-       {Target("--output", flags.output_file, "output", inputs.query.type(),
-               targets.output),
-        Target("--log-sum-exp-output", flags.log_sum_exp_file, "log_sum_exp",
-               v1::DATA_TYPE_FLOAT32, targets.log_sum_exp),
-        Target("--scores-output", flags.scores_file, "scores",
-               inputs.query.type(), targets.scores),
-        Target("--present-key-output", flags.present_key_file, "present_key",
-               inputs.key.type(), targets.present_key),
-        Target("--present-value-output", flags.present_value_file,
-               "present_value", inputs.value.type(), targets.present_value)}) {
+       {ReadTargetFlag("--output", flags.output_file, "output",
+                       inputs.query.type(), targets.output),
+        ReadTargetFlag("--log-sum-exp-output", flags.log_sum_exp_file,
+                       "log_sum_exp", v1::DATA_TYPE_FLOAT32,
+                       targets.log_sum_exp),
+        ReadTargetFlag("--scores-output", flags.scores_file, "scores",
+                       inputs.query.type(), targets.scores),
+        ReadTargetFlag("--present-key-output", flags.present_key_file,
+                       "present_key", inputs.key.type(), targets.present_key),
+        ReadTargetFlag("--present-value-output", flags.present_value_file,
+                       "present_value", inputs.value.type(),
+                       targets.present_value)}) {
     if (!status.ok()) return status;
   }
-  absl::Status status = CheckApart(targets);
+  absl::Status status =
+      CheckApart({{"--output", targets.output},
+                  {"--log-sum-exp-output", targets.log_sum_exp},
+                  {"--scores-output", targets.scores},
+                  {"--present-key-output", targets.present_key},
+                  {"--present-value-output", targets.present_value}});
   if (!status.ok()) return status;
   return targets;
 }
-
-// Prints or collects for writing one tensor of the answer.
-class Delivery {
- public:
-  Delivery(bool labelled, std::ostream& out) : labelled_(labelled), out_(out) {}
-
-  void Add(const char* name, const Tensor& tensor,
-           const std::optional<TensorTarget>& target) {
-    if (target) {
-      files_.push_back({*target, &tensor});
-      return;
-    }
-    if (labelled_) out_ << name << ":\n";
-    out_ << FormatLiteral(tensor) << "\n";
-  }
-
-  void Add(const char* name, const std::optional<Tensor>& tensor,
-           const std::optional<TensorTarget>& target) {
-    if (tensor) Add(name, *tensor, target);
-  }
-
-  absl::Status WriteFiles() const { return WriteTensors(files_); }
-
- private:
-  const bool labelled_;
-  std::ostream& out_;
-  std::vector<TensorOutput> files_;
-};
 
 absl::Status Deliver(const ComputeFlags& flags, const ComputeResult& result,
                      const Targets& targets, std::ostream& out) {

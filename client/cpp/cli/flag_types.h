@@ -8,13 +8,17 @@
 #include <CLI/CLI.hpp>
 #include <map>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "attention/v1/attention.pb.h"
 #include "command_line/duration.h"
@@ -30,6 +34,14 @@ inline const Names<v1::DataType> kFloatTypes = {
     {"float16", v1::DATA_TYPE_FLOAT16},
     {"bfloat16", v1::DATA_TYPE_BFLOAT16},
     {"float64", v1::DATA_TYPE_FLOAT64}};
+// What a session stores.
+inline const Names<v1::DataType> kStoredTypes = {
+    {"float32", v1::DATA_TYPE_FLOAT32},
+    {"float16", v1::DATA_TYPE_FLOAT16},
+    {"bfloat16", v1::DATA_TYPE_BFLOAT16},
+    {"float64", v1::DATA_TYPE_FLOAT64},
+    {"int8", v1::DATA_TYPE_INT8},
+    {"float8-e4m3", v1::DATA_TYPE_FLOAT8_E4M3}};
 inline const Names<v1::Causal> kCausals = {
     {"top-left", v1::CAUSAL_TOP_LEFT},
     {"bottom-right", v1::CAUSAL_BOTTOM_RIGHT}};
@@ -72,6 +84,33 @@ CLI::Option* AddEnum(CLI::App& app, const std::string& name,
         return "";
       },
       help, all);
+}
+
+template <typename T>
+bool ParseNumber(absl::string_view text, T& number) {
+  if constexpr (std::is_same_v<T, double>) {
+    return absl::SimpleAtod(text, &number);
+  } else {
+    return absl::SimpleAtoi(text, &number);
+  }
+}
+
+// A list of numbers, separated by commas; handed over whole.
+template <typename T, typename Set>
+CLI::Option* AddList(CLI::App& app, const std::string& name, Set set,
+                     const std::string& help) {
+  return AddText(
+      app, name,
+      [set](const std::string& text) -> std::string {
+        std::vector<T> numbers;
+        for (absl::string_view item : absl::StrSplit(text, ',')) {
+          if (!ParseNumber(item, numbers.emplace_back())) {
+            return "numbers separated by commas";
+          }
+        }
+        return set(numbers);
+      },
+      help, "N,N,...");
 }
 
 // A finite time above 0 (or 0 too).

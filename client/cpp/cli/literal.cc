@@ -118,12 +118,12 @@ void FormatAxis(const Tensor& tensor, size_t axis, size_t& next,
   const bool rows = axis + 1 == tensor.shape().size();
   const std::string separator =
       rows ? ", " : absl::StrCat(",\n", std::string(axis + 1, ' '));
-  out += "[";
+  out += '[';
   for (int64_t i = 0; i < tensor.shape()[axis]; ++i) {
     if (i > 0) out += separator;
     FormatAxis(tensor, axis + 1, next, out);
   }
-  out += "]";
+  out += ']';
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ std::string Aligned(const std::vector<std::vector<std::string>>& lines) {
       absl::StrAppend(&out, "  ", std::string(widths[i] - line[i].size(), ' '),
                       line[i]);
     }
-    out += "\n";
+    out += '\n';
   }
   return out;
 }
@@ -129,7 +129,7 @@ std::string Map(const Matrix& weights, bool ascii) {
     if (row != kGap) {
       absl::StrAppend(&out, "  ", edge, ShadedRow(weights, row, ascii), edge);
     }
-    out += "\n";
+    out += '\n';
   }
   return out;
 }

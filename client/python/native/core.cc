@@ -1,12 +1,12 @@
 #include "client/python/native/core.h"
 
 #include <grpcpp/support/slice.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <functional>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <utility>
@@ -15,41 +15,16 @@
 #include "absl/time/time.h"
 #include "attention/internal/unary_call.h"
 #include "client/python/native/gil.h"
+#include "client/python/native/lent_request.h"
 #include "client/python/native/outcome.h"
+#include "client/python/native/signal_handlers.h"
+#include "client/python/native/started_call.h"
 
 namespace attention::python {
 
 namespace nb = nanobind;
 
 namespace {
-
-// Stops a call when another stop is requested.
-struct Stop {
-  std::stop_source source;
-  void operator()() { source.request_stop(); }
-};
-
-// Runs Python's signal handlers while a call runs, and keeps what they raise.
-// Only the main thread has them.
-class SignalHandlers {
- public:
-  // For CallOptions::interrupted.
-  std::function<bool()> Check() {
-    if (gettid() != getpid()) return nullptr;
-    return [this] {
-      if (raised_) return true;
-      const WithGil gil;
-      if (PyErr_CheckSignals() != 0) raised_.emplace();  // Fetches it.
-      return raised_.has_value();
-    };
-  }
-  void Raise() {
-    if (raised_) throw std::move(*raised_);
-  }
-
- private:
-  std::optional<nb::python_error> raised_;
-};
 
 // Before a fork gRPC has threads that are not there after it.
 pid_t OnlyProcess() {
@@ -99,63 +74,6 @@ void SetArgument(const std::string& name, nb::handle value,
 
 }  // namespace
 
-struct Core::Server {
-  explicit Server(Connection made)
-      : connection(std::move(made)), client(connection) {}
-
-  const Connection connection;
-  const Client client;
-  // Requested by Close().
-  std::stop_source closing;
-  // Keeps what must not be destroyed.
-  std::shared_ptr<Server> itself;
-};
-
-// A call with a callback. Whoever destroys it has the GIL.
-struct Core::Started {
-  Started(nb::object then, const std::stop_token& closing)
-      : done(std::move(then)), on_close(closing, Stop{stop}) {}
-
-  nb::object done;
-  std::optional<LentRequest> lent;
-  std::stop_source stop;
-  std::stop_callback<Stop> on_close;
-};
-
-namespace {
-
-// What `outcome` makes, or the exception that ends it: there is no caller to
-// raise it in.
-template <typename Outcome>
-nb::object MadeOf(const Outcome& outcome) {
-  try {
-    return outcome();
-  } catch (const nb::python_error& error) {
-    return nb::borrow(error.value());
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-    const nb::python_error error;  // Fetches it.
-    return nb::borrow(error.value());
-  }
-}
-
-// Gives Python what `outcome` makes, and `started` an end.
-template <typename Started, typename Outcome>
-void End(Started* started, const Outcome& outcome) {
-  // If nobody is left to tell, nobody is left to give memory back to.
-  RunWithGil([&] {
-    PyObject* const made = MadeOf(outcome).release().ptr();
-    // The C function: Python may end this thread within it.
-    PyObject* const nothing = PyObject_CallOneArg(started->done.ptr(), made);
-    if (nothing == nullptr) PyErr_WriteUnraisable(started->done.ptr());
-    Py_XDECREF(nothing);
-    Py_DECREF(made);
-    delete started;
-  });
-}
-
-}  // namespace
-
 Core::Core(const std::string& target, const ClientOptions& options)
     : process_(OnlyProcess()) {
   absl::Status status;
@@ -170,11 +88,11 @@ Core::Core(const std::string& target, const ClientOptions& options)
   if (status.ok()) return;
   // It may name a file.
   const std::string message(status.message());
-  PyErr_SetObject(PyExc_ValueError,
-                  nb::steal(PyUnicode_DecodeFSDefaultAndSize(
-                                message.data(),
-                                static_cast<Py_ssize_t>(message.size())))
-                      .ptr());
+  PyErr_SetObject(
+      PyExc_ValueError,
+      nb::steal(PyUnicode_DecodeFSDefaultAndSize(
+                    message.data(), static_cast<Py_ssize_t>(message.size())))
+          .ptr());
   throw nb::python_error();
 }
 
@@ -184,7 +102,7 @@ Core::~Core() {
   server_->itself = server_;
 }
 
-std::shared_ptr<Core::Server> Core::server() const {
+std::shared_ptr<Server> Core::server() const {
   if (server_ == nullptr) {
     throw std::invalid_argument("Cannot invoke RPC on closed channel!");
   }
@@ -234,8 +152,8 @@ std::stop_source Core::StartCompute(const nb::tuple& tensors,
                                     const nb::bytes& others, double limit,
                                     nb::object done) const {
   const std::shared_ptr<Server> server = this->server();
-  auto started =
-      std::make_unique<Started>(std::move(done), server->closing.get_token());
+  auto started = std::make_unique<StartedCall<LentRequest>>(
+      std::move(done), server->closing.get_token());
   started->lent.emplace(tensors, others);
   std::stop_source stop = started->stop;
   // Its own copy may be gone before ComputeAsync() returns.
@@ -254,8 +172,8 @@ std::stop_source Core::StartCall(const std::string& method,
                                  const nb::bytes& message, double limit,
                                  nb::object done) const {
   const std::shared_ptr<Server> server = this->server();
-  auto started =
-      std::make_unique<Started>(std::move(done), server->closing.get_token());
+  auto started = std::make_unique<StartedCall<LentRequest>>(
+      std::move(done), server->closing.get_token());
   std::stop_source stop = started->stop;
   internal::UnaryCall call = UnaryCallOf(method, message);
   const WithoutGil without_gil;
@@ -273,6 +191,11 @@ std::stop_source Core::StartCall(const std::string& method,
 
 nb::object Core::Allocate(size_t bytes) const {
   return nb::cast(Memory{server()->client.AllocateShared(bytes), bytes});
+}
+
+std::shared_ptr<Stream> Core::OpenStream(const std::string& method,
+                                         bool waits) const {
+  return std::make_shared<Stream>(server(), method, waits);
 }
 
 void Core::Close() {
@@ -315,6 +238,7 @@ void DefineCore(nb::module_& module) {
       .def("call", &Core::Call)
       .def("start_compute", &Core::StartCompute)
       .def("start_call", &Core::StartCall)
+      .def("open_stream", &Core::OpenStream)
       .def("allocate", &Core::Allocate)
       .def("close", &Core::Close);
 }

@@ -12,7 +12,8 @@
 
 #include "attention/client.h"
 #include "attention/connection.h"
-#include "client/python/native/lent_request.h"
+#include "client/python/native/server.h"
+#include "client/python/native/stream.h"
 
 namespace attention::python {
 
@@ -52,15 +53,16 @@ class Core {
                              const nanobind::bytes& message, double limit,
                              nanobind::object done) const;
 
+  // A stream of a method; `waits`: for Exchange(), else for StartExchange().
+  std::shared_ptr<Stream> OpenStream(const std::string& method,
+                                     bool waits) const;
+
   // A Memory of this size, shared with the server where that is possible.
   nanobind::object Allocate(size_t bytes) const;
 
   void Close();
 
  private:
-  struct Server;
-  struct Started;
-
   // Throws std::invalid_argument once the Core is closed.
   std::shared_ptr<Server> server() const;
 

@@ -1,5 +1,7 @@
 #include "client/python/native/outcome.h"
 
+#include <algorithm>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <span>
@@ -16,6 +18,8 @@ namespace attention::python {
 namespace nb = nanobind;
 
 namespace {
+
+constexpr char kErrorInfo[] = "type.googleapis.com/google.rpc.ErrorInfo";
 
 // Fewer bytes are copied: a small answer would keep the whole slice that it
 // came in, of up to 64 KiB.
@@ -102,6 +106,12 @@ void DefineOutcomes(nb::module_& module) {
                    [](const Failure& failure) {
                      return Text(ErrorReason(failure.status));
                    })
+      .def_prop_ro("error_info",
+                   [](const Failure& failure) {
+                     const auto info = failure.status.GetPayload(kErrorInfo);
+                     const std::string bytes(info.value_or(absl::Cord()));
+                     return nb::bytes(bytes.data(), bytes.size());
+                   })
       .def_prop_ro("retry_delay_us",
                    [](const Failure& failure) -> nb::object {
                      const auto delay = RetryDelay(failure.status);
@@ -139,6 +149,27 @@ nb::object OutcomeOf(const absl::Status& status,
     bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
   }
   return nb::bytes(bytes.data(), bytes.size());
+}
+
+nb::object AnswerOf(const absl::Status& status,
+                    const grpc::ByteBuffer& message) {
+  if (!status.ok()) return nb::cast(Failure{status});
+  auto slices = std::make_shared<std::vector<grpc::Slice>>();
+  static_cast<void>(message.Dump(slices.get()));
+  if (slices->size() == 1) {
+    // Nobody else has these bytes.
+    auto* const bytes = reinterpret_cast<std::byte*>(
+        const_cast<uint8_t*>(slices->front().begin()));
+    return nb::cast(Memory{{slices, bytes}, slices->front().size()});
+  }
+  const std::shared_ptr<std::byte[]> joined(
+      new std::byte[std::max<size_t>(1, message.Length())]);
+  std::byte* to = joined.get();
+  for (const grpc::Slice& slice : *slices) {
+    std::memcpy(to, slice.begin(), slice.size());
+    to += slice.size();
+  }
+  return nb::cast(Memory{{joined, joined.get()}, message.Length()});
 }
 
 }  // namespace attention::python

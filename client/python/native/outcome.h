@@ -42,6 +42,10 @@ nanobind::object OutcomeOf(absl::StatusOr<ComputeResult> result,
 nanobind::object OutcomeOf(const absl::Status& status,
                            const grpc::ByteBuffer& message);
 
+// A Failure, or the message as a Memory.
+nanobind::object AnswerOf(const absl::Status& status,
+                          const grpc::ByteBuffer& message);
+
 }  // namespace attention::python
 
 #endif  // ATTENTION_CLIENT_PYTHON_NATIVE_OUTCOME_H_

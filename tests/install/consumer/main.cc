@@ -2,6 +2,7 @@
 // line: a call that works, a call that fails, health and capabilities.
 #include <attention/client.h>
 #include <attention/float16.h>
+#include <attention/session.h>
 
 #include <cmath>
 #include <iostream>
@@ -46,6 +47,18 @@ int main(int argc, char** argv) {
   if (refused.code() != absl::StatusCode::kInvalidArgument ||
       violations.size() != 1 || violations[0].field != "key.shape") {
     return Fail("wrong refusal", refused);
+  }
+
+  attention::v1::SessionConfig config;
+  config.set_kv_heads(1);
+  config.set_head_size(2);
+  auto session = client.CreateSession(config);
+  if (!session.ok()) return Fail("session", session.status());
+  const auto tokens = attention::TensorSpan::Of<float>(eye, {1, 2, 2});
+  const auto stepped = session->Step(0, tokens, tokens, tokens);
+  if (!stepped.ok()) return Fail("step", stepped.status());
+  if (std::fabs(stepped->output.ToDoubles()[3] - 0.669762) > 1e-6) {
+    return Fail("wrong step", {});
   }
   if (attention::FromFloat16(attention::ToFloat16(0.5)) != 0.5f) {
     return Fail("wrong rounding", {});

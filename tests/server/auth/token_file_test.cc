@@ -36,7 +36,7 @@ TEST(TokenFileTest, HashesAreThoseOfSha256sum) {
 
 TEST(TokenFileTest, EveryWord) {
   const auto file = ParseTokenFile(absl::StrCat(
-      "# All of it.\n\n  ", kA, " search 2.5\t512MiB 2e12  # words\r\n",
+      "# All of it.\n\n  ", kA, " search 2.5\t512MiB 2e12 3GiB 40  # words\r\n",
       absl::AsciiStrToUpper(kB), " b.A-t_9\n", HexOf("c"), " batch - - 3\n",
       HexOf("d"), " batch 1 - 3"));
   ASSERT_TRUE(file.ok()) << file.status();
@@ -50,7 +50,9 @@ TEST(TokenFileTest, EveryWord) {
   const TenantSettings search{.name = "search",
                               .weight = 2.5,
                               .max_bytes = int64_t{512} << 20,
-                              .max_work = 2e12};
+                              .max_work = 2e12,
+                              .max_session_bytes = int64_t{3} << 30,
+                              .max_sessions = 40};
   EXPECT_EQ(file->tenants[0], search);
   EXPECT_EQ(file->tenants[1], TenantSettings{.name = "b.A-t_9"});
   const TenantSettings batch{.name = "batch", .max_work = 3};
@@ -63,12 +65,12 @@ TEST(TokenFileTest, BadLinesAreToldByNumber) {
   };
   EXPECT_EQ(
       line(""),
-      "line 3: got 1 words, wanted 2 to 5: SHA-256, tenant, weight, bytes "
-      "in flight, work per second");
+      "line 3: got 1 words, wanted 2 to 7: SHA-256, tenant, weight, bytes "
+      "in flight, work per second, session bytes, sessions");
   EXPECT_EQ(
-      line(" t 1 2 3 4"),
-      "line 3: got 6 words, wanted 2 to 5: SHA-256, tenant, weight, bytes "
-      "in flight, work per second");
+      line(" t 1 2 3 4 5 6"),
+      "line 3: got 8 words, wanted 2 to 7: SHA-256, tenant, weight, bytes "
+      "in flight, work per second, session bytes, sessions");
   EXPECT_EQ(line(" t:1"),
             "line 3: tenant: got \"t:1\", wanted 1 to 64 letters, "
             "digits, '.', '_' and '-'");
@@ -89,6 +91,17 @@ TEST(TokenFileTest, BadLinesAreToldByNumber) {
               absl::StrCat("line 3: work per second: got \"", bad,
                            "\", wanted multiply-adds of 1 to 1e18, such as "
                            "2e12"));
+  }
+  for (const std::string bad : {"x", "-5", "1TiB", "2048TiB"}) {
+    EXPECT_EQ(line(" t 1 - - " + bad),
+              absl::StrCat("line 3: session bytes: got \"", bad,
+                           "\", wanted 0 to 1125899906842624, such as 64MiB "
+                           "or 2GiB"));
+  }
+  for (const std::string bad : {"x", "-5", "1.5"}) {
+    EXPECT_EQ(line(" t 1 - - - " + bad),
+              absl::StrCat("line 3: sessions: got \"", bad,
+                           "\", wanted a number of at least 0"));
   }
 }
 

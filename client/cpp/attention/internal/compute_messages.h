@@ -5,33 +5,19 @@
 
 #include <grpcpp/support/byte_buffer.h>
 
-#include <cstddef>
-#include <cstdint>
-#include <span>
-#include <string>
-
 #include "absl/status/statusor.h"
 #include "attention/client.h"
 #include "attention/internal/lease.h"
+#include "attention/internal/tensor_message.h"
 #include "wire/message_writer.h"
 
 namespace attention::internal {
 
-// Elements of fewer bytes are copied: a slice of somebody else's memory costs
-// more than the copy.
-inline constexpr size_t kLentBytes = size_t{16} << 10;
-
 // Where tensors lie in memory shared with the server; those without a region
 // travel in the messages.
 struct SharedPlaces {
-  struct Input {
-    std::string region;
-    int64_t offset = 0;
-  };
-  struct Output : Input {
-    // The same place as this process has it.
-    std::span<std::byte> memory;
-  };
+  using Input = SharedInput;
+  using Output = SharedOutput;
 
   Input query, key, value, mask, past_key, past_value;
   Output output, log_sum_exp, scores, present_key, present_value;

@@ -17,6 +17,10 @@ struct Lease::Count {
     std::unique_lock<std::mutex> lock(mutex);
     returned.wait(lock, [this] { return lent == 0; });
   }
+  bool WaitFor(std::chrono::milliseconds time) {
+    std::unique_lock<std::mutex> lock(mutex);
+    return returned.wait_for(lock, time, [this] { return lent == 0; });
+  }
 
   std::mutex mutex;
   std::condition_variable returned;
@@ -49,6 +53,10 @@ int Lease::lent() const {
 }
 
 void Lease::Wait() const { count_->Wait(); }
+
+bool Lease::WaitFor(std::chrono::milliseconds time) const {
+  return count_->WaitFor(time);
+}
 
 void Lease::WhenReturned(const std::function<void()>& then) && {
   if (lent() == 0) return then();

@@ -4,6 +4,7 @@
 
 #include <grpcpp/support/slice.h>
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -36,6 +37,8 @@ class Lease {
 
   // Until all are given back.
   void Wait() const;
+  // The same, but no longer than this. Whether they are.
+  bool WaitFor(std::chrono::milliseconds time) const;
 
   // Runs `then` when all are given back, at once if they are; else on a thread
   // of its own. Not inside of gRPC, which gives slices back where a callback

@@ -3,6 +3,7 @@
 #include <grpcpp/completion_queue.h>
 #include <grpcpp/generic/generic_stub.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <optional>
@@ -62,6 +63,12 @@ void Prepare(const Connection& connection, const CallOptions& options,
   connection.Authorize(context);
   if (options.timeout == absl::InfiniteDuration()) return;
   context.set_deadline(absl::ToChronoTime(absl::Now() + options.timeout));
+}
+
+CallOptions InTimeLeft(CallOptions options, absl::Time begin) {
+  options.timeout =
+      std::max(absl::ZeroDuration(), options.timeout - (absl::Now() - begin));
+  return options;
 }
 
 UnaryAnswer RunUnary(const Connection& connection, const CallOptions& options,

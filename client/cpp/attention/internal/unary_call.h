@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/time/time.h"
 #include "attention/client.h"
 #include "attention/connection.h"
 #include "attention/internal/lease.h"
@@ -21,6 +22,10 @@ namespace attention::internal {
 // What every call carries: the token, the deadline.
 void Prepare(const Connection& connection, const CallOptions& options,
              grpc::ClientContext& context);
+
+// The options of a second call, in the time that the first one left which began
+// then.
+CallOptions InTimeLeft(CallOptions options, absl::Time begin);
 
 // Cancels a call when it is asked to stop.
 struct Canceller {

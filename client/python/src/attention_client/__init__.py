@@ -16,6 +16,7 @@ Start with Client; aio has one for asyncio. What a call computes is specified in
 from attention_client.client import Client
 from attention_client.errors import (
     Aborted,
+    AlreadyExists,
     AttentionError,
     Cancelled,
     DeadlineExceeded,
@@ -32,9 +33,16 @@ from attention_client.errors import (
     Unimplemented,
 )
 from attention_client.results import AttentionResult, Capabilities, Timing
+from attention_client.sessions import (
+    Session,
+    SessionConfig,
+    SessionInfo,
+    StepItem,
+)
 
 __all__ = [
     "Aborted",
+    "AlreadyExists",
     "AttentionError",
     "AttentionResult",
     "Cancelled",
@@ -49,6 +57,10 @@ __all__ = [
     "OutOfRange",
     "PermissionDenied",
     "ResourceExhausted",
+    "Session",
+    "SessionConfig",
+    "SessionInfo",
+    "StepItem",
     "Timing",
     "Unauthenticated",
     "Unavailable",

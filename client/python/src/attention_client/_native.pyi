@@ -22,6 +22,10 @@ class Failure:
     @property
     def reason(self) -> str: ...
     @property
+    def error_info(self) -> bytes:
+        """A serialized google.rpc.ErrorInfo; empty if there is none."""
+
+    @property
     def retry_delay_us(self) -> int | None: ...
     @property
     def too_large(self) -> int:
@@ -31,6 +35,12 @@ class Call:
     """A call that was started."""
 
     def cancel(self) -> None: ...
+
+class Stream:
+    def exchange(self, pieces: list[Any], limit: float) -> Buffer | Failure: ...
+    def start_exchange(
+        self, pieces: list[Any], done: Callable[[Buffer | Failure], None]
+    ) -> Call: ...
 
 class Core:
     def __init__(
@@ -66,5 +76,6 @@ class Core:
         limit: float,
         done: Callable[[bytes | Failure], None],
     ) -> Call: ...
+    def open_stream(self, method: str, waits: bool) -> Stream: ...
     def allocate(self, size: int) -> Buffer: ...
     def close(self) -> None: ...

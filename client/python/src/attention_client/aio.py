@@ -16,13 +16,40 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Coroutine
 from typing import Any
 
 from attention_client import core
 from attention_client.client import ClientBase
+from attention_client.errors import AttentionError
 from attention_client.results import AttentionResult, Capabilities
+from attention_client.session_calls import AwaitedCalls, SessionCalls
+from attention_client.sessions import ItemOutcome, SessionBase, SessionInfo
+
+
+class Session(
+    SessionBase[
+        Coroutine[Any, Any, AttentionResult],
+        Coroutine[Any, Any, int],
+        Coroutine[Any, Any, None],
+        Coroutine[Any, Any, "Session"],
+    ]
+):
+    """attention_client.Session with calls to be awaited; close() is none.
+
+    async with await client.create_session(layers=2) as session:
+        await session.append(key, value, layer=0)
+    """
+
+    async def __aenter__(self) -> Session:  # noqa: PYI034
+        return self
+
+    async def __aexit__(self, kind: object, *exc_info: object) -> None:
+        try:
+            await self.delete()
+        except AttentionError:
+            if kind is None:
+                raise  # Else what happened first is told.
 
 
 class Client(
@@ -31,6 +58,10 @@ class Client(
         Coroutine[Any, Any, AttentionResult],
         Coroutine[Any, Any, Capabilities],
         Coroutine[Any, Any, str],
+        Coroutine[Any, Any, Session],
+        Coroutine[Any, Any, list[Session]],
+        Coroutine[Any, Any, list[SessionInfo]],
+        Coroutine[Any, Any, list[ItemOutcome]],
     ]
 ):
     """attention_client.Client with calls to be awaited.
@@ -53,6 +84,9 @@ class Client(
 
         return AsyncPureCore(settings)
 
+    def _make_calls(self) -> SessionCalls:
+        return AwaitedCalls(self._home, self._target, self._timeout, Session)
+
     async def __aenter__(self) -> Client:  # noqa: PYI034
         return self
 
@@ -61,5 +95,6 @@ class Client(
 
     async def close(self) -> None:
         """Ends the connections and cancels running calls. May be repeated."""
-        if os.getpid() == self._process:
+        if self._home.is_here():
+            self._calls.close()
             await self._core.close()

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from attention_client import dlpack
 
 _INT64 = range(-(2**63), 2**63)
+# Seconds of the longest google.protobuf.Duration.
+_LONGEST = 315576000000
 # More than any array has; a list that holds itself ends there.
 _MOST_LEVELS = 32
 # Seconds.
@@ -97,6 +99,17 @@ def seconds(value: Any, argument: str) -> float | None:
     if math.isnan(limit):
         raise ValueError(f"{argument}: got nan, wanted a number of seconds")
     return math.inf if limit > _LONGEST_LIMIT else max(limit, 0.0)
+
+
+def nanoseconds(value: Any, argument: str) -> int:
+    """A number of seconds as whole nanoseconds."""
+    length = number(value, argument)
+    if not -_LONGEST <= length <= _LONGEST:
+        raise ValueError(
+            f"{argument}: got {length}, wanted a number of seconds of at most "
+            f"{_LONGEST}"
+        )
+    return round(length * 1e9)
 
 
 def names_of(kind: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -13,19 +13,27 @@ from numpy.typing import NDArray
 
 from attention_client import (
     arguments,
+    attend_options,
     connection,
     core,
     results,
+    sessions,
     tensors,
     wire,
 )
 from attention_client import attention_pb2 as pb
+from attention_client import session_pb2 as session_pb
 from attention_client.results import AttentionResult, Capabilities
+from attention_client.session_calls import SessionCalls, WaitingCalls
+from attention_client.sessions import (
+    ItemOutcome,
+    Session,
+    SessionBase,
+    SessionInfo,
+    StepItem,
+)
 
 _LAYOUTS = arguments.names_of(pb.Layout)
-_CAUSALS = arguments.names_of(pb.Causal)
-_MATH_MODES = arguments.names_of(pb.MathMode)
-_SCORES = arguments.names_of(pb.Scores)
 _CAPABILITIES = "/attention.v1.AttentionService/GetCapabilities"
 _HEALTH = "/grpc.health.v1.Health/Check"
 
@@ -34,9 +42,43 @@ _AnyCore = TypeVar("_AnyCore")
 _Result = TypeVar("_Result")
 _Capabilities = TypeVar("_Capabilities")
 _Health = TypeVar("_Health")
+_Session = TypeVar("_Session")
+_Sessions = TypeVar("_Sessions")
+_Infos = TypeVar("_Infos")
+_Steps = TypeVar("_Steps")
 
 
-class ClientBase(Generic[_AnyCore, _Result, _Capabilities, _Health]):
+class _Here(Generic[_AnyCore]):
+    """A core, for the process that made it."""
+
+    def __init__(self, made: _AnyCore) -> None:
+        self.core = made
+        self._process = os.getpid()
+
+    def is_here(self) -> bool:
+        return os.getpid() == self._process
+
+    def __call__(self) -> _AnyCore:
+        if not self.is_here():
+            raise RuntimeError(
+                f"the client was made in process {self._process}, before a "
+                "fork, which gRPC does not survive: make one in this process"
+            )
+        return self.core
+
+
+class ClientBase(
+    Generic[
+        _AnyCore,
+        _Result,
+        _Capabilities,
+        _Health,
+        _Session,
+        _Sessions,
+        _Infos,
+        _Steps,
+    ]
+):
     """Arguments and calls of Client and of aio.Client alike: what one returns
     the other returns an awaitable for."""
 
@@ -117,10 +159,14 @@ class ClientBase(Generic[_AnyCore, _Result, _Capabilities, _Health]):
             arguments.channel_options(channel_options, "channel_options"),
             arguments.flag(use_shared_memory, "use_shared_memory"),
         )
-        self._process = os.getpid()
         self._core = self._make_core(settings)
+        self._home = _Here(self._core)
+        self._calls = self._make_calls()
 
     def _make_core(self, settings: core.Settings) -> _AnyCore:
+        raise NotImplementedError
+
+    def _make_calls(self) -> SessionCalls:
         raise NotImplementedError
 
     def compute(
@@ -222,36 +268,19 @@ class ClientBase(Generic[_AnyCore, _Result, _Capabilities, _Health]):
             )
         if kv_heads is not None:
             options.kv_heads = arguments.whole_number(kv_heads, "kv_heads")
-        if scale is not None:
-            options.scale = arguments.number(scale, "scale")
-        if softcap is not None:
-            options.softcap = arguments.number(softcap, "softcap")
-        if causal is not None:
-            options.causal = arguments.enum(causal, "causal", _CAUSALS)
-        if window is not None:
-            sides = arguments.window(window, "window")
-            options.window.CopyFrom(pb.Window(left=sides[0], right=sides[1]))
-        if alibi_slopes is not None:
-            options.alibi_slopes.extend(
-                arguments.numbers(alibi_slopes, "alibi_slopes")
-            )
-        if sinks is not None:
-            options.sinks.extend(arguments.numbers(sinks, "sinks"))
-        if math_mode is not None:
-            options.math_mode = arguments.enum(
-                math_mode, "math_mode", _MATH_MODES
-            )
-        if softmax_precision is not None:
-            options.softmax_precision = tensors.wire_type(
-                softmax_precision, "softmax_precision"
-            )
-        options.return_log_sum_exp = arguments.flag(
-            return_log_sum_exp, "return_log_sum_exp"
+        attend_options.fill(
+            options,
+            scale=scale,
+            softcap=softcap,
+            causal=causal,
+            window=window,
+            alibi_slopes=alibi_slopes,
+            sinks=sinks,
+            math_mode=math_mode,
+            softmax_precision=softmax_precision,
+            return_log_sum_exp=return_log_sum_exp,
+            return_scores=return_scores,
         )
-        if return_scores is not None:
-            options.return_scores = arguments.enum(
-                return_scores, "return_scores", _SCORES
-            )
         options.return_present = arguments.flag(
             return_present, "return_present"
         )
@@ -316,21 +345,162 @@ class ClientBase(Generic[_AnyCore, _Result, _Capabilities, _Health]):
         """
         return tensors.empty(shape, dtype, self._here().allocate)
 
+    def create_session(
+        self,
+        id: str | None = None,
+        layers: int = 1,
+        kv_heads: int = 8,
+        head_size: int = 128,
+        value_head_size: int | None = None,
+        data_type: Any = "float32",
+        lease: float = 60.0,
+        value_is_key_prefix: bool = False,
+        *,
+        timeout: float | None = None,
+    ) -> _Session:
+        """A session without tokens. Where the server has one with this id and
+        the same configuration, it is the answer, with its tokens.
+
+        Args:
+            id: 1 to 128 characters of printable ASCII, no spaces; None: one that
+                nobody can guess.
+            layers: of the model, numbered from 0; at most 1024.
+            kv_heads, head_size, value_head_size: Hkv, D and Dv; None is D.
+            data_type: what keys and values are stored as: "float32", "float16",
+                "bfloat16", "float64", "int8" or "float8_e4m3", or a dtype. Of
+                the last two each token and head has a scale, and queries are
+                float32.
+            lease: seconds that the session lives unused, at least 1. Its object
+                renews it.
+            value_is_key_prefix: whether values are the first Dv columns of
+                keys, as in DeepSeek's latent attention: they are not sent then.
+            timeout: seconds; None is the client's.
+
+        Raises:
+            AlreadyExists: there is a session with this id, of another
+                configuration.
+            ResourceExhausted: the server holds as many sessions, or as many
+                bytes of them, as it may.
+            AttentionError, TypeError, ValueError: as compute().
+        """
+        request = session_pb.CreateSessionRequest(id=sessions.id_or_new(id))
+        config = request.config
+        config.num_layers = arguments.whole_number(layers, "layers")
+        config.kv_heads = arguments.whole_number(kv_heads, "kv_heads")
+        config.head_size = arguments.whole_number(head_size, "head_size")
+        if value_head_size is not None:
+            config.value_head_size = arguments.whole_number(
+                value_head_size, "value_head_size"
+            )
+        config.data_type = tensors.stored_type(data_type, "data_type")
+        config.value_is_key_prefix = arguments.flag(
+            value_is_key_prefix, "value_is_key_prefix"
+        )
+        config.lease.FromNanoseconds(arguments.nanoseconds(lease, "lease"))
+        calls = self._calls.create(request, self._limit(timeout))
+        return self._calls.run(calls)  # type: ignore[no-any-return]
+
+    def get_session(self, id: str, *, timeout: float | None = None) -> _Session:
+        """A session that exists.
+
+        Raises:
+            NotFound: there is none with this id, or no longer.
+        """
+        calls = self._calls.open(arguments.text(id, "id"), self._limit(timeout))
+        return self._calls.run(calls)  # type: ignore[no-any-return]
+
+    def list_sessions(self, *, timeout: float | None = None) -> _Infos:
+        """The caller's sessions, in the order of their ids: a list of
+        SessionInfo, which renew no lease."""
+        calls = self._calls.list_all(self._limit(timeout))
+        return self._calls.run(calls)  # type: ignore[no-any-return]
+
+    def fork_sessions(
+        self,
+        forks: Mapping[str, str | SessionBase[Any, Any, Any, Any]],
+        *,
+        timeout: float | None = None,
+    ) -> _Sessions:
+        """New sessions with the keys and values of others, all or none: a list
+        in the order of `forks`. They take no memory for keys and values until
+        they part from their source.
+
+        Args:
+            forks: for the id of each new session its source, a session or the
+                id of one; at most 128.
+
+        Raises:
+            AlreadyExists: there is a session with one of the new ids.
+            NotFound: a source does not exist, or no longer.
+        """
+        if not isinstance(forks, Mapping):
+            arguments.wrong_type(forks, "forks", "{target: source, ...}")
+        pairs = [
+            (
+                arguments.text(target, "forks"),
+                source.id
+                if isinstance(source, SessionBase)
+                else arguments.text(source, f"forks[{target!r}]"),
+            )
+            for target, source in forks.items()
+        ]
+        calls = self._calls.fork(pairs, self._limit(timeout))
+        return self._calls.run(calls)  # type: ignore[no-any-return]
+
+    def step(
+        self, items: Sequence[StepItem], *, timeout: float | None = None
+    ) -> _Steps:
+        """Appends to and attends over any layers of any sessions of this client,
+        in one round trip: a decode step of one layer for all sequences that are
+        worked on.
+
+            results = client.step([
+                StepItem(session, query=q, key=k, value=v, layer=3)
+                for session, q, k, v in rows])
+
+        Returns a list with an entry for each item, in their order: an
+        AttentionResult, or for an item without a query the layer's length. An
+        item fails alone: its entry is an AttentionError, which is not raised,
+        so that it hides none of the other results. Where the call fails as a
+        whole, as without a connection, that is the entry of all its items.
+
+        A layer may be named more than once only by items that do not append.
+        More than 1024 items, or 64 MiB, are sent in several messages.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent; nothing was.
+        """
+        if isinstance(items, (str, bytes)) or not isinstance(items, Sequence):
+            arguments.wrong_type(items, "items", "a list of StepItem")
+        checked = []
+        for i, item in enumerate(items):
+            if not isinstance(item, StepItem):
+                arguments.wrong_type(item, f"items[{i}]", "a StepItem")
+            checked.append(item.checked(f"items[{i}]."))
+        calls = self._calls.step(checked, self._limit(timeout))
+        return self._calls.run(calls)  # type: ignore[no-any-return]
+
     def _limit(self, timeout: float | None) -> float:
         limit = arguments.seconds(timeout, "timeout")
         return self._timeout if limit is None else limit
 
     def _here(self) -> Any:
         """The core, in the process that made it."""
-        if os.getpid() != self._process:
-            raise RuntimeError(
-                f"the client was made in process {self._process}, before a "
-                "fork, which gRPC does not survive: make one in this process"
-            )
-        return self._core
+        return self._home()
 
 
-class Client(ClientBase["core.Core", AttentionResult, Capabilities, str]):
+class Client(
+    ClientBase[
+        "core.Core",
+        AttentionResult,
+        Capabilities,
+        str,
+        Session,
+        list[Session],
+        list[SessionInfo],
+        list[ItemOutcome],
+    ]
+):
     """A connection to one attention server.
 
     Thread-safe: any number of threads may call at once. It connects with the
@@ -367,6 +537,9 @@ class Client(ClientBase["core.Core", AttentionResult, Capabilities, str]):
 
         return PureCore(settings)
 
+    def _make_calls(self) -> SessionCalls:
+        return WaitingCalls(self._home, self._target, self._timeout, Session)
+
     def __enter__(self) -> Client:  # noqa: PYI034
         return self
 
@@ -374,8 +547,10 @@ class Client(ClientBase["core.Core", AttentionResult, Capabilities, str]):
         self.close()
 
     def close(self) -> None:
-        """Ends the connection and cancels running calls. May be repeated."""
-        if os.getpid() == self._process:
+        """Ends the connection and cancels running calls. May be repeated. Leases
+        of sessions are not renewed any more."""
+        if self._home.is_here():
+            self._calls.close()
             self._core.close()
 
 

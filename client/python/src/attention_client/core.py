@@ -53,12 +53,37 @@ class Core(Protocol):
     ) -> _Read:
         """Calls a method, "/package.Service/Method", and reads its answer."""
 
+    def exchange(
+        self,
+        method: str,
+        message: wire.Message,
+        limit: float,
+        read: Callable[[Any], _Read],
+    ) -> _Read:
+        """Sends a message on a stream of this method, each of whose messages is
+        answered by one, and reads the answer, an object with the buffer
+        protocol. Streams are kept open between calls. The message must be safe
+        to send again, which happens where a stream has ended meanwhile.
+        """
+
     def allocate(self, size: int) -> Any:
         """So many bytes, aligned to 64, that calls send from best: an object
         with the buffer protocol."""
 
     def close(self) -> None:
         """Ends running calls. May be repeated."""
+
+
+class BlockingCalls(Protocol):
+    """Calls that wait, beside those of an AsyncCore."""
+
+    def call(
+        self,
+        method: str,
+        message: bytes,
+        limit: float,
+        read: Callable[[bytes], _Read],
+    ) -> _Read: ...
 
 
 class AsyncCore(Protocol):
@@ -75,6 +100,17 @@ class AsyncCore(Protocol):
         limit: float,
         read: Callable[[bytes], _Read],
     ) -> _Read: ...
+
+    async def exchange(
+        self,
+        method: str,
+        message: wire.Message,
+        limit: float,
+        read: Callable[[Any], _Read],
+    ) -> _Read: ...
+
+    def blocking(self) -> BlockingCalls:
+        """Of the same connection where that can be; ends with this core."""
 
     def allocate(self, size: int) -> Any: ...
 

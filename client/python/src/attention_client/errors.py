@@ -7,7 +7,7 @@ an array of strings) raise ValueError or TypeError before anything is sent.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ class AttentionError(Exception):
             come.
         retry_delay: how long to wait before trying again, where the server
             says so; else None.
+        metadata: what else the server says for programs, by name.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class AttentionError(Exception):
         field_violations: tuple[FieldViolation, ...] = (),
         reason: str = "",
         retry_delay: datetime.timedelta | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -68,6 +70,7 @@ class AttentionError(Exception):
         self.field_violations = field_violations
         self.reason = reason
         self.retry_delay = retry_delay
+        self.metadata: Mapping[str, str] = metadata or {}
 
     def __str__(self) -> str:
         at = f" (server {self.target})" if self.target else ""
@@ -102,8 +105,19 @@ class NotFound(AttentionError):
     """What the request names does not exist."""
 
 
+class AlreadyExists(AttentionError):
+    """What the request would create exists, and is another."""
+
+
 class Aborted(AttentionError):
     """Somebody else's change came first."""
+
+    @property
+    def length(self) -> int | None:
+        """The true length of a session's layer, where it is not the expected
+        one."""
+        length = self.metadata.get("length", "")
+        return int(length) if length.isdecimal() else None
 
 
 class OutOfRange(AttentionError):
@@ -134,6 +148,7 @@ _BY_CODE: dict[grpc.StatusCode, type[AttentionError]] = {
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
     grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.ABORTED: Aborted,
     grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
@@ -157,6 +172,7 @@ def from_status(
     field_violations: Iterable[tuple[str, str]] = (),
     reason: str = "",
     retry_delay: datetime.timedelta | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> AttentionError:
     """The exception for a call that ended with the code of this number."""
     named = _CODES.get(code, grpc.StatusCode.UNKNOWN)
@@ -170,6 +186,7 @@ def from_status(
         ),
         reason=reason,
         retry_delay=retry_delay,
+        metadata=metadata,
     )
 
 
@@ -198,31 +215,57 @@ def from_rpc_error(
     one, stands in for gRPC's text. It went through `proxy`, if that is not
     empty."""
     status = _rich_status(error)
+    message = message or error.details() or "no message"
+    if proxy and error.code() in _MAYBE_FROM_PROXY:
+        info = error_details_pb2.ErrorInfo()
+        if not (_unpack(status, info) and info.reason):
+            message += (
+                f"; the call went through the proxy of {proxy}: if that is "
+                "wrong, name the server in no_proxy"
+            )
+    return from_details(
+        error.code().value[0],
+        message,
+        status,
+        target=target,
+        local_reason=_local_reason(error),
+    )
+
+
+def from_details(
+    code: int,
+    message: str,
+    status: status_pb2.Status,
+    *,
+    target: str,
+    local_reason: str = "",
+) -> AttentionError:
+    """The exception for a code and the details that `status` has; a status
+    without ErrorInfo has `local_reason`."""
     bad_request = error_details_pb2.BadRequest()
     error_info = error_details_pb2.ErrorInfo()
     retry_info = error_details_pb2.RetryInfo()
     _unpack(status, bad_request)
     has_error_info = _unpack(status, error_info)
     has_retry_info = _unpack(status, retry_info)
-    message = message or error.details() or "no message"
-    if proxy and not error_info.reason and error.code() in _MAYBE_FROM_PROXY:
-        message += (
-            f"; the call went through the proxy of {proxy}: if that is wrong, "
-            "name the server in no_proxy"
-        )
     return from_status(
-        error.code().value[0],
+        code,
         message,
         target=target,
         field_violations=[
             (violation.field, violation.description)
             for violation in bad_request.field_violations
         ],
-        reason=_reason(error_info) if has_error_info else _local_reason(error),
+        reason=_reason(error_info) if has_error_info else local_reason,
         retry_delay=(
             retry_info.retry_delay.ToTimedelta() if has_retry_info else None
         ),
+        metadata=metadata_of(error_info),
     )
+
+
+def metadata_of(error_info: error_details_pb2.ErrorInfo) -> dict[str, str]:
+    return dict(error_info.metadata) if error_info.domain == _DOMAIN else {}
 
 
 def _reason(error_info: error_details_pb2.ErrorInfo) -> str:
@@ -240,15 +283,19 @@ def _local_reason(error: grpc.RpcError) -> str:
 
 
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status:
-    """The status with its details; empty where there is none to be read."""
     trailers: Any = error.trailing_metadata()
     for key, value in trailers or ():
         if key == _DETAILS_KEY:
-            try:
-                return status_pb2.Status.FromString(value)
-            except DecodeError:
-                break
+            return status_of(value)
     return status_pb2.Status()
+
+
+def status_of(details: bytes) -> status_pb2.Status:
+    """The status with its details; empty where it cannot be read."""
+    try:
+        return status_pb2.Status.FromString(details)
+    except DecodeError:
+        return status_pb2.Status()
 
 
 def _unpack(status: status_pb2.Status, detail: Message) -> bool:

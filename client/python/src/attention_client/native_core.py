@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import math
 import os
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from attention_client import _native, connection, errors, results, wire
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2
+
+from attention_client import (
+    _native,
+    connection,
+    errors,
+    results,
+    streams,
+    wire,
+)
 from attention_client.core import Settings
 from attention_client.results import AttentionResult
 
@@ -51,7 +63,13 @@ class _Base:
     ) -> _Read:
         if isinstance(outcome, _native.Failure):
             raise self._error(outcome)
-        return read(outcome)
+        return self._parsed(outcome, read)
+
+    def _parsed(self, answer: Any, read: Callable[[Any], _Read]) -> _Read:
+        try:
+            return read(answer)
+        except DecodeError as error:
+            raise errors.malformed(str(error), self._target) from None
 
     def _error(self, failure: _native.Failure) -> Exception:
         if failure.too_large:
@@ -71,11 +89,26 @@ class _Base:
                 if delay is None
                 else datetime.timedelta(microseconds=delay)
             ),
+            metadata=_metadata(failure.error_info),
         )
+
+
+def _metadata(error_info: bytes) -> dict[str, str]:
+    try:
+        return errors.metadata_of(
+            error_details_pb2.ErrorInfo.FromString(error_info)
+        )
+    except DecodeError:
+        return {}
 
 
 class NativeCore(_Base):
     """A core.Core."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._lock = threading.Lock()  # Guards the next one.
+        self._streams: dict[str, streams.Streams[_Stream]] = {}
 
     def compute(self, request: wire.Request, limit: float) -> AttentionResult:
         errors.check_time(limit, self._target)
@@ -93,12 +126,64 @@ class NativeCore(_Base):
         errors.check_time(limit, self._target)
         return self._read(self._native.call(method, message, limit), read)
 
+    def exchange(
+        self,
+        method: str,
+        message: wire.Message,
+        limit: float,
+        read: Callable[[Any], _Read],
+    ) -> _Read:
+        wire.check_size(message.size)
+        with self._lock:
+            if method not in self._streams:
+                self._streams[method] = streams.Streams(
+                    lambda: _Stream(
+                        self._native.open_stream(method, True), self._error
+                    )
+                )
+        return self._parsed(
+            self._streams[method].exchange(message, limit), read
+        )
+
     def close(self) -> None:
+        with self._lock:
+            for kept in self._streams.values():
+                kept.close()
         self._native.close()
+
+
+class _Stream:
+    """A streams.Stream."""
+
+    def __init__(
+        self,
+        stream: _native.Stream,
+        error: Callable[[_native.Failure], Exception],
+    ) -> None:
+        self._native = stream
+        self._error = error
+
+    async def exchange(self, message: wire.Message, limit: float) -> Any:
+        outcome = self._native.exchange(message.pieces, limit)
+        if isinstance(outcome, _native.Failure):
+            raise self._error(outcome)
+        return outcome
+
+    def close(self) -> None:
+        """It ends with the object."""
 
 
 class AsyncNativeCore(_Base):
     """A core.AsyncCore."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._lock = threading.Lock()  # Guards the next one.
+        # Those of loops that are closed go when another loop comes.
+        self._streams: dict[
+            asyncio.AbstractEventLoop,
+            dict[str, streams.AsyncStreams[_AsyncStream]],
+        ] = {}
 
     async def compute(
         self, request: wire.Request, limit: float
@@ -129,8 +214,91 @@ class AsyncNativeCore(_Base):
             read,
         )
 
+    async def exchange(
+        self,
+        method: str,
+        message: wire.Message,
+        limit: float,
+        read: Callable[[Any], _Read],
+    ) -> _Read:
+        wire.check_size(message.size)
+        kept = self._streams_here()
+        if method not in kept:
+            kept[method] = streams.AsyncStreams(
+                lambda: _AsyncStream(
+                    self._native.open_stream(method, False), self._error
+                )
+            )
+        return self._parsed(await kept[method].exchange(message, limit), read)
+
+    def blocking(self) -> _BlockingCalls:
+        return _BlockingCalls(self)
+
     async def close(self) -> None:
+        with self._lock:
+            for kept in self._streams.values():
+                for of_method in kept.values():
+                    of_method.close()
+            self._streams = {}
         self._native.close()
+
+    def _streams_here(self) -> dict[str, streams.AsyncStreams[_AsyncStream]]:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if loop not in self._streams:
+                self._streams = {
+                    other: kept
+                    for other, kept in self._streams.items()
+                    if not other.is_closed()
+                }
+                self._streams[loop] = {}
+            return self._streams[loop]
+
+
+class _BlockingCalls:
+    """Calls of an AsyncNativeCore that wait."""
+
+    def __init__(self, of: AsyncNativeCore) -> None:
+        self._of = of
+
+    def call(
+        self,
+        method: str,
+        message: bytes,
+        limit: float,
+        read: Callable[[bytes], _Read],
+    ) -> _Read:
+        of = self._of
+        return of._read(of._native.call(method, message, limit), read)
+
+
+class _AsyncStream:
+    """A streams.Stream."""
+
+    def __init__(
+        self,
+        stream: _native.Stream,
+        error: Callable[[_native.Failure], Exception],
+    ) -> None:
+        self._native = stream
+        self._error = error
+
+    async def exchange(self, message: wire.Message, limit: float) -> Any:
+        ended = _ended(
+            lambda done: self._native.start_exchange(message.pieces, done)
+        )
+        try:
+            outcome = await asyncio.wait_for(
+                ended, None if limit == math.inf else max(0, limit)
+            )
+        except asyncio.TimeoutError:
+            raise streams.out_of_time() from None
+        if isinstance(outcome, _native.Failure):
+            raise self._error(outcome)
+        return outcome
+
+    def close(self) -> None:
+        """It ends with the object."""
 
 
 async def _ended(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import queue
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from attention_client import (
     errors,
     proxy,
     results,
+    streams,
     targets,
     tensors,
     wire,
@@ -48,6 +50,7 @@ _FIELDS = pb.ComputeAttentionResponse.DESCRIPTOR.fields_by_name
 
 class _Base:
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._target = settings.target
         self._security = settings.security
         options = [*settings.options, *_CHANNEL_OPTIONS.items()]
@@ -98,6 +101,8 @@ class PureCore(_Base):
         super().__init__(settings)
         self._channel = self._connection.open(grpc)
         self._methods: dict[str, Any] = {}
+        self._lock = threading.Lock()  # Guards the next one.
+        self._streams: dict[str, streams.Streams[_Stream]] = {}
 
     def compute(self, request: wire.Request, limit: float) -> AttentionResult:
         return self.call(COMPUTE, wire.joined(request), limit, _result)
@@ -124,8 +129,81 @@ class PureCore(_Base):
             raise self._error(error) from None
         return self._read(answer, read)
 
+    def exchange(
+        self,
+        method: str,
+        message: wire.Message,
+        limit: float,
+        read: Callable[[Any], _Read],
+    ) -> _Read:
+        with self._lock:
+            if method not in self._streams:
+                self._streams[method] = streams.Streams(
+                    lambda: self._open_stream(method)
+                )
+        return self._read(self._streams[method].exchange(message, limit), read)
+
     def close(self) -> None:
+        with self._lock:
+            for kept in self._streams.values():
+                kept.close()
         self._channel.close()
+
+    def _open_stream(self, method: str) -> _Stream:
+        requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        call = self._channel.stream_stream(method)(
+            iter(requests.get, None), metadata=self._metadata(method, b"")
+        )
+        return _Stream(call, requests, self._error, self._target)
+
+
+class _Stream:
+    """A streams.Stream. grpcio reads the queue on a thread of its own."""
+
+    def __init__(
+        self,
+        call: Any,
+        requests: queue.SimpleQueue[bytes | None],
+        error: Callable[[grpc.RpcError], errors.AttentionError],
+        target: str,
+    ) -> None:
+        self._call = call
+        self._requests = requests
+        self._error = error
+        self._target = target
+
+    async def exchange(self, message: wire.Message, limit: float) -> bytes:
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._call.cancel()
+
+        timer = None
+        self._requests.put(wire.bytes_of(message))
+        if limit != math.inf:
+            timer = threading.Timer(max(0, limit), give_up)
+            timer.daemon = True
+            timer.start()
+        try:
+            answer: bytes = next(self._call)
+        except StopIteration:
+            raise streams.ended(self._target) from None
+        except grpc.RpcError as error:
+            if late.is_set():
+                raise streams.out_of_time(self._target) from None
+            raise self._error(error) from None
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return answer
+
+    def close(self) -> None:
+        self._requests.put(None)
+        self._call.cancel()
+
+    def __del__(self) -> None:
+        self._requests.put(None)  # Else the thread waits for ever.
 
 
 class AsyncPureCore(_Base):
@@ -135,7 +213,8 @@ class AsyncPureCore(_Base):
         super().__init__(settings)
         self._lock = threading.Lock()  # Guards the rest.
         # Those of loops that are closed go when another loop comes.
-        self._channels: dict[asyncio.AbstractEventLoop, Any] = {}
+        self._channels: dict[asyncio.AbstractEventLoop, _Channel] = {}
+        self._blocking: PureCore | None = None
         self._closed = False
 
     async def compute(
@@ -152,7 +231,7 @@ class AsyncPureCore(_Base):
     ) -> _Read:
         errors.check_time(limit, self._target)
         try:
-            answer = await self._channel().unary_unary(method)(
+            answer = await self._channel().channel.unary_unary(method)(
                 message,
                 timeout=None if limit == math.inf else limit,
                 metadata=self._metadata(method, message),
@@ -161,17 +240,48 @@ class AsyncPureCore(_Base):
             raise self._error(error) from None
         return self._read(answer, read)
 
+    async def exchange(
+        self,
+        method: str,
+        message: wire.Message,
+        limit: float,
+        read: Callable[[Any], _Read],
+    ) -> _Read:
+        opened = self._channel()
+        if method not in opened.streams:
+            opened.streams[method] = streams.AsyncStreams(
+                lambda: _AsyncStream(
+                    opened.channel.stream_stream(method)(
+                        metadata=self._metadata(method, b"")
+                    ),
+                    self._error,
+                    self._target,
+                )
+            )
+        kept = opened.streams[method]
+        return self._read(await kept.exchange(message, limit), read)
+
+    def blocking(self) -> PureCore:
+        with self._lock:
+            if self._closed:
+                raise ValueError(CLOSED)
+            if self._blocking is None:
+                self._blocking = PureCore(self._settings)
+            return self._blocking
+
     async def close(self) -> None:
         with self._lock:
             self._closed = True
             channels, self._channels = self._channels, {}
-        for loop, channel in channels.items():
+            if self._blocking is not None:
+                self._blocking.close()
+        for loop, opened in channels.items():
             if loop is asyncio.get_running_loop():
-                await channel.close()
+                await opened.close()
             elif not loop.is_closed():
-                asyncio.run_coroutine_threadsafe(channel.close(), loop)
+                asyncio.run_coroutine_threadsafe(opened.close(), loop)
 
-    def _channel(self) -> Any:
+    def _channel(self) -> _Channel:
         loop = asyncio.get_running_loop()
         with self._lock:
             if self._closed:
@@ -182,8 +292,67 @@ class AsyncPureCore(_Base):
                     for other, channel in self._channels.items()
                     if not other.is_closed()
                 }
-                self._channels[loop] = self._connection.open(grpc.aio)
+                self._channels[loop] = _Channel(self._connection.open(grpc.aio))
             return self._channels[loop]
+
+
+class _Channel:
+    """A channel of grpc.aio, and the streams on it by method."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.streams: dict[str, streams.AsyncStreams[_AsyncStream]] = {}
+
+    async def close(self) -> None:
+        for kept in self.streams.values():
+            kept.close()
+        await self.channel.close()
+
+
+class _AsyncStream:
+    """A streams.Stream."""
+
+    def __init__(
+        self,
+        call: Any,
+        error: Callable[[grpc.RpcError], errors.AttentionError],
+        target: str,
+    ) -> None:
+        self._call = call
+        self._error = error
+        self._target = target
+
+    async def exchange(self, message: wire.Message, limit: float) -> bytes:
+        try:
+            return await asyncio.wait_for(
+                self._answer(wire.bytes_of(message)),
+                None if limit == math.inf else max(0, limit),
+            )
+        except asyncio.TimeoutError:
+            raise streams.out_of_time(self._target) from None
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+
+    async def _answer(self, message: bytes) -> bytes:
+        try:
+            await self._call.write(message)
+            answer = await self._call.read()
+        except asyncio.InvalidStateError:  # It has ended before.
+            answer = grpc.aio.EOF
+        if answer is not grpc.aio.EOF:
+            return answer  # type: ignore[no-any-return]
+        code = await self._call.code()
+        if code is grpc.StatusCode.OK:
+            raise streams.ended(self._target)
+        raise grpc.aio.AioRpcError(
+            code,
+            await self._call.initial_metadata(),
+            await self._call.trailing_metadata(),
+            details=await self._call.details(),
+        )
+
+    def close(self) -> None:
+        self._call.cancel()
 
 
 def _result(message: bytes) -> AttentionResult:
@@ -194,7 +363,9 @@ def _result(message: bytes) -> AttentionResult:
         pieces.setdefault(numbers[number], []).append(piece)
     timing = pb.ComputeAttentionResponse.FromString(others).timing
     answer = [
-        _own(name, wire.tensor_of(pieces[name])) if name in pieces else None
+        results.owned(name, wire.tensor_of(pieces[name]))
+        if name in pieces
+        else None
         for name in _ANSWERS
     ]
     if answer[0] is None:
@@ -208,18 +379,3 @@ def _result(message: bytes) -> AttentionResult:
             timing.encode_us,
         ),
     )
-
-
-def _own(field: str, tensor: wire.Tensor) -> wire.Tensor:
-    """The tensor with a copy of its elements, which may be written to."""
-    dtype = tensors.numpy_type(tensor.data_type)
-    if (
-        dtype is None
-        or min(tensor.shape, default=0) < 0
-        or len(tensor.data) != math.prod(tensor.shape) * dtype.itemsize
-    ):
-        raise DecodeError(
-            f"{field} has {len(tensor.data)} bytes of type "
-            f"{tensors.type_name(tensor.data_type)}, which do not fit its shape"
-        )
-    return tensor._replace(data=bytearray(tensor.data))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from attention_client import attention_pb2 as pb
@@ -102,6 +104,25 @@ def result_of(
         present_value,
         Timing(*timing),
     )
+
+
+def owned(field: str, tensor: wire.Tensor) -> wire.Tensor:
+    """The tensor with a copy of its elements, which may be written to.
+
+    Raises:
+        DecodeError: they do not fit its shape.
+    """
+    dtype = tensors.numpy_type(tensor.data_type)
+    if (
+        dtype is None
+        or min(tensor.shape, default=0) < 0
+        or len(tensor.data) != math.prod(tensor.shape) * dtype.itemsize
+    ):
+        raise DecodeError(
+            f"{field} has {len(tensor.data)} bytes of type "
+            f"{tensors.type_name(tensor.data_type)}, which do not fit its shape"
+        )
+    return tensor._replace(data=bytearray(tensor.data))
 
 
 def _array(tensor: wire.Tensor | None) -> NDArray[Any] | None:

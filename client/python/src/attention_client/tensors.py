@@ -27,6 +27,11 @@ _NAMES: dict[Any, str] = {
     pb.DATA_TYPE_INT64: "int64",
 }
 _TYPES = {name: data_type for data_type, name in _NAMES.items()}
+# Of what sessions store alone, by ml_dtypes' name, and a shorter one.
+_STORED = {
+    "float8_e4m3fn": pb.DATA_TYPE_FLOAT8_E4M3,
+    "float8_e4m3": pb.DATA_TYPE_FLOAT8_E4M3,
+}
 # Those of numpy's own, in the wire's byte order.
 _DTYPES: dict[Any, np.dtype[Any]] = {
     data_type: np.dtype(name).newbyteorder("<")
@@ -47,6 +52,8 @@ _ALIGNMENT = 64
 
 def type_name(data_type: int) -> str:
     """numpy's name of a wire type, e.g. "float32"."""
+    if data_type == pb.DATA_TYPE_FLOAT8_E4M3:
+        return "float8_e4m3"
     return _NAMES.get(data_type, f"DataType {data_type}")
 
 
@@ -60,6 +67,12 @@ def wire_type(dtype: Any, argument: str) -> Any:
     if name not in _TYPES:
         raise TypeError(f"{argument}: got type {name}, wanted {wanted}")
     return _TYPES[name]
+
+
+def stored_type(dtype: Any, argument: str) -> Any:
+    """The wire type that a session stores, of a dtype or its name."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", "")
+    return _STORED.get(name) or wire_type(dtype, argument)
 
 
 def sendable(value: Any, argument: str) -> tuple[Any, NDArray[Any]]:

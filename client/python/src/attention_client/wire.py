@@ -7,7 +7,7 @@ payloads are put between them, and found among them, by hand.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -42,34 +42,78 @@ class Request(NamedTuple):
     others: bytes
 
 
+class Message(NamedTuple):
+    """A message in pieces, which are sent one after another."""
+
+    # Bytes, and C-contiguous arrays where they are in memory.
+    pieces: list[Any]
+    # Bytes of all pieces.
+    size: int
+
+
 def joined(request: Request) -> bytes:
     """The bytes of the message.
 
     Raises:
         ValueError: they would be more than protobuf can hold.
     """
-    pieces: list[Any] = []
-    size = len(request.others)
-    for field, tensor in enumerate(request.tensors, 1):
-        if tensor is None:
-            continue
-        data_type, array = tensor
-        small = pb.Tensor(
-            data_type=data_type, shape=array.shape
-        ).SerializeToString()
-        if array.nbytes:
-            small += _tag(_DATA) + _varint(array.nbytes)
-        inside = len(small) + array.nbytes
-        head = _tag(field) + _varint(inside) + small
-        size += len(head) + array.nbytes
-        pieces += (head, array)
+    fields = [
+        tensor_field(number, *tensor)
+        for number, tensor in enumerate(request.tensors, 1)
+        if tensor is not None
+    ]
+    return bytes_of(concatenated([*fields, of_bytes(request.others)]))
+
+
+def bytes_of(message: Message) -> bytes:
+    """The bytes of a message.
+
+    Raises:
+        ValueError: they would be more than protobuf can hold.
+    """
+    check_size(message.size)
+    return b"".join(message.pieces)
+
+
+def check_size(size: int) -> None:
     if size > MAX_MESSAGE_BYTES:
         raise ValueError(
             f"request: got {size} bytes, wanted at most {MAX_MESSAGE_BYTES}, "
             "the largest message of protobuf"
         )
-    pieces.append(request.others)
-    return b"".join(pieces)
+
+
+def tensor_field(number: int, data_type: Any, array: NDArray[Any]) -> Message:
+    """The field of this number, at most 15, that holds a Tensor. The array is
+    C-contiguous, or each of its rows along the first axis is."""
+    small = pb.Tensor(
+        data_type=data_type, shape=array.shape
+    ).SerializeToString()
+    if array.nbytes:
+        small += _tag(_DATA) + _varint(array.nbytes)
+    head = _tag(number) + _varint(len(small) + array.nbytes) + small
+    rows = [array] if array.flags.c_contiguous else list(array)
+    return Message([head, *rows], len(head) + array.nbytes)
+
+
+def message_field(number: int, message: Message) -> Message:
+    """The field of this number, at most 15, that holds a message."""
+    head = _tag(number) + _varint(message.size)
+    return Message([head, *message.pieces], len(head) + message.size)
+
+
+def concatenated(messages: Iterable[Message]) -> Message:
+    """A message of the fields of all these."""
+    pieces: list[Any] = []
+    size = 0
+    for message in messages:
+        pieces += message.pieces
+        size += message.size
+    return Message(pieces, size)
+
+
+def of_bytes(message: bytes) -> Message:
+    return Message([message], len(message))
 
 
 def split(

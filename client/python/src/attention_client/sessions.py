@@ -1,0 +1,552 @@
+"""Sessions: keys and values that stay in the server between calls."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import secrets
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, Union
+
+import grpc
+
+from attention_client import (
+    arguments,
+    attend_options,
+    errors,
+    step_messages,
+    tensors,
+)
+from attention_client import attention_pb2 as pb
+from attention_client import session_pb2 as session_pb
+from attention_client.leases import Lease
+from attention_client.results import AttentionResult
+from attention_client.step_messages import NewTokens, Queries
+
+# The reason of errors for sessions that there are not, or no longer.
+UNKNOWN = "SESSION_UNKNOWN"
+
+# How an item of Client.step() ends: a result, or a layer's length where
+# nothing was attended to, or why it failed.
+ItemOutcome = Union[AttentionResult, int, errors.AttentionError]
+
+# What the calls return: results, or what is awaited for them.
+_Attended = TypeVar("_Attended")
+_Length = TypeVar("_Length")
+_Nothing = TypeVar("_Nothing")
+_Forked = TypeVar("_Forked")
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """What a session holds. Unchanged while it lives."""
+
+    # Layers of the model, numbered from 0.
+    layers: int
+    # Hkv.
+    kv_heads: int
+    # D.
+    head_size: int
+    # Dv.
+    value_head_size: int
+    # numpy's name of the type that keys and values are stored as.
+    data_type: str
+    # How long the session lives unused, in seconds.
+    lease: float
+    # Whether values are the first Dv columns of keys, and are not sent.
+    value_is_key_prefix: bool
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """A session as the server tells of it."""
+
+    id: str
+    config: SessionConfig
+    # Tokens of each layer.
+    lengths: tuple[int, ...]
+    # When the lease is over unless something uses the session.
+    expire_time: datetime.datetime
+
+
+def info_of(message: session_pb.Session) -> SessionInfo:
+    config = message.config
+    return SessionInfo(
+        id=message.id,
+        config=SessionConfig(
+            layers=config.num_layers,
+            kv_heads=config.kv_heads,
+            head_size=config.head_size,
+            value_head_size=config.value_head_size,
+            data_type=tensors.type_name(config.data_type),
+            lease=config.lease.ToTimedelta().total_seconds(),
+            value_is_key_prefix=config.value_is_key_prefix,
+        ),
+        lengths=tuple(message.lengths),
+        expire_time=message.expire_time.ToDatetime(datetime.timezone.utc),
+    )
+
+
+class Calls(Protocol):
+    """What a session needs of its client."""
+
+    @property
+    def target(self) -> str: ...
+
+    def run(self, calls: Coroutine[Any, Any, Any]) -> Any:
+        """What the caller gets of it: the result, or what is awaited."""
+
+    def limit(self, timeout: float | None) -> float: ...
+
+    async def step(
+        self, items: Sequence[Item], limit: float
+    ) -> list[ItemOutcome]: ...
+
+    async def truncate(
+        self, lease: Lease, length: int, limit: float
+    ) -> SessionInfo: ...
+
+    async def fork(
+        self, forks: Sequence[tuple[str, str]], limit: float
+    ) -> list[Any]: ...
+
+    async def get(self, lease: Lease, limit: float) -> SessionInfo: ...
+
+    async def delete(self, session_id: str, limit: float) -> None: ...
+
+    def watch(self, lease: Lease) -> None: ...
+
+
+class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
+    """Calls of Session and of aio.Session alike."""
+
+    def __init__(self, calls: Calls, info: SessionInfo) -> None:
+        """For the client alone: Client.create_session() and its siblings make
+        sessions."""
+        self._calls = calls
+        self._config = info.config
+        self._lengths = list(info.lengths)
+        self._lease = Lease(info.id, info.config.lease)
+        # Of appends: each is done once, however often it is sent.
+        self._request_ids = (
+            f"{secrets.token_hex(8)}-{number}" for number in itertools.count()
+        )
+        calls.watch(self._lease)
+
+    @property
+    def id(self) -> str:
+        return self._lease.session_id
+
+    @property
+    def config(self) -> SessionConfig:
+        return self._config
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each layer, by what this object knows: what it has appended
+        and truncated itself, and what refresh() was told."""
+        return tuple(self._lengths)
+
+    @property
+    def length(self) -> int:
+        """The least of lengths: tokens that every layer has."""
+        return min(self._lengths)
+
+    def gone(self) -> errors.AttentionError | None:
+        """What its calls raise once the server has said that there is no such
+        session any more; None before. One with the same id would be another."""
+        if not self._lease.gone:
+            return None
+        return gone(self.id, self._calls.target)
+
+    def __repr__(self) -> str:
+        name = f"{type(self).__module__}.{type(self).__name__}"
+        return f"<{name} {self.id!r}, length {self.length}>"
+
+    def append(
+        self,
+        key: Any,
+        value: Any = None,
+        layer: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> _Length:
+        """Adds tokens to a layer, and returns its length then.
+
+        More than 4 MiB are sent in several messages. Where a later one fails,
+        the layer has the tokens of those before: `lengths` tells how many.
+
+        Args:
+            key, value: (Hkv, n, D) and (Hkv, n, Dv), of any float type; rounded
+                to the session's. No value with value_is_key_prefix.
+            layer: in [0, layers).
+            timeout: seconds; None is the client's.
+
+        Raises:
+            Aborted: somebody else has changed the layer, or an append that
+                failed for want of an answer (DeadlineExceeded, Cancelled,
+                Unavailable) was done after all. Its `length` is the layer's.
+                Nothing was added.
+            NotFound: the session's lease was over, or it was deleted.
+            ResourceExhausted: the server holds as many bytes of sessions as it
+                may.
+            AttentionError, TypeError, ValueError: as Client.compute.
+        """
+        item = StepItem(self, key=key, value=value, layer=layer)
+        return self._one(item, timeout)  # type: ignore[no-any-return]
+
+    def attend(
+        self,
+        query: Any,
+        layer: int = 0,
+        *,
+        mask: Any = None,
+        scale: float | None = None,
+        softcap: float = 0,
+        causal: str | None = "bottom_right",
+        window: tuple[int | None, int | None] | None = None,
+        alibi_slopes: Sequence[float] | None = None,
+        sinks: Sequence[float] | None = None,
+        math_mode: str | None = None,
+        softmax_precision: Any = None,
+        return_log_sum_exp: bool = False,
+        return_scores: str | None = None,
+        timeout: float | None = None,
+    ) -> _Attended:
+        """Attention over the tokens that a layer has when the call begins, T of
+        them.
+
+        Args:
+            query: (Hq, S, D), Hq a multiple of Hkv, of the session's type.
+            layer: in [0, layers).
+            mask: broadcast to (1, Hq, S, T).
+            causal: "bottom_right": the queries are the last tokens, so that the
+                last one sees all, the one before it all but the last;
+                "top_left"; or None: every query sees every token.
+
+        The others are as in Client.compute; what they count in B has one of it.
+        The result has output (Hq, S, Dv), log_sum_exp (Hq, S) and scores
+        (Hq, S, T).
+
+        Raises:
+            NotFound: the session's lease was over, or it was deleted.
+            AttentionError, TypeError, ValueError: as Client.compute.
+        """
+        item = StepItem(
+            self,
+            query,
+            layer=layer,
+            mask=mask,
+            scale=scale,
+            softcap=softcap,
+            causal=causal,
+            window=window,
+            alibi_slopes=alibi_slopes,
+            sinks=sinks,
+            math_mode=math_mode,
+            softmax_precision=softmax_precision,
+            return_log_sum_exp=return_log_sum_exp,
+            return_scores=return_scores,
+        )
+        return self._one(item, timeout)  # type: ignore[no-any-return]
+
+    def step(
+        self,
+        query: Any,
+        key: Any,
+        value: Any = None,
+        layer: int = 0,
+        *,
+        mask: Any = None,
+        scale: float | None = None,
+        softcap: float = 0,
+        causal: str | None = "bottom_right",
+        window: tuple[int | None, int | None] | None = None,
+        alibi_slopes: Sequence[float] | None = None,
+        sinks: Sequence[float] | None = None,
+        math_mode: str | None = None,
+        softmax_precision: Any = None,
+        return_log_sum_exp: bool = False,
+        return_scores: str | None = None,
+        timeout: float | None = None,
+    ) -> _Attended:
+        """append(), then attend() to the layer as it is then, in one round trip:
+        a decode step. Does both or, on an error, neither, but for what append()
+        says of more than 4 MiB.
+
+        Arguments and errors as of those two.
+        """
+        item = StepItem(
+            self,
+            query,
+            key,
+            value,
+            layer,
+            mask=mask,
+            scale=scale,
+            softcap=softcap,
+            causal=causal,
+            window=window,
+            alibi_slopes=alibi_slopes,
+            sinks=sinks,
+            math_mode=math_mode,
+            softmax_precision=softmax_precision,
+            return_log_sum_exp=return_log_sum_exp,
+            return_scores=return_scores,
+        )
+        return self._one(item, timeout)  # type: ignore[no-any-return]
+
+    def fork(
+        self, id: str | None = None, *, timeout: float | None = None
+    ) -> _Forked:
+        """A new session with the keys and values of this one, which take no
+        more memory until the two part. Client.fork_sessions() forks several.
+
+        Args:
+            id: the new one's; None: one that nobody can guess.
+
+        Raises:
+            AlreadyExists: there is a session with this id.
+        """
+        target = id_or_new(id)
+        limit = self._calls.limit(timeout)
+
+        async def fork() -> Any:
+            return (await self._calls.fork([(target, self.id)], limit))[0]
+
+        return self._calls.run(fork())  # type: ignore[no-any-return]
+
+    def truncate(
+        self, length: int, *, timeout: float | None = None
+    ) -> _Nothing:
+        """Forgets the last tokens of every layer, so that each has `length`,
+        and none may have fewer."""
+        wanted = arguments.whole_number(length, "length")
+        limit = self._calls.limit(timeout)
+
+        async def truncate() -> None:
+            self._known(await self._calls.truncate(self._lease, wanted, limit))
+
+        return self._calls.run(truncate())  # type: ignore[no-any-return]
+
+    def refresh(self, *, timeout: float | None = None) -> _Nothing:
+        """Asks the server for the lengths: where another one appends too, or
+        after an append whose answer did not come."""
+        limit = self._calls.limit(timeout)
+
+        async def refresh() -> None:
+            self._known(await self._calls.get(self._lease, limit))
+
+        return self._calls.run(refresh())  # type: ignore[no-any-return]
+
+    def delete(self, *, timeout: float | None = None) -> _Nothing:
+        """Ends the session, also where it has ended before."""
+        limit = self._calls.limit(timeout)
+
+        async def delete() -> None:
+            await self._calls.delete(self.id, limit)
+            self.close()
+
+        return self._calls.run(delete())  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Stops renewing the lease, as happens where the object is forgotten.
+        The session stays until its lease is over. May be repeated."""
+        self._lease.over = True
+
+    def _one(self, item: StepItem, timeout: float | None) -> Any:
+        """Runs one item, and raises what it fails with."""
+        checked = item.checked("")
+        limit = self._calls.limit(timeout)
+
+        async def one() -> Any:
+            (result,) = await self._calls.step([checked], limit)
+            if isinstance(result, errors.AttentionError):
+                raise result
+            return result
+
+        return self._calls.run(one())
+
+    def _known(self, info: SessionInfo) -> None:
+        self._lengths = list(info.lengths)
+        self._lease.used()
+
+
+class Session(SessionBase[AttentionResult, int, None, "Session"]):
+    """Keys and values of one sequence, for the layers of a model, in a server.
+
+        >>> import numpy as np
+        >>> from attention_client import Client
+        >>> client = Client("127.0.0.1:50051", timeout=10)
+        >>> eye = np.eye(2, dtype=np.float32)[None]  # One head, two tokens.
+        >>> with client.create_session(kv_heads=1, head_size=2) as session:
+        ...     session.append(eye, eye)
+        ...     session.step(eye[:, :1], eye[:, :1], eye[:, :1]).output
+        ...     session.lengths
+        2
+        array([[[0.80222416, 0.19777581]]], dtype=float32)
+        (3,)
+        >>> client.close()
+
+    It renews its lease by itself while it is referred to: after a process that
+    held it has ended, the server deletes the session when its lease is over.
+    At the end of a `with` block it is deleted at once; to forget the object, or
+    close(), deletes nothing, and Client.get_session() makes another one.
+
+    It expects that nobody else appends to the session meanwhile: append() and
+    step() then raise Aborted. Its calls may be made by several threads, those
+    that append to one layer by one at a time.
+
+    Calls that are safe to send again are, where the server could not be reached
+    or ended a stream: appends have a request id, and are done once.
+    """
+
+    def __enter__(self) -> Session:  # noqa: PYI034
+        return self
+
+    def __exit__(self, kind: object, *exc_info: object) -> None:
+        try:
+            self.delete()
+        except errors.AttentionError:
+            if kind is None:
+                raise  # Else what happened first is told.
+
+
+@dataclass(frozen=True, eq=False)
+class StepItem:
+    """What one session does in Client.step(): appends, where it has a key;
+    attends, where it has a query; or both.
+
+    Fields as the arguments of Session.append and Session.attend.
+    """
+
+    session: SessionBase[Any, Any, Any, Any]
+    query: Any = None
+    key: Any = None
+    value: Any = None
+    layer: int = 0
+    mask: Any = None
+    scale: float | None = None
+    softcap: float = 0
+    causal: str | None = "bottom_right"
+    window: tuple[int | None, int | None] | None = None
+    alibi_slopes: Sequence[float] | None = None
+    sinks: Sequence[float] | None = None
+    math_mode: str | None = None
+    softmax_precision: Any = None
+    return_log_sum_exp: bool = False
+    return_scores: str | None = None
+
+    def checked(self, place: str) -> Item:
+        """It as it is sent; `place` stands before the names of arguments.
+
+        Raises:
+            TypeError, ValueError: something of it cannot be sent.
+        """
+        new = queries = None
+        if self.key is not None:
+            new = NewTokens(
+                tensors.sendable(self.key, place + "key"),
+                tensors.sendable_if_any(self.value, place + "value"),
+            )
+        elif self.value is not None:
+            raise ValueError(f"{place}value: got it without a key")
+        if self.query is not None:
+            queries = self._queries(place)
+        elif new is None:
+            raise ValueError(
+                f"{place}key: got None, and no query: wanted at least one"
+            )
+        layer = arguments.whole_number(self.layer, place + "layer")
+        return Item(self.session, layer, new, queries)
+
+    def _queries(self, place: str) -> Queries:
+        options = pb.AttentionOptions()
+        attend_options.fill(
+            options,
+            scale=self.scale,
+            softcap=self.softcap,
+            causal=self.causal,
+            window=self.window,
+            alibi_slopes=self.alibi_slopes,
+            sinks=self.sinks,
+            math_mode=self.math_mode,
+            softmax_precision=self.softmax_precision,
+            return_log_sum_exp=self.return_log_sum_exp,
+            return_scores=self.return_scores,
+        )
+        return Queries(
+            tensors.sendable(self.query, place + "query"),
+            tensors.sendable_mask(self.mask),
+            options,
+            not_causal=self.causal is None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A StepItem whose arguments can be sent."""
+
+    session: SessionBase[Any, Any, Any, Any]
+    layer: int
+    new: NewTokens | None
+    queries: Queries | None
+
+    def parts(self) -> list[Item]:
+        """It as items that can each be sent in one message, to be done one
+        after another."""
+        if self.new is None:
+            return [self]
+        *before, last = self.new.split()
+        return [
+            *(Item(self.session, self.layer, new, None) for new in before),
+            Item(self.session, self.layer, last, self.queries),
+        ]
+
+    def message(self) -> Any:
+        session = self.session
+        if self.new is None:
+            return step_messages.item(
+                session.id, self.layer, None, self.queries, None, ""
+            )
+        known = session._lengths
+        length = known[self.layer] if 0 <= self.layer < len(known) else None
+        return step_messages.item(
+            session.id,
+            self.layer,
+            self.new,
+            self.queries,
+            length,
+            next(session._request_ids),
+        )
+
+    def ended(
+        self, result: step_messages.ItemResult | errors.AttentionError
+    ) -> ItemOutcome:
+        """What the caller gets for the server's result."""
+        session = self.session
+        if isinstance(result, errors.AttentionError):
+            if result.reason == UNKNOWN:
+                session._lease.lost()
+            return result
+        session._lease.used()
+        if self.new is not None:
+            session._lengths[self.layer] = result.length
+        return result.length if result.attended is None else result.attended
+
+
+def id_or_new(value: str | None) -> str:
+    """An id for a session. One that is made here lets a call be tried again."""
+    if value is None:
+        return secrets.token_hex(16)
+    return arguments.text(value, "id")
+
+
+def gone(session_id: str, target: str) -> errors.AttentionError:
+    return errors.NotFound(
+        grpc.StatusCode.NOT_FOUND,
+        f"session {session_id!r} is gone: its lease was over, or it was deleted",
+        target=target,
+        reason=UNKNOWN,
+    )

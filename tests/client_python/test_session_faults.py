@@ -1,0 +1,435 @@
+"""Sessions of a server, and of connections, that fail."""
+
+import asyncio
+import gc
+import queue
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+import attention_client
+from attention_client import Client, StepItem, aio, leases, retries
+from attention_client import attention_pb2 as pb
+from attention_client import session_pb2 as session_pb
+
+KEY = np.ones((1, 1, 2), np.float32)
+
+
+def described(request, lengths=(0,), lease=60):
+    config = session_pb.SessionConfig(
+        num_layers=len(lengths), kv_heads=1, head_size=2, value_head_size=2
+    )
+    config.lease.FromSeconds(lease)
+    return session_pb.GetSessionResponse(
+        session=session_pb.Session(
+            id=request.id, config=config, lengths=lengths
+        )
+    )
+
+
+class Stepping:
+    """Answers steps, except as `faults` says: functions of the stream's context
+    that are called in place of an answer, one after another; None answers."""
+
+    def __init__(self):
+        self.streams = 0
+        self.requests = []
+        self.faults = []
+
+    def __call__(self, requests, context):
+        self.streams += 1
+        for request in requests:
+            self.requests.append(request)
+            fault = self.faults.pop(0) if self.faults else None
+            if fault is not None:
+                fault(context)
+                return
+            yield session_pb.StepResponse(
+                results=[self.result(item) for item in request.items]
+            )
+
+    def result(self, item):
+        result = session_pb.StepResult(length=item.expected_length + 1)
+        if item.HasField("query"):
+            result.output.CopyFrom(item.query)
+        return result
+
+
+def details(reason, code):
+    info = any_pb2.Any()
+    info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="attention"))
+    return status_pb2.Status(
+        code=code.value[0], details=[info]
+    ).SerializeToString()
+
+
+def aborts(code, reason=""):
+    def fault(context):
+        if reason:
+            context.set_trailing_metadata(
+                (("grpc-status-details-bin", details(reason, code)),)
+            )
+        context.abort(code, "so it is")
+
+    return fault
+
+
+@pytest.fixture
+def steps(server):
+    server.answers["CreateSession"] = lambda request, context: described(
+        request
+    )
+    server.answers["GetSession"] = lambda request, context: described(request)
+    server.answers["Step"] = Stepping()
+    return server.answers["Step"]
+
+
+@pytest.fixture
+def session(steps, fake_client):
+    return fake_client.create_session("story")
+
+
+def test_steps_share_a_stream(steps, session):
+    for length in (1, 2, 3):
+        assert session.append(KEY, KEY) == length
+    assert steps.streams == 1
+    assert [r.items[0].expected_length for r in steps.requests] == [0, 1, 2]
+    assert len({r.items[0].request_id for r in steps.requests}) == 3
+    assert {len(r.items) for r in steps.requests} == {1}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda context: None,
+        aborts(grpc.StatusCode.UNAVAILABLE, "DRAINING"),
+        aborts(grpc.StatusCode.RESOURCE_EXHAUSTED, "MEMORY_BUSY"),
+        aborts(grpc.StatusCode.DEADLINE_EXCEEDED, "IDLE_TOO_LONG"),
+    ],
+    ids=["well", "drain", "memory", "idle"],
+)
+def test_a_stream_that_was_ended_is_opened_again(steps, session, fault):
+    session.append(KEY, KEY)
+    steps.faults.append(fault)
+    assert session.append(KEY, KEY) == 2
+    assert steps.streams == 2
+    assert steps.requests[1] == steps.requests[2]
+
+
+def test_a_lost_answer_is_asked_for_again(steps, session):
+    steps.faults = [aborts(grpc.StatusCode.UNAVAILABLE)] * 2
+    result = session.step(KEY, KEY, KEY)
+    np.testing.assert_array_equal(result.output, KEY)
+    assert len(steps.requests) == 3
+    assert len({r.SerializeToString() for r in steps.requests}) == 1
+
+
+def test_a_server_that_stays_away_is_told(steps, session, monkeypatch):
+    monkeypatch.setattr(retries, "DELAYS", (0, 0))
+    steps.faults = [aborts(grpc.StatusCode.UNAVAILABLE)] * 3
+    with pytest.raises(attention_client.Unavailable, match="so it is"):
+        session.append(KEY, KEY)
+    assert len(steps.requests) == 3
+    assert session.lengths == (0,)
+    # What was not answered is still expected not to be there.
+    session.append(KEY, KEY)
+    assert steps.requests[-1].items[0].expected_length == 0
+
+
+@pytest.mark.parametrize(
+    "code", ["INVALID_ARGUMENT", "INTERNAL", "RESOURCE_EXHAUSTED", "CANCELLED"]
+)
+def test_nothing_else_is_tried_again(steps, session, code):
+    session.append(KEY, KEY)
+    steps.faults = [aborts(grpc.StatusCode[code])]
+    with pytest.raises(attention_client.AttentionError) as caught:
+        session.append(KEY, KEY)
+    assert caught.value.code.name == code
+    assert len(steps.requests) == 2
+    (result,) = session._calls.run(iter_step(session))
+    assert result == 2
+
+
+async def iter_step(session):
+    return await session._calls.step(
+        [StepItem(session, key=KEY, value=KEY).checked("")], 60
+    )
+
+
+def test_a_call_that_fails_is_each_item_s_failure(steps, session, fake_client):
+    steps.faults = [aborts(grpc.StatusCode.INVALID_ARGUMENT)]
+    results = fake_client.step([StepItem(session, query=KEY)] * 2)
+    assert [type(result) for result in results] == [
+        attention_client.InvalidArgument
+    ] * 2
+
+
+def test_an_append_that_ends_half_way_is_told(steps, session, monkeypatch):
+    monkeypatch.setattr(attention_client.step_messages, "MAX_APPEND_BYTES", 16)
+    steps.faults = [None, None, aborts(grpc.StatusCode.INTERNAL)]
+    five = np.ones((1, 5, 2), np.float32)
+    with pytest.raises(attention_client.Internal):
+        session.append(five, five)
+    assert session.lengths == (2,)
+
+
+def test_an_item_s_details(steps, session):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    steps.result = lambda item: session_pb.StepResult(
+        code=code.value[0],
+        message="full",
+        status_details=details("SESSION_BYTES", code),
+    )
+    with pytest.raises(attention_client.ResourceExhausted) as caught:
+        session.append(KEY, KEY)
+    assert caught.value.reason == "SESSION_BYTES"
+    assert caught.value.message == "full"
+    steps.result = lambda item: session_pb.StepResult(
+        code=3, message="wrong", status_details=b"\xff"
+    )
+    with pytest.raises(attention_client.InvalidArgument, match="wrong"):
+        session.append(KEY, KEY)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        session_pb.StepResponse(),
+        session_pb.StepResponse(results=[session_pb.StepResult()] * 2),
+        session_pb.StepResponse(
+            results=[session_pb.StepResult(output=pb.Tensor(data=b"1"))]
+        ),
+        b"\xff",
+    ],
+    ids=["none", "two", "tensor", "bytes"],
+)
+def test_an_answer_that_cannot_be_read(server, steps, session, response):
+    server.answers["Step"] = lambda requests, context: (
+        response for _ in requests
+    )
+    server.serializers["Step"] = lambda answer: (
+        answer if isinstance(answer, bytes) else answer.SerializeToString()
+    )
+    with pytest.raises(attention_client.Internal, match="malformed answer"):
+        session.step(KEY, KEY, KEY)
+
+
+def test_the_timeout_ends_a_step(server, steps, session):
+    cancelled = threading.Event()
+
+    def stay(context):
+        context.add_callback(cancelled.set)
+        # So that a lost timeout fails rather than hangs.
+        cancelled.wait(10)
+
+    steps.faults = [stay]
+    with pytest.raises(attention_client.DeadlineExceeded):
+        session.append(KEY, KEY, timeout=0.05)
+    assert cancelled.wait(10)
+    assert session.append(KEY, KEY, timeout=60) == 1
+    assert steps.streams == 2
+
+
+def test_closing_the_client_ends_a_step(server, steps):
+    client = Client(server.address)
+    session = client.create_session()
+
+    def close(context):
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        threading.Thread(target=client.close).start()
+        ended.wait(10)
+
+    steps.faults = [close]
+    with pytest.raises(attention_client.Cancelled):
+        session.append(KEY, KEY)
+    with pytest.raises(ValueError, match="closed"):
+        session.append(KEY, KEY)
+
+
+def test_a_task_that_is_cancelled_ends_its_step(server, steps):
+    cancelled = threading.Event()
+    begun = threading.Event()
+
+    def stay(context):
+        context.add_callback(cancelled.set)
+        begun.set()
+        cancelled.wait(10)
+
+    steps.faults = [stay]
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with aio.Client(server.address) as client:
+            session = await client.create_session()
+            task = asyncio.ensure_future(session.append(KEY, KEY))
+            await loop.run_in_executor(None, begun.wait, 10)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await loop.run_in_executor(None, cancelled.wait, 10)
+            with pytest.raises(attention_client.DeadlineExceeded):
+                steps.faults = [lambda context: time.sleep(0.2)]
+                await session.append(KEY, KEY, timeout=0.05)
+            assert await session.append(KEY, KEY) == 1
+
+    asyncio.run(main())
+
+
+def test_more_threads_than_streams(steps, fake_client, monkeypatch):
+    monkeypatch.setattr(attention_client.streams, "MOST", 2)
+    sessions = [fake_client.create_session(f"s{i}") for i in range(6)]
+    ended = []
+
+    def work(session):
+        for _ in range(5):
+            ended.append(session.append(KEY, KEY))
+
+    threads = [
+        threading.Thread(target=work, args=(session,)) for session in sessions
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ended) == sorted([1, 2, 3, 4, 5] * 6)
+    assert steps.streams <= 2
+    # A third one waits no longer than it may.
+    held = threading.Event()
+    released = threading.Event()
+
+    def stay(context):
+        held.set()
+        released.wait(10)
+
+    steps.faults = [stay, stay]
+    busy = [
+        threading.Thread(target=fake_client.step, args=([item],))
+        for item in (StepItem(session, query=KEY) for session in sessions[:2])
+    ]
+    for thread in busy:
+        thread.start()
+        assert held.wait(10)
+        held.clear()
+    with pytest.raises(attention_client.DeadlineExceeded):
+        sessions[2].append(KEY, KEY, timeout=0.05)
+    released.set()
+    for thread in busy:
+        thread.join()
+
+
+@pytest.fixture
+def renewals(server, steps, monkeypatch):
+    """Ids of sessions whose lease, of 0.3 s, is renewed; `answers` say how."""
+    asked = queue.Queue()
+    asked.answer = described
+
+    def renew(request, context):
+        asked.put(request.id)
+        return asked.answer(request)
+
+    server.answers["GetSession"] = renew
+    original = leases.Lease.__init__
+
+    def short(self, session_id, seconds):
+        original(self, session_id, 0.3)
+
+    monkeypatch.setattr(leases.Lease, "__init__", short)
+    return asked
+
+
+def test_a_lease_is_renewed_while_the_session_lives(renewals, fake_client):
+    session = fake_client.create_session("story")
+    for _ in range(3):
+        assert renewals.get(timeout=10) == "story"
+    thread = lease_threads()[0]
+    assert thread.daemon
+    del session
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("end", ["close", "delete", "client"])
+def test_what_is_ended_is_not_renewed(server, renewals, end):
+    server.answers["DeleteSession"] = lambda request, context: (
+        session_pb.DeleteSessionResponse()
+    )
+    client = Client(server.address)
+    session = client.create_session("story")
+    assert renewals.get(timeout=10) == "story"
+    (thread,) = lease_threads()
+    if end == "client":
+        client.close()
+    else:
+        getattr(session, end)()
+    thread.join(10)
+    assert not thread.is_alive()
+    client.close()
+
+
+def test_one_thread_renews_all(renewals, fake_client):
+    made = [fake_client.create_session(f"s{i}") for i in range(3)]
+    wanted = {session.id for session in made}
+    while wanted:
+        wanted.discard(renewals.get(timeout=10))
+    assert len(lease_threads()) == 1
+
+
+def test_failures_do_not_end_the_renewals(renewals, fake_client):
+    def fail(request):
+        raise ValueError("a bug")
+
+    renewals.answer = fail
+    session = fake_client.create_session("story")
+    for _ in range(3):
+        renewals.get(timeout=10)
+    renewals.answer = described
+    for _ in range(3):
+        renewals.get(timeout=10)
+    assert session.append(KEY, KEY) == 1
+
+
+def test_a_session_that_expired_is_told(server, steps, renewals, fake_client):
+    aborted = []
+
+    def gone(request, context):
+        aborted.append(request.id)
+        context.abort(grpc.StatusCode.NOT_FOUND, "there is no session story")
+
+    server.answers["GetSession"] = gone
+    session = fake_client.create_session("story")
+    (thread,) = lease_threads()
+    thread.join(10)
+    assert aborted == ["story"]
+    with pytest.raises(attention_client.NotFound, match="'story' is gone"):
+        session.append(KEY, KEY)
+    assert steps.requests == []
+
+
+def test_asyncio_s_sessions_are_renewed(server, renewals):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with aio.Client(server.address) as client:
+            session = await client.create_session("story")
+            for _ in range(3):
+                got = await loop.run_in_executor(None, renewals.get, True, 10)
+                assert got == session.id
+            (thread,) = lease_threads()
+        await loop.run_in_executor(None, thread.join, 10)
+        assert not thread.is_alive()
+
+    asyncio.run(main())
+
+
+def lease_threads():
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name == "attention-leases"
+    ]

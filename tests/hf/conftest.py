@@ -1,0 +1,24 @@
+"""Where models run their attention."""
+
+import pytest
+import torch
+import transformers
+
+from attention_client import hf
+
+transformers.logging.set_verbosity_error()
+
+
+@pytest.fixture(scope="session")
+def remote(client):
+    """A client of the server, which the implementation "remote" uses too."""
+    torch.set_num_threads(1)
+    hf.register(client)
+    return client
+
+
+@pytest.fixture
+def none_left(remote):
+    """Fails if a test leaves sessions."""
+    yield
+    assert remote.list_sessions() == []

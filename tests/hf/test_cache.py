@@ -1,0 +1,227 @@
+"""What generate() and users do with a RemoteCache, and what is refused."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+
+from attention_client import NotFound, hf
+from hf.small_models import generate, prompt, small_model
+
+
+@pytest.fixture
+def llama(remote, none_left):
+    return small_model("llama")
+
+
+@pytest.fixture
+def cache(remote, llama):
+    with hf.RemoteCache(remote, llama.config) as made:
+        yield made
+
+
+def test_a_session_for_each_row(llama, cache):
+    assert cache.get_seq_length() == 0
+    generate(llama, "remote", prompt(3), cache)
+    # The last token's keys are not needed.
+    assert [session.length for session in cache.sessions] == [24] * 3
+    assert cache.get_seq_length() == 24
+    assert {session.config.layers for session in cache.sessions} == {4}
+
+
+def test_a_step_for_each_layer_and_pass(llama, cache, remote, monkeypatch):
+    sent = []
+    original = type(remote).step
+    monkeypatch.setattr(
+        type(remote),
+        "step",
+        lambda self, items: sent.append(len(items)) or original(self, items),
+    )
+    generate(llama, "remote", prompt(3), cache, max_new_tokens=5)
+    assert sent == [3] * 4 * 5
+
+
+def test_an_assistant_model(llama, cache):
+    assistant = small_model("llama", num_hidden_layers=2)
+    expected = generate(llama, "eager", prompt())
+    actual = generate(
+        llama, "remote", prompt(), cache, assistant_model=assistant
+    )
+    assert torch.equal(actual, expected)
+
+
+def test_a_prompt_in_two_parts(llama, cache):
+    ids = prompt(2, 12)
+    expected = generate(llama, "eager", ids)
+    llama.set_attn_implementation("remote")
+    with torch.no_grad():
+        llama(ids[:, :5], cache=cache)
+    actual = generate(llama, "remote", ids, cache)
+    assert torch.equal(actual, expected)
+
+
+def test_a_copy_shares_what_came_before(llama, cache):
+    ids = prompt(2, 12)
+    llama.set_attn_implementation("remote")
+    with torch.no_grad():
+        llama(ids[:, :8], cache=cache)
+    for i in range(2):
+        longer = torch.cat([ids, prompt(2, 3 + i)], dim=1)
+        with copy.deepcopy(cache) as branch:
+            assert branch.get_seq_length() == 8
+            actual = generate(llama, "remote", longer, branch)
+        assert torch.equal(actual, generate(llama, "eager", longer))
+    assert cache.get_seq_length() == 8
+    assert [session.length for session in cache.sessions] == [8, 8]
+
+
+def test_rows_are_repeated_and_selected(llama, cache):
+    ids = prompt(2, 8)
+    llama.set_attn_implementation("remote")
+    with torch.no_grad():
+        llama(ids, cache=cache)
+        cache.batch_repeat_interleave(2)
+        cache.batch_select_indices(torch.tensor([3, 0, 0]))
+        cache.batch_select_indices(torch.tensor([True, True, False]))
+        cache.reorder_cache(torch.tensor([1, 1]))
+        assert len(cache.sessions) == 2
+        following = prompt(2, 1)
+        actual = llama(following, cache=cache).logits[:, -1]
+        llama.set_attn_implementation("eager")
+        both = torch.cat([ids[:1].repeat(2, 1), following], dim=1)
+        expected = llama(both).logits[:, -1]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_reset_cache_is_empty(llama, cache):
+    first = generate(llama, "remote", prompt(2), cache)
+    cache.reset()
+    assert cache.sessions == []
+    assert torch.equal(generate(llama, "remote", prompt(2), cache), first)
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_an_encoder_and_a_decoder(remote, none_left, kind):
+    sizes = (
+        {"d_model": 64, "decoder_layers": 3, "encoder_layers": 2}
+        if kind == "bart"
+        else {
+            "d_model": 64,
+            "d_kv": 16,
+            "d_ff": 96,
+            "num_heads": 4,
+            "num_layers": 2,
+            "num_decoder_layers": 3,
+        }
+    )
+    model = small_model(
+        kind,
+        transformers.AutoModelForSeq2SeqLM,
+        init_std=0.4,
+        decoder_start_token_id=1,
+        forced_eos_token_id=None,
+        **sizes,
+    )
+    ids = prompt(2)
+    for options in ({"do_sample": True}, {"num_beams": 2}):
+        expected = generate(model, "eager", ids, **options)
+        with hf.RemoteCache(remote, model.config) as own:
+            both = transformers.EncoderDecoderCache(
+                own, transformers.DynamicCache()
+            )
+            actual = generate(model, "remote", ids, both, **options)
+            assert own.sessions
+        assert torch.equal(actual, expected)
+
+
+def test_an_encoder(remote):
+    model = small_model("bert", transformers.AutoModel)
+    mask = torch.ones(2, 9, dtype=torch.int64)
+    for some in (mask, mask.tril(6)):
+        states = []
+        for implementation in ("eager", "remote"):
+            model.set_attn_implementation(implementation)
+            with torch.no_grad():
+                found = model(prompt(2), attention_mask=some).last_hidden_state
+            states.append(found[some.bool()])
+        torch.testing.assert_close(*states, rtol=1e-4, atol=1e-4)
+
+
+# What is refused.
+
+
+def test_an_expired_session_is_told(llama, cache, remote):
+    generate(llama, "remote", prompt(2), cache)
+    remote.get_session(cache.sessions[1].id).delete()
+    with pytest.raises(NotFound):
+        generate(llama, "remote", prompt(2, 30), cache)
+
+
+def test_another_batch(llama, cache):
+    generate(llama, "remote", prompt(2), cache)
+    with pytest.raises(ValueError, match="batch of 3, but the cache holds 2"):
+        generate(llama, "remote", prompt(3, 30), cache)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_another_attention(llama, cache, implementation):
+    with pytest.raises(NotImplementedError, match="keys of layer 0"):
+        generate(llama, implementation, prompt(), cache)
+
+
+def test_gradients(llama, cache):
+    llama.set_attn_implementation("remote")
+    with pytest.raises(NotImplementedError, match="gradients"):
+        llama(prompt())
+    with pytest.raises(NotImplementedError, match="gradients"):
+        llama(prompt(), cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"dropout": 0.1}, r"dropout: got 0\.1"),
+        ({"output_attentions": True}, "output_attentions"),
+        ({"indices": torch.zeros(1)}, "indices: the model's attention"),
+        ({"sinks": torch.zeros(1)}, "sinks: the model's attention"),
+        ({"cu_seq_lens_q": torch.zeros(1)}, "cu_seq_lens_q: the model's"),
+        ({"s_aux": torch.zeros(1, 4, 3, 1)}, "s_aux: got sinks of shape"),
+    ],
+)
+def test_what_the_service_does_not_have(remote, llama, arguments, words):
+    attention = transformers.AttentionInterface()["remote"]
+    query = torch.zeros(1, 4, 3, 16)
+    with pytest.raises(NotImplementedError, match=words):
+        attention(llama, query, query, query, None, **arguments)
+    unused = dict.fromkeys(arguments)
+    output, weights = attention(llama, query, query, query, None, **unused)
+    assert output.shape == (1, 3, 4, 16)
+    assert weights is None
+
+
+def test_masks_of_other_lengths(remote, llama, cache):
+    attention = transformers.AttentionInterface()["remote"]
+    query = torch.zeros(1, 4, 3, 16)
+    longer = torch.zeros(1, 4, 5, 16)
+    with pytest.raises(NotImplementedError, match="attention_mask: got one"):
+        attention(llama, query, longer, longer, torch.zeros(1, 1, 3, 4))
+    with pytest.raises(NotImplementedError, match="attention_mask: got none"):
+        attention(llama, query, longer, longer, None)
+    key, value = cache.update(query[:, :2], query[:, :2], 0)
+    with pytest.raises(NotImplementedError, match="attention_mask: got one"):
+        attention(llama, query, key, value, torch.zeros(1, 1, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers"),
+    [
+        ("deepseek_v4", "compressed_sparse_attention"),
+        ("falcon_h1", "hybrid"),
+        ("glm_moe_dsa", "indexed_attention"),
+    ],
+)
+def test_layers_that_keep_something_else(remote, kind, layers):
+    config = transformers.AutoConfig.for_model(kind)
+    with pytest.raises(NotImplementedError, match=f"layers of type .*{layers}"):
+        hf.RemoteCache(remote, config)
