@@ -318,7 +318,7 @@ absl::Status Server::ListenSharedMemory() {
       {.address = options_.shared_memory,
        .mode = options_.unix_socket_mode,
        .max_connection_bytes = options_.max_shared_bytes / 2},
-      regions_, authenticator_, *log_);
+      regions_, authenticator_, *log_, log_limiter_);
   if (!socket.ok()) return socket.status();
   region_socket_ = *std::move(socket);
   log_->info("event=shared_memory address={} max_bytes={}",

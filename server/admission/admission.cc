@@ -817,7 +817,10 @@ Admission::Snapshot Admission::snapshot() const {
   for (const auto& [id, share] : shares_) {
     result.queued_seconds += share.all_seconds();
   }
-  result.queued_seconds = std::max(0.0, result.queued_seconds);
+  // Sums of what came and went are not exactly 0 when nothing is left.
+  result.queued_seconds = result.calls + result.waiting_calls == 0
+                              ? 0
+                              : std::max(0.0, result.queued_seconds);
   result.draining = draining_;
   return result;
 }

@@ -56,6 +56,13 @@ class Listener {
   const std::vector<Descriptor>& sockets() const { return sockets_; }
   bool is_unix() const { return is_unix_; }
 
+  // Stops listening but for the sockets, which are the caller's to close: to
+  // close one waits for what is queued there.
+  std::vector<Descriptor> Release() && {
+    file_ = nullptr;
+    return std::move(sockets_);
+  }
+
  private:
   // The file that a Unix socket made; removes it.
   struct SocketFile {

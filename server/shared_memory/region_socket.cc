@@ -1,5 +1,6 @@
 #include "server/shared_memory/region_socket.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -8,7 +9,9 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <future>
 #include <list>
 #include <new>
 #include <utility>
@@ -19,6 +22,7 @@
 #include "attention/v1/attention.pb.h"
 #include "base/descriptor.h"
 #include "server/connections/listener.h"
+#include "server/shared_memory/closer.h"
 #include "server/status.h"
 
 namespace attention::server {
@@ -26,11 +30,14 @@ namespace {
 
 // Of a request; a token has 4096 at the most.
 constexpr size_t kMostBytes = 8192;
-// Descriptors of one datagram that there is room for: one, and enough to tell
-// that there are more. The kernel closes what does not fit.
-constexpr size_t kMostDescriptors = 4;
-// How long accepting pauses where the system has no descriptors.
-constexpr int kAcceptPauseMs = 50;
+// Descriptors of one datagram: all that the kernel lets be sent. It would close
+// what does not fit, on this thread.
+constexpr size_t kMostDescriptors = 253;
+// How long accepting pauses where the system has no descriptors, and between
+// two looks at whether enough are closed.
+constexpr int kPauseMs = 50;
+// How long the end of the thread is waited for.
+constexpr std::chrono::seconds kEndPatience{2};
 
 // A datagram and what came with it.
 struct Datagram {
@@ -55,6 +62,12 @@ void TakeDescriptors(msghdr& message, std::vector<Descriptor>* descriptors) {
       descriptors->emplace_back(fd);
     }
   }
+}
+
+// Whether it is memory that can be sealed, which is closed at once. What else
+// there is may take as long as who made it likes.
+bool IsMemory(const Descriptor& descriptor) {
+  return fcntl(descriptor.get(), F_GET_SEALS) >= 0;
 }
 
 enum class Received : uint8_t { kDatagram, kNothing, kEnd };
@@ -104,20 +117,29 @@ class RegionSocket::Loop {
  public:
   Loop(const RegionSocketSettings& settings, Listener listener,
        RegionTable& regions, const Authenticator& authenticator,
-       spdlog::logger& log)
+       spdlog::logger& log, LogLimiter& limiter)
       : settings_(settings),
         regions_(regions),
         authenticator_(authenticator),
         log_(log),
+        limiter_(limiter),
         wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
     listener_.emplace(std::move(listener));
   }
   ~Loop() {
-    for (Connection& connection : connections_) Forget(connection);
+    while (!connections_.empty()) Close(connections_.begin());
+    StopAccepting();
+    CloseDescriptors();
   }
 
   bool valid() const { return wake_.valid(); }
-  void Run();
+  void RunToEnd() {
+    Run();
+    ended_.set_value();
+  }
+  std::future<void> ended() { return ended_.get_future(); }
+  // Nothing but itself is there any more.
+  void Abandon() { abandoned_ = true; }
   void Stop() {
     stopping_ = true;
     eventfd_write(wake_.get(), 1);
@@ -129,17 +151,28 @@ class RegionSocket::Loop {
   int64_t connections() const { return count_; }
 
  private:
+  void Run();
   struct Connection {
     Descriptor socket;
     std::vector<RegionTable::Added> regions = {};
     int64_t bytes = 0;  // of all regions
+    // What it has sent was answered before it was read.
+    bool answered = false;
   };
   using Place = std::list<Connection>::iterator;
 
   void Wait();
   void Accept();
   bool MakeRoom();
+  void StopAccepting();
   void Close(Place connection);
+  void CloseDescriptors();
+  // Whether what clients sent is not being closed. Until it is, nothing is
+  // taken from them.
+  bool IsBehind() const {
+    return closer_.behind() + kMostDescriptors > Closer::kMostBehind;
+  }
+  bool Refuse(Connection& connection);
   void Forget(Connection& connection);
   // False: it is over.
   bool Serve(Connection& connection);
@@ -154,15 +187,19 @@ class RegionSocket::Loop {
   RegionTable& regions_;
   const Authenticator& authenticator_;
   spdlog::logger& log_;
+  LogLimiter& limiter_;
   const Descriptor wake_;
   std::optional<Listener> listener_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> leaving_{false};
+  std::atomic<bool> abandoned_{false};
+  std::promise<void> ended_;
   std::atomic<int64_t> count_{0};
   // Whoever spoke last is last.
   std::list<Connection> connections_;
   bool accept_paused_ = false;
   Datagram datagram_;
+  Closer closer_;
   // Of the last Wait(): those of connections_ in its order.
   std::vector<pollfd> polled_;
 };
@@ -171,11 +208,12 @@ void RegionSocket::Loop::Run() {
   while (!stopping_) {
     try {
       Wait();
-      if (leaving_) listener_.reset();
+      if (leaving_) StopAccepting();
       size_t next = 2;  // after wake_ and the listener
       const size_t served = polled_.size();
       for (Place at = connections_.begin(); next < served; ++next) {
         const Place connection = at++;
+        if (stopping_) return;
         if (polled_[next].revents == 0) continue;
         if (Serve(*connection)) {
           connections_.splice(connections_.end(), connections_, connection);
@@ -185,6 +223,7 @@ void RegionSocket::Loop::Run() {
       }
       if ((polled_[1].revents & POLLIN) != 0) Accept();
     } catch (const std::bad_alloc&) {
+      if (stopping_) return;
       // Whoever has said something most lately may go on saying it.
       polled_.clear();
       if (!connections_.empty()) Close(std::prev(connections_.end()));
@@ -196,14 +235,16 @@ void RegionSocket::Loop::Wait() {
   polled_.clear();
   polled_.push_back({wake_.get(), POLLIN, 0});
   // Negative descriptors are passed over.
-  const bool accepts = listener_ && !accept_paused_;
+  const bool behind = IsBehind();
+  const bool accepts = listener_ && !accept_paused_ && !behind;
   polled_.push_back(
       {accepts ? listener_->sockets().front().get() : -1, POLLIN, 0});
   for (const Connection& connection : connections_) {
-    polled_.push_back({connection.socket.get(), POLLIN, 0});
+    const bool waits = behind && connection.answered;
+    polled_.push_back({waits ? -1 : connection.socket.get(), POLLIN, 0});
   }
   if (poll(polled_.data(), polled_.size(),
-           accept_paused_ ? kAcceptPauseMs : -1) < 0) {
+           accept_paused_ || behind ? kPauseMs : -1) < 0) {
     for (pollfd& one : polled_) one.revents = 0;
   }
   accept_paused_ = false;
@@ -221,14 +262,23 @@ void RegionSocket::Loop::Accept() {
     return;
   }
   if (connections_.size() >= settings_.max_connections && !MakeRoom()) {
-    log_.warn("event=shared_memory_refused reason=\"{} connections are open\"",
-              connections_.size());
+    if (limiter_.Allow({.event = "shared_memory_refused"},
+                       spdlog::level::warn)) {
+      log_.warn(
+          "event=shared_memory_refused reason=\"{} connections are open\"",
+          connections_.size());
+    }
+    closer_.Close(std::move(socket));
     return;
   }
   ucred peer{};
   socklen_t size = sizeof(peer);
   getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
-  log_.debug("event=shared_memory_connected uid={} pid={}", peer.uid, peer.pid);
+  if (limiter_.Allow({.event = "shared_memory_connected"},
+                     spdlog::level::debug)) {
+    log_.debug("event=shared_memory_connected uid={} pid={}", peer.uid,
+               peer.pid);
+  }
   connections_.push_back({std::move(socket)});
   count_ = static_cast<int64_t>(connections_.size());
 }
@@ -242,36 +292,84 @@ bool RegionSocket::Loop::MakeRoom() {
   return true;
 }
 
+void RegionSocket::Loop::StopAccepting() {
+  if (!listener_) return;
+  closer_.Close(std::move(*listener_).Release());
+  listener_.reset();
+}
+
+// What has come with the last datagram.
+void RegionSocket::Loop::CloseDescriptors() {
+  std::vector<Descriptor> others;
+  for (Descriptor& descriptor : datagram_.descriptors) {
+    if (descriptor.valid() && !IsMemory(descriptor)) {
+      others.push_back(std::move(descriptor));
+    }
+  }
+  datagram_.descriptors.clear();
+  if (!others.empty()) closer_.Close(std::move(others));
+}
+
 void RegionSocket::Loop::Close(Place connection) {
   Forget(*connection);
+  // Descriptors may wait to be read from it.
+  closer_.Close(std::move(connection->socket));
   connections_.erase(connection);
   count_ = static_cast<int64_t>(connections_.size());
 }
 
 void RegionSocket::Loop::Forget(Connection& connection) {
+  if (abandoned_) return;
   for (const RegionTable::Added& region : connection.regions) {
     regions_.Remove(region.id);
   }
   connection.regions.clear();
 }
 
+// It may have come with descriptors, so it is not read yet.
+bool RegionSocket::Loop::Refuse(Connection& connection) {
+  connection.answered = true;
+  if (limiter_.Allow({.event = "shared_memory_behind"}, spdlog::level::warn)) {
+    log_.warn(
+        "event=shared_memory_behind reason=\"{} descriptors that clients sent "
+        "are not closed yet\"",
+        closer_.behind());
+  }
+  const std::string answer =
+      Failure(absl::ResourceExhaustedError(
+                  "descriptors that clients sent are not closed yet, wanted "
+                  "memory only"))
+          .SerializeAsString();
+  return send(connection.socket.get(), answer.data(), answer.size(),
+              MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 ||
+         errno == EPIPE;
+}
+
 bool RegionSocket::Loop::Serve(Connection& connection) {
+  if (IsBehind()) return Refuse(connection);
   switch (Receive(connection.socket, datagram_)) {
     case Received::kNothing:
       return true;
     case Received::kEnd:
-      datagram_.descriptors.clear();
+      CloseDescriptors();
       return false;
     case Received::kDatagram:
       break;
   }
+  // The owner of all that is referred to has not waited any longer.
+  if (stopping_) return true;
+  if (std::exchange(connection.answered, false)) {
+    CloseDescriptors();
+    return true;
+  }
   try {
     const std::string answer = Answer(connection).SerializeAsString();
-    datagram_.descriptors.clear();
+    CloseDescriptors();
     return send(connection.socket.get(), answer.data(), answer.size(),
                 MSG_DONTWAIT | MSG_NOSIGNAL) ==
            static_cast<ssize_t>(answer.size());
   } catch (const std::bad_alloc&) {
+    CloseDescriptors();
     return false;
   }
 }
@@ -358,14 +456,15 @@ v1::SharedMemoryResponse RegionSocket::Loop::Drop(Connection& connection,
 
 absl::StatusOr<std::unique_ptr<RegionSocket>> RegionSocket::Start(
     const RegionSocketSettings& settings, RegionTable& regions,
-    const Authenticator& authenticator, spdlog::logger& log) {
+    const Authenticator& authenticator, spdlog::logger& log,
+    LogLimiter& limiter) {
   absl::StatusOr<Listener> listener =
       Listener::Open(settings.address, {.unix_mode = settings.mode,
                                         .unix_type = SOCK_SEQPACKET,
                                         .flag = "--shared-memory"});
   if (!listener.ok()) return listener.status();
-  auto loop = std::make_unique<Loop>(settings, *std::move(listener), regions,
-                                     authenticator, log);
+  auto loop = std::make_shared<Loop>(settings, *std::move(listener), regions,
+                                     authenticator, log, limiter);
   if (!loop->valid()) {
     return absl::UnavailableError(
         absl::StrCat("--shared-memory: ", std::strerror(errno)));
@@ -373,12 +472,21 @@ absl::StatusOr<std::unique_ptr<RegionSocket>> RegionSocket::Start(
   return std::unique_ptr<RegionSocket>(new RegionSocket(std::move(loop)));
 }
 
-RegionSocket::RegionSocket(std::unique_ptr<Loop> loop)
-    : loop_(std::move(loop)), thread_([this] { loop_->Run(); }) {}
+RegionSocket::RegionSocket(std::shared_ptr<Loop> loop)
+    : loop_(std::move(loop)),
+      ended_(loop_->ended()),
+      thread_([loop = loop_] { loop->RunToEnd(); }) {}
 
 RegionSocket::~RegionSocket() {
   loop_->Stop();
-  thread_.join();
+  if (ended_.wait_for(kEndPatience) == std::future_status::ready) {
+    thread_.join();
+    return;
+  }
+  // The kernel has it closing something, and what it refers to may be gone
+  // when it comes back.
+  loop_->Abandon();
+  thread_.detach();
 }
 
 void RegionSocket::StopListening() { loop_->StopListening(); }

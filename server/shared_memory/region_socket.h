@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/auth/authenticator.h"
+#include "server/log_limiter.h"
 #include "server/shared_memory/region_table.h"
 
 namespace attention::server {
@@ -36,18 +38,22 @@ struct RegionSocketSettings {
 // Has one thread, which serves all connections in turn, a datagram each, and
 // waits for none: a peer that does not take its answer is closed. A connection
 // holds a descriptor, its regions' ids, and what the settings let it map; all
-// of it goes with the connection. Thread-safe.
+// of it goes with the connection. Descriptors that clients sent, and sockets
+// that may hold some, are closed by a Closer: that may last for as long as a
+// client likes. While it is far behind, nothing is registered. Thread-safe.
 class RegionSocket {
  public:
-  // Serves as soon as it returns. `regions`, `authenticator` and `log` must
-  // outlive it.
+  // Serves as soon as it returns. What is referred to must outlive it;
+  // `limiter` bounds the lines that clients cause.
   //
   // Errors: those of Listener::Open().
   static absl::StatusOr<std::unique_ptr<RegionSocket>> Start(
       const RegionSocketSettings& settings, RegionTable& regions,
-      const Authenticator& authenticator, spdlog::logger& log);
+      const Authenticator& authenticator, spdlog::logger& log,
+      LogLimiter& limiter);
 
-  // Closes every connection, forgets their regions.
+  // Closes every connection, forgets their regions; within seconds, whatever
+  // clients sent.
   ~RegionSocket();
   RegionSocket(const RegionSocket&) = delete;
   RegionSocket& operator=(const RegionSocket&) = delete;
@@ -61,9 +67,10 @@ class RegionSocket {
  private:
   class Loop;
 
-  explicit RegionSocket(std::unique_ptr<Loop> loop);
+  explicit RegionSocket(std::shared_ptr<Loop> loop);
 
-  const std::unique_ptr<Loop> loop_;
+  const std::shared_ptr<Loop> loop_;
+  const std::future<void> ended_;
   std::thread thread_;
 };
 

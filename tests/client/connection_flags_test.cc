@@ -188,12 +188,19 @@ TEST_F(ConnectionFlagsTest, ATokenInPlainTextNeedsItsFlag) {
   EXPECT_TRUE(Connect("192.0.2.1:50051", flags).ok());
 }
 
+TEST(ConnectionFlags, SharedMemoryCanBeTurnedOff) {
+  ConnectionFlags flags;
+  EXPECT_TRUE(Connect("127.0.0.1:1", flags)->may_share_memory());
+  flags.no_shared_memory = true;
+  EXPECT_FALSE(Connect("127.0.0.1:1", flags)->may_share_memory());
+}
+
 TEST(ConnectionFlags, HelpShowsThemAndNoTokenFlag) {
   for (const auto& command : kCommands) {
     const std::string help = RunWith({command[0], "--help"}).out;
-    for (const char* flag :
-         {"--tls ", "--tls-ca ", "--tls-cert ", "--tls-key ", "--token-file ",
-          "--allow-plaintext-token ", "ATTENTION_TOKEN"}) {
+    for (const char* flag : {"--tls ", "--tls-ca ", "--tls-cert ", "--tls-key ",
+                             "--token-file ", "--allow-plaintext-token ",
+                             "--no-shared-memory ", "ATTENTION_TOKEN"}) {
       EXPECT_THAT(help, HasSubstr(flag)) << command[0];
     }
     EXPECT_THAT(help, Not(HasSubstr("--token ")));

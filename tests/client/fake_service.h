@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "attention/details/v1/details.pb.h"
 #include "attention/v1/attention.grpc.pb.h"
 
 namespace attention {
@@ -53,6 +54,9 @@ class FakeService : public v1::AttentionService::Service {
     return requests_;
   }
 
+  // Every stream ends with RESOURCE_EXHAUSTED, for this reason.
+  void RefuseStreams(const std::string& reason) { stream_refusal_ = reason; }
+
   // What each of them said in a header; empty where it did not have it.
   std::vector<std::string> announced_bytes() {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -74,6 +78,25 @@ class FakeService : public v1::AttentionService::Service {
       authorizations_.push_back(Header(*context, "authorization"));
     }
     return handler_(*context, *request, *response);
+  }
+
+  grpc::Status StreamAttention(
+      grpc::ServerContext* context,
+      grpc::ServerReaderWriter<v1::StreamAttentionResponse,
+                               v1::StreamAttentionRequest>* stream) override {
+    if (stream_refusal_.empty()) {
+      return Service::StreamAttention(context, stream);
+    }
+    details::v1::ErrorInfo why;
+    why.set_domain("attention");
+    why.set_reason(stream_refusal_);
+    details::v1::Status details;
+    details.set_code(grpc::StatusCode::RESOURCE_EXHAUSTED);
+    auto* const detail = details.add_details();
+    detail->set_type_url("type.googleapis.com/google.rpc.ErrorInfo");
+    detail->set_value(why.SerializeAsString());
+    return {grpc::StatusCode::RESOURCE_EXHAUSTED, "no streams",
+            details.SerializeAsString()};
   }
 
   grpc::Status GetCapabilities(grpc::ServerContext* context,
@@ -113,6 +136,7 @@ class FakeService : public v1::AttentionService::Service {
   }
 
   Handler handler_;
+  std::string stream_refusal_;
   std::mutex mutex_;
   std::vector<v1::ComputeAttentionRequest> requests_;
   std::vector<std::string> announced_bytes_;

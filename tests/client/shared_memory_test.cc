@@ -4,9 +4,13 @@
 #include <gmock/gmock.h>
 #include <grpc/grpc.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <future>
@@ -21,6 +25,10 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "attention/client.h"
+#include "attention/internal/memory_file.h"
+#include "attention/internal/patience.h"
+#include "attention/internal/region_socket.h"
+#include "base/descriptor.h"
 #include "server/auth/token_file.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/certificates.h"
@@ -114,8 +122,9 @@ class SharedMemoryTest : public ::testing::Test {
 TEST_F(SharedMemoryTest, OrdinaryMemoryIsCopiedThroughIt) {
   Start();
   const std::string wanted = Sent(Request());
-  const int64_t before = read();
   const Client client(address());
+  EXPECT_TRUE(Text(client.Compute(Request())) == wanted);
+  const int64_t before = read();
   for (int i = 0; i < 3; ++i) {
     EXPECT_TRUE(Text(client.Compute(Request())) == wanted);
   }
@@ -156,7 +165,9 @@ TEST_F(SharedMemoryTest, LargeAnswersComeThroughIt) {
   request.options.set_return_log_sum_exp(true);
   const std::string wanted = Sent(request);
   const Client client(address());
-  EXPECT_TRUE(Text(client.Compute(request)) == wanted);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_TRUE(Text(client.Compute(request)) == wanted);
+  }
   // Its own area has room for the answer.
   EXPECT_GE(shared(), (8 << 20) + (2 << 20));
   // Into the caller's memory, and into memory that is too small.
@@ -171,6 +182,17 @@ TEST_F(SharedMemoryTest, LargeAnswersComeThroughIt) {
       absl::InvalidArgumentError(
           "outputs.output: got 100 bytes, wanted 1048576 for shape (4096, "
           "64) of FLOAT32"));
+}
+
+TEST_F(SharedMemoryTest, LargeAnswersAreRefusedAsEver) {
+  Start();
+  ClientOptions options;
+  options.max_receive_bytes = 1 << 20;
+  const Client client(address(), options);
+  // The output alone takes as much.
+  const auto result = client.Compute(Request(4096));
+  EXPECT_EQ(ErrorReason(result.status()), "CLIENT_LIMIT") << result.status();
+  EXPECT_TRUE(client.Compute(Request(4000)).ok());
 }
 
 TEST_F(SharedMemoryTest, EveryTensorOfAnswers) {
@@ -206,6 +228,7 @@ TEST_F(SharedMemoryTest, EveryTensorOfAnswers) {
       request.options.set_kv_heads(2);
     }
     const std::string wanted = Sent(request);
+    EXPECT_TRUE(Text(client.Compute(request)) == wanted);
     const int64_t before = read();
     const auto result = client.Compute(request);
     EXPECT_TRUE(Text(result) == wanted) << result.status();
@@ -360,7 +383,7 @@ TEST_F(SharedMemoryTest, TokensGoWithTheMemory) {
   ClientOptions with_token;
   with_token.token = "secret";
   const Client client(address(), with_token);
-  EXPECT_TRUE(client.Compute(Request()).ok());
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(client.Compute(Request()).ok());
   EXPECT_GT(shared(), 0);
 }
 
@@ -436,7 +459,155 @@ TEST_F(SharedMemoryTest, FreedMemoryIsForgotten) {
   request.value = request.key;
   EXPECT_TRUE(client.Compute(request).ok());
   memory.reset();
+  EXPECT_TRUE(WaitUntil([&] { return shared() == 0; }));
+}
+
+// What was refused is shared once there is room, and idle areas make room.
+TEST_F(SharedMemoryTest, IdleAreasMakeRoom) {
+  server::Options options = ServerOptions();
+  // For one connection half of it: an area of 9 MiB, or other memory.
+  options.max_shared_bytes = 20 << 20;
+  Start(options);
+  const Client client(address());
+  EXPECT_TRUE(client.Compute(Request()).ok());
+  EXPECT_TRUE(client.Compute(Request()).ok());
+  EXPECT_GE(shared(), 8 << 20);
+  const size_t bytes = keys_.size() * sizeof(float);
+  std::shared_ptr<std::byte> first = client.AllocateShared(2 * bytes);
+  ComputeRequest request = Request();
+  request.key.bytes = {first.get(), bytes};
+  request.value.bytes = {first.get() + bytes, bytes};
+  EXPECT_TRUE(client.Compute(request).ok());
+  EXPECT_TRUE(
+      WaitUntil([&] { return shared() == static_cast<int64_t>(2 * bytes); }));
+  // No room for more, but sent they are.
+  const std::shared_ptr<std::byte> second = client.AllocateShared(2 * bytes);
+  request.key.bytes = {second.get(), bytes};
+  request.value.bytes = {second.get() + bytes, bytes};
+  EXPECT_TRUE(client.Compute(request).ok());
+  EXPECT_EQ(shared(), static_cast<int64_t>(2 * bytes));
+  first.reset();
+  EXPECT_TRUE(WaitUntil([&] {
+    EXPECT_TRUE(client.Compute(request).ok());
+    return shared() == static_cast<int64_t>(2 * bytes);
+  }));
+}
+
+// As a server that is stopped: what it is told waits in its socket.
+class SilentSocket {
+ public:
+  explicit SilentSocket(const std::string& path)
+      : socket_(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)) {
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    path.copy(name.sun_path, sizeof(name.sun_path) - 1);
+    EXPECT_EQ(
+        bind(socket_.get(), reinterpret_cast<sockaddr*>(&name), sizeof(name)),
+        0);
+    EXPECT_EQ(listen(socket_.get(), 8), 0);
+  }
+  Descriptor Accept() const {
+    return Descriptor(accept(socket_.get(), nullptr, nullptr));
+  }
+
+ private:
+  const Descriptor socket_;
+};
+
+TEST_F(SharedMemoryTest, ASilentServerHoldsUpNoCallForLongerThanItsLimit) {
+  const std::string path = folder_.Path("silent");
+  const SilentSocket silent(path);
+  internal::RegionSocket socket("unix:" + path);
+  ASSERT_TRUE(socket.connected());
+  const auto file = internal::MemoryFile::Create(4096);
+  std::stop_source stop;
+  // Neither of them for as long as the socket is waited for.
+  EXPECT_EQ(
+      socket
+          .Register(file->fd(), "",
+                    internal::Patience::Of({.timeout = absl::ZeroDuration()}))
+          .status()
+          .code(),
+      absl::StatusCode::kDeadlineExceeded);
+  stop.request_stop();
+  EXPECT_EQ(socket
+                .Register(file->fd(), "",
+                          internal::Patience::Of({.stop = stop.get_token()}))
+                .status()
+                .code(),
+            absl::StatusCode::kDeadlineExceeded);
+  // Without an answer.
+  socket.Drop("a");
+  EXPECT_TRUE(socket.connected());
+  // It is waited for a second at the most, and never again.
+  EXPECT_EQ(socket.Register(file->fd(), "", {}).status().code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_FALSE(socket.connected());
+  EXPECT_EQ(socket.Register(file->fd(), "", {}).status().code(),
+            absl::StatusCode::kUnavailable);
+}
+
+// What the client asked, which it is told is well, and of this region.
+v1::SharedMemoryRequest Answer(const Descriptor& server,
+                               const std::string& region) {
+  std::string bytes(8192, '\0');
+  const ssize_t size = recv(server.get(), bytes.data(), bytes.size(), 0);
+  bytes.resize(static_cast<size_t>(std::max<ssize_t>(size, 0)));
+  v1::SharedMemoryRequest request;
+  EXPECT_TRUE(request.ParseFromString(bytes));
+  v1::SharedMemoryResponse response;
+  response.set_region(region);
+  bytes = response.SerializeAsString();
+  EXPECT_EQ(send(server.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
+            static_cast<ssize_t>(bytes.size()));
+  return request;
+}
+
+// Were the memory registered before it returns, nobody would answer.
+TEST_F(SharedMemoryTest, ComputeAsyncDoesNotWaitForTheMemory) {
+  Start();
+  const std::string wanted = Sent(Request());
+  unlink(folder_.Path("regions").c_str());
+  const SilentSocket silent(folder_.Path("regions"));
+  const Client client(address());
+  // Connects, and is the first one of its size.
+  EXPECT_TRUE(Text(client.Compute(Request())) == wanted);
+  const Descriptor server = silent.Accept();
+  auto later = client.ComputeAsync(Request());
+  EXPECT_TRUE(Answer(server, "of sixteen bytes").has_register_region());
+  // Which the server does not know, so that it is sent in the end.
+  EXPECT_TRUE(Text(later.get()) == wanted);
+}
+
+// Nobody knows the id of what was registered for a call that was given up.
+TEST_F(SharedMemoryTest, LateRegistrationsAreDropped) {
+  const std::string path = folder_.Path("late");
+  const SilentSocket silent(path);
+  internal::RegionSocket socket("unix:" + path);
+  const Descriptor server = silent.Accept();
+  const auto file = internal::MemoryFile::Create(4096);
+  EXPECT_FALSE(
+      socket
+          .Register(file->fd(), "",
+                    internal::Patience::Of({.timeout = absl::ZeroDuration()}))
+          .ok());
+  EXPECT_TRUE(Answer(server, "late").has_register_region());
+  std::thread serving([&] {
+    EXPECT_EQ(Answer(server, "late").drop_region().region(), "late");
+    EXPECT_TRUE(Answer(server, "mine").has_register_region());
+  });
+  EXPECT_EQ(socket.Register(file->fd(), "", {}).value(), "mine");
+  serving.join();
+}
+
+// A call of a size that comes once would pay for memory that nobody uses again.
+TEST_F(SharedMemoryTest, TheFirstCallOfASizeIsSent) {
+  Start();
+  const Client client(address());
+  EXPECT_TRUE(client.Compute(Request()).ok());
   EXPECT_EQ(shared(), 0);
+  EXPECT_TRUE(client.Compute(Request()).ok());
+  EXPECT_GE(shared(), 8 << 20);
 }
 
 // Of calls that were given up the server may still write to the area.
@@ -444,7 +615,9 @@ TEST_F(SharedMemoryTest, AreasOfCallsThatWereGivenUpAreNotUsedAgain) {
   Start();
   const Client client(address());
   const std::string wanted = Sent(Request(200));
-  ASSERT_TRUE(Text(client.Compute(Request(200))) == wanted);
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(Text(client.Compute(Request(200))) == wanted);
+  }
   const int64_t area = shared();
   std::vector<float> long_keys(size_t{1} << 18);
   ComputeRequest request;
@@ -454,10 +627,9 @@ TEST_F(SharedMemoryTest, AreasOfCallsThatWereGivenUpAreNotUsedAgain) {
   // Too long to wait for.
   std::stop_source stop;
   auto later = client.ComputeAsync(request, {.stop = stop.get_token()});
-  ASSERT_TRUE(
-      WaitUntil([&] { return server_->server().running_calls() == 1; }));
-  const int64_t both = shared();
-  EXPECT_GT(both, area);
+  ASSERT_TRUE(WaitUntil([&] {
+    return server_->server().running_calls() == 1 && shared() > area;
+  }));
   stop.request_stop();
   EXPECT_EQ(later.get().status().code(), absl::StatusCode::kCancelled);
   EXPECT_TRUE(WaitUntil([&] { return shared() == area; }));
@@ -477,6 +649,34 @@ TEST_F(SharedMemoryTest, AForkedProcessSharesNothing) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
   EXPECT_TRUE(memory->ConnectLater());
+}
+
+// Locks that other threads held at the fork are held for ever in the child.
+TEST_F(SharedMemoryTest, AForkedProcessMayFreeAndAllocate) {
+  const auto memory = std::make_shared<internal::SharedMemory>(
+      Connection::Make("127.0.0.1:1").value());
+  std::shared_ptr<std::byte> kept =
+      internal::SharedMemory::Allocate(memory, 4096);
+  std::atomic<bool> stop{false};
+  std::thread other([&] {
+    while (!stop) static_cast<void>(memory->Allocated({kept.get(), 4096}));
+  });
+  for (int i = 0; i < 20; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(10);  // Ends it where it waits.
+      const bool allocated = memory->Allocated({kept.get(), 4096});
+      kept.reset();
+      const auto fresh = internal::SharedMemory::Allocate(memory, 4096);
+      _exit(!allocated && fresh.get()[4095] == std::byte{0} ? 0 : 1);
+    }
+    int status = -1;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+    if (status != 0) break;
+  }
+  stop = true;
+  other.join();
 }
 
 TEST_F(SharedMemoryTest, BadRequestsAreNamedAsEver) {

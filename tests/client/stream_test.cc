@@ -258,6 +258,61 @@ TEST(KeyChunksTest, WhatCannotBeStreamed) {
   EXPECT_FALSE(chunks([](ComputeRequest& r) { r.mask->shape.clear(); }));
   EXPECT_FALSE(
       chunks([](ComputeRequest& r) { r.query.shape = {1, 2, 3, 4, 5}; }));
+  // Nobody can count the answer's elements.
+  Case packed = CaseOf(v1::LAYOUT_PACKED, v1::DATA_TYPE_FLOAT32, false, false);
+  EXPECT_TRUE(internal::KeyChunks::Of(packed.Made()));
+  packed.request.options.set_query_heads(int64_t{1} << 62);
+  EXPECT_FALSE(internal::KeyChunks::Of(packed.request));
+}
+
+// Nothing is sent of a tensor without elements but its shape, whichever axis is
+// 0: the others still promise bytes.
+TEST(KeyChunksTest, TensorsWithoutElementsHaveNoData) {
+  const std::vector<std::byte> bytes(size_t{1} << 20, std::byte{1});
+  for (const std::vector<int64_t>& whole :
+       {std::vector<int64_t>{kKeys}, std::vector<int64_t>{kQueries, kKeys},
+        std::vector<int64_t>{kBatch, kHeads, kQueries, kKeys},
+        std::vector<int64_t>{int64_t{1} << 30, int64_t{1} << 20, 1, kKeys}}) {
+    for (size_t zero = 0; zero < whole.size(); ++zero) {
+      for (const v1::DataType type :
+           {v1::DATA_TYPE_BOOL, v1::DATA_TYPE_FLOAT64}) {
+        Case c = CaseOf(v1::LAYOUT_BHSD, v1::DATA_TYPE_FLOAT32, false, false);
+        ComputeRequest& request = c.Made();
+        std::vector<int64_t> shape = whole;
+        shape[zero] = 0;
+        // What lies behind it must not be read.
+        request.mask = TensorSpan{type, shape, std::span(bytes).first(0)};
+        for (const int64_t chunk_bytes : {1000, 60000, 10000000}) {
+          auto chunks = internal::KeyChunks::Of(request, chunk_bytes);
+          ASSERT_TRUE(chunks);
+          internal::Lease lease;
+          int64_t columns = 0;
+          while (const auto message = chunks->Next(lease)) {
+            const v1::KeyValueChunk chunk = Parsed(*message).chunk();
+            EXPECT_EQ(chunk.mask().data().size(), 0u);
+            if (chunk.has_mask()) {
+              columns += chunk.mask().shape(chunk.mask().shape_size() - 1);
+            }
+          }
+          EXPECT_EQ(columns, shape.back());
+        }
+      }
+    }
+  }
+}
+
+// What past tensors there are without elements is for one message.
+TEST(KeyChunksTest, PastWithoutElementsIsNotStreamed) {
+  for (size_t zero = 0; zero < 4; ++zero) {
+    Case c = CaseOf(v1::LAYOUT_BHSD, v1::DATA_TYPE_FLOAT32, true, false);
+    ComputeRequest& request = c.Made();
+    for (auto* past : {&request.past_key, &request.past_value}) {
+      (*past)->shape[zero] = 0;
+      (*past)->bytes = {};
+    }
+    // Of no tokens it is as none.
+    EXPECT_EQ(internal::KeyChunks::Of(request).has_value(), zero == 2);
+  }
 }
 
 class ClientStreamTest : public ::testing::Test {
@@ -373,6 +428,22 @@ TEST_F(ClientStreamTest, ComputeStreamsWhatIsLarge) {
   ExpectSame(*later, expected);
 }
 
+TEST_F(ClientStreamTest, NoQueriesWithAMaskOfNoRows) {
+  Case c = LargeCase();
+  ComputeRequest& request = c.Made();
+  request.query = {v1::DATA_TYPE_FLOAT32, {1, 4, 0, 64}, {}};
+  request.mask = TensorSpan{v1::DATA_TYPE_BOOL, {0, 8192}, {}};
+  auto result = client_.Compute(request);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->output.shape(), ::testing::ElementsAre(1, 4, 0, 64));
+  // By mistake: refused as it is in one message.
+  request.query = c.query;
+  const absl::Status status = client_.Compute(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_THAT(FieldViolations(status), SizeIs(1));
+  EXPECT_EQ(FieldViolations(status)[0].field, "mask.shape");
+}
+
 TEST_F(ClientStreamTest, AnswersIntoTheCallersMemory) {
   Case c = LargeCase();
   ComputeRequest& request = c.Made();
@@ -386,6 +457,22 @@ TEST_F(ClientStreamTest, AnswersIntoTheCallersMemory) {
   request.outputs.output = std::span(memory).first(memory.size() - 1);
   EXPECT_EQ(client_.Compute(request).status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ClientStreamTest, LargeAnswersAreRefusedInPiecesToo) {
+  Case c = LargeCase();
+  // 20 KiB of output, and a little around it.
+  const ComputeRequest& request = c.Made();
+  ClientOptions options;
+  options.use_shared_memory = false;
+  options.max_receive_bytes = 24 << 10;
+  const std::string address = server_.server().addresses().front();
+  EXPECT_TRUE(Client(address, options).Compute(request).ok());
+  options.max_receive_bytes = 20 << 10;
+  const absl::Status status =
+      Client(address, options).Compute(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_EQ(ErrorReason(status), "CLIENT_LIMIT");
 }
 
 // The user knows of no stream.
@@ -470,6 +557,31 @@ TEST_F(ClientStreamTest, CancelAndDeadlineEndIt) {
   EXPECT_TRUE(client_.Compute(request).ok());
 }
 
+// Calls of a server that refuses every stream in that way.
+int CallsAfterARefusedStream(const std::string& reason, absl::Status* status) {
+  int calls = 0;
+  FakeService service([&](grpc::ServerContext&,
+                          const v1::ComputeAttentionRequest& request,
+                          v1::ComputeAttentionResponse& response) {
+    ++calls;
+    *response.mutable_output() = request.query();
+    return grpc::Status::OK;
+  });
+  service.RefuseStreams(reason);
+  Case c = LargeCase();
+  *status = Client(service.address()).Compute(c.Made()).status();
+  return calls;
+}
+
+// It would get all of it a second time.
+TEST(StreamFallbackTest, ABusyServerIsLeftAlone) {
+  absl::Status status;
+  EXPECT_EQ(CallsAfterARefusedStream("MEMORY_BUSY", &status), 0);
+  EXPECT_EQ(ErrorReason(status), "MEMORY_BUSY");
+  EXPECT_EQ(CallsAfterARefusedStream("MEMORY_TOO_LARGE", &status), 1);
+  EXPECT_TRUE(status.ok()) << status;
+}
+
 TEST(StreamFallbackTest, OlderServersGetOneMessage) {
   int calls = 0;
   FakeService service([&](grpc::ServerContext&,
@@ -549,6 +661,13 @@ TEST_F(AnswerRowsTest, MalformedAnswers) {
   wrong = Rows(1);
   *wrong.mutable_log_sum_exp() = wrong.output();
   EXPECT_TRUE(refused(wrong));
+}
+
+TEST_F(AnswerRowsTest, AreNoMoreThanTheClientTakes) {
+  const int64_t piece = static_cast<int64_t>(ToBuffer(Rows(10)).Length());
+  internal::AnswerRows rows(case_.request, 2 * piece - 1);
+  EXPECT_TRUE(rows.Add(ToBuffer(Rows(10))).ok());
+  EXPECT_EQ(ErrorReason(rows.Add(ToBuffer(Rows(10)))), "CLIENT_LIMIT");
 }
 
 TEST_F(AnswerRowsTest, RowsAreMissing) {

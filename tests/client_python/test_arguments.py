@@ -276,6 +276,7 @@ OF_CLIENT = {
         ),
     ],
     "allow_plaintext_token": NO_FLAG,
+    "use_shared_memory": NO_FLAG,
     "channel_options": [
         (3, TypeError, "got the number 3, wanted pairs (name, value)"),
         ("ab", TypeError, "got the string 'ab', wanted pairs"),

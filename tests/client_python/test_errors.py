@@ -217,6 +217,27 @@ def test_the_timeout_ends_a_call(server, per_call):
         release.set()
 
 
+@pytest.mark.parametrize("timeout", [0, -1, -1e300, float("-inf")])
+def test_no_time_is_left(server, timeout):
+    server.answers["ComputeAttention"] = lambda request, context: (
+        pb.ComputeAttentionResponse(output=request.query)
+    )
+    with (
+        Client(server.address) as client,
+        pytest.raises(attention_client.DeadlineExceeded),
+    ):
+        client.compute(EYE, EYE, EYE, timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [1e9, 1e15, 1e300, float("inf")])
+def test_much_time_is_left(server, timeout):
+    server.answers["ComputeAttention"] = lambda request, context: (
+        pb.ComputeAttentionResponse(output=request.query)
+    )
+    with Client(server.address, timeout=timeout) as client:
+        assert client.compute(EYE, EYE, EYE).output.shape == EYE.shape
+
+
 def test_a_closed_client_refuses_calls(server):
     client = Client(server.address)
     client.close()

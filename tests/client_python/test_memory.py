@@ -109,6 +109,13 @@ def test_empty(fake_client, shape, dtype, expected):
         ("2", "float32", TypeError, "shape: got the string '2', wanted"),
         (2, "uint8", TypeError, "dtype: got type uint8, wanted one of"),
         (2, 3, TypeError, "dtype: got the number 3, wanted one of float32"),
+        (
+            (2**62, 4),
+            "float32",
+            ValueError,
+            r"shape: got \(46116\d+, 4\), \d+ ",
+        ),
+        ((2**40, 2**10), "float32", MemoryError, "shape: got .* more than can"),
     ],
 )
 def test_what_cannot_be_empty(fake_client, shape, dtype, error, text):
@@ -156,6 +163,12 @@ def test_what_empty_gives_can_be_shared(core, sharing_server):
         np.testing.assert_array_equal(output[0, 0, 0], np.arange(64))
     # It is an array like any other, whoever is gone.
     assert (values == np.arange(64)).all()
+
+
+def test_shared_memory_can_be_turned_off(sharing_server):
+    with Client(sharing_server, use_shared_memory=False) as client:
+        assert "memfd:" not in mapping_of(client.empty(1 << 20, "float32"))
+        assert client.health() == "SERVING"
 
 
 def test_answers_by_shared_memory_are_the_caller_s_own(sharing_server):

@@ -444,6 +444,17 @@ def test_what_is_not_one_token_is_refused_unseen(tmp_path, text, error):
     assert "secr" not in str(caught.value).replace(str(file), "")
 
 
+def test_a_file_s_name_need_not_be_utf_8(tmp_path):
+    file = os.path.join(os.fsencode(tmp_path), b"to\xffken")
+    with open(file, "wb") as written:
+        written.write(b"abc")
+    Client("localhost:1", token_file=os.fsdecode(file)).close()
+    os.remove(file)
+    with pytest.raises(ValueError, match="token_file: .*to.*ken") as caught:
+        Client("localhost:1", token_file=os.fsdecode(file))
+    assert os.fsdecode(file) in str(caught.value)
+
+
 @pure_only  # The C++ client has a test of its own.
 def test_a_replaced_file_is_read_again_after_a_second(
     serve, tmp_path, monkeypatch

@@ -14,11 +14,13 @@
 #include "absl/time/time.h"
 #include "attention/internal/compute_messages.h"
 #include "attention/internal/key_chunks.h"
+#include "attention/internal/patience.h"
 #include "attention/internal/session_client.h"
 #include "attention/internal/shared_memory.h"
 #include "attention/internal/shared_request.h"
 #include "attention/internal/stream_call.h"
 #include "attention/internal/unary_call.h"
+#include "attention/internal/workers.h"
 #include "attention/session.h"
 
 namespace attention {
@@ -98,16 +100,16 @@ bool KnowsNoStreams(const absl::Status& status) {
          ErrorReason(status) != "INVALID_FIELD";
 }
 
-// Whether the server may take as one message what it refused to stream: it
-// takes no chunks of this size, or has no room for the state of all rows.
+// Whether the server may take as one message what it will never take as a
+// stream: it knows none, takes no chunks of this size, or can have no room for
+// the state of all rows. One that is busy is left alone.
 bool MayTakeOneMessage(const absl::Status& status,
                        const ComputeRequest& request) {
   if (!CheckSize(request).ok()) return false;
   if (KnowsNoStreams(status)) return true;
   const std::string reason = ErrorReason(status);
   return absl::IsResourceExhausted(status) &&
-         (reason == "REQUEST_TOO_LARGE" || reason == "MEMORY_TOO_LARGE" ||
-          reason == "MEMORY_BUSY");
+         (reason == "REQUEST_TOO_LARGE" || reason == "MEMORY_TOO_LARGE");
 }
 
 // Nothing: the request is to be sent.
@@ -127,7 +129,9 @@ MaybeResult RunShared(const Connection& connection,
   for (int tries = 0; tries < 2; ++tries) {
     if (!memory->Connect(internal::InTimeLeft(options, begin)))
       return std::nullopt;
-    const auto shared = internal::SharedRequest::Of(memory, request);
+    const auto shared = internal::SharedRequest::Of(
+        memory, request,
+        internal::Patience::Of(internal::InTimeLeft(options, begin)));
     if (shared == nullptr) return std::nullopt;
     internal::UnaryCall call = MakeCall(request, shared->places());
     const internal::UnaryAnswer answer = internal::RunUnary(
@@ -137,18 +141,6 @@ MaybeResult RunShared(const Connection& connection,
     if (shared->Ended(answer.status)) return result;
   }
   return std::nullopt;
-}
-
-// The request, placed in shared memory as far as that is there without a wait;
-// null: it is to be sent.
-std::shared_ptr<internal::SharedRequest> ShareNow(
-    const std::shared_ptr<internal::SharedMemory>& memory,
-    const ComputeRequest& request) {
-  if (memory == nullptr || !internal::WorthSharing(*memory, request) ||
-      !memory->ConnectLater()) {
-    return nullptr;
-  }
-  return internal::SharedRequest::Of(memory, request);
 }
 
 void StartInOneMessage(
@@ -216,17 +208,39 @@ void Client::ComputeAsync(
     const ComputeRequest& request, const CallOptions& options,
     std::function<void(absl::StatusOr<ComputeResult>)> done) const {
   if (!connection_.ok()) return done(connection_.status());
-  const std::shared_ptr<internal::SharedRequest> shared =
-      ShareNow(shared_memory_, request);
-  if (shared == nullptr) {
+  if (shared_memory_ == nullptr ||
+      !internal::WorthSharing(*shared_memory_, request) ||
+      !shared_memory_->ConnectLater()) {
     return StartSending(*connection_, server_, request, options,
                         std::move(done));
   }
-  // The client and the request may be gone when the answer comes.
+  // What is shared may have to be copied and registered first, which takes its
+  // time. The client and the request may be gone by then.
+  internal::RunOnWorker([connection = *connection_, server = server_,
+                         memory = shared_memory_, request, options,
+                         begin = absl::Now(), done = std::move(done)] {
+    StartSharing(connection, server, memory, request,
+                 internal::InTimeLeft(options, begin), done);
+  });
+}
+
+void Client::StartSharing(
+    const Connection& connection, const std::shared_ptr<Server>& server,
+    const std::shared_ptr<internal::SharedMemory>& memory,
+    const ComputeRequest& request, const CallOptions& options,
+    std::function<void(absl::StatusOr<ComputeResult>)> done) {
+  const absl::Time begin = absl::Now();
+  internal::Patience patience = internal::Patience::Of(options);
+  patience.interrupted = nullptr;  // Of the calling thread alone.
+  const std::shared_ptr<internal::SharedRequest> shared =
+      internal::SharedRequest::Of(memory, request, patience);
+  const CallOptions left = internal::InTimeLeft(options, begin);
+  if (shared == nullptr) {
+    return StartSending(connection, server, request, left, std::move(done));
+  }
   internal::StartUnary(
-      *connection_, options, MakeCall(request, shared->places()),
-      [connection = *connection_, server = server_, request, options,
-       begin = absl::Now(), shared,
+      connection, left, MakeCall(request, shared->places()),
+      [connection, server, request, options, begin, shared,
        done = std::move(done)](const internal::UnaryAnswer& answer) {
         absl::StatusOr<ComputeResult> result =
             ResultOf(connection, answer, request.outputs, shared->places());

@@ -64,10 +64,12 @@
 //
 // Sessions, which keep keys and values in the server: attention/session.h.
 //
-// Retries: none, but once where the server knows shared memory no more, and
-// what attention/session.h says. Where RetryDelay() gives a time, another try
+// Retries: none, but what attention/session.h says. A request is sent a second
+// time in two cases, in the time that is left: where the server does not know
+// the shared memory that holds it, and in one message where the server takes no
+// stream of it, or knows none. Where RetryDelay() gives a time, another try
 // after it may succeed; so may one of UNAVAILABLE. Compute() has no side
-// effects, so trying it again is always safe. ErrorReason() tells errors apart
+// effects, so trying again is always safe. ErrorReason() tells errors apart
 // (attention/status.h).
 #ifndef ATTENTION_CLIENT_H_
 #define ATTENTION_CLIENT_H_
@@ -207,7 +209,8 @@ class Client {
   absl::StatusOr<ComputeResult> Compute(const ComputeRequest& request,
                                         const CallOptions& options = {}) const;
 
-  // The same without blocking. The memory that `request` refers to must stay
+  // The same without blocking: what has to be copied or registered to be shared
+  // is, on another thread. The memory that `request` refers to must stay
   // until the future is ready; `request` itself need not. The future does not
   // block when it is destroyed.
   std::future<absl::StatusOr<ComputeResult>> ComputeAsync(
@@ -302,6 +305,12 @@ class Client {
    private:
     std::atomic<int64_t> no_streams_until_{0};
   };
+  // ComputeAsync() through shared memory, if it can be had.
+  static void StartSharing(
+      const Connection& connection, const std::shared_ptr<Server>& server,
+      const std::shared_ptr<internal::SharedMemory>& memory,
+      const ComputeRequest& request, const CallOptions& options,
+      std::function<void(absl::StatusOr<ComputeResult>)> done);
   // ComputeAsync() without shared memory.
   static void StartSending(
       const Connection& connection, const std::shared_ptr<Server>& server,

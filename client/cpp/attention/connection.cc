@@ -168,6 +168,7 @@ absl::StatusOr<Connection> Connection::Make(const std::string& target,
   }
   BoundWrites(connection.arguments_);
   connection.arguments_.SetMaxReceiveMessageSize(options.max_receive_bytes);
+  connection.max_receive_bytes_ = options.max_receive_bytes;
   if (!options.use_proxy || internal::IsLocal(target)) {
     connection.arguments_.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   } else {

@@ -66,7 +66,8 @@ struct ClientOptions {
   // nothing is sent. True: the token may travel where others can read it.
   bool allow_plaintext_token = false;
 
-  // Largest answer accepted, in bytes; a larger one fails with
+  // Largest answer accepted, in bytes, however it comes: in one message, in
+  // pieces or through shared memory. A larger one fails with
   // RESOURCE_EXHAUSTED. -1: no limit. gRPC's own default, 4 MiB, is too small
   // for tensors; set a limit where the server is not trusted.
   int max_receive_bytes = -1;
@@ -80,7 +81,7 @@ struct ClientOptions {
   // Whether a client of a server on this machine shares memory with it, if the
   // server offers that: tensors then need not travel. Those of ordinary memory
   // are copied through up to 1 GiB that the client keeps for that, of which up
-  // to 512 MiB stay between calls; memory of Client::AllocateShared() is used
+  // to 512 MiB stay for half a minute between calls; memory of Client::AllocateShared() is used
   // as it is. Where the server cannot be reached so, bytes are sent as ever.
   bool use_shared_memory = true;
 
@@ -119,6 +120,9 @@ class Connection {
   // Whether memory may be shared with the server.
   bool may_share_memory() const { return may_share_memory_; }
 
+  // Of ClientOptions; -1 where the channel was made by others.
+  int max_receive_bytes() const { return max_receive_bytes_; }
+
  private:
   friend class internal::SharedMemory;
   Connection() = default;
@@ -131,6 +135,7 @@ class Connection {
   bool tls_ = false;
   bool has_certificate_ = false;
   bool may_share_memory_ = false;
+  int max_receive_bytes_ = -1;
   // What ProxyOf() says; empty: none.
   std::string proxy_;
   grpc::ChannelArguments arguments_;

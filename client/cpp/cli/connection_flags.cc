@@ -62,6 +62,10 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
                "Send the token without TLS beyond loopback too, for others to "
                "read")
       ->group("Connection");
+  app.add_flag("--no-shared-memory", flags.no_shared_memory,
+               "Send tensors to a server on this machine too that offers to "
+               "share memory")
+      ->group("Connection");
 }
 
 absl::StatusOr<Connection> Connect(const std::string& server,
@@ -74,6 +78,7 @@ absl::StatusOr<Connection> Connect(const std::string& server,
   options.tls_key = flags.tls_key;
   options.token_file = flags.token_file;
   options.allow_plaintext_token = flags.allow_plaintext_token;
+  options.use_shared_memory = !flags.no_shared_memory;
   options.arguments = arguments;
   if (const char* token = std::getenv(kTokenVariable);
       options.token_file.empty() && token != nullptr) {

@@ -21,10 +21,12 @@ struct ConnectionFlags {
   std::string tls_key;
   std::string token_file;
   bool allow_plaintext_token = false;
+  bool no_shared_memory = false;
 };
 
-// Adds --tls, --tls-ca, --tls-cert, --tls-key, --token-file and
-// --allow-plaintext-token to `app`, which reads into `flags`.
+// Adds --tls, --tls-ca, --tls-cert, --tls-key, --token-file,
+// --allow-plaintext-token and --no-shared-memory to `app`, which reads into
+// `flags`.
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags);
 
 // The connection to `server` that the flags ask for, and `arguments`. Without

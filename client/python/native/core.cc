@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <functional>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <utility>
@@ -50,6 +51,11 @@ internal::UnaryCall UnaryCallOf(const std::string& method,
   return call;
 }
 
+// A file's, which need not be UTF-8.
+std::string NameOf(const nb::bytes& name) {
+  return {name.c_str(), name.size()};
+}
+
 // Sets one of gRPC's channel arguments, or the option that stands for it.
 void SetArgument(const std::string& name, nb::handle value,
                  ClientOptions& options) {
@@ -71,12 +77,24 @@ void SetArgument(const std::string& name, nb::handle value,
 
 Core::Core(const std::string& target, const ClientOptions& options)
     : process_(OnlyProcess()) {
-  const WithoutGil without_gil;
-  absl::StatusOr<Connection> connection = Connection::Make(target, options);
-  if (!connection.ok()) {
-    throw std::invalid_argument(std::string(connection.status().message()));
+  absl::Status status;
+  {
+    const WithoutGil without_gil;
+    absl::StatusOr<Connection> connection = Connection::Make(target, options);
+    status = connection.status();
+    if (status.ok()) {
+      server_ = std::make_shared<Server>(*std::move(connection));
+    }
   }
-  server_ = std::make_shared<Server>(*std::move(connection));
+  if (status.ok()) return;
+  // It may name a file.
+  const std::string message(status.message());
+  PyErr_SetObject(
+      PyExc_ValueError,
+      nb::steal(PyUnicode_DecodeFSDefaultAndSize(
+                    message.data(), static_cast<Py_ssize_t>(message.size())))
+          .ptr());
+  throw nb::python_error();
 }
 
 Core::~Core() {
@@ -199,18 +217,19 @@ void DefineCore(nb::module_& module) {
   nb::class_<Core>(module, "Core")
       .def("__init__",
            [](Core* self, const std::string& target, bool tls,
-              const std::string& tls_ca, const std::string& tls_cert,
-              const std::string& tls_key, const std::string& token,
-              const std::string& token_file, bool allow_plaintext_token,
-              const nb::dict& arguments) {
+              const nb::bytes& tls_ca, const nb::bytes& tls_cert,
+              const nb::bytes& tls_key, const std::string& token,
+              const nb::bytes& token_file, bool allow_plaintext_token,
+              bool use_shared_memory, const nb::dict& arguments) {
              ClientOptions options;
              options.tls = tls;
-             options.tls_ca = tls_ca;
-             options.tls_cert = tls_cert;
-             options.tls_key = tls_key;
+             options.tls_ca = NameOf(tls_ca);
+             options.tls_cert = NameOf(tls_cert);
+             options.tls_key = NameOf(tls_key);
              options.token = token;
-             options.token_file = token_file;
+             options.token_file = NameOf(token_file);
              options.allow_plaintext_token = allow_plaintext_token;
+             options.use_shared_memory = use_shared_memory;
              for (const auto& [name, value] : arguments) {
                SetArgument(nb::cast<std::string>(name), value, options);
              }

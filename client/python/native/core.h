@@ -28,7 +28,7 @@ void DefineCore(nanobind::module_& module);
 // and little more.
 class Core {
  public:
-  // Throws std::invalid_argument where the options cannot be used, and
+  // Throws Python's ValueError where the options cannot be used, and
   // std::runtime_error in a process that was forked from one with a Core: gRPC
   // would hang.
   Core(const std::string& target, const ClientOptions& options);

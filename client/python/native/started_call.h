@@ -4,6 +4,7 @@
 
 #include <nanobind/nanobind.h>
 
+#include <new>
 #include <optional>
 #include <stop_token>
 #include <utility>
@@ -31,12 +32,27 @@ struct StartedCall {
   std::stop_callback<Stop> on_close;
 };
 
+// What `outcome` makes, or the exception that ends it: there is no caller to
+// raise it in.
+template <typename Outcome>
+nanobind::object MadeOf(const Outcome& outcome) {
+  try {
+    return outcome();
+  } catch (const nanobind::python_error& error) {
+    return nanobind::borrow(error.value());
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+    const nanobind::python_error error;  // Fetches it.
+    return nanobind::borrow(error.value());
+  }
+}
+
 // Gives Python what `outcome` makes, and `started` an end.
 template <typename Lent, typename Outcome>
 void End(StartedCall<Lent>* started, const Outcome& outcome) {
   // If nobody is left to tell, nobody is left to give memory back to.
   RunWithGil([&] {
-    PyObject* const made = outcome().release().ptr();
+    PyObject* const made = MadeOf(outcome).release().ptr();
     // The C function: Python may end this thread within it.
     PyObject* const nothing = PyObject_CallOneArg(started->done.ptr(), made);
     if (nothing == nullptr) PyErr_WriteUnraisable(started->done.ptr());

@@ -218,7 +218,7 @@ TEST_F(AdmissionTest, ATicketLeaksNothingWhereverItDies) {
     EXPECT_TRUE(call.ticket.Hold(MemoryKind::kScratch, 7).ok());  // Empty.
   }
   EXPECT_EQ(Held(), 0);
-  EXPECT_NEAR(admission().snapshot().queued_seconds, 0, 1e-9);
+  EXPECT_EQ(admission().snapshot().queued_seconds, 0);
 }
 
 // A message of unknown size is charged for a small one at first.

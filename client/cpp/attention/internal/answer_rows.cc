@@ -46,7 +46,8 @@ std::vector<int64_t> LogSumExpShape(const ComputeRequest& request,
 
 }  // namespace
 
-AnswerRows::AnswerRows(const ComputeRequest& request) {
+AnswerRows::AnswerRows(const ComputeRequest& request, int64_t max_bytes)
+    : max_bytes_(max_bytes) {
   const LayoutAxes axes = *AxesOf(request);
   output_.shape = OutputShape(request, axes);
   output_.axis = axes.length_axis;
@@ -117,6 +118,12 @@ absl::Status AnswerRows::Add(const std::string& name,
 }
 
 absl::Status AnswerRows::Add(const grpc::ByteBuffer& message) {
+  bytes_ += static_cast<int64_t>(message.Length());
+  if (max_bytes_ >= 0 && bytes_ > max_bytes_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("CLIENT: Received message larger than max (", bytes_,
+                     " vs. ", max_bytes_, ")"));
+  }
   std::vector<grpc::Slice> slices;
   static_cast<void>(message.Dump(&slices));
   wire::MemoryMeter meter;

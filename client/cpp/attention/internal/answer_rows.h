@@ -34,12 +34,14 @@ struct TensorRows {
 // Thread-compatible.
 class AnswerRows {
  public:
-  // Precondition: KeyChunks::Of(request).
-  explicit AnswerRows(const ComputeRequest& request);
+  // Precondition: KeyChunks::Of(request). `max_bytes`: of all messages; -1
+  // bounds them not.
+  explicit AnswerRows(const ComputeRequest& request, int64_t max_bytes = -1);
 
   // Takes a StreamAttentionResponse. INTERNAL if it is malformed or does not
   // follow those before it, INVALID_ARGUMENT if the memory that the request
-  // lends for the answer is too small.
+  // lends for the answer is too small, RESOURCE_EXHAUSTED in gRPC's words if
+  // the answer becomes larger than `max_bytes`.
   absl::Status Add(const grpc::ByteBuffer& message);
 
   // Once the stream has ended well. INTERNAL if rows are missing.
@@ -50,6 +52,8 @@ class AnswerRows {
                           const wire::TensorFields& tensor, TensorRows* rows);
   static absl::StatusOr<Tensor> Take(const std::string& name, TensorRows rows);
 
+  const int64_t max_bytes_;
+  int64_t bytes_ = 0;
   TensorRows output_;
   std::optional<TensorRows> log_sum_exp_;
   std::optional<v1::Timing> timing_;

@@ -30,16 +30,13 @@ int64_t BytesPerToken(const AxisView& view) {
 // Elements [begin, end) of the axis, as the `data` field of a Tensor message.
 void AddData(const AxisView& view, int64_t begin, int64_t end, Lease& lease,
              wire::MessageWriter& tensor) {
+  if (view.outer == 0) return;  // No elements: the shape says it all.
   const int64_t run = (end - begin) * view.inner_bytes;
-  const auto run_of = [&](int64_t o) {
-    return view.bytes.subspan((o * view.length + begin) * view.inner_bytes,
-                              run);
-  };
   if (run >= kLeastLentRun) {
     std::vector<grpc::Slice> slices;
     slices.reserve(view.outer);
     for (int64_t o = 0; o < view.outer; ++o) {
-      slices.push_back(lease.Lend(run_of(o)));
+      slices.push_back(lease.Lend(view.Run(o, begin, end)));
     }
     tensor.Borrow(v1::Tensor::kDataFieldNumber, std::move(slices));
     return;
@@ -47,7 +44,7 @@ void AddData(const AxisView& view, int64_t begin, int64_t end, Lease& lease,
   grpc::Slice copy(static_cast<size_t>(run * view.outer));
   auto* to = const_cast<uint8_t*>(copy.begin());
   for (int64_t o = 0; o < view.outer; ++o, to += run) {
-    std::memcpy(to, run_of(o).data(), run);
+    std::memcpy(to, view.Run(o, begin, end).data(), run);
   }
   tensor.Borrow(v1::Tensor::kDataFieldNumber, std::move(copy));
 }
@@ -82,9 +79,7 @@ void AddPastSlice(int field, const AxisView& past, const AxisView& current,
     for (int64_t b = 0; b < past.outer / kv_heads; ++b) {
       for (int64_t token = begin; token < end; ++token) {
         for (int64_t h = 0; h < kv_heads; ++h, to += row) {
-          std::memcpy(to,
-                      past.bytes.data() +
-                          ((b * kv_heads + h) * past.length + token) * row,
+          std::memcpy(to, past.Run(b * kv_heads + h, token, token + 1).data(),
                       row);
         }
       }
@@ -127,6 +122,16 @@ bool HasPast(const ComputeRequest& request) {
   return has(request.past_key) || has(request.past_value);
 }
 
+// Whether the output's last axis has a length that can be counted.
+bool OutputFits(const ComputeRequest& request, const LayoutAxes& axes) {
+  const v1::AttentionOptions& options = request.options;
+  if (axes.layout != v1::LAYOUT_PACKED || options.kv_heads() <= 0) return true;
+  int64_t length;
+  return !__builtin_mul_overflow(
+      options.query_heads(), request.value.shape.back() / options.kv_heads(),
+      &length);
+}
+
 bool SameButLength(const AxisView& a, const AxisView& b) {
   return a.type == b.type && a.inner_bytes == b.inner_bytes &&
          a.outer == b.outer;
@@ -146,12 +151,14 @@ std::optional<AxisView> AxisView::Of(const TensorSpan& tensor, size_t axis) {
   view.axis = axis;
   view.length = tensor.shape[axis];
   view.inner_bytes = static_cast<int64_t>(ElementSize(tensor.type));
-  // Cannot overflow where no axis is 0: then there are bytes for all of it.
-  if (!tensor.bytes.empty()) {
-    for (size_t i = 0; i < axis; ++i) view.outer *= tensor.shape[i];
-    for (size_t i = axis + 1; i < tensor.shape.size(); ++i) {
-      view.inner_bytes *= tensor.shape[i];
-    }
+  if (tensor.bytes.empty()) {
+    view.outer = 0;
+    return view;
+  }
+  // Cannot overflow: there are bytes for all of it.
+  for (size_t i = 0; i < axis; ++i) view.outer *= tensor.shape[i];
+  for (size_t i = axis + 1; i < tensor.shape.size(); ++i) {
+    view.inner_bytes *= tensor.shape[i];
   }
   return view;
 }
@@ -196,7 +203,8 @@ std::optional<KeyChunks> KeyChunks::Of(const ComputeRequest& request,
   const auto key = AxisView::Of(request.key, axes->length_axis);
   const auto value = AxisView::Of(request.value, axes->length_axis);
   if (!key || !value || key->length != value->length || key->length == 0 ||
-      key->bytes.empty() || value->bytes.empty()) {
+      key->bytes.empty() || value->bytes.empty() ||
+      !OutputFits(request, *axes)) {
     return std::nullopt;
   }
   KeyChunks chunks;

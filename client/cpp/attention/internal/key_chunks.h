@@ -19,7 +19,8 @@ namespace attention::internal {
 // Servers take 8 MiB by default.
 inline constexpr int64_t kChunkBytes = int64_t{2} << 20;
 
-// A tensor as [outer, length, inner] around one of its axes.
+// A tensor as [outer, length, inner] around one of its axes. The bytes are
+// exactly those: of a tensor without elements there is no run, outer is 0.
 struct AxisView {
   std::span<const std::byte> bytes;
   v1::DataType type = v1::DATA_TYPE_UNSPECIFIED;
@@ -31,6 +32,13 @@ struct AxisView {
 
   // Nothing if the bytes are not those of the shape, or there is no such axis.
   static std::optional<AxisView> Of(const TensorSpan& tensor, size_t axis);
+
+  // Elements [begin, end) of the axis, 0 <= begin <= end <= length, in part `o`
+  // of [0, outer).
+  std::span<const std::byte> Run(int64_t o, int64_t begin, int64_t end) const {
+    return bytes.subspan((o * length + begin) * inner_bytes,
+                         (end - begin) * inner_bytes);
+  }
 };
 
 // The layout that a request means, and the axis that keys (and queries) lie

@@ -1,6 +1,9 @@
 #include "attention/internal/shared_memory.h"
 
+#include <grpcpp/alarm.h>
+
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <new>
@@ -8,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
+#include "attention/internal/shared_queue.h"
 #include "attention/internal/token_source.h"
 #include "attention/internal/unary_call.h"
 
@@ -72,7 +76,7 @@ std::shared_ptr<std::byte> SharedMemory::Allocate(
     const std::shared_ptr<SharedMemory>& memory, size_t bytes) {
   bytes = std::max<size_t>(bytes, 1);
   std::unique_ptr<MemoryFile> file;
-  if (memory != nullptr) file = MemoryFile::Create(bytes);
+  if (memory != nullptr && memory->IsOwner()) file = MemoryFile::Create(bytes);
   if (file == nullptr) {
     auto* const plain =
         static_cast<std::byte*>(::operator new(bytes, kAlignment));
@@ -83,18 +87,27 @@ std::shared_ptr<std::byte> SharedMemory::Allocate(
   std::byte* const data = file->bytes().data();
   {
     const std::lock_guard<std::mutex> lock(memory->mutex_);
-    memory->allocations_[data].file = std::move(file);
+    auto& allocation = memory->allocations_[data];
+    allocation = std::make_shared<Allocation>();
+    allocation->file = std::move(file);
   }
-  return {data, [memory](std::byte* data) { memory->Free(data); }};
+  return {data, [memory](std::byte* data) {
+            if (memory->IsOwner()) return memory->Free(data);
+            // The memory stays with this process until it ends, and so does
+            // what held it: without gRPC's threads its end could wait for ever.
+            new (std::nothrow) std::shared_ptr<SharedMemory>(memory);
+          }};
 }
 
 void SharedMemory::Free(const std::byte* data) {
-  std::unique_ptr<MemoryFile> file;  // Unmapped without the lock.
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = allocations_.find(data);
-  Drop(found->second.registration);
-  file = std::move(found->second.file);
-  allocations_.erase(found);
+  std::shared_ptr<Allocation> freed;  // Unmapped without the lock.
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = allocations_.find(data);
+    freed = std::move(found->second);
+    allocations_.erase(found);
+  }
+  Drop(freed->registration);
 }
 
 bool SharedMemory::Connect(const CallOptions& options) {
@@ -109,6 +122,7 @@ bool SharedMemory::Connect(const CallOptions& options) {
   CallOptions ask;
   ask.timeout = std::min(options.timeout, kPatience);
   ask.stop = options.stop;
+  ask.interrupted = options.interrupted;
   UnaryCall call = CapabilitiesCall();
   const absl::StatusOr<std::string> address =
       AddressIn(RunUnary(connection_, ask, call));
@@ -142,133 +156,262 @@ void SharedMemory::Answered(const absl::StatusOr<std::string>& address) {
         now + (absl::IsUnimplemented(address.status()) ? kAskAgain : kAskSoon);
     return;
   }
-  if (!address->empty()) socket_ = RegionSocket(*address);
+  if (!address->empty()) socket_ = std::make_shared<RegionSocket>(*address);
   ++connection_number_;
   // It may be another container's.
   ask_after_ = now + (Connected() ? absl::ZeroDuration() : kAskAgain);
 }
 
 bool SharedMemory::Connected() {
-  if (!socket_.connected()) {
-    Disconnect();
-    return false;
-  }
-  return true;
+  if (socket_ != nullptr && socket_->connected()) return true;
+  if (socket_ != nullptr) Disconnect();
+  return false;
 }
 
 void SharedMemory::Disconnect() {
-  socket_ = RegionSocket();
+  socket_ = nullptr;
   ++connection_number_;
 }
 
-bool SharedMemory::Register(const MemoryFile& file,
-                            Registration& registration) {
-  if (registration.connection == connection_number_) {
-    return !registration.id.empty();
+// It would be refused again: nothing has been given back since, and what others
+// give back is not asked after with every call.
+bool SharedMemory::Refused(const Registration& registration) const {
+  return registration.id.empty() &&
+         registration.connection == connection_number_ &&
+         registration.drops == drops_ &&
+         absl::Now() - registration.at < kAskSoon;
+}
+
+bool SharedMemory::Register(const MemoryFile& file, Registration& registration,
+                            const Patience& patience) {
+  std::shared_ptr<RegionSocket> socket;
+  int64_t connection;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    socket = socket_;
+    connection = connection_number_;
+    if (Refused(registration)) return false;
   }
-  registration = {.id = "", .connection = connection_number_};
+  if (socket == nullptr) return false;
+  if (registration.connection == connection && !registration.id.empty()) {
+    return true;
+  }
+  registration = {};
   TokenSource* const token = connection_.token_source_.get();
-  absl::StatusOr<std::string> id =
-      socket_.Register(file.fd(), token == nullptr ? "" : token->Get());
-  // Refused on this connection: it would be again, until others give theirs
-  // back, which is not worth to ask for with every call.
-  if (!id.ok()) {
-    // Cut off: nor would it be taken at once on another one.
-    if (absl::IsUnavailable(id.status())) ask_after_ = absl::Now() + kAskSoon;
-    return false;
+  while (true) {
+    absl::StatusOr<std::string> id = socket->Register(
+        file.fd(), token == nullptr ? "" : token->Get(), patience);
+    if (id.ok()) {
+      registration.id = *std::move(id);
+      registration.connection = connection;
+      return true;
+    }
+    Areas gone;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (absl::IsResourceExhausted(id.status()) && !unused_.empty()) {
+        TakeOldest(gone);
+      } else {
+        // Cut off: nor would it be taken at once on another one.
+        if (absl::IsUnavailable(id.status())) {
+          ask_after_ = absl::Now() + kAskSoon;
+        } else if (!absl::IsDeadlineExceeded(id.status())) {
+          registration = {.id = "",
+                          .connection = connection,
+                          .at = absl::Now(),
+                          .drops = drops_};
+        }
+        return false;
+      }
+    }
+    Drop(gone.front()->registration_);
   }
-  registration.id = *std::move(id);
-  return true;
 }
 
 void SharedMemory::Drop(const Registration& registration) {
-  if (registration.connection != connection_number_ ||
-      registration.id.empty() || !IsOwner()) {
-    return;
+  std::shared_ptr<RegionSocket> socket;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (registration.connection != connection_number_ ||
+        registration.id.empty()) {
+      return;
+    }
+    ++drops_;
+    socket = socket_;
   }
-  socket_.Drop(registration.id);
+  if (socket != nullptr) socket->Drop(registration.id);
 }
 
-SharedMemory::Allocation* SharedMemory::AllocationOf(
+std::shared_ptr<SharedMemory::Allocation> SharedMemory::AllocationOf(
     std::span<const std::byte> bytes) {
   auto after = allocations_.upper_bound(bytes.data());
   if (after == allocations_.begin()) return nullptr;
-  Allocation& allocation = std::prev(after)->second;
-  const std::span<std::byte> memory = allocation.file->bytes();
+  const std::shared_ptr<Allocation>& allocation = std::prev(after)->second;
+  const std::span<std::byte> memory = allocation->file->bytes();
   return bytes.data() + bytes.size() <= memory.data() + memory.size()
-             ? &allocation
+             ? allocation
              : nullptr;
 }
 
 bool SharedMemory::Allocated(std::span<const std::byte> bytes) {
+  if (!IsOwner()) return false;
   const std::lock_guard<std::mutex> lock(mutex_);
   return AllocationOf(bytes) != nullptr;
 }
 
 std::optional<SharedMemory::Place> SharedMemory::Find(
-    std::span<const std::byte> bytes) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  Allocation* const allocation = AllocationOf(bytes);
-  if (allocation == nullptr ||
-      !Register(*allocation->file, allocation->registration)) {
+    std::span<const std::byte> bytes, const Patience& patience) {
+  std::shared_ptr<Allocation> allocation;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    allocation = AllocationOf(bytes);
+  }
+  if (allocation == nullptr) return std::nullopt;
+  const Turns::Turn turn = allocation->turns.Take(patience);
+  if (!turn ||
+      !Register(*allocation->file, allocation->registration, patience)) {
     return std::nullopt;
   }
   return Place{allocation->registration.id,
                bytes.data() - allocation->file->bytes().data()};
 }
 
-std::unique_ptr<SharedMemory::Area> SharedMemory::TakeArea(size_t bytes) {
+std::unique_ptr<SharedMemory::Area> SharedMemory::TakeArea(
+    size_t bytes, const Patience& patience) {
   if (bytes > kLargestArea) return nullptr;
   const size_t wanted = AreaBytes(bytes);
-  const std::lock_guard<std::mutex> lock(mutex_);
-  // The newest that fits, whose pages are most likely in a cache.
+  Areas gone;
   std::unique_ptr<Area> area;
-  for (auto it = unused_.rbegin(); it != unused_.rend(); ++it) {
-    const size_t size = (*it)->bytes().size();
-    if (size < bytes || size > 2 * wanted) continue;
-    area = std::move(*it);
-    unused_.erase(std::next(it).base());
-    unused_bytes_ -= size;
-    break;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    // The newest that fits, whose pages are most likely in a cache.
+    for (auto it = unused_.rbegin(); it != unused_.rend(); ++it) {
+      const size_t size = (*it)->bytes().size();
+      if (size < bytes || size > 2 * wanted) continue;
+      area = std::move(*it);
+      unused_.erase(std::next(it).base());
+      unused_bytes_ -= size;
+      break;
+    }
+    if (area == nullptr) {
+      const size_t used = area_bytes_ - unused_bytes_;
+      if ((wanted > kLargestAtOnce && !KnowsSize(wanted)) ||
+          used + wanted > kMostAreaBytes ||
+          (wanted >= refused_bytes_ && Refused(refused_area_))) {
+        return nullptr;
+      }
+      Shrink(kMostAreaBytes - used - wanted, gone);
+      area_bytes_ += wanted;
+    }
   }
+  for (const auto& dropped : gone) Drop(dropped->registration_);
+  bool made = true;
   if (area == nullptr) {
-    const size_t used = area_bytes_ - unused_bytes_;
-    if (used + wanted > kMostAreaBytes) return nullptr;
-    Shrink(kMostAreaBytes - used - wanted);
     area = std::make_unique<Area>();
     area->file_ = MemoryFile::Create(wanted);
-    if (area->file_ == nullptr) return nullptr;
-    area_bytes_ += wanted;
+    made = area->file_ != nullptr;
   }
-  if (Register(*area->file_, area->registration_)) return area;
-  area_bytes_ -= area->bytes().size();
+  if (made && Register(*area->file_, area->registration_, patience)) {
+    return area;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  area_bytes_ -= made ? area->bytes().size() : wanted;
+  if (Refused(area->registration_)) {
+    refused_area_ = area->registration_;
+    refused_bytes_ = wanted;
+  }
   return nullptr;
 }
 
 void SharedMemory::ReturnArea(std::unique_ptr<Area> area, bool idle) {
-  std::unique_ptr<Area> dropped;  // Unmapped without the lock.
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const size_t size = area->bytes().size();
-  if (!idle) {
-    Drop(area->registration_);
-    area_bytes_ -= size;
-    dropped = std::move(area);
-    return;
+  Areas gone;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const size_t size = area->bytes().size();
+    if (idle) {
+      unused_bytes_ += size;
+      area->unused_since_ = absl::Now();
+      unused_.push_back(std::move(area));
+      Shrink(kMostUnusedBytes, gone);
+    } else {
+      area_bytes_ -= size;
+      gone.push_back(std::move(area));
+    }
   }
-  unused_bytes_ += size;
-  unused_.push_back(std::move(area));
-  Shrink(kMostUnusedBytes);
+  for (const auto& dropped : gone) Drop(dropped->registration_);
+  if (idle) ExpireLater();
+}
+
+bool SharedMemory::KnowsSize(size_t bytes) {
+  constexpr size_t kMostSizes = 64;
+  if (std::find(sizes_.begin(), sizes_.end(), bytes) != sizes_.end()) {
+    return true;
+  }
+  if (sizes_.size() == kMostSizes) sizes_.pop_front();
+  sizes_.push_back(bytes);
+  return false;
+}
+
+void SharedMemory::TakeOldest(Areas& gone) {
+  gone.push_back(std::move(unused_.front()));
+  unused_.erase(unused_.begin());
+  const size_t size = gone.back()->bytes().size();
+  unused_bytes_ -= size;
+  area_bytes_ -= size;
 }
 
 // Gives unused areas back until they have no more bytes than that.
-void SharedMemory::Shrink(size_t unused_bytes) {
-  while (unused_bytes_ > unused_bytes) {
-    Area& oldest = *unused_.front();
-    Drop(oldest.registration_);
-    unused_bytes_ -= oldest.bytes().size();
-    area_bytes_ -= oldest.bytes().size();
-    unused_.erase(unused_.begin());
+void SharedMemory::Shrink(size_t unused_bytes, Areas& gone) {
+  while (unused_bytes_ > unused_bytes) TakeOldest(gone);
+}
+
+void SharedMemory::Expire() {
+  Areas gone;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    expiring_ = false;
+    const absl::Time now = absl::Now();
+    while (!unused_.empty() &&
+           now - unused_.front()->unused_since_ >= kIdleTime) {
+      TakeOldest(gone);
+    }
   }
+  for (const auto& dropped : gone) Drop(dropped->registration_);
+  ExpireLater();
+}
+
+void SharedMemory::ExpireLater() {
+  absl::Time when;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (expiring_ || unused_.empty()) return;
+    expiring_ = true;
+    when = std::max(unused_.front()->unused_since_ + kIdleTime,
+                    absl::Now() + absl::Seconds(1));
+  }
+  class Expiry final : public QueueEvent {
+   public:
+    explicit Expiry(std::weak_ptr<SharedMemory> memory)
+        : memory_(std::move(memory)) {}
+    void Start(absl::Time when) {
+      begun_.store(true, std::memory_order_release);
+      // From here on it belongs to the queue's thread.
+      alarm_.Set(&SharedQueue(), absl::ToChronoTime(when),
+                 static_cast<QueueEvent*>(this));
+    }
+    void Run(bool /*ok*/) override {
+      static_cast<void>(begun_.load(std::memory_order_acquire));
+      if (const auto memory = memory_.lock()) memory->Expire();
+      delete this;
+    }
+
+   private:
+    const std::weak_ptr<SharedMemory> memory_;
+    // For ThreadSanitizer, which does not see that gRPC orders the two.
+    std::atomic<bool> begun_{false};
+    grpc::Alarm alarm_;
+  };
+  (new Expiry(weak_from_this()))->Start(when);
 }
 
 int64_t SharedMemory::connection() {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -19,15 +20,17 @@
 #include "attention/client.h"
 #include "attention/connection.h"
 #include "attention/internal/memory_file.h"
+#include "attention/internal/patience.h"
 #include "attention/internal/region_socket.h"
 
 namespace attention::internal {
 
 // The memory is mapped here from the beginning, and registered with the server
 // when a call first uses it, again after the server has restarted. Thread-safe;
-// a lock is held while the server is asked, for microseconds, a second at the
-// most. Lives as long as its client or any memory that it allocated. A process
-// that is forked off shares nothing: its areas would be those of its parent.
+// no lock is held while the server is asked, and nothing but a call waits for
+// its answer. Lives as long as its client or any memory that it allocated. A
+// process that is forked off shares nothing: its areas would be those of its
+// parent. It takes no lock either, which a thread that it lacks may hold.
 class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
  public:
   // Areas in use and unused ones, in bytes. Beyond it, calls send their bytes.
@@ -36,6 +39,11 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
   // Of one area. Larger requests are streamed: they would cost as much memory
   // again.
   static constexpr size_t kLargestArea = size_t{256} << 20;
+  // A larger one is made for the second call that needs its size: for the first
+  // one, new memory would cost more than to stream the request.
+  static constexpr size_t kLargestAtOnce = size_t{4} << 20;
+  // Unused ones are given back after this time.
+  static constexpr absl::Duration kIdleTime = absl::Seconds(30);
 
   // Where elements lie, as the server is told.
   struct Place {
@@ -48,6 +56,9 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
     std::string id;
     // Of the connection that it was registered on, or refused on (id empty).
     int64_t connection = 0;
+    // Of a refusal: when it was, and how many regions had been dropped by then.
+    absl::Time at = absl::InfinitePast();
+    int64_t drops = 0;
   };
 
   // Memory of one call at a time.
@@ -60,6 +71,7 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
     friend class SharedMemory;
     std::unique_ptr<MemoryFile> file_;
     Registration registration_;
+    absl::Time unused_since_;
   };
 
   explicit SharedMemory(Connection connection)
@@ -79,13 +91,17 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
   // The same without a wait: begins to ask if it is not known.
   bool ConnectLater();
 
+  // Of an answer; -1: no limit.
+  int64_t max_receive_bytes() const { return connection_.max_receive_bytes(); }
+
   // Where `bytes` lie in memory of Allocate(), if the server may be told.
-  std::optional<Place> Find(std::span<const std::byte> bytes);
+  std::optional<Place> Find(std::span<const std::byte> bytes,
+                            const Patience& patience);
   // Whether they lie in memory of Allocate().
   bool Allocated(std::span<const std::byte> bytes);
 
   // An area of at least so many bytes; null: there is none to be had.
-  std::unique_ptr<Area> TakeArea(size_t bytes);
+  std::unique_ptr<Area> TakeArea(size_t bytes, const Patience& patience);
   // Gives it back. `idle`: the server certainly does not use it any more; else
   // its memory is left to the server.
   void ReturnArea(std::unique_ptr<Area> area, bool idle);
@@ -102,18 +118,31 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
  private:
   struct Allocation {
     std::unique_ptr<MemoryFile> file;
-    Registration registration;
+    Turns turns;
+    Registration registration;  // with the turn
   };
+  using Areas = std::vector<std::unique_ptr<Area>>;
 
   void Free(const std::byte* data);
-  // The rest needs mutex_.
+  // By whoever uses what is registered.
+  bool Register(const MemoryFile& file, Registration& registration,
+                const Patience& patience);
+  void Drop(const Registration& registration);
+  // Gives back those that have been unused for long, now and again later.
+  void Expire();
+  void ExpireLater();
+
+  // The rest needs mutex_. Areas that are not needed any more go to `gone`, to
+  // be dropped and unmapped without it.
   bool Connected();
   void Disconnect();
   void Answered(const absl::StatusOr<std::string>& address);
-  bool Register(const MemoryFile& file, Registration& registration);
-  void Drop(const Registration& registration);
-  void Shrink(size_t unused_bytes);
-  Allocation* AllocationOf(std::span<const std::byte> bytes);
+  bool Refused(const Registration& registration) const;
+  // Whether a call has needed an area of this size before, as far as is known.
+  bool KnowsSize(size_t bytes);
+  void TakeOldest(Areas& gone);
+  void Shrink(size_t unused_bytes, Areas& gone);
+  std::shared_ptr<Allocation> AllocationOf(std::span<const std::byte> bytes);
 
   // Whether this is not a process that was forked off.
   bool IsOwner() const { return getpid() == process_; }
@@ -122,14 +151,20 @@ class SharedMemory : public std::enable_shared_from_this<SharedMemory> {
   const pid_t process_ = getpid();
   std::mutex mutex_;
   // All guarded by mutex_.
-  RegionSocket socket_;
+  std::shared_ptr<RegionSocket> socket_;  // null: not connected
   int64_t connection_number_ = 0;
   // Until then the server is not asked again whether it shares memory.
   absl::Time ask_after_ = absl::InfinitePast();
   bool asking_ = false;
   int losses_ = 0;  // one after the other
-  std::map<const std::byte*, Allocation> allocations_;
-  std::vector<std::unique_ptr<Area>> unused_;  // oldest first
+  std::map<const std::byte*, std::shared_ptr<Allocation>> allocations_;
+  int64_t drops_ = 0;  // of regions, so far
+  // The last area that was refused, and its size.
+  Registration refused_area_;
+  size_t refused_bytes_ = 0;
+  std::deque<size_t> sizes_;  // that calls needed an area of, newest last
+  bool expiring_ = false;     // Expire() will be called
+  Areas unused_;              // oldest first
   size_t unused_bytes_ = 0;
   size_t area_bytes_ = 0;  // of all areas
 };

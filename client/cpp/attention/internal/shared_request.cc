@@ -52,6 +52,17 @@ struct AnswerBytes {
   size_t present_value = 0;
 };
 
+// More than any server answers, and few enough to be added.
+constexpr size_t kTooMany = size_t{1} << 60;
+
+size_t Product(size_t a, size_t b, size_t c) {
+  size_t product;
+  return __builtin_mul_overflow(a, b, &product) ||
+                 __builtin_mul_overflow(product, c, &product)
+             ? kTooMany
+             : std::min(product, kTooMany);
+}
+
 AnswerBytes AnswerBytesOf(const ComputeRequest& request) {
   AnswerBytes bytes;
   const std::optional<LayoutAxes> axes = AxesOf(request);
@@ -71,14 +82,17 @@ AnswerBytes AnswerBytesOf(const ComputeRequest& request) {
   if (head_size <= 0 || value_size <= 0) return bytes;
   const size_t rows =
       request.query.bytes.size() / element / static_cast<size_t>(head_size);
-  bytes.output = rows * static_cast<size_t>(value_size) * element;
+  bytes.output = Product(rows, static_cast<size_t>(value_size), element);
   if (options.return_scores() != v1::SCORES_UNSPECIFIED) {
     int64_t keys = request.key.shape[axes->length_axis];
     if (request.past_key && request.past_key->shape.size() == 4) {
-      keys += request.past_key->shape[2];
+      // The server refuses what it cannot count.
+      if (__builtin_add_overflow(keys, request.past_key->shape[2], &keys)) {
+        return bytes;
+      }
     }
     bytes.scores =
-        rows * static_cast<size_t>(std::max<int64_t>(0, keys)) * element;
+        Product(rows, static_cast<size_t>(std::max<int64_t>(0, keys)), element);
   }
   if (options.return_present()) {
     const auto past = [](const std::optional<TensorSpan>& tensor) {
@@ -91,7 +105,6 @@ AnswerBytes AnswerBytesOf(const ComputeRequest& request) {
 }
 
 size_t Sum(const AnswerBytes& bytes) {
-  // Each is less than 2^60, for the server refuses more.
   return bytes.output + bytes.scores + bytes.present_key + bytes.present_value;
 }
 
@@ -134,13 +147,15 @@ bool WorthSharing(SharedMemory& memory, const ComputeRequest& request) {
 }
 
 std::unique_ptr<SharedRequest> SharedRequest::Of(
-    std::shared_ptr<SharedMemory> memory, const ComputeRequest& request) {
+    std::shared_ptr<SharedMemory> memory, const ComputeRequest& request,
+    const Patience& patience) {
   std::unique_ptr<SharedRequest> shared(new SharedRequest(std::move(memory)));
-  if (!shared->Place(request)) return nullptr;
+  if (!shared->Place(request, patience)) return nullptr;
   return shared;
 }
 
-bool SharedRequest::Place(const ComputeRequest& request) {
+bool SharedRequest::Place(const ComputeRequest& request,
+                          const Patience& patience) {
   bool any = false;
   std::vector<Input> copied;
   size_t copied_bytes = 0;
@@ -151,7 +166,7 @@ bool SharedRequest::Place(const ComputeRequest& request) {
       return false;
     }
     if (bytes.size() < kLeastTensor) continue;
-    auto place = memory_->Find(bytes);
+    auto place = memory_->Find(bytes, patience);
     const auto element = static_cast<int64_t>(ElementSize(input.tensor->type));
     if (place && place->offset % element == 0) {
       *input.place = {std::move(place->region), place->offset};
@@ -166,12 +181,17 @@ bool SharedRequest::Place(const ComputeRequest& request) {
     copied_bytes = 0;
   }
   AnswerBytes answer = AnswerBytesOf(request);
-  if (Sum(answer) < kLeastAnswer) answer = {};
+  // In a message gRPC looks after its size.
+  const int64_t most = memory_->max_receive_bytes();
+  if (Sum(answer) < kLeastAnswer ||
+      (most >= 0 && Sum(answer) > static_cast<size_t>(most))) {
+    answer = {};
+  }
   const size_t area_bytes =
       copied_bytes + Aligned(answer.output) + Aligned(answer.scores) +
       Aligned(answer.present_key) + Aligned(answer.present_value);
   if (area_bytes == 0) return any;
-  area_ = memory_->TakeArea(area_bytes);
+  area_ = memory_->TakeArea(area_bytes, patience);
   if (area_ == nullptr) {
     // What has its place stays there, if the rest fits into a message.
     return any && copied_bytes <= SharedMemory::kLargestArea;

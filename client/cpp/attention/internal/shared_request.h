@@ -30,9 +30,10 @@ class SharedRequest {
   static constexpr size_t kLeastAnswer = size_t{64} << 10;
 
   // Null where there is nothing to share, or no memory for it. After
-  // SharedMemory::Connect().
+  // SharedMemory::Connect(). Copies, and may ask the server.
   static std::unique_ptr<SharedRequest> Of(std::shared_ptr<SharedMemory> memory,
-                                           const ComputeRequest& request);
+                                           const ComputeRequest& request,
+                                           const Patience& patience);
   ~SharedRequest();
   SharedRequest(const SharedRequest&) = delete;
   SharedRequest& operator=(const SharedRequest&) = delete;
@@ -46,7 +47,7 @@ class SharedRequest {
  private:
   explicit SharedRequest(std::shared_ptr<SharedMemory> memory)
       : memory_(std::move(memory)), connection_(memory_->connection()) {}
-  bool Place(const ComputeRequest& request);
+  bool Place(const ComputeRequest& request, const Patience& patience);
 
   const std::shared_ptr<SharedMemory> memory_;
   const int64_t connection_;

@@ -33,7 +33,7 @@ class StreamCall {
       : connection_(connection),
         options_(options),
         chunks_(std::move(chunks)),
-        rows_(request),
+        rows_(request, connection.max_receive_bytes()),
         header_(EncodeHeader(request, lease_)) {
     Prepare(connection_, options_, context_);
     context_.AddMetadata(kRequestBytesHeader, absl::StrCat(header_.Length()));

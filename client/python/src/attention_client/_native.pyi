@@ -47,12 +47,13 @@ class Core:
         self,
         target: str,
         tls: bool,
-        tls_ca: str,
-        tls_cert: str,
-        tls_key: str,
+        tls_ca: bytes,
+        tls_cert: bytes,
+        tls_key: bytes,
         token: str,
-        token_file: str,
+        token_file: bytes,
         allow_plaintext_token: bool,
+        use_shared_memory: bool,
         options: dict[str, int | str],
     ) -> None: ...
     def compute(
@@ -66,7 +67,7 @@ class Core:
         tensors: Tensors,
         others: bytes,
         limit: float,
-        done: Callable[[Answer | Failure], None],
+        done: Callable[[Answer | Failure | BaseException], None],
     ) -> Call: ...
     def start_call(
         self,

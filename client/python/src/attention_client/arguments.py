@@ -24,6 +24,8 @@ _INT64 = range(-(2**63), 2**63)
 _LONGEST = 315576000000
 # More than any array has; a list that holds itself ends there.
 _MOST_LEVELS = 32
+# Seconds.
+_LONGEST_LIMIT = 1e9
 
 
 def text(value: Any, argument: str) -> str:
@@ -89,13 +91,14 @@ def number(value: Any, argument: str) -> float:
 
 
 def seconds(value: Any, argument: str) -> float | None:
-    """A time limit; None where none was given."""
+    """A time limit; None where none was given. One that has passed is 0, and
+    one of decades is none: cores differ in how far they count."""
     if value is None:
         return None
     limit = number(value, argument)
     if math.isnan(limit):
         raise ValueError(f"{argument}: got nan, wanted a number of seconds")
-    return limit
+    return math.inf if limit > _LONGEST_LIMIT else max(limit, 0.0)
 
 
 def nanoseconds(value: Any, argument: str) -> int:

@@ -95,6 +95,7 @@ class ClientBase(
         tls_key: str | os.PathLike[str] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         allow_plaintext_token: bool = False,
+        use_shared_memory: bool = True,
         channel_options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         """Does not connect yet.
@@ -123,6 +124,9 @@ class ClientBase(
                 and Unix sockets, by what gRPC connects to and not by its name,
                 and through no HTTP proxy. Anything else is a ValueError here,
                 or FailedPrecondition from a call, and nothing is sent.
+            use_shared_memory: whether tensors go to a server on this machine
+                through shared memory, if it offers that (its flag
+                --shared-memory); with the native core only.
             channel_options: further gRPC channel arguments. With
                 ("grpc.enable_http_proxy", 0) no call goes through the proxy
                 that grpc_proxy, https_proxy or http_proxy names; those to
@@ -153,6 +157,7 @@ class ClientBase(
                 ),
             ),
             arguments.channel_options(channel_options, "channel_options"),
+            arguments.flag(use_shared_memory, "use_shared_memory"),
         )
         self._core = self._make_core(settings)
         self._home = _Here(self._core)

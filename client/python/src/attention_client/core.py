@@ -30,6 +30,8 @@ class Settings:
     security: connection.Security
     # gRPC's channel arguments.
     options: tuple[tuple[str, Any], ...]
+    # With a server on this machine that offers it.
+    use_shared_memory: bool
 
 
 class Core(Protocol):

@@ -190,6 +190,17 @@ def from_status(
     )
 
 
+def check_time(limit: float, target: str) -> None:
+    """Raises DeadlineExceeded where no time is left, before anything is
+    sent: whether gRPC would find out in time is chance."""
+    if limit <= 0:
+        raise DeadlineExceeded(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            "no time is left for the call",
+            target=target,
+        )
+
+
 def malformed(what: str, target: str) -> AttentionError:
     """The exception for an answer that cannot be read."""
     return Internal(

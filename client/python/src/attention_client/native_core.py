@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import math
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -37,12 +38,13 @@ class _Base:
         self._native = _native.Core(
             settings.target,
             security.tls,
-            security.tls_ca or "",
-            security.tls_cert or "",
-            security.tls_key or "",
+            os.fsencode(security.tls_ca or ""),
+            os.fsencode(security.tls_cert or ""),
+            os.fsencode(security.tls_key or ""),
             security.token or "",
-            security.token_file or "",
+            os.fsencode(security.token_file or ""),
             security.allow_plaintext_token,
+            settings.use_shared_memory,
             options,
         )
 
@@ -109,6 +111,7 @@ class NativeCore(_Base):
         self._streams: dict[str, streams.Streams[_Stream]] = {}
 
     def compute(self, request: wire.Request, limit: float) -> AttentionResult:
+        errors.check_time(limit, self._target)
         return self._result(
             self._native.compute(request.tensors, request.others, limit)
         )
@@ -120,6 +123,7 @@ class NativeCore(_Base):
         limit: float,
         read: Callable[[bytes], _Read],
     ) -> _Read:
+        errors.check_time(limit, self._target)
         return self._read(self._native.call(method, message, limit), read)
 
     def exchange(
@@ -184,6 +188,7 @@ class AsyncNativeCore(_Base):
     async def compute(
         self, request: wire.Request, limit: float
     ) -> AttentionResult:
+        errors.check_time(limit, self._target)
         return self._result(
             await _ended(
                 lambda done: self._native.start_compute(
@@ -199,6 +204,7 @@ class AsyncNativeCore(_Base):
         limit: float,
         read: Callable[[bytes], _Read],
     ) -> _Read:
+        errors.check_time(limit, self._target)
         return self._read(
             await _ended(
                 lambda done: self._native.start_call(
@@ -304,7 +310,11 @@ async def _ended(
     ended = loop.create_future()
 
     def set_result(outcome: Any) -> None:
-        if not ended.done():
+        if ended.done():
+            return
+        if isinstance(outcome, BaseException):
+            ended.set_exception(outcome)
+        else:
             ended.set_result(outcome)
 
     def done(outcome: Any) -> None:

@@ -114,6 +114,7 @@ class PureCore(_Base):
         limit: float,
         read: Callable[[bytes], _Read],
     ) -> _Read:
+        errors.check_time(limit, self._target)
         call = self._methods.get(method)
         if call is None:
             call = self._channel.unary_unary(method)
@@ -228,6 +229,7 @@ class AsyncPureCore(_Base):
         limit: float,
         read: Callable[[bytes], _Read],
     ) -> _Read:
+        errors.check_time(limit, self._target)
         try:
             answer = await self._channel().channel.unary_unary(method)(
                 message,

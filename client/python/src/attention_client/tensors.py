@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -151,7 +152,18 @@ def empty(
     element = numpy_type(data_type)
     assert element is not None  # wire_type() knows the same types.
     size = math.prod(lengths) * element.itemsize
-    return np.ndarray(lengths, element, allocate(max(size, 1)))
+    if size > sys.maxsize:
+        raise ValueError(
+            f"shape: got {tuple(lengths)}, {size} bytes, wanted at most "
+            f"{sys.maxsize}"
+        )
+    try:
+        memory = allocate(max(size, 1))
+    except MemoryError:
+        raise MemoryError(
+            f"shape: got {tuple(lengths)}, {size} bytes, more than can be had"
+        ) from None
+    return np.ndarray(lengths, element, memory)
 
 
 def aligned(size: int) -> NDArray[Any]:
