@@ -40,6 +40,7 @@ class Stepping:
         self.streams = 0
         self.requests = []
         self.faults = []
+        self.ended_well = threading.Event()
 
     def __call__(self, requests, context):
         self.streams += 1
@@ -52,6 +53,7 @@ class Stepping:
             yield session_pb.StepResponse(
                 results=[self.result(item) for item in request.items]
             )
+        self.ended_well.set()  # Else the loop raises.
 
     def result(self, item):
         result = session_pb.StepResult(length=item.expected_length + 1)
@@ -246,6 +248,13 @@ def test_closing_the_client_ends_a_step(server, steps):
         session.append(KEY, KEY)
     with pytest.raises(ValueError, match="closed"):
         session.append(KEY, KEY)
+
+
+def test_closing_the_client_ends_its_streams_well(server, steps):
+    with Client(server.address) as client:
+        client.create_session().append(KEY, KEY)
+        assert not steps.ended_well.is_set()
+    assert steps.ended_well.wait(10)
 
 
 def test_a_task_that_is_cancelled_ends_its_step(server, steps):
