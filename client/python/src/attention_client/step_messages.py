@@ -44,10 +44,12 @@ class NewTokens(NamedTuple):
         """The same in pieces of at most MAX_APPEND_BYTES, or of one token. What
         has another shape stays whole: the server says what is wrong."""
         arrays = [part[1] for part in self if part is not None]
-        lengths = {array.shape[1] if array.ndim == 3 else 0 for array in arrays}
         size = sum(array.nbytes for array in arrays)
+        if size <= MAX_APPEND_BYTES:
+            return [self]
+        lengths = {array.shape[1] if array.ndim == 3 else 0 for array in arrays}
         tokens = max(lengths)
-        if size <= MAX_APPEND_BYTES or len(lengths) > 1 or tokens == 0:
+        if len(lengths) > 1 or tokens == 0:
             return [self]
         most = max(1, MAX_APPEND_BYTES * tokens // size)
         return [
