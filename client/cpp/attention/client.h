@@ -69,7 +69,7 @@
 // the shared memory that holds it, and in one message where the server takes no
 // stream of it, or knows none. Where RetryDelay() gives a time, another try
 // after it may succeed; so may one of UNAVAILABLE. Compute() has no side
-// effects, so trying again is always safe. ErrorReason() tells errors apart
+// effects, so trying it again is always safe. ErrorReason() tells errors apart
 // (attention/status.h).
 #ifndef ATTENTION_CLIENT_H_
 #define ATTENTION_CLIENT_H_
