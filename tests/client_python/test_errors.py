@@ -98,17 +98,23 @@ def test_field_violations_are_carried(server, fake_client):
 
 
 @pytest.mark.parametrize(
-    ("domain", "reason"), [("attention", "QUEUE_FULL"), ("proxy.example", "")]
+    ("domain", "reason", "metadata"),
+    [("attention", "QUEUE_FULL", {"a": "b"}), ("proxy.example", "", {})],
 )
-def test_the_server_s_reason_is_carried(server, fake_client, domain, reason):
+def test_the_server_s_reason_is_carried(
+    server, fake_client, domain, reason, metadata
+):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    info = error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain=domain)
+    info = error_details_pb2.ErrorInfo(
+        reason="QUEUE_FULL", domain=domain, metadata={"a": "b"}
+    )
     server.answers["ComputeAttention"] = abort(
         code, "busy", packed(code, "busy", info)
     )
     with pytest.raises(attention_client.ResourceExhausted) as caught:
         fake_client.compute(EYE, EYE, EYE)
     assert caught.value.reason == reason
+    assert caught.value.metadata == metadata
 
 
 def test_the_retry_delay_is_carried(server, fake_client):

@@ -40,6 +40,7 @@ class Stepping:
         self.streams = 0
         self.requests = []
         self.faults = []
+        self.ended_well = threading.Event()
 
     def __call__(self, requests, context):
         self.streams += 1
@@ -52,6 +53,7 @@ class Stepping:
             yield session_pb.StepResponse(
                 results=[self.result(item) for item in request.items]
             )
+        self.ended_well.set()  # Else the loop raises.
 
     def result(self, item):
         result = session_pb.StepResult(length=item.expected_length + 1)
@@ -141,24 +143,20 @@ def test_a_server_that_stays_away_is_told(steps, session, monkeypatch):
     assert steps.requests[-1].items[0].expected_length == 0
 
 
+@pytest.mark.parametrize("used", [True, False])
 @pytest.mark.parametrize(
     "code", ["INVALID_ARGUMENT", "INTERNAL", "RESOURCE_EXHAUSTED", "CANCELLED"]
 )
-def test_nothing_else_is_tried_again(steps, session, code):
-    session.append(KEY, KEY)
+def test_nothing_else_is_tried_again(steps, session, code, used):
+    if used:
+        session.append(KEY, KEY)
+        steps.requests.clear()
     steps.faults = [aborts(grpc.StatusCode[code])]
     with pytest.raises(attention_client.AttentionError) as caught:
         session.append(KEY, KEY)
     assert caught.value.code.name == code
-    assert len(steps.requests) == 2
-    (result,) = session._calls.run(iter_step(session))
-    assert result == 2
-
-
-async def iter_step(session):
-    return await session._calls.step(
-        [StepItem(session, key=KEY, value=KEY).checked("")], 60
-    )
+    assert len(steps.requests) == 1
+    assert session.append(KEY, KEY) == 1 + used
 
 
 def test_a_call_that_fails_is_each_item_s_failure(steps, session, fake_client):
@@ -250,6 +248,13 @@ def test_closing_the_client_ends_a_step(server, steps):
         session.append(KEY, KEY)
     with pytest.raises(ValueError, match="closed"):
         session.append(KEY, KEY)
+
+
+def test_closing_the_client_ends_its_streams_well(server, steps):
+    with Client(server.address) as client:
+        client.create_session().append(KEY, KEY)
+        assert not steps.ended_well.is_set()
+    assert steps.ended_well.wait(10)
 
 
 def test_a_task_that_is_cancelled_ends_its_step(server, steps):
@@ -371,6 +376,16 @@ def test_what_is_ended_is_not_renewed(server, renewals, end):
     thread.join(10)
     assert not thread.is_alive()
     client.close()
+
+
+def test_a_closed_client_s_thread_ends_at_once(server, steps):
+    client = Client(server.address)
+    session = client.create_session("story")
+    (thread,) = lease_threads()
+    client.close()
+    thread.join(10)  # A lease is looked at after 20 s.
+    assert not thread.is_alive()
+    assert session.id == "story"
 
 
 def test_one_thread_renews_all(renewals, fake_client):

@@ -124,7 +124,10 @@ def test_an_encoder_and_a_decoder(remote, none_left, kind):
         **sizes,
     )
     ids = prompt(2)
+    padded = torch.ones_like(ids)
+    padded[0, :3] = 0
     for options in ({"do_sample": True}, {"num_beams": 2}):
+        options["attention_mask"] = padded
         expected = generate(model, "eager", ids, **options)
         with hf.RemoteCache(remote, model.config) as own:
             both = transformers.EncoderDecoderCache(

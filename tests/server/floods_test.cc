@@ -70,18 +70,16 @@ class FloodsTest : public ::testing::Test {
 
 constexpr bool kSanitized = kAddressSanitizer || kThreadSanitizer;
 
+// By the server or by gRPC, which bears few pings.
 TEST_F(FloodsTest, Pings) {
   if (!absl::StartsWith(grpc::Version(), "1.51.")) {
-    GTEST_SKIP()
-        << "gRPC 1.83 answers pings one by one, too slowly for a flood, "
-           "and ends the connection itself";
+    GTEST_SKIP() << "gRPC 1.83 answers pings one by one: it takes minutes";
   }
   std::string pings;
   for (int i = 0; i < 1000; ++i) {
     pings += MakeFrame(FrameType::kPing, 0, 0, std::string(8, '\0'));
   }
   EXPECT_TRUE(IsCut([&] { return pings; }, int64_t{1} << 30));
-  EXPECT_TRUE(WaitUntil([&] { return CutAny(); }));
   ExpectServes();
 }
 

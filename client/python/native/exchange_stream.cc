@@ -30,6 +30,20 @@ void ExchangeStream::Exchange(grpc::ByteBuffer& message, std::stop_token stop,
   call->StartCall(started);
 }
 
+void ExchangeStream::Close(std::stop_token stop, Done done) {
+  if (call_ == nullptr) {
+    grpc::ByteBuffer none;
+    return done(absl::OkStatus(), none);
+  }
+  done_ = std::move(done);
+  stop_.emplace(std::move(stop), Canceller{this});
+  auto* const call = call_.get();
+  void* const closed = closed_.tag();
+  handovers_.fetch_add(1, std::memory_order_release);
+  // From here on it belongs to who takes the events.
+  call->WritesDone(closed);
+}
+
 void ExchangeStream::Cancel() { context_->TryCancel(); }
 
 void ExchangeStream::Event::Run(bool ok) {
@@ -69,6 +83,8 @@ void ExchangeStream::EndIfBoth() {
   answered_ ? End(absl::OkStatus()) : Finish();
 }
 
+void ExchangeStream::Closed(bool /*ok*/) { Finish(); }
+
 void ExchangeStream::Finish() { call_->Finish(&status_, finished_.tag()); }
 
 void ExchangeStream::Finished(bool /*ok*/) {
@@ -89,7 +105,7 @@ void ExchangeStream::End(const absl::Status& status) {
   grpc::ByteBuffer answer;
   answer.Swap(&answer_);
   const Done done = std::move(done_);
-  done(status, std::move(answer));
+  done(status, answer);
 }
 
 }  // namespace attention::python

@@ -23,7 +23,7 @@ namespace attention::python {
 
 // Begins with its first message. One message at a time: the next Exchange()
 // comes after the last one's `done`. Between messages it has no operation under
-// way, so that it may be destroyed then, which ends the stream.
+// way, so that it may be destroyed then, which cancels the stream.
 class ExchangeStream {
  public:
   // What happens is done by who takes the events of `queue`, which are
@@ -37,8 +37,13 @@ class ExchangeStream {
   // Sends `message` and calls `done` once, with its answer or with why there is
   // none: then the stream has ended, and nothing of it refers to the message
   // any more. `done` may destroy the stream. A request to stop ends it.
-  using Done = std::function<void(const absl::Status&, grpc::ByteBuffer)>;
+  using Done = std::function<void(const absl::Status&, grpc::ByteBuffer&)>;
   void Exchange(grpc::ByteBuffer& message, std::stop_token stop, Done done);
+
+  // Tells the server that no message comes any more, and calls `done` once it
+  // has ended the stream; at once if it has not begun, or has ended. Nothing
+  // but Cancel() may be called then.
+  void Close(std::stop_token stop, Done done);
 
   // Ends the stream. Thread-safe, until `done` is called.
   void Cancel();
@@ -63,6 +68,7 @@ class ExchangeStream {
   void Started(bool ok);
   void Written(bool ok);
   void Read(bool ok);
+  void Closed(bool ok);
   void Finished(bool ok);
 
   void Send();
@@ -90,6 +96,7 @@ class ExchangeStream {
   Event started_{*this, &ExchangeStream::Started};
   Event written_{*this, &ExchangeStream::Written};
   Event read_{*this, &ExchangeStream::Read};
+  Event closed_{*this, &ExchangeStream::Closed};
   Event finished_{*this, &ExchangeStream::Finished};
 };
 

@@ -28,6 +28,8 @@ namespace {
 
 // How often signals are looked after.
 constexpr absl::Duration kAskEvery = absl::Milliseconds(50);
+// How long a server may take to end a stream that is closed.
+constexpr absl::Duration kGoodbye = absl::Milliseconds(100);
 
 }  // namespace
 
@@ -37,8 +39,13 @@ struct Stream::State {
         stream(std::in_place, server->connection, method,
                waits ? queue.emplace() : internal::SharedQueue()) {}
   ~State() {
+    if (!queue) return;  // Close() has ended it.
+    bool done = false;
+    stream->Close(
+        server->closing.get_token(),
+        [&done](const absl::Status&, grpc::ByteBuffer&) { done = true; });
+    Wait(done, absl::Now() + kGoodbye, nullptr);
     stream.reset();
-    if (!queue) return;
     queue->Shutdown();
     void* tag;
     bool ok;
@@ -80,6 +87,8 @@ struct Stream::State {
   // itself. Absent where none waits.
   std::optional<grpc::CompletionQueue> queue;
   std::optional<ExchangeStream> stream;
+  // Keeps what must not be destroyed.
+  std::shared_ptr<State> itself;
 };
 
 Stream::Stream(std::shared_ptr<Server> server, const std::string& method,
@@ -89,11 +98,18 @@ Stream::Stream(std::shared_ptr<Server> server, const std::string& method,
 
 Stream::~Stream() {
   if (getpid() != process_) {
-    // gRPC's threads are not there after a fork: it is never destroyed.
-    static_cast<void>(new std::shared_ptr<State>(std::move(state_)));
+    // Without gRPC's threads its end could wait for ever: it has none.
+    state_->itself = state_;
     return;
   }
   const WithoutGil without_gil;
+  if (!state_->queue && state_.use_count() == 1) {
+    State& state = *state_;
+    state.stream->Close(
+        state.server->closing.get_token(),
+        // Keeps it until then.
+        [state = state_](const absl::Status&, grpc::ByteBuffer&) {});
+  }
   state_.reset();
 }
 
@@ -108,7 +124,7 @@ nb::object Stream::Exchange(const nb::list& pieces, double limit) {
     bool done = false;
     state_->stream->Exchange(
         lent.message(), state_->server->closing.get_token(),
-        [&](const absl::Status& why, grpc::ByteBuffer got) {
+        [&](const absl::Status& why, grpc::ByteBuffer& got) {
           status = why;
           answer.Swap(&got);
           done = true;
@@ -137,8 +153,9 @@ std::stop_source Stream::StartExchange(const nb::list& pieces,
       message, stop.get_token(),
       // Keeps the stream until it is called.
       [call, state = state_](const absl::Status& status,
-                             const grpc::ByteBuffer& answer) {
-        const auto ended = std::make_shared<grpc::ByteBuffer>(answer);
+                             grpc::ByteBuffer& answer) {
+        const auto ended = std::make_shared<grpc::ByteBuffer>();
+        ended->Swap(&answer);
         internal::Lease lease = std::move(call->lent->lease());
         std::move(lease).WhenReturned([call, status, ended] {
           End(call, [&] { return AnswerOf(status, *ended); });

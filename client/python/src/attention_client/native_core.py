@@ -172,6 +172,9 @@ class _Stream:
     def close(self) -> None:
         """It ends with the object."""
 
+    def cancel(self) -> None:
+        """It has ended."""
+
 
 class AsyncNativeCore(_Base):
     """A core.AsyncCore."""
@@ -299,6 +302,9 @@ class _AsyncStream:
 
     def close(self) -> None:
         """It ends with the object."""
+
+    def cancel(self) -> None:
+        """It has ended."""
 
 
 async def _ended(

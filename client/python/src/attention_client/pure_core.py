@@ -38,6 +38,8 @@ _CHANNEL_OPTIONS = {
     # proxy has added to.
     "grpc.max_metadata_size": 64 << 10,
 }
+# Seconds that a server may take to end a stream that is closed.
+_GOODBYE = 0.1
 _NO_PROXY = ("grpc.enable_http_proxy", 0)
 COMPUTE = "/attention.v1.AttentionService/ComputeAttention"
 # Tells the server how large the message is before it is sent, so that it can
@@ -199,6 +201,13 @@ class _Stream:
         return answer
 
     def close(self) -> None:
+        ended = threading.Event()
+        if self._call.add_callback(ended.set):
+            self._requests.put(None)
+            ended.wait(_GOODBYE)
+        self.cancel()
+
+    def cancel(self) -> None:
         self._requests.put(None)
         self._call.cancel()
 
@@ -352,6 +361,9 @@ class _AsyncStream:
         )
 
     def close(self) -> None:
+        self.cancel()
+
+    def cancel(self) -> None:
         self._call.cancel()
 
 

@@ -129,9 +129,8 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         self._lengths = list(info.lengths)
         self._lease = Lease(info.id, info.config.lease)
         # Of appends: each is done once, however often it is sent.
-        self._request_ids = (
-            f"{secrets.token_hex(8)}-{number}" for number in itertools.count()
-        )
+        prefix = secrets.token_hex(8)
+        self._request_ids = (f"{prefix}-{i}" for i in itertools.count())
         calls.watch(self._lease)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +26,9 @@ _RESULT = session_pb.StepResult.DESCRIPTOR.fields_by_name
 _TENSORS = ("output", "log_sum_exp", "scores")
 _NAMES = {_RESULT[name].number: name for name in _TENSORS}
 
+# Up to so many bytes protobuf's own objects are faster, though they copy more.
+_SMALL_BYTES = 64 << 10
+
 # A tensor as tensors.sendable() gives it.
 Sendable = tuple[Any, NDArray[Any]]
 
@@ -41,10 +44,12 @@ class NewTokens(NamedTuple):
         """The same in pieces of at most MAX_APPEND_BYTES, or of one token. What
         has another shape stays whole: the server says what is wrong."""
         arrays = [part[1] for part in self if part is not None]
-        lengths = {array.shape[1] if array.ndim == 3 else 0 for array in arrays}
         size = sum(array.nbytes for array in arrays)
+        if size <= MAX_APPEND_BYTES:
+            return [self]
+        lengths = {array.shape[1] if array.ndim == 3 else 0 for array in arrays}
         tokens = max(lengths)
-        if size <= MAX_APPEND_BYTES or len(lengths) > 1 or tokens == 0:
+        if len(lengths) > 1 or tokens == 0:
             return [self]
         most = max(1, MAX_APPEND_BYTES * tokens // size)
         return [
@@ -82,27 +87,36 @@ def item(
 ) -> wire.Message:
     """A StepItem."""
     small = session_pb.StepItem(id=session_id, layer=layer)
-    fields: list[wire.Message] = []
+    sent: dict[str, Sendable] = {}
     if new is not None:
         if expected_length is not None:
             small.expected_length = expected_length
         small.request_id = request_id
-        fields.append(_field("key", new.key))
+        sent["key"] = new.key
         if new.value is not None:
-            fields.append(_field("value", new.value))
+            sent["value"] = new.value
     if queries is not None:
-        fields.append(_field("query", queries.query))
+        sent["query"] = queries.query
         if queries.mask is not None:
-            fields.append(_field("mask", queries.mask))
+            sent["mask"] = queries.mask
         small.options.CopyFrom(queries.options)
         small.not_causal = queries.not_causal
+    if sum(array.nbytes for _, array in sent.values()) <= _SMALL_BYTES:
+        for name, (data_type, array) in sent.items():
+            tensor = getattr(small, name)
+            tensor.data_type = data_type
+            tensor.shape.extend(array.shape)
+            tensor.data = array.tobytes()
+        return wire.of_bytes(small.SerializeToString())
     return wire.concatenated(
-        [wire.of_bytes(small.SerializeToString()), *fields]
+        [
+            wire.of_bytes(small.SerializeToString()),
+            *(
+                wire.tensor_field(_ITEM[name].number, *tensor)
+                for name, tensor in sent.items()
+            ),
+        ]
     )
-
-
-def _field(name: str, tensor: Sendable) -> wire.Message:
-    return wire.tensor_field(_ITEM[name].number, *tensor)
 
 
 def requests(items: Sequence[wire.Message]) -> list[tuple[int, wire.Message]]:
@@ -138,24 +152,63 @@ def results_of(
     Raises:
         DecodeError: it is none.
     """
-    others, found = wire.split(memoryview(message), (1,))
+    bytes_ = memoryview(message)
+    if bytes_.nbytes <= _SMALL_BYTES:
+        response = session_pb.StepResponse.FromString(bytes(bytes_))
+        found: list[Any] = list(response.results)
+        result_of: Callable[..., Any] = _small_result
+    else:
+        others, pieces = wire.split(bytes_, (1,))
+        response = session_pb.StepResponse.FromString(others)
+        found = [piece for _, piece in pieces]
+        result_of = _large_result
     if len(found) != count:
         raise DecodeError(f"{len(found)} results for {count} items")
-    timing = session_pb.StepResponse.FromString(others).timing
+    timing = response.timing
     times = results.Timing(
         timing.queue_us,
         timing.decode_us,
         timing.compute_us,
         timing.encode_us,
     )
-    return [_result(piece, times, target) for _, piece in found]
+    return [result_of(one, times, target) for one in found]
 
 
-def _result(
+def _small_result(
+    result: session_pb.StepResult, timing: results.Timing, target: str
+) -> ItemResult | errors.AttentionError:
+    arrays = {}
+    for name in _TENSORS:
+        if result.HasField(name):
+            tensor = getattr(result, name)
+            arrays[name] = _array(
+                name,
+                wire.Tensor(tensor.data_type, tuple(tensor.shape), tensor.data),
+            )
+    return _result(result, arrays, timing, target)
+
+
+def _large_result(
     message: memoryview, timing: results.Timing, target: str
 ) -> ItemResult | errors.AttentionError:
     others, found = wire.split(message, _NAMES)
+    pieces: dict[str, list[memoryview]] = {}
+    for number, piece in found:
+        pieces.setdefault(_NAMES[number], []).append(piece)
+    arrays = {
+        name: _array(name, wire.tensor_of(parts))
+        for name, parts in pieces.items()
+    }
     small = session_pb.StepResult.FromString(others)
+    return _result(small, arrays, timing, target)
+
+
+def _result(
+    small: session_pb.StepResult,
+    arrays: dict[str, NDArray[Any]],
+    timing: results.Timing,
+    target: str,
+) -> ItemResult | errors.AttentionError:
     if small.code != 0:
         return errors.from_details(
             small.code,
@@ -163,22 +216,21 @@ def _result(
             errors.status_of(small.status_details),
             target=target,
         )
-    pieces: dict[str, list[memoryview]] = {}
-    for number, piece in found:
-        pieces.setdefault(_NAMES[number], []).append(piece)
-    if "output" not in pieces:
+    if "output" not in arrays:
         return ItemResult(None, small.length)
-    output, log_sum_exp, scores = (
-        _array(name, pieces[name]) if name in pieces else None
-        for name in _TENSORS
-    )
-    assert output is not None
     return ItemResult(
-        AttentionResult(output, log_sum_exp, scores, None, None, timing),
+        AttentionResult(
+            arrays["output"],
+            arrays.get("log_sum_exp"),
+            arrays.get("scores"),
+            None,
+            None,
+            timing,
+        ),
         small.length,
     )
 
 
-def _array(name: str, pieces: list[memoryview]) -> NDArray[Any]:
-    data_type, shape, data = results.owned(name, wire.tensor_of(pieces))
+def _array(name: str, tensor: wire.Tensor) -> NDArray[Any]:
+    data_type, shape, data = results.owned(name, tensor)
     return np.ndarray(shape, tensors.numpy_type(data_type), data)

@@ -29,7 +29,10 @@ class Stream(Protocol):
         instead ends the stream."""
 
     def close(self) -> None:
-        """May be repeated."""
+        """Ends the stream well, between messages."""
+
+    def cancel(self) -> None:
+        """Ends it after a message that failed. May be repeated."""
 
 
 _AnyStream = TypeVar("_AnyStream", bound=Stream)
@@ -72,7 +75,7 @@ class StreamsBase(Generic[_AnyStream]):
         try:
             answer = await stream.exchange(message, limit)
         except BaseException:
-            stream.close()
+            stream.cancel()
             raise
         self._idle.append(stream)
         if self._closed:
