@@ -54,7 +54,7 @@ class LayerAppend {
 
   // Copies a part of some hundred KiB; each part once, on any threads.
   int64_t tasks() const { return static_cast<int64_t>(tasks_.size()); }
-  void Run(int64_t task);
+  void Run(int64_t number);
 
   // For who has run all tasks: whether an append that was done before had the
   // same tokens; and the layer with these tokens, which need not be published.
