@@ -34,12 +34,14 @@ def described(request, lengths=(0,), lease=60):
 
 class Stepping:
     """Answers steps, except as `faults` says: functions of the stream's context
-    that are called in place of an answer, one after another; None answers."""
+    that are called in place of an answer, one after another; None answers. Each
+    of `endings` ends a stream after an answer."""
 
     def __init__(self):
         self.streams = 0
         self.requests = []
         self.faults = []
+        self.endings = []
         self.ended_well = threading.Event()
 
     def __call__(self, requests, context):
@@ -53,6 +55,8 @@ class Stepping:
             yield session_pb.StepResponse(
                 results=[self.result(item) for item in request.items]
             )
+            if self.endings:
+                return self.endings.pop(0)(context)
         self.ended_well.set()  # Else the loop raises.
 
     def result(self, item):
@@ -105,8 +109,8 @@ def test_steps_share_a_stream(steps, session):
     assert {len(r.items) for r in steps.requests} == {1}
 
 
-@pytest.mark.parametrize(
-    "fault",
+ENDS = pytest.mark.parametrize(
+    "end",
     [
         lambda context: None,
         aborts(grpc.StatusCode.UNAVAILABLE, "DRAINING"),
@@ -115,9 +119,27 @@ def test_steps_share_a_stream(steps, session):
     ],
     ids=["well", "drain", "memory", "idle"],
 )
-def test_a_stream_that_was_ended_is_opened_again(steps, session, fault):
+
+
+@ENDS
+def test_a_stream_may_end_between_messages(server, steps, session, end):
+    steps.endings = [end] * 3
+    assert [session.append(KEY, KEY) for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert steps.streams > 1
+    steps.endings = [end] * 3
+
+    async def main():
+        async with aio.Client(server.address) as client:
+            other = await client.create_session()
+            return [await other.append(KEY, KEY) for _ in range(5)]
+
+    assert asyncio.run(main()) == [1, 2, 3, 4, 5]
+
+
+@ENDS
+def test_a_stream_that_was_ended_is_opened_again(steps, session, end):
     session.append(KEY, KEY)
-    steps.faults.append(fault)
+    steps.faults.append(end)
     assert session.append(KEY, KEY) == 2
     assert steps.streams == 2
     assert steps.requests[1] == steps.requests[2]

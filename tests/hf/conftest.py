@@ -7,6 +7,9 @@ import transformers
 from attention_client import hf
 
 transformers.logging.set_verbosity_error()
+# transformers asks for it also where there is no CUDA; what stands in for CUDA's
+# libraries here (no_cuda.py) does not survive that.
+torch.cuda.is_current_stream_capturing = lambda: False
 
 
 @pytest.fixture(scope="session")

@@ -344,7 +344,7 @@ class _AsyncStream:
 
     async def _answer(self, message: bytes) -> bytes:
         try:
-            await self._call.write(message)
+            await self._write(message)
             answer = await self._call.read()
         except asyncio.InvalidStateError:  # It has ended before.
             answer = grpc.aio.EOF
@@ -359,6 +359,16 @@ class _AsyncStream:
             await self._call.trailing_metadata(),
             details=await self._call.details(),
         )
+
+    async def _write(self, message: bytes) -> None:
+        try:
+            await self._call.write(message)
+        except grpc.aio.AioRpcError as error:
+            # What a write fails with that comes before the status of a stream
+            # that has ended.
+            if "Internal error from Core" in (error.details() or ""):
+                raise streams.ended(self._target) from None
+            raise
 
     def close(self) -> None:
         self.cancel()
