@@ -140,7 +140,8 @@ absl::StatusOr<SessionConfig> SessionService::ConfigOf(
                              : config.value_head_size();
   to.format.value_is_key_prefix = config.value_is_key_prefix();
   if (config.data_type() != v1::DATA_TYPE_UNSPECIFIED) {
-    const std::optional<DataType> type = wire::StoredFromWire(config.data_type());
+    const std::optional<DataType> type =
+        wire::StoredFromWire(config.data_type());
     if (!type) {
       return FieldError("data_type",
                         absl::StrCat("got ", config.data_type(),

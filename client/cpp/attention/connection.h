@@ -81,8 +81,9 @@ struct ClientOptions {
   // Whether a client of a server on this machine shares memory with it, if the
   // server offers that: tensors then need not travel. Those of ordinary memory
   // are copied through up to 1 GiB that the client keeps for that, of which up
-  // to 512 MiB stay for half a minute between calls; memory of Client::AllocateShared() is used
-  // as it is. Where the server cannot be reached so, bytes are sent as ever.
+  // to 512 MiB stay for half a minute between calls; memory of
+  // Client::AllocateShared() is used as it is. Where the server cannot be
+  // reached so, bytes are sent as ever.
   bool use_shared_memory = true;
 
   // Anything else gRPC lets be set, such as a load balancing policy. gRPC
