@@ -112,7 +112,7 @@ TEST_P(ReflectionTest, DescribesWhatItLists) {
     ASSERT_NE(service, nullptr) << name;
     methods += service->method_count();
   }
-  EXPECT_EQ(methods, 3 + 8 + 3 + 1 + 1);
+  EXPECT_EQ(methods, 3 + 9 + 3 + 1 + 1);
 }
 
 TEST_P(ReflectionTest, FindsTheFileOfASymbolOfAnyKind) {
