@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "attention/internal/tensor_message.h"
 #include "attention/status.h"
 #include "attention/v1/session.pb.h"
@@ -220,10 +221,12 @@ TEST(SessionMessagesTest, AnswersThatAreNone) {
   EXPECT_TRUE((*outcomes)[1].done);
   EXPECT_EQ((*outcomes)[1].length, 2);
   // A code that this library does not know is an error too.
-  wrong.set_code(4711);
-  outcomes = DecodeStep(Buffer(response.SerializeAsString()), items);
-  EXPECT_FALSE((*outcomes)[1].result.ok());
-  EXPECT_FALSE((*outcomes)[1].done);
+  for (int code : {17, 4711, -1}) {
+    wrong.set_code(code);
+    outcomes = DecodeStep(Buffer(response.SerializeAsString()), items);
+    EXPECT_TRUE(absl::IsUnknown((*outcomes)[1].result.status())) << code;
+    EXPECT_FALSE((*outcomes)[1].done);
+  }
 }
 
 }  // namespace

@@ -140,9 +140,16 @@ absl::StatusOr<AttendResult> ResultOf(const wire::AttendResultFields& fields,
   return result;
 }
 
+// A number that is no code that this library knows is an error all the same.
+grpc::StatusCode CodeOf(int32_t number) {
+  return number > 0 && number <= grpc::StatusCode::UNAUTHENTICATED
+             ? static_cast<grpc::StatusCode>(number)
+             : grpc::StatusCode::UNKNOWN;
+}
+
 absl::Status StatusOf(const wire::AttendResultFields& fields) {
-  return FromGrpcStatus(grpc::Status(static_cast<grpc::StatusCode>(fields.code),
-                                     fields.message, fields.status_details));
+  return FromGrpcStatus(
+      grpc::Status(CodeOf(fields.code), fields.message, fields.status_details));
 }
 
 }  // namespace
