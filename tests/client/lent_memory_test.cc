@@ -281,10 +281,15 @@ TEST_F(LentMemoryTest, AStoppedCallReturnsOnceTheConnectionLetsGo) {
 TEST_F(LentMemoryTest, ALateCallReturnsOnceTheConnectionLetsGo) {
   StalledServer server;
   const Client client(server.address());
+  // Long enough to connect and to send until the server takes no more: else it
+  // would be late before it is stalled.
+  constexpr auto kTimeout = std::chrono::seconds(3);
+  const auto late = std::chrono::steady_clock::now() + kTimeout;
   auto result = std::async(std::launch::async, [&] {
-    return client.Compute(Request(), {.timeout = absl::Milliseconds(100)});
+    return client.Compute(Request(), {.timeout = absl::FromChrono(kTimeout)});
   });
   server.WaitUntilStalled();
+  std::this_thread::sleep_until(late);
   EXPECT_EQ(result.wait_for(kWatched), std::future_status::timeout);
   server.Close();
   EXPECT_EQ(result.get().status().code(), absl::StatusCode::kDeadlineExceeded);
