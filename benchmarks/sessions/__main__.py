@@ -49,7 +49,7 @@ def measure(*flags):
 
 
 def medians(result):
-    """Of the times, in ms; and rates in GB/s."""
+    """The median of each kind of time, in ms."""
     ms = {
         name: 1e3 * statistics.median(result[f"{name}_seconds"])
         for name in ["kernel", "step", "stateless"]
