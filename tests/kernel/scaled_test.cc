@@ -18,6 +18,7 @@
 #include "base/executor.h"
 #include "kernel/attention.h"
 #include "kernel/key_values.h"
+#include "tests/support/run_kernel.h"
 
 namespace attention {
 namespace {
@@ -240,8 +241,11 @@ TEST(ScaledTest, HasTheBitsOfTheNumbers) {
           const auto scaled =
               WithKeys(*std::move(plan), absl::MakeConstSpan(&view, 1), type);
           ASSERT_TRUE(scaled.ok()) << scaled.status();
-          for (int threads : {1, 2}) {
-            EXPECT_TRUE(Answer(*scaled, threads) == Answer(*wanted, threads));
+          const std::string bits = Answer(*wanted, 1);
+          EXPECT_TRUE(Answer(*scaled, 2) == bits);
+          for (const std::string& target : test::AllSimdTargets()) {
+            const test::ScopedSimdTarget scope(target);
+            EXPECT_TRUE(Answer(*scaled, 1) == bits) << target;
           }
         }
       }
