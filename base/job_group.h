@@ -13,7 +13,7 @@ namespace attention {
 // Each stage is the next stage of every member that has one: their tasks run
 // side by side, those of the members added first begin first. Members must not
 // delete themselves in Done(); their used_seconds() stay 0.
-class JobGroup final : public Executor::Job {
+class JobGroup : public Executor::Job {
  public:
   // Before the first stage. Throws std::bad_alloc, and then `job` is gone.
   void Add(std::unique_ptr<Executor::Job> job);

@@ -47,10 +47,7 @@ absl::Status CheckLoose(const wire::AttendFields& fields) {
 
 }  // namespace
 
-StepItem::StepItem(wire::StepFields fields)
-    : id_(fields.append.where.id),
-      layer_(fields.append.where.layer),
-      where_(fields.append.where) {
+StepItem::StepItem(wire::StepFields fields) : where_(fields.append.where) {
   const bool appends = fields.append.key.present;
   const bool attends = fields.attend.query.present;
   if (!appends && !attends) {

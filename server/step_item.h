@@ -36,8 +36,8 @@ class StepItem {
   StepItem(const StepItem&) = delete;
   StepItem& operator=(const StepItem&) = delete;
 
-  const std::string& id() const { return id_; }
-  int64_t layer() const { return layer_; }
+  const std::string& id() const { return where_.id; }
+  int64_t layer() const { return where_.layer; }
   bool appends() const { return append_.has_value(); }
   bool attends() const { return queries_.has_value(); }
 
@@ -86,9 +86,7 @@ class StepItem {
   absl::Status PrepareParts(const AttentionLimits& limits);
   void LetGo();
 
-  const std::string id_;
-  const int64_t layer_;
-  wire::LayerFields where_;
+  const wire::LayerFields where_;
   absl::Status status_;
   std::optional<LayerAppend> append_;
   std::optional<wire::AttendFields> queries_;

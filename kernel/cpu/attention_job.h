@@ -18,11 +18,12 @@ std::unique_ptr<KernelJob> MakeJob(const AttentionPlan& plan,
                                    const AttentionOutputs& outputs, int threads,
                                    absl::AnyInvocable<void(absl::Status)> done);
 
-// The most memory that the job takes, in bytes: each thread at any time, for
-// the job that it is at, and the job itself beside. Both saturate at the
-// largest int64_t.
+// The most memory that a job takes, in bytes. Both saturate at the largest
+// int64_t.
 struct JobMemory {
+  // Of each thread while it works on the job; it reuses it for the next job.
   int64_t of_thread = 0;
+  // What the job holds besides, from its first stage to its end.
   int64_t of_job = 0;
 };
 JobMemory MemoryOfJob(const AttentionPlan& plan, int threads);

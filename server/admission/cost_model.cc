@@ -8,8 +8,8 @@ namespace attention::server {
 namespace {
 
 // First guesses, of one core of a server CPU.
-constexpr std::array<double, 3> kSecondsPerWork = {1 / 60e9, 1 / 30e9,
-                                                   1 / 150e9};
+constexpr std::array<double, kWorkClasses> kSecondsPerWork = {
+    1 / 60e9, 1 / 30e9, 1 / 150e9};
 constexpr double kSecondsPerByte = 1 / 1e9;
 constexpr double kTypicalSeconds = 1e-3;
 // What a call costs beside its bytes: about what as many bytes cost.

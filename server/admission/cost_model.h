@@ -3,6 +3,7 @@
 #define ATTENTION_SERVER_ADMISSION_COST_MODEL_H_
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -11,6 +12,7 @@ namespace attention::server {
 
 // What a multiply-add costs depends on what it is made of.
 enum class WorkClass : uint8_t { kFloat, kDouble, kFast };
+inline constexpr size_t kWorkClasses = 3;
 
 // Two kinds of rates, both measured while the server runs: seconds of a thread
 // per unit of AttentionPlan::work, for each class; and seconds of CPU time per
@@ -52,7 +54,7 @@ class CostModel {
 
   mutable std::mutex mutex_;
   // All guarded by mutex_.
-  std::array<double, 3> seconds_per_work_;
+  std::array<double, kWorkClasses> seconds_per_work_;
   double seconds_per_byte_;
   double typical_seconds_;
   // The same by the power of two of the message's bytes; 0 where there was

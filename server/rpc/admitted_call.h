@@ -82,6 +82,11 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   // A message of no more bytes is decoded and copied on gRPC's thread, in some
   // microseconds: handing it over would cost more.
   static constexpr int64_t kInlineBytes = int64_t{64} << 10;
+  // Whether a computation takes well under a millisecond, and is done on gRPC's
+  // thread too. Rows without keys are no flops, but work (AttentionPlan::work).
+  static bool TakesLittle(double flops, double work) {
+    return flops <= 4e6 && work <= 2e7;
+  }
   // Smaller answers are in the client's hands as soon as they are sent.
   static constexpr int64_t kLargeAnswer = int64_t{64} << 10;
 

@@ -22,6 +22,7 @@
 #include "base/field_error.h"
 #include "base/job_group.h"
 #include "base/saturating.h"
+#include "server/admission/cost_model.h"
 #include "server/admission/refusals.h"
 #include "server/rpc/admitted_call.h"
 #include "server/session_error.h"
@@ -35,11 +36,6 @@ namespace attention::server {
 namespace {
 
 constexpr size_t kMaxItems = 1024;
-// Batches of no more than this, in a small message, are computed on gRPC's
-// thread: as for one call (tensor_call.cc).
-constexpr double kInlineFlops = 4e6;
-constexpr double kInlineWork = 2e7;
-constexpr size_t kWorkClasses = 3;
 
 // One message at a time: it is awaited, decoded, computed and answered before
 // the next one is read. Each counts as a call: for admission, in the log and in
@@ -70,17 +66,12 @@ class StepCall final : public AdmittedCall {
   };
 
   // The computations of all items as one job.
-  class ComputeJob final : public Executor::Job {
+  class ComputeJob final : public JobGroup {
    public:
     ComputeJob(StepCall& call, bool submitted)
         : call_(call), submitted_(submitted) {}
-    void Add(std::unique_ptr<Executor::Job> job) { group_.Add(std::move(job)); }
-    int64_t NextStage() override { return group_.NextStage(); }
-    bool RunTask(int64_t task, const Turn& turn) override {
-      return group_.RunTask(task, turn);
-    }
     void Done(JobEnd end) override {
-      group_.Done(end);
+      JobGroup::Done(end);
       // May destroy this.
       submitted_ ? call_.ComputedThere(end) : call_.ComputedHere(end);
     }
@@ -88,7 +79,6 @@ class StepCall final : public AdmittedCall {
    private:
     StepCall& call_;
     const bool submitted_;  // or run where it was made
-    JobGroup group_;
   };
 
   // gRPC's side.
@@ -213,8 +203,8 @@ class StepCall final : public AdmittedCall {
     return absl::OkStatus();
   }
 
-  // Items on the same layer, of which one appends: what the others would see
-  // is not said.
+  // Items on the same layer are refused where one of them appends: nothing says
+  // whether the others would see its tokens.
   void RefuseConflicts() {
     std::vector<StepItem*> by_layer;
     by_layer.reserve(items_.size());
@@ -352,8 +342,7 @@ class StepCall final : public AdmittedCall {
   void Compute(bool inline_allowed) {
     if (!status_.ok()) return Stop(status_);
     if (over_) return Stop(Abandoned());
-    const bool here =
-        inline_allowed && flops_ <= kInlineFlops && work_ <= kInlineWork;
+    const bool here = inline_allowed && TakesLittle(flops_, work_);
     auto job = std::make_unique<ComputeJob>(*this, /*submitted=*/!here);
     const auto items =
         std::count_if(items_.begin(), items_.end(), [](const StepItem& item) {

@@ -9,16 +9,6 @@
 #include "server/status.h"
 
 namespace attention::server {
-namespace {
-
-// Calls with no more than kInlineBytes and this work take well under a
-// millisecond and are answered on gRPC's thread: handing them over would cost
-// more.
-constexpr double kInlineFlops = 4e6;
-// Rows without keys are no flops, but work (AttentionPlan::work).
-constexpr double kInlineWork = 2e7;
-
-}  // namespace
 
 // A stage of the work as a job of the executor: first the message is decoded,
 // then what it asks for is computed. Copying payloads comes in pieces, so that
@@ -165,8 +155,7 @@ void TensorCall::Planned(bool inline_allowed) {
   const absl::Time allocated = absl::Now();
   Note([&](CallRecord& record) { record.encode = allocated - decoded_; });
   decoded_ = allocated;
-  const bool small = plan_->flops <= kInlineFlops &&
-                     plan_->work <= kInlineWork &&
+  const bool small = TakesLittle(plan_->flops, plan_->work) &&
                      encoder_->written_bytes() <= kInlineBytes;
   if (small && inline_allowed) {
     const auto job =
