@@ -1,8 +1,10 @@
 """Sessions of a server, and of connections, that fail."""
 
 import asyncio
+import contextlib
 import gc
 import queue
+import random
 import threading
 import time
 
@@ -42,6 +44,7 @@ class Stepping:
         self.requests = []
         self.faults = []
         self.endings = []
+        self.delay = 0  # Seconds, before each answer.
         self.ended_well = threading.Event()
 
     def __call__(self, requests, context):
@@ -52,6 +55,7 @@ class Stepping:
             if fault is not None:
                 fault(context)
                 return
+            time.sleep(self.delay)
             yield session_pb.StepResponse(
                 results=[self.result(item) for item in request.items]
             )
@@ -253,6 +257,17 @@ def test_the_timeout_ends_a_step(server, steps, session):
     assert cancelled.wait(10)
     assert session.append(KEY, KEY, timeout=60) == 1
     assert steps.streams == 2
+
+
+def test_an_answer_that_comes_as_the_time_is_up(server, steps, session):
+    # The stream is cancelled then: who comes next must not be given it.
+    for _ in range(100):
+        steps.delay = 0.005
+        timeout = random.uniform(0.005, 0.007)
+        with contextlib.suppress(attention_client.DeadlineExceeded):
+            session.attend(KEY, timeout=timeout)
+        steps.delay = 0
+        session.attend(KEY, timeout=60)
 
 
 def test_closing_the_client_ends_a_step(server, steps):

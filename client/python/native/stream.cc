@@ -130,9 +130,8 @@ nb::object Stream::Exchange(const nb::list& pieces, double limit) {
           done = true;
         });
     const bool late = state_->Wait(done, deadline, signals.Check());
-    if (late && !status.ok()) {
-      status = absl::DeadlineExceededError("Deadline Exceeded");
-    }
+    // An answer does not count that came after Wait() had cancelled the stream.
+    if (late) status = absl::DeadlineExceededError("Deadline Exceeded");
     lent.lease().Wait();
   }
   signals.Raise();

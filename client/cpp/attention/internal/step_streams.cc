@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -73,13 +74,16 @@ class StepStream {
   grpc::Status Exchange(const CallOptions& options, absl::Time end,
                         const grpc::ByteBuffer& message,
                         grpc::ByteBuffer* answer) {
-    const StopCallback stop(options.stop, Canceller{&context_});
+    std::optional<StopCallback> stop(std::in_place, options.stop,
+                                     Canceller{&context_});
     Wait waiting(*this, options, end);
     if (pending_ != 0 && !waiting.ForAll()) return Finish(waiting);
     stream_->Write(message, Tag(kWritten));
     stream_->Read(answer, Tag(kRead));
     pending_ = kWritten | kRead;
     if (!waiting.ForAll()) return Finish(waiting);
+    // In this order: a stop after the question would cancel unseen.
+    stop.reset();
     cancelled_ = cancelled_ || options.stop.stop_requested();
     return grpc::Status::OK;
   }

@@ -198,6 +198,9 @@ class _Stream:
         finally:
             if timer is not None:
                 timer.cancel()
+                timer.join()  # It may be giving up just now.
+        if late.is_set():
+            raise streams.out_of_time(self._target)
         return answer
 
     def close(self) -> None:
