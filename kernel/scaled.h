@@ -89,8 +89,10 @@ inline void ScaleElements(DataType type, uint8_t scale, const float* from,
   const float inverse = ScaleFactor(static_cast<uint8_t>(254 - scale));
   if (type == DataType::kInt8) {
     for (int64_t i = 0; i < count; ++i) {
+      // Adding 1.5 * 2^23 leaves whole numbers, rounded, in the lowest bits.
+      const float shifted = from[i] * inverse + 0x1.8p23f;
       static_cast<int8_t*>(to)[i] =
-          static_cast<int8_t>(std::nearbyintf(from[i] * inverse));
+          static_cast<int8_t>(absl::bit_cast<uint32_t>(shifted));
     }
   } else {
     for (int64_t i = 0; i < count; ++i) {

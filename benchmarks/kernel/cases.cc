@@ -1,5 +1,7 @@
 #include "benchmarks/kernel/cases.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -8,12 +10,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "kernel/cpu/convert.h"
+#include "kernel/scaled.h"
 
 namespace attention::benchmarks {
 namespace {
 
 std::string TypeName(const Case& c) {
+  if (c.scaled) return *c.scaled == DataType::kInt8 ? "int8" : "fp8";
   switch (c.type) {
     case DataType::kFloat16:
       return "f16";
@@ -92,6 +97,15 @@ std::vector<Case> AllCases() {
     many.key_length = 2048;
     add(many, 128);
   }
+  for (DataType type : {DataType::kInt8, DataType::kFloat8E4M3}) {
+    add({.name = "decode",
+         .query_heads = 32,
+         .query_length = 1,
+         .key_length = 32768,
+         .decode = true,
+         .scaled = type},
+        128);
+  }
   add({.name = "small",
        .query_heads = 1,
        .kv_heads = 1,
@@ -160,6 +174,54 @@ Workload::Workload(const Case& c) {
            static_cast<double>(SizeOf(view.type));
   };
   key_value_bytes_ = bytes(inputs.key) + bytes(inputs.value);
+  if (c.scaled) Scale(c);
+}
+
+void Workload::Scale(const Case& c) {
+  const int64_t rows = c.kv_heads * c.key_length;
+  const auto scaled = [&](const Bytes& numbers) {
+    Bytes elements(rows * c.head_size);
+    Bytes scales(rows);
+    const float* row = reinterpret_cast<const float*>(numbers.data());
+    for (int64_t i = 0; i < rows; ++i, row += c.head_size) {
+      float largest = 0;
+      for (int64_t k = 0; k < c.head_size; ++k) {
+        largest = std::max(largest, std::fabs(row[k]));
+      }
+      const uint8_t scale = ScaleOf(*c.scaled, largest);
+      scales[i] = static_cast<char>(scale);
+      ScaleElements(*c.scaled, scale, row, c.head_size,
+                    &elements[i * c.head_size]);
+    }
+    key_value_bytes_ += static_cast<double>(elements.size() + scales.size());
+    tensors_.push_back(std::move(elements));
+    tensors_.push_back(std::move(scales));
+  };
+  key_value_bytes_ = 0;
+  tensors_.reserve(tensors_.size() + 4);
+  const size_t first = tensors_.size();
+  scaled(tensors_[1]);
+  scaled(tensors_[2]);
+  for (int64_t begin = 0; begin < c.key_length; begin += kKeyBlock) {
+    const auto scales = [&](size_t i) {
+      return reinterpret_cast<const uint8_t*>(&tensors_[first + i][begin]);
+    };
+    blocks_.push_back({.key = &tensors_[first][begin * c.head_size],
+                       .value = &tensors_[first + 2][begin * c.head_size],
+                       .key_head_stride = c.key_length * c.head_size,
+                       .value_head_stride = c.key_length * c.head_size,
+                       .key_scales = scales(1),
+                       .value_scales = scales(3),
+                       .scale_head_stride = c.key_length});
+  }
+  view_ = {.length = c.key_length,
+           .key_row_stride = c.head_size,
+           .value_row_stride = c.head_size,
+           .blocks = blocks_};
+  auto plan =
+      WithKeys(*std::move(plan_), absl::MakeConstSpan(&view_, 1), c.scaled);
+  MustBeOk(plan.status());
+  plan_ = *std::move(plan);
 }
 
 ConstTensorView Workload::Fill(DataType type, const Shape& shape,

@@ -10,6 +10,7 @@
 #include "benchmarks/kernel/huge_page_allocator.h"
 #include "benchmarks/kernel/machine_limits.h"
 #include "kernel/attention.h"
+#include "kernel/key_values.h"
 
 namespace attention::benchmarks {
 
@@ -35,6 +36,8 @@ struct Case {
   std::vector<int64_t> ragged = {};
   // Bound by reading keys and values, not by arithmetic.
   bool decode = false;
+  // Keys and values are scaled rows of this type (kernel/scaled.h).
+  std::optional<DataType> scaled = {};
 };
 
 std::vector<Case> AllCases();
@@ -61,8 +64,13 @@ class Workload {
   using Bytes = std::vector<char, HugePageAllocator<char>>;
 
   ConstTensorView Fill(DataType type, const Shape& shape, unsigned seed);
+  // Scaled rows in place of the keys and values of the plan, whose head sizes
+  // are equal.
+  void Scale(const Case& c);
 
   std::vector<Bytes> tensors_;
+  std::vector<KeyValueView::Block> blocks_;
+  KeyValueView view_;
   std::vector<int64_t> starts_;
   std::optional<AttentionPlan> plan_;
   Bytes output_;

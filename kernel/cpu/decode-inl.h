@@ -24,7 +24,8 @@ constexpr int kDecodeRows = kTileRows < 8 ? kTileRows : 8;
 
 // scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`,
 // written up to a whole vector. `query` is [kRows, steps] as QueryAt() reads
-// it, `scores` [kRows, kKeyBlock], both row-major. Prefetches `next`.
+// it, `scores` [kRows, kKeyBlock], both row-major. Prefetches `next`. From is
+// the type of the keys' elements, which may be scaled.
 template <TileArithmetic Arithmetic, int kRows, typename From,
           typename T = typename Arithmetic::T>
 void ScoreDecodeTile(const T* HWY_RESTRICT query, int64_t steps,
@@ -35,6 +36,9 @@ void ScoreDecodeTile(const T* HWY_RESTRICT query, int64_t steps,
   Prefetcher prefetcher(next,
                         RoundUp(keys.count, N) / N * (RoundUp(steps, N) / N));
   [[maybe_unused]] const typename Arithmetic::Environment environment;
+  constexpr bool kScaled = kIsScaledElement<From>;
+  [[maybe_unused]] float factors[kScaled ? kKeyBlock : 1];
+  if constexpr (kScaled) LoadFactors(keys, factors);
   for (int64_t j = 0; j < keys.count; j += N) {
     const int64_t present = HWY_MIN(N, keys.count - j);
     typename Arithmetic::Sum sum[kRows];
@@ -56,6 +60,9 @@ void ScoreDecodeTile(const T* HWY_RESTRICT query, int64_t steps,
       }
       Transpose<T>(square);
       const auto add = [&](int64_t i) HWY_ATTR {
+        if constexpr (kScaled) {
+          square[i] = hn::Mul(square[i], hn::LoadU(d, factors + j));
+        }
         const auto key = Arithmetic::Split(square[i]);
         ATTENTION_UNROLL
         for (int r = 0; r < kRows; ++r) {
@@ -95,22 +102,32 @@ void AccumulateDecodeTile(const T* HWY_RESTRICT weights,
   constexpr int kFit =
       2 * kTileRows * sizeof(Vec<T>) / sizeof(typename Arithmetic::Sum);
   constexpr int kVectors = kRows * 4 <= kFit ? 4 : kRows * 2 <= kFit ? 2 : 1;
-  const From* data = static_cast<const From*>(values.data);
   const int64_t stride = values.stride_bytes / kSize;
   const int64_t columns = values.row_bytes / kSize;
   const int64_t steps = values.count / Arithmetic::kElements;
   Prefetcher prefetcher(next, columns / (kVectors * N) * steps);
   [[maybe_unused]] const typename Arithmetic::Environment environment;
-  int64_t c = 0;
-  for (; c + kVectors * N <= columns; c += kVectors * N) {
-    AccumulateTile<Arithmetic, kRows, kVectors, From, Prefetcher&>(
-        weights, steps, data + c, stride, output + c, output_stride,
-        prefetcher);
-  }
-  for (; c < columns; c += N) {
-    AccumulateTile<Arithmetic, kRows, 1>(weights, steps, data + c, stride,
-                                         output + c, output_stride,
-                                         NoPrefetch());
+  const auto accumulate = [&](auto data) HWY_ATTR {
+    using Values = decltype(data);
+    int64_t c = 0;
+    for (; c + kVectors * N <= columns; c += kVectors * N) {
+      AccumulateTile<Arithmetic, kRows, kVectors, Values, Prefetcher&>(
+          weights, steps, data + c, stride, output + c, output_stride,
+          prefetcher);
+    }
+    for (; c < columns; c += N) {
+      AccumulateTile<Arithmetic, kRows, 1>(weights, steps, data + c, stride,
+                                           output + c, output_stride,
+                                           NoPrefetch());
+    }
+  };
+  const From* const data = static_cast<const From*>(values.data);
+  if constexpr (kIsScaledElement<From>) {
+    float factors[kKeyBlock];
+    LoadFactors(values, factors);
+    accumulate(ScaledValues<From>{data, factors});
+  } else {
+    accumulate(data);
   }
 }
 

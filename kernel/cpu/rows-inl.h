@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <type_traits>
 
 #include "base/executor.h"
 #include "hwy/highway.h"
@@ -248,18 +249,9 @@ class Rows {
   Block GetBlock(int64_t first, const KeyRange& keys) {
     Block block = {};
     block.first = first;
-    const KeyRange padded = {keys.begin / kSumLanes * kSumLanes, keys.end};
-    if (p_.scaled) {
-      Unscale(first,
-              {std::min(padded.begin, keys.begin / kPanel<T> * kPanel<T>),
-               keys.end});
-      block.keys = Unscaled(scratch_.unscaled_keys, p_.head_size, padded);
-      block.values =
-          Unscaled(scratch_.unscaled_values, p_.value_head_size, keys);
-    } else {
-      block.keys = task_.keys().Keys(first + padded.begin, first + padded.end);
-      block.values = task_.keys().Values(first + keys.begin, first + keys.end);
-    }
+    const int64_t padded_begin = keys.begin / kSumLanes * kSumLanes;
+    block.keys = task_.keys().Keys(first + padded_begin, first + keys.end);
+    block.values = task_.keys().Values(first + keys.begin, first + keys.end);
     const bool whole_vectors = p_.value_head_size % kLanes<T> == 0;
     const bool own_types =
         !kDouble || (p_.key.type == kOwnType && p_.value.type == kOwnType);
@@ -268,6 +260,11 @@ class Rows {
                    block.values.count % Arithmetic::kElements == 0 &&
                    whole_vectors && own_types;
     if (block.decode) return block;
+    if (p_.scaled) {
+      Unscale(first, {keys.begin / kPanel<T> * kPanel<T>, keys.end});
+      block.values =
+          Unscaled(scratch_.unscaled_values, p_.value_head_size, keys);
+    }
     PackKeys(first, keys);
     if (block.values.count > 0 && whole_vectors && p_.value.type == kOwnType) {
       block.value_data = static_cast<const T*>(block.values.data);
@@ -351,6 +348,7 @@ class Rows {
     }
     Accumulate(block, rows, keys, output, prefetch);
     if (hidden && !AllFinite(output, rows)) {
+      if (p_.scaled && block.decode) Unscale(first, keys);
       for (int r = 0; r < rows; ++r) {
         AccumulateVisible(first, row + r, scratch_.scores + r * kKeyBlock,
                           output + r * state_.output_stride);
@@ -374,12 +372,15 @@ class Rows {
       return;
     }
     T* scores = scratch_.scores + keys.begin / kSumLanes * kSumLanes;
-    Arithmetic::template WithKeysOf<!kDouble>(
-        p_.key.type, [&](auto step) HWY_ATTR {
-          ScoreDecode<Decode, decltype(step)>(
-              rows, decode_query_, steps_, block.keys, scale_, scores,
-              p_.scaled ? prefetch.next().keys : block.values);
-        });
+    const auto score = [&](auto step) HWY_ATTR {
+      ScoreDecode<Decode, decltype(step)>(rows, decode_query_, steps_,
+                                          block.keys, scale_, scores,
+                                          block.values);
+    };
+    if constexpr (kMayBeScaled) {
+      if (p_.scaled) return WithScaledElementsOf(*p_.scaled, score);
+    }
+    Arithmetic::template WithKeysOf<!kDouble>(p_.key.type, score);
   }
 
   // P·V over `keys`, with the weights P in scratch, into `output`.
@@ -396,12 +397,15 @@ class Rows {
                       state_.output_stride, prefetch.DuringValues());
       return;
     }
-    Arithmetic::template WithValuesOf<!kDouble>(
-        p_.value.type, [&](auto element) HWY_ATTR {
-          AccumulateDecode<Decode, decltype(element)>(
-              rows, weights, block.values, output, state_.output_stride,
-              p_.scaled ? prefetch.next().values : prefetch.next().keys);
-        });
+    const auto accumulate = [&](auto element) HWY_ATTR {
+      AccumulateDecode<Decode, decltype(element)>(rows, weights, block.values,
+                                                  output, state_.output_stride,
+                                                  prefetch.next().keys);
+    };
+    if constexpr (kMayBeScaled) {
+      if (p_.scaled) return WithScaledElementsOf(*p_.scaled, accumulate);
+    }
+    Arithmetic::template WithValuesOf<!kDouble>(p_.value.type, accumulate);
   }
 
   // Packs the panels of keys [keys.begin, keys.end) of the block at `first`.
@@ -570,6 +574,8 @@ class Rows {
       Arithmetic::kElements * Arithmetic::kStepsAtOnce;
 
   static constexpr bool kDouble = sizeof(T) == 8;
+  // Scaled rows are FLOAT32 for the plan.
+  static constexpr bool kMayBeScaled = std::is_same_v<Arithmetic, Exact<float>>;
   // The type of keys and values that needs no conversion.
   static constexpr DataType kOwnType =
       kDouble ? DataType::kFloat64 : DataType::kFloat32;

@@ -23,6 +23,7 @@
 #include "kernel/cpu/convert-inl.h"
 #include "kernel/cpu/math-inl.h"
 #include "kernel/cpu/prefetch-inl.h"
+#include "kernel/cpu/scaled-inl.h"
 #include "kernel/cpu/scratch.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -145,6 +146,13 @@ struct Exact : PlainSums<Number> {
   static HWY_INLINE Vec<T> LoadValues(const From* values, int64_t stride,
                                       int64_t step) {
     return LoadAs(Tag<T>(), values + step * stride);
+  }
+  template <typename Element>
+  static HWY_INLINE Vec<T> LoadValues(const ScaledValues<Element>& values,
+                                      int64_t stride, int64_t step) {
+    const Tag<T> d;
+    return hn::Mul(LoadAs(d, values.data + step * stride),
+                   hn::Set(d, values.factors[step]));
   }
 
   // Packs one step, rows[kElements] of values, to to[columns], filled with
@@ -344,13 +352,14 @@ HWY_INLINE void ScoreTile(const T* HWY_RESTRICT query, int64_t steps,
 
 // P·V: output[r][c] = sum over steps j in [0, steps) of weights[r][j] *
 // values[j][c], for kVectors vectors of columns c. `weights` is [kRows,
-// kKeyBlock], row-major. Calls prefetch.Next() for each step.
-template <TileArithmetic Arithmetic, int kRows, int kVectors, typename From,
+// kKeyBlock], row-major. Values is a pointer to them, or ScaledValues. Calls
+// prefetch.Next() for each step.
+template <TileArithmetic Arithmetic, int kRows, int kVectors, class Values,
           class Prefetch, typename T = typename Arithmetic::T>
 HWY_INLINE void AccumulateTile(const T* HWY_RESTRICT weights, int64_t steps,
-                               const From* HWY_RESTRICT values,
-                               int64_t value_stride, T* HWY_RESTRICT output,
-                               int64_t output_stride, Prefetch prefetch) {
+                               Values values, int64_t value_stride,
+                               T* HWY_RESTRICT output, int64_t output_stride,
+                               Prefetch prefetch) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
   typename Arithmetic::Sum sum[kRows][kVectors];
@@ -435,7 +444,7 @@ void AccumulateBlock(Arithmetic& arithmetic, int rows, const T* weights,
   constexpr int64_t N = kLanes<T>;
   int64_t c = 0;
   for (; c + 2 * N <= columns; c += 2 * N) {
-    AccumulateTile<Arithmetic, kRows, 2, T, Prefetcher&>(
+    AccumulateTile<Arithmetic, kRows, 2, const T*, Prefetcher&>(
         weights, steps, values + c, value_stride, output + c, output_stride,
         local);
   }
