@@ -770,6 +770,14 @@ absl::StatusOr<std::vector<Partial>> Accumulator::Export(
   });
 }
 
+absl::StatusOr<std::unique_ptr<Executor::Job>> Accumulator::MakeExportJob(
+    std::vector<Partial>* partials, int threads,
+    absl::AnyInvocable<void(absl::Status)> done) {
+  ATTENTION_RETURN_IF_ERROR(impl_->CheckExport());
+  return std::unique_ptr<Executor::Job>(
+      impl_->MakeExport(partials, threads, std::move(done)));
+}
+
 int64_t Accumulator::finished_queries() const {
   return impl_->finished_queries();
 }

@@ -153,6 +153,10 @@ class Accumulator {
   // for an accumulator of all keys. Other errors as for Add().
   absl::StatusOr<std::vector<Partial>> Export(
       Executor& executor, const std::atomic<bool>* cancelled = nullptr) &&;
+  // Likewise; `partials`, which must be empty, has them if `done` gets OK.
+  absl::StatusOr<std::unique_ptr<Executor::Job>> MakeExportJob(
+      std::vector<Partial>* partials, int threads,
+      absl::AnyInvocable<void(absl::Status)> done);
 
   // Queries [0, finished_queries()) of every sequence and head are finished.
   // With RAGGED they are counted along the query's first axis.

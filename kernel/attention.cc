@@ -22,6 +22,32 @@
 
 namespace attention {
 
+namespace {
+
+absl::Status CheckScaled(const Problem& problem,
+                         const std::optional<DataType>& scaled) {
+  if (!scaled || (IsScaled(*scaled) && problem.key.type == DataType::kFloat32 &&
+                  problem.value.type == DataType::kFloat32)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "got scaled rows of ", Name(*scaled), " for keys of ",
+      Name(problem.key.type), " and values of ", Name(problem.value.type),
+      ", wanted INT8 or FLOAT8_E4M3 for FLOAT32"));
+}
+
+}  // namespace
+
+absl::StatusOr<AttentionPlan> WithScaledKeys(AttentionPlan plan,
+                                             DataType scaled) {
+  absl::Status status = CheckScaled(*plan.problem, scaled);
+  if (!status.ok()) return status;
+  auto problem = std::make_shared<Problem>(*plan.problem);
+  problem->scaled = scaled;
+  plan.problem = std::move(problem);
+  return plan;
+}
+
 absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
                                        absl::Span<const KeyValueView> views,
                                        std::optional<DataType> scaled) {
@@ -32,14 +58,8 @@ absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
     return FieldError("options.return_present", "not with keys in blocks");
   }
   auto problem = std::make_shared<Problem>(*plan.problem);
-  if (scaled &&
-      (!IsScaled(*scaled) || problem->key.type != DataType::kFloat32 ||
-       problem->value.type != DataType::kFloat32)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "got scaled rows of ", Name(*scaled), " for keys of ",
-        Name(problem->key.type), " and values of ", Name(problem->value.type),
-        ", wanted INT8 or FLOAT8_E4M3 for FLOAT32"));
-  }
+  absl::Status status = CheckScaled(*problem, scaled);
+  if (!status.ok()) return status;
   if (static_cast<int64_t>(views.size()) != problem->batch) {
     return absl::InvalidArgumentError(
         absl::StrCat("got ", views.size(), " views, wanted ", problem->batch));

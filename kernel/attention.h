@@ -202,6 +202,11 @@ absl::StatusOr<AttentionPlan> WithKeys(
     AttentionPlan plan, absl::Span<const KeyValueView> views,
     std::optional<DataType> scaled = std::nullopt);
 
+// `plan`, which was made without the data of keys and values, for an
+// Accumulator whose views have scaled rows of this type; errors likewise.
+absl::StatusOr<AttentionPlan> WithScaledKeys(AttentionPlan plan,
+                                             DataType scaled);
+
 // The most memory, in bytes, that computing on `threads` threads takes beside
 // inputs and outputs. Saturates at the largest int64_t.
 int64_t WorkingBytes(const AttentionPlan& plan, int threads);

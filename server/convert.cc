@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "wire/data_type.h"
+#include "wire/kernel_options.h"
 
 namespace attention::server {
 namespace {
@@ -154,8 +155,9 @@ class Converter {
     if (error_.ok()) error_ = FindOutputs();
     if (error_.ok()) error_ = TakeLists();
     if (!error_.ok()) return error_;
-    ConvertOptions();
-    if (!error_.ok()) return error_;
+    auto options = wire::ToKernelOptions(fields_.options);
+    if (!options.ok()) return options.status();
+    request_.options = *std::move(options);
     request_.valid_lengths = std::move(fields_.valid_lengths);
     request_.query_starts = std::move(fields_.query_starts);
     request_.key_starts = std::move(fields_.key_starts);
@@ -331,22 +333,6 @@ class Converter {
     }
   }
 
-  // Numbers that the enum, of values 0 to `last`, does not have are errors.
-  template <typename KernelEnum>
-  void ConvertEnum(absl::string_view field, int number, KernelEnum last,
-                   KernelEnum* value) {
-    if (!error_.ok()) return;
-    if (number < 0 || number > static_cast<int>(last)) {
-      error_ = FieldError(absl::StrCat("options.", field),
-                          absl::StrCat("got ", number, ", wanted 0 to ",
-                                       static_cast<int>(last)));
-      return;
-    }
-    *value = static_cast<KernelEnum>(number);
-  }
-
-  void ConvertOptions();
-
   wire::RequestFields fields_;
   const Elements elements_;
   BufferPool& pool_;
@@ -355,45 +341,6 @@ class Converter {
   KernelRequest request_;
   absl::Status error_;
 };
-
-// ConvertEnum relies on the kernel's enums counting as the wire's do.
-static_assert(static_cast<int>(Layout::kRagged) == v1::LAYOUT_RAGGED);
-static_assert(static_cast<int>(Layout::kBHSD) == v1::LAYOUT_BHSD);
-static_assert(static_cast<int>(Causal::kBottomRight) ==
-              v1::CAUSAL_BOTTOM_RIGHT);
-static_assert(static_cast<int>(Scores::kWeights) == v1::SCORES_WEIGHTS);
-static_assert(static_cast<int>(Scores::kCapped) == v1::SCORES_CAPPED);
-
-void Converter::ConvertOptions() {
-  const v1::AttentionOptions& from = fields_.options;
-  AttentionOptions& to = request_.options;
-  ConvertEnum("layout", from.layout(), Layout::kRagged, &to.layout);
-  to.query_heads = from.query_heads();
-  to.kv_heads = from.kv_heads();
-  if (from.has_scale()) to.scale = from.scale();
-  to.softcap = from.softcap();
-  ConvertEnum("causal", from.causal(), Causal::kBottomRight, &to.causal);
-  if (from.window().has_left()) to.window_left = from.window().left();
-  if (from.window().has_right()) to.window_right = from.window().right();
-  to.alibi_slopes.assign(from.alibi_slopes().begin(),
-                         from.alibi_slopes().end());
-  to.sinks.assign(from.sinks().begin(), from.sinks().end());
-  // The wire has a number for "unspecified" that the kernel does without.
-  enum class WireMathMode { kUnspecified, kLast = v1::MATH_MODE_FAST };
-  WireMathMode math_mode = WireMathMode::kUnspecified;
-  ConvertEnum("math_mode", from.math_mode(), WireMathMode::kLast, &math_mode);
-  to.math_mode = math_mode == WireMathMode::kLast ? MathMode::kFast
-                                                  : MathMode::kReproducible;
-  enum class WireType { kUnspecified, kLast = v1::DATA_TYPE_INT64 };
-  WireType precision = WireType::kUnspecified;
-  ConvertEnum("softmax_precision", from.softmax_precision(), WireType::kLast,
-              &precision);
-  to.softmax_precision = wire::FromWire(static_cast<int32_t>(precision));
-  to.return_log_sum_exp = from.return_log_sum_exp();
-  ConvertEnum("return_scores", from.return_scores(), Scores::kWeights,
-              &to.return_scores);
-  to.return_present = from.return_present();
-}
 
 }  // namespace
 

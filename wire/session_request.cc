@@ -13,6 +13,7 @@ namespace {
 
 using v1::AppendKeyValuesRequest;
 using v1::AttendRequest;
+using v1::Shard;
 using v1::StepItem;
 
 void DecodeId(MessageReader& reader, std::string* id) {
@@ -26,6 +27,30 @@ void DecodeFlag(MessageReader& reader, bool* flag) {
   int64_t number = *flag;
   reader.Integer(&number);
   *flag = number != 0;
+}
+
+void DecodeShard(MessageReader& reader, std::optional<ShardFields>* shard) {
+  std::optional<MessageReader> message = reader.Message();
+  if (!message) return;
+  if (!*shard) shard->emplace();
+  while (message->Next()) {
+    switch (message->field()) {
+      case Shard::kIndexFieldNumber:
+        message->Integer(&(*shard)->index);
+        break;
+      case Shard::kCountFieldNumber:
+        message->Integer(&(*shard)->count);
+        break;
+      case Shard::kBlocksPerRunFieldNumber:
+        message->Integer(&(*shard)->blocks_per_run);
+        break;
+      case Shard::kTotalLengthFieldNumber:
+        message->Integer(&(*shard)->total_length);
+        break;
+      default:
+        message->Skip();
+    }
+  }
 }
 
 void DecodeItem(MessageReader& reader, absl::string_view path,
@@ -135,6 +160,9 @@ absl::StatusOr<AttendFields> DecodeAttendRequest(
         break;
       case AttendRequest::kNotCausalFieldNumber:
         DecodeFlag(reader, &fields.not_causal);
+        break;
+      case AttendRequest::kShardFieldNumber:
+        DecodeShard(reader, &fields.shard);
         break;
       default:
         reader.Skip();

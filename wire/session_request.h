@@ -36,6 +36,14 @@ struct AppendFields {
   TensorFields value;
 };
 
+// A Shard, nothing checked.
+struct ShardFields {
+  int64_t index = 0;
+  int64_t count = 0;
+  int64_t blocks_per_run = 0;
+  int64_t total_length = 0;
+};
+
 // An AttendRequest.
 struct AttendFields {
   LayerFields where;
@@ -43,6 +51,7 @@ struct AttendFields {
   TensorFields mask;
   v1::AttentionOptions options;
   bool not_causal = false;
+  std::optional<ShardFields> shard;
 };
 
 // A StepItem. `attend.where` is not set: `append.where` is that of both.

@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "attention/v1/session.pb.h"
 #include "wire/message_reader.h"
 #include "wire/slice_reader.h"
@@ -12,6 +13,7 @@ namespace attention::wire {
 namespace {
 
 using v1::AttendResponse;
+using v1::Partial;
 using v1::StepResponse;
 using v1::StepResult;
 
@@ -73,32 +75,67 @@ void DecodeTiming(MessageReader& reader, v1::Timing* timing) {
   if (reader.Bytes(&bytes)) reader.Merge(bytes, timing);
 }
 
-// Makes room for one more of `results`. False if there must not be more.
-bool AddResult(size_t most, Decoding& decoding,
-               std::vector<AttendResultFields>* results) {
-  if (results->size() == most) {
+// Makes room for one more of `what`. False if there must not be more.
+template <typename Fields>
+bool AddOne(absl::string_view what, size_t most, Decoding& decoding,
+            std::vector<Fields>* list) {
+  if (list->size() == most) {
     decoding.Refuse(absl::InvalidArgumentError(
-        absl::StrCat("got more than ", most, " results, the most wanted")));
+        absl::StrCat("got more than ", most, " ", what, ", the most wanted")));
     return false;
   }
-  if (!decoding.Take(sizeof(AttendResultFields))) return false;
-  results->emplace_back();
+  // Twice, while the list grows.
+  if (!decoding.Take(2 * sizeof(Fields))) return false;
+  list->emplace_back();
   return true;
+}
+
+void DecodePartial(MessageReader& reader, PartialFields* partial) {
+  while (reader.Next()) {
+    switch (reader.field()) {
+      case Partial::kBlockBeginFieldNumber:
+        reader.Integer(&partial->block_begin);
+        break;
+      case Partial::kBlockEndFieldNumber:
+        reader.Integer(&partial->block_end);
+        break;
+      case Partial::kMaxFieldNumber:
+        DecodeTensor(reader, &partial->max);
+        break;
+      case Partial::kSumFieldNumber:
+        DecodeTensor(reader, &partial->sum);
+        break;
+      case Partial::kOutputFieldNumber:
+        DecodeTensor(reader, &partial->output);
+        break;
+      default:
+        reader.Skip();
+    }
+  }
 }
 
 }  // namespace
 
 absl::StatusOr<AttendResultFields> DecodeAttendResponse(
-    absl::Span<const grpc::Slice> slices, BufferPool& pool,
-    MemoryMeter& meter) {
+    absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter,
+    size_t most_partials) {
   Decoding decoding("answer", "attention.v1.AttendResponse", pool, meter);
   MessageReader reader(SliceReader(slices), decoding);
   AttendResultFields fields;
   while (reader.Next()) {
-    if (reader.field() == AttendResponse::kTimingFieldNumber) {
-      DecodeTiming(reader, &fields.timing);
-    } else {
-      DecodeShared(reader, &fields);
+    switch (reader.field()) {
+      case AttendResponse::kTimingFieldNumber:
+        DecodeTiming(reader, &fields.timing);
+        break;
+      case AttendResponse::kPartialsFieldNumber:
+        if (std::optional<MessageReader> partial = reader.Message();
+            partial &&
+            AddOne("partials", most_partials, decoding, &fields.partials)) {
+          DecodePartial(*partial, &fields.partials.back());
+        }
+        break;
+      default:
+        DecodeShared(reader, &fields);
     }
   }
   if (!decoding.ok()) return decoding.status();
@@ -115,7 +152,7 @@ absl::StatusOr<StepResponseFields> DecodeStepResponse(
     switch (reader.field()) {
       case StepResponse::kResultsFieldNumber:
         if (std::optional<MessageReader> result = reader.Message();
-            result && AddResult(most, decoding, &fields.results)) {
+            result && AddOne("results", most, decoding, &fields.results)) {
           DecodeResult(*result, &fields.results.back());
         }
         break;

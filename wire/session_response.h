@@ -16,13 +16,23 @@
 
 namespace attention::wire {
 
+// A Partial.
+struct PartialFields {
+  int64_t block_begin = 0;
+  int64_t block_end = 0;
+  TensorFields max;
+  TensorFields sum;
+  TensorFields output;
+};
+
 // An AttendResponse, or a StepResult.
 struct AttendResultFields {
   TensorFields output;
   TensorFields log_sum_exp;
   TensorFields scores;
-  // Of an AttendResponse.
+  // The two of an AttendResponse.
   v1::Timing timing;
+  std::vector<PartialFields> partials;
   int64_t length = 0;
   // Of a StepResult.
   int32_t code = 0;
@@ -40,9 +50,11 @@ struct StepResponseFields {
 // DecodeRequest() does. `data` is not copied: the result refers to `slices`.
 //
 // Errors: InvalidArgument if the bytes are no such message, have more than
-// kMaxFields fields, or more results than `most`; what the meter gives.
+// kMaxFields fields, or more results than `most`, or partials than
+// `most_partials`; what the meter gives.
 absl::StatusOr<AttendResultFields> DecodeAttendResponse(
-    absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter);
+    absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter,
+    size_t most_partials = 0);
 absl::StatusOr<StepResponseFields> DecodeStepResponse(
     absl::Span<const grpc::Slice> slices, BufferPool& pool, MemoryMeter& meter,
     size_t most);

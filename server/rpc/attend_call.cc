@@ -1,6 +1,7 @@
 #include "server/rpc/attend_call.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -15,6 +16,7 @@
 #include "server/layer_attend.h"
 #include "server/rpc/tensor_call.h"
 #include "server/session_error.h"
+#include "server/shard_attend.h"
 #include "sessions/session.h"
 #include "wire/session_request.h"
 
@@ -32,10 +34,12 @@ class AttendCall final : public TensorCall {
                                        wire::MemoryMeter& meter) override {
     auto fields = wire::DecodeAttendRequest(slices, env_.buffers, meter);
     if (!fields.ok()) return fields.status();
-    const absl::Status status = Find(fields->where);
+    absl::Status status = Find(fields->where);
+    if (status.ok() && fields->shard) status = TakeShard(*fields);
     if (!status.ok()) return status;
+    length_ = of_shard_ ? of_shard_->total_length : keys_.length();
     return ToLayerRequest(
-        *std::move(fields), keys_.format(), keys_.length(), env_.buffers, meter,
+        *std::move(fields), keys_.format(), length_, env_.buffers, meter,
         {.table = &env_.regions, .tenant = record_.tenant->id});
   }
 
@@ -49,19 +53,45 @@ class AttendCall final : public TensorCall {
     return absl::OkStatus();
   }
 
+  // The tokens that the request is about, and no more.
+  absl::Status TakeShard(const wire::AttendFields& fields) {
+    const auto shard = ToShard(*fields.shard);
+    if (!shard.ok()) return shard.status();
+    absl::Status status = CheckShardOptions(fields);
+    if (!status.ok()) return status;
+    const int64_t tokens = shard->tokens();
+    if (keys_.length() < tokens) {
+      return SessionError(fields.where.id,
+                          LengthConflict(keys_.length(), tokens));
+    }
+    keys_ = keys_.First(tokens);
+    of_shard_ = *shard;
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<AttentionPlan> Plan(const KernelRequest& request) override {
     view_ = keys_.view();
+    if (of_shard_) {
+      auto shard = ShardAttend::Plan(request, *of_shard_, keys_.format(), view_,
+                                     env_.options.kernel_limits(),
+                                     env_.executor.threads());
+      if (!shard.ok()) return shard.status();
+      shard_ = *std::move(shard);
+      return shard_->plan();
+    }
     return PlanLayerRequest(request, keys_.format(), view_,
                             env_.options.kernel_limits());
   }
 
   void AddFields(wire::MessageWriter& answer) override {
-    answer.Integer(v1::AttendResponse::kLengthFieldNumber, keys_.length());
+    answer.Integer(v1::AttendResponse::kLengthFieldNumber, length_);
     keys_ = {};  // Not for as long as the client takes the answer.
   }
 
   SessionStore& store_;
+  std::optional<ShardOfSequence> of_shard_;
   LayerSnapshot keys_;
+  int64_t length_ = 0;  // T
   KeyValueView view_;
 };
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "attention/v1/session.pb.h"
 #include "server/admission/refusals.h"
 #include "server/status.h"
 
@@ -103,23 +104,31 @@ absl::Status TensorCall::Prepare() {
   auto plan = Plan(kernel_request_);
   if (!plan.ok()) return plan.status();
   plan_ = *std::move(plan);
-  absl::Status status = CheckOutputs(kernel_request_.outputs, *plan_);
-  if (!status.ok()) return status;
-  encoder_.emplace(*plan_, kernel_request_.float_values,
-                   std::exchange(kernel_request_.outputs, {}));
+  absl::Status status;
+  if (shard_ == nullptr) {
+    status = CheckOutputs(kernel_request_.outputs, *plan_);
+    if (!status.ok()) return status;
+    encoder_.emplace(*plan_, kernel_request_.float_values,
+                     std::exchange(kernel_request_.outputs, {}));
+  }
   NoteShapes(kernel_request_.inputs);
   status = HoldMemory();
+  if (status.ok() && shard_ != nullptr) status = shard_->Begin();
   if (!status.ok()) return status;
   const double seconds =
       env_.costs.ComputeSeconds(WorkClassOf(*plan_), plan_->work);
   Note([&](CallRecord& record) { record.predicted_seconds = seconds; });
-  const int64_t moved = record_.request_bytes + encoder_->written_bytes();
+  const int64_t moved = record_.request_bytes + WrittenBytes();
   return ticket_.Expect(seconds + env_.costs.TransferSeconds(moved),
                         plan_->work);
 }
 
+int64_t TensorCall::WrittenBytes() const {
+  return encoder_ ? encoder_->written_bytes() : shard_->answer_bytes();
+}
+
 absl::Status TensorCall::HoldMemory() {
-  const int64_t bytes = encoder_->bytes();
+  const int64_t bytes = encoder_ ? encoder_->bytes() : shard_->answer_bytes();
   if (bytes > env_.options.max_response_bytes) {
     return AnswerTooLarge(bytes, env_.options.max_response_bytes);
   }
@@ -128,11 +137,14 @@ absl::Status TensorCall::HoldMemory() {
     status = ticket_.Hold(MemoryKind::kTensors, kernel_request_.bytes);
   }
   if (status.ok()) {
-    status = ticket_.Hold(MemoryKind::kAnswer, encoder_->held_bytes());
+    status = ticket_.Hold(MemoryKind::kAnswer,
+                          encoder_ ? encoder_->held_bytes() : bytes);
   }
   if (status.ok()) {
-    status = ticket_.Hold(MemoryKind::kScratch,
-                          WorkingBytes(*plan_, env_.executor.threads()));
+    status =
+        ticket_.Hold(MemoryKind::kScratch,
+                     encoder_ ? WorkingBytes(*plan_, env_.executor.threads())
+                              : shard_->working_bytes());
   }
   return status;
 }
@@ -151,27 +163,32 @@ void TensorCall::Decoded(JobEnd end) {
 void TensorCall::Planned(bool inline_allowed) {
   if (!status_.ok()) return (void)End(status_);
   if (cancelled_) return (void)End(Abandoned());
-  const AttentionOutputs outputs = encoder_->Allocate(env_.buffers);
+  AttentionOutputs outputs;
+  if (encoder_) outputs = encoder_->Allocate(env_.buffers);
   const absl::Time allocated = absl::Now();
   Note([&](CallRecord& record) { record.encode = allocated - decoded_; });
   decoded_ = allocated;
-  const bool small = TakesLittle(plan_->flops, plan_->work) &&
-                     encoder_->written_bytes() <= kInlineBytes;
+  const bool small =
+      TakesLittle(plan_->flops, plan_->work) && WrittenBytes() <= kInlineBytes;
   if (small && inline_allowed) {
-    const auto job =
-        MakeAttentionJob(*plan_, outputs, 1, [this](absl::Status status) {
-          Note([&](CallRecord& record) {
-            record.compute = absl::Now() - decoded_;
-          });
-          Computed(std::move(status));
-        });
+    const auto job = MakeJob(outputs, 1, [this](absl::Status status) {
+      Note(
+          [&](CallRecord& record) { record.compute = absl::Now() - decoded_; });
+      Computed(std::move(status));
+    });
     return Executor::RunHere(job.get(), &over_);
   }
   Submit(JobSlot::kCompute,
-         MakeAttentionJob(
-             *plan_, outputs, env_.executor.threads(),
-             [this](absl::Status status) { Done(std::move(status)); }),
+         MakeJob(outputs, env_.executor.threads(),
+                 [this](absl::Status status) { Done(std::move(status)); }),
          record_.predicted_seconds);
+}
+
+std::unique_ptr<Executor::Job> TensorCall::MakeJob(
+    const AttentionOutputs& outputs, int threads,
+    absl::AnyInvocable<void(absl::Status)> done) {
+  if (shard_ != nullptr) return shard_->MakeJob(std::move(done));
+  return MakeAttentionJob(*plan_, outputs, threads, std::move(done));
 }
 
 void TensorCall::Done(absl::Status status) {
@@ -206,11 +223,20 @@ void TensorCall::Computed(absl::Status status) {
   kernel_request_.payloads.clear();
   kernel_request_.regions.clear();
   Note([&](CallRecord& record) { record.encode += absl::Now() - start; });
-  wire::MessageWriter answer = encoder_->Finish(record_.Timing());
+  wire::MessageWriter answer = Encode();
   AddFields(answer);
   static_cast<void>(ticket_.Hold(MemoryKind::kTensors, 0));
   static_cast<void>(ticket_.Hold(MemoryKind::kScratch, 0));
   Answer(std::move(answer).Finish());
+}
+
+wire::MessageWriter TensorCall::Encode() {
+  if (encoder_) return encoder_->Finish(record_.Timing());
+  wire::MessageWriter answer;
+  answer.Message(v1::AttendResponse::kTimingFieldNumber, record_.Timing());
+  shard_->Write(answer);
+  shard_.reset();
+  return answer;
 }
 
 }  // namespace attention::server

@@ -4,9 +4,11 @@
 #define ATTENTION_SERVER_RPC_TENSOR_CALL_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -17,6 +19,7 @@
 #include "server/convert.h"
 #include "server/response_encoder.h"
 #include "server/rpc/one_message_call.h"
+#include "server/shard_attend.h"
 #include "wire/memory_meter.h"
 #include "wire/message_writer.h"
 
@@ -34,10 +37,14 @@ class TensorCall : public OneMessageCall {
   virtual absl::StatusOr<KernelRequest> Decode(
       absl::Span<const grpc::Slice> slices, wire::MemoryMeter& meter) = 0;
   // Everything that can be wrong with a request is found here, before memory
-  // for the answer is taken. The plan's outputs are the answer's tensors.
+  // for the answer is taken. The plan's outputs are the answer's tensors,
+  // unless it sets shard_: then the plan is that one's, and partials are the
+  // answer.
   virtual absl::StatusOr<AttentionPlan> Plan(const KernelRequest& request);
   // Fields of the answer beside its tensors and timing.
   virtual void AddFields(wire::MessageWriter& /*answer*/) {}
+
+  std::unique_ptr<ShardAttend> shard_;
 
  private:
   class DecodeJob;
@@ -47,7 +54,12 @@ class TensorCall : public OneMessageCall {
   int64_t NextDecodeStage();
   absl::Status FindTensors();
   absl::Status Prepare();
+  int64_t WrittenBytes() const;
   absl::Status HoldMemory();
+  std::unique_ptr<Executor::Job> MakeJob(
+      const AttentionOutputs& outputs, int threads,
+      absl::AnyInvocable<void(absl::Status)> done);
+  wire::MessageWriter Encode();
   void Decoded(JobEnd end);
   void Planned(bool inline_allowed);
   void Done(absl::Status status);
@@ -62,7 +74,7 @@ class TensorCall : public OneMessageCall {
   std::vector<grpc::Slice> slices_;
   KernelRequest kernel_request_;
   std::optional<AttentionPlan> plan_;
-  std::optional<ResponseEncoder> encoder_;
+  std::optional<ResponseEncoder> encoder_;  // without shard_
 };
 
 }  // namespace attention::server

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "kernel/attention.h"
+#include "kernel/parts.h"
 #include "kernel/plan/problem.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/key_blocks.h"
@@ -409,6 +410,79 @@ TEST(AccumulatorTest, PartsAreExportedAsNodesOfTheTree) {
   EXPECT_EQ(partials[2].block_begin, 8);
   EXPECT_EQ(partials[2].block_end, 9);
   EXPECT_TRUE(PartOf(random, request, 512, 512, executor).value().empty());
+}
+
+// Runs of the keys as one job, some of them merged in another place.
+TEST(AccumulatorTest, RunsComputedAsOneJobMergeToTheBitsOfTheWhole) {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    Random random(seed);
+    const Sizes sizes = {1,
+                         random.Pick<int64_t>({2, 4}),
+                         random.Pick<int64_t>({1, 2}),
+                         random.Pick<int64_t>({1, 5, 90}),
+                         random.Integer(1, 5000),
+                         random.Pick<int64_t>({4, 18}),
+                         random.Pick<int64_t>({3, 16})};
+    AttentionCase request = NormalCase(random, sizes, kKinds[seed % 5]);
+    request.options.return_log_sum_exp = true;
+    request.options.causal =
+        random.Pick<Causal>({Causal::kNone, Causal::kBottomRight});
+    if (random.Chance(0.4))
+      request.options.window_left = random.Integer(0, 700);
+    if (random.Chance(0.4)) {
+      request.mask = random.NormalTensor(
+          DataType::kBool, {1, sizes.query_length, sizes.key_length});
+    }
+    const AttentionPlan plan = PlanOf(request);
+    const int64_t run = random.Pick<int64_t>({1, 2, 16}) * kKeyBlock;
+    std::vector<std::unique_ptr<KeyBlocks>> keys;
+    std::vector<KeyPart> parts;
+    for (int64_t begin = 0; begin < sizes.key_length; begin += run) {
+      keys.push_back(
+          std::make_unique<KeyBlocks>(random, request, 0, 1, begin,
+                                      std::min(begin + run, sizes.key_length)));
+      const AddedKeys added = keys.back()->added();
+      parts.push_back({added.views[0], added.mask});
+    }
+    Executor executor(random.Pick<int>({0, 1, 3}));
+    const auto computed =
+        PartsOfKeys::Create(plan, parts, executor.threads() + 1).value();
+    parts.clear();  // Only what they refer to is needed.
+    absl::Status status = absl::UnknownError("not done");
+    const auto job =
+        computed->MakeJob([&](const absl::Status& end) { status = end; });
+    if (seed % 2 == 0) {
+      RunInShortestTurns(job.get());
+    } else {
+      executor.Run(job.get(), {});
+    }
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_EQ(computed->partials().size(), keys.size());
+    Answer answer(plan);
+    Accumulator whole = Accumulator::Create(plan, answer.outputs()).value();
+    for (const Partial& partial : computed->partials()) {
+      ASSERT_TRUE(whole.Merge(partial, executor).ok());
+    }
+    ASSERT_TRUE(whole.Finish(executor).ok());
+    ASSERT_TRUE(SameBits(answer.result(), RunKernel(request)))
+        << request.ToString();
+  }
+}
+
+TEST(AccumulatorTest, RunsThatAreCancelledLeaveNothing) {
+  Random random(3);
+  const AttentionCase request = NormalCase(random, {1, 2, 1, 3, 3000, 8, 8});
+  const KeyBlocks keys(random, request, 0, 1, 0, kNoEnd);
+  const KeyPart part = {keys.added().views[0], std::nullopt};
+  const auto computed =
+      PartsOfKeys::Create(PlanOf(request), {&part, 1}, 1).value();
+  absl::Status status;
+  const std::atomic<bool> cancelled{true};
+  const auto job =
+      computed->MakeJob([&](const absl::Status& end) { status = end; });
+  Executor::RunHere(job.get(), &cancelled);
+  EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(computed->partials().empty());
 }
 
 class AccumulatorErrorTest : public ::testing::Test {

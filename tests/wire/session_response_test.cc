@@ -29,6 +29,14 @@ std::string AnyAttendResponse(std::mt19937& random) {
   v1::AttendResponse response;
   SetTensors(random, &response);
   if (random() % 2 != 0) response.mutable_timing()->set_compute_us(random());
+  for (unsigned left = random() % 3; left > 0; --left) {
+    v1::Partial& partial = *response.add_partials();
+    partial.set_block_begin(random() % 3);
+    partial.set_block_end(random());
+    if (random() % 4 != 0) *partial.mutable_max() = AnyTensor(random);
+    if (random() % 4 != 0) *partial.mutable_sum() = AnyTensor(random);
+    if (random() % 4 != 0) *partial.mutable_output() = AnyTensor(random);
+  }
   return response.SerializeAsString();
 }
 
@@ -62,11 +70,21 @@ bool CompareAttend(const std::string& bytes, std::mt19937* random) {
   const bool valid = want.ParseFromString(bytes);
   const std::vector<grpc::Slice> slices = Cut(bytes, random);
   MemoryMeter meter;
-  const auto got = DecodeAttendResponse(slices, *pool, meter);
+  const auto got = DecodeAttendResponse(slices, *pool, meter, kMost);
   EXPECT_EQ(got.ok(), valid) << got.status();
   if (!got.ok() || !valid) return valid;
   ExpectTensors(*got, want);
   EXPECT_EQ(got->timing.SerializeAsString(), want.timing().SerializeAsString());
+  EXPECT_EQ(got->partials.size(), static_cast<size_t>(want.partials_size()));
+  for (int i = 0; i < want.partials_size(); ++i) {
+    const PartialFields& partial = got->partials[i];
+    const v1::Partial& wanted = want.partials(i);
+    EXPECT_EQ(partial.block_begin, wanted.block_begin());
+    EXPECT_EQ(partial.block_end, wanted.block_end());
+    ExpectTensor(partial.max, wanted.has_max(), wanted.max());
+    ExpectTensor(partial.sum, wanted.has_sum(), wanted.sum());
+    ExpectTensor(partial.output, wanted.has_output(), wanted.output());
+  }
   return valid;
 }
 
@@ -108,6 +126,18 @@ TEST(AttendResponseTest, AgreesWithProtobuf) {
 
 TEST(StepResponseTest, AgreesWithProtobuf) {
   ExpectAgreement(AnyStepResponse, CompareStep);
+}
+
+TEST(AttendResponseTest, NoMorePartialsThanWanted) {
+  const auto pool = BufferPool::Create(0);
+  v1::AttendResponse response;
+  for (int i = 0; i < 3; ++i) response.add_partials();
+  const auto slices = Cut(response.SerializeAsString(), nullptr);
+  MemoryMeter meter;
+  EXPECT_TRUE(DecodeAttendResponse(slices, *pool, meter, 3).ok());
+  EXPECT_EQ(
+      DecodeAttendResponse(slices, *pool, meter, 2).status(),
+      absl::InvalidArgumentError("got more than 2 partials, the most wanted"));
 }
 
 TEST(StepResponseTest, NoMoreResultsThanWanted) {
