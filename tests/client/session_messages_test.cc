@@ -126,6 +126,10 @@ TEST(SessionMessagesTest, WritesTheBytesThatProtobufWrites) {
       *attend.mutable_options() = other.message.options();
     }
     attend.set_not_causal(other.message.not_causal());
+    if (i % 2 == 0) {
+      attend.mutable_shard()->set_index(i);
+      alone.shard = &attend.shard();
+    }
     ASSERT_EQ(BytesOf(EncodeAttend(alone, lease)), attend.SerializeAsString());
     EXPECT_EQ(lease.lent(), 0);
   }

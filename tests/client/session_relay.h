@@ -70,6 +70,8 @@ class SessionRelay final : public v1::SessionService::Service {
   std::atomic<int> refuse_appends{0};
   // Those before are handed on.
   std::atomic<int> appends_before_refusal{0};
+  // So many next truncations are not handed on: nobody can be reached.
+  std::atomic<int> refuse_truncations{0};
   // So many next messages of Step are not handed on, and get no answer while
   // the client waits.
   std::atomic<int> stall_steps{0};
@@ -87,6 +89,16 @@ class SessionRelay final : public v1::SessionService::Service {
   void AfterAnswers(std::function<void()> then) {
     const std::lock_guard<std::mutex> lock(mutex_);
     after_answers_ = std::move(then);
+  }
+  // What is done to each answer of Attend.
+  void ChangeAttends(std::function<void(v1::AttendResponse&)> change) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    change_attends_ = std::move(change);
+  }
+  // What is done to each answer of CreateSession.
+  void ChangeCreated(std::function<void(v1::Session&)> change) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    change_created_ = std::move(change);
   }
   // The lease of sessions that are created, as the client is told.
   void TellLease(std::chrono::milliseconds lease) {
@@ -111,6 +123,7 @@ class SessionRelay final : public v1::SessionService::Service {
     const grpc::Status status =
         to_->CreateSession(&context, *request, response);
     const std::lock_guard<std::mutex> lock(mutex_);
+    if (change_created_) change_created_(*response->mutable_session());
     if (lease_.count() > 0) {
       *response->mutable_session()->mutable_config()->mutable_lease() =
           google::protobuf::util::TimeUtil::MillisecondsToDuration(
@@ -141,16 +154,32 @@ class SessionRelay final : public v1::SessionService::Service {
         to_->AppendKeyValues(&context, *request, response);
     return Take(lose_answers) ? Lost() : status;
   }
+  grpc::Status ForkSessions(grpc::ServerContext*,
+                            const v1::ForkSessionsRequest* request,
+                            v1::ForkSessionsResponse* response) override {
+    grpc::ClientContext context;
+    return to_->ForkSessions(&context, *request, response);
+  }
+  grpc::Status DeleteSession(grpc::ServerContext*,
+                             const v1::DeleteSessionRequest* request,
+                             v1::DeleteSessionResponse* response) override {
+    grpc::ClientContext context;
+    return to_->DeleteSession(&context, *request, response);
+  }
   grpc::Status TruncateSession(grpc::ServerContext*,
                                const v1::TruncateSessionRequest* request,
                                v1::TruncateSessionResponse* response) override {
+    if (Take(refuse_truncations)) return Lost();
     grpc::ClientContext context;
     return to_->TruncateSession(&context, *request, response);
   }
   grpc::Status Attend(grpc::ServerContext*, const v1::AttendRequest* request,
                       v1::AttendResponse* response) override {
     grpc::ClientContext context;
-    return to_->Attend(&context, *request, response);
+    const grpc::Status status = to_->Attend(&context, *request, response);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (change_attends_) change_attends_(*response);
+    return status;
   }
   grpc::Status Step(grpc::ServerContext* call,
                     grpc::ServerReaderWriter<v1::StepResponse, v1::StepRequest>*
@@ -210,6 +239,8 @@ class SessionRelay final : public v1::SessionService::Service {
   grpc::Status end_streams_;
   grpc::Status gets_;
   std::function<void()> after_answers_;
+  std::function<void(v1::AttendResponse&)> change_attends_;
+  std::function<void(v1::Session&)> change_created_;
   std::chrono::milliseconds lease_{0};
   std::map<std::string, int> gets_of_;
   std::unique_ptr<grpc::Server> server_;

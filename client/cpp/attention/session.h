@@ -88,7 +88,16 @@ namespace attention {
 namespace internal {
 class SessionClient;
 class SessionState;
+class ShardCalls;
 }  // namespace internal
+
+// Tokens [begin, end) of a sequence.
+struct TokenRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+
+  friend bool operator==(const TokenRange&, const TokenRange&) = default;
+};
 
 // How queries are attended to, by the rules of attention.v1.AttendRequest.
 struct AttendOptions {
@@ -197,6 +206,7 @@ class ClientSession {
 
  private:
   friend class internal::SessionClient;
+  friend class internal::ShardCalls;
   ClientSession(std::shared_ptr<internal::SessionClient> client,
                 std::shared_ptr<internal::SessionState> state);
   void Release();

@@ -292,24 +292,73 @@ void SessionClient::AttendAsync(
     const TensorSpan& query, const AttendOptions& attend,
     const CallOptions& options,
     std::function<void(absl::StatusOr<AttendResult>)> done) {
+  StartAttend(
+      session,
+      {.id = session->id(), .layer = layer, .query = &query, .attend = &attend},
+      options,
+      [outputs = attend.outputs,
+       done = std::move(done)](absl::StatusOr<grpc::ByteBuffer> answer) {
+        if (!answer.ok()) return done(answer.status());
+        done(DecodeAttend(*answer, outputs));
+      });
+}
+
+void SessionClient::AttendShardAsync(
+    const std::shared_ptr<SessionState>& session, int64_t layer,
+    const TensorSpan& query, const AttendOptions& attend,
+    const v1::Shard& shard, const CallOptions& options,
+    std::function<void(absl::StatusOr<grpc::ByteBuffer>)> done) {
+  StartAttend(session,
+              {.id = session->id(),
+               .layer = layer,
+               .query = &query,
+               .attend = &attend,
+               .shard = &shard},
+              options, std::move(done));
+}
+
+void SessionClient::StartAttend(
+    const std::shared_ptr<SessionState>& session, const LayerRequest& request,
+    const CallOptions& options,
+    std::function<void(absl::StatusOr<grpc::ByteBuffer>)> done) {
   const absl::Status gone = session->Check();
   if (!gone.ok()) return done(gone);
   UnaryCall call = CallOf("Attend");
-  grpc::ByteBuffer message = EncodeAttend(
-      {.id = session->id(), .layer = layer, .query = &query, .attend = &attend},
-      call.lease);
+  grpc::ByteBuffer message = EncodeAttend(request, call.lease);
   message.Swap(&call.message);
   message.Clear();
   call.message_bytes = call.message.Length();
   StartUnary(connection_, options, std::move(call),
-             [connection = connection_, session, outputs = attend.outputs,
-              begun = Clock::now(),
+             [connection = connection_, session, begun = Clock::now(),
               done = std::move(done)](const UnaryAnswer& answer) {
                const absl::Status status = connection.Explain(answer.status);
                session->CallEnded(status, begun);
                if (!status.ok()) return done(status);
-               done(DecodeAttend(answer.message, outputs));
+               done(answer.message);
              });
+}
+
+absl::StatusOr<int64_t> SessionClient::AppendRange(SessionState& session,
+                                                   int64_t layer,
+                                                   const TensorSpan& key,
+                                                   const TensorSpan* value,
+                                                   const TokenRange& range,
+                                                   const CallOptions& options) {
+  absl::StatusOr<LayerClaim> claim = LayerClaim::Of(session, layer);
+  if (!claim.ok()) return claim.status();
+  const Clock::time_point begun = Clock::now();
+  const absl::StatusOr<int64_t> length =
+      AppendOnce(connection_, options,
+                 {.id = session.id(),
+                  .layer = layer,
+                  .expected_length = claim->expected_length(),
+                  .request_id = claim->request_id(),
+                  .key = &key,
+                  .value = value},
+                 range);
+  session.CallEnded(length.status(), begun);
+  if (length.ok()) claim->Appended(*length);
+  return length;
 }
 
 SessionClient::Results SessionClient::Step(std::span<const StepItem> items,

@@ -2,6 +2,8 @@
 #ifndef ATTENTION_INTERNAL_SESSION_CLIENT_H_
 #define ATTENTION_INTERNAL_SESSION_CLIENT_H_
 
+#include <grpcpp/support/byte_buffer.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -58,6 +60,19 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
                    const TensorSpan& query, const AttendOptions& attend,
                    const CallOptions& options,
                    std::function<void(absl::StatusOr<AttendResult>)> done);
+  // Without blocking: partials of a shard, as an AttendResponse. What the
+  // arguments refer to must stay until `done` is called.
+  void AttendShardAsync(
+      const std::shared_ptr<SessionState>& session, int64_t layer,
+      const TensorSpan& query, const AttendOptions& attend,
+      const v1::Shard& shard, const CallOptions& options,
+      std::function<void(absl::StatusOr<grpc::ByteBuffer>)> done);
+  // Tokens `range` of what RangesOf() can cut, in one call.
+  absl::StatusOr<int64_t> AppendRange(SessionState& session, int64_t layer,
+                                      const TensorSpan& key,
+                                      const TensorSpan* value,
+                                      const TokenRange& range,
+                                      const CallOptions& options);
   Results Step(std::span<const StepItem> items, const CallOptions& options);
   absl::Status Truncate(SessionState& session, int64_t length,
                         const CallOptions& options);
@@ -69,6 +84,9 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   absl::StatusOr<std::vector<StepOutcome>> Exchange(
       std::span<const LayerRequest> items, const CallOptions& options);
   absl::StatusOr<ClientSession> Handle(const v1::Session& session);
+  void StartAttend(const std::shared_ptr<SessionState>& session,
+                   const LayerRequest& request, const CallOptions& options,
+                   std::function<void(absl::StatusOr<grpc::ByteBuffer>)> done);
   const Connection connection_;
   StepStreams streams_;
   LeaseRenewer renewer_;

@@ -197,6 +197,9 @@ grpc::ByteBuffer EncodeAttend(const LayerRequest& request, Lease& lease) {
   MessageWriter message;
   WriteWhere(request, message);
   WriteAttend(request, kInAttend, lease, message);
+  if (request.shard != nullptr) {
+    message.Message(AttendRequest::kShardFieldNumber, *request.shard);
+  }
   return std::move(message).Finish();
 }
 

@@ -16,6 +16,7 @@
 #include "attention/internal/lease.h"
 #include "attention/session.h"
 #include "attention/tensor.h"
+#include "attention/v1/session.pb.h"
 
 namespace attention::internal {
 
@@ -30,12 +31,8 @@ struct LayerRequest {
   const TensorSpan* value = nullptr;
   const TensorSpan* query = nullptr;
   const AttendOptions* attend = nullptr;
-};
-
-// Tokens [begin, end) of an append.
-struct TokenRange {
-  int64_t begin = 0;
-  int64_t end = 0;
+  // Of an attend alone, for its partials.
+  const v1::Shard* shard = nullptr;
 };
 
 // The ranges that an append of `key` and `value` is sent in, each of at most
