@@ -62,10 +62,10 @@ class Core {
 
   void Close();
 
- private:
   // Throws std::invalid_argument once the Core is closed.
   std::shared_ptr<Server> server() const;
 
+ private:
   const pid_t process_;
   std::shared_ptr<Server> server_;  // Null: closed.
 };

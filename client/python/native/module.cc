@@ -4,6 +4,7 @@
 
 #include "client/python/native/core.h"
 #include "client/python/native/outcome.h"
+#include "client/python/native/sharded.h"
 #include "client/python/native/stream.h"
 
 NB_MODULE(_native, module) {
@@ -12,4 +13,5 @@ NB_MODULE(_native, module) {
   attention::python::DefineOutcomes(module);
   attention::python::DefineStream(module);
   attention::python::DefineCore(module);
+  attention::python::DefineSharded(module);
 }

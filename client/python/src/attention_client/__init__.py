@@ -39,6 +39,11 @@ from attention_client.sessions import (
     SessionInfo,
     StepItem,
 )
+from attention_client.sharded import (
+    ShardedResult,
+    ShardedSession,
+    missing_tokens,
+)
 
 __all__ = [
     "Aborted",
@@ -60,9 +65,12 @@ __all__ = [
     "Session",
     "SessionConfig",
     "SessionInfo",
+    "ShardedResult",
+    "ShardedSession",
     "StepItem",
     "Timing",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "missing_tokens",
 ]

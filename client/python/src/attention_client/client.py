@@ -383,20 +383,18 @@ class ClientBase(
                 bytes of them, as it may.
             AttentionError, TypeError, ValueError: as compute().
         """
-        request = session_pb.CreateSessionRequest(id=sessions.id_or_new(id))
-        config = request.config
-        config.num_layers = arguments.whole_number(layers, "layers")
-        config.kv_heads = arguments.whole_number(kv_heads, "kv_heads")
-        config.head_size = arguments.whole_number(head_size, "head_size")
-        if value_head_size is not None:
-            config.value_head_size = arguments.whole_number(
-                value_head_size, "value_head_size"
-            )
-        config.data_type = tensors.stored_type(data_type, "data_type")
-        config.value_is_key_prefix = arguments.flag(
-            value_is_key_prefix, "value_is_key_prefix"
+        request = session_pb.CreateSessionRequest(
+            id=sessions.id_or_new(id),
+            config=sessions.config_message(
+                layers=layers,
+                kv_heads=kv_heads,
+                head_size=head_size,
+                value_head_size=value_head_size,
+                data_type=data_type,
+                lease=lease,
+                value_is_key_prefix=value_is_key_prefix,
+            ),
         )
-        config.lease.FromNanoseconds(arguments.nanoseconds(lease, "lease"))
         calls = self._calls.create(request, self._limit(timeout))
         return self._calls.run(calls)  # type: ignore[no-any-return]
 

@@ -535,6 +535,33 @@ class Item:
         return result.length if result.attended is None else result.attended
 
 
+def config_message(
+    *,
+    layers: int,
+    kv_heads: int,
+    head_size: int,
+    value_head_size: int | None,
+    data_type: Any,
+    lease: float,
+    value_is_key_prefix: bool,
+) -> session_pb.SessionConfig:
+    """Arguments as of Client.create_session()."""
+    config = session_pb.SessionConfig()
+    config.num_layers = arguments.whole_number(layers, "layers")
+    config.kv_heads = arguments.whole_number(kv_heads, "kv_heads")
+    config.head_size = arguments.whole_number(head_size, "head_size")
+    if value_head_size is not None:
+        config.value_head_size = arguments.whole_number(
+            value_head_size, "value_head_size"
+        )
+    config.data_type = tensors.stored_type(data_type, "data_type")
+    config.value_is_key_prefix = arguments.flag(
+        value_is_key_prefix, "value_is_key_prefix"
+    )
+    config.lease.FromNanoseconds(arguments.nanoseconds(lease, "lease"))
+    return config
+
+
 def id_or_new(value: str | None) -> str:
     """An id for a session. One that is made here lets a call be tried again."""
     if value is None:
