@@ -409,6 +409,20 @@ TEST_F(StepTest, ACancelledBatchIsUndone) {
   ExpectOk();
 }
 
+// It would be copied before anybody has been asked for the time.
+TEST_F(StepTest, RefusesMasksInSharedMemory) {
+  Create("a");
+  StepStream stream(*stub_);
+  v1::StepItem item = Appending("a", 2);
+  AddQuery(item);
+  item.mutable_mask()->set_data_type(v1::DATA_TYPE_BOOL);
+  item.mutable_mask()->add_shape(2);
+  item.mutable_mask()->mutable_shared_memory()->set_region("r");
+  ExpectFailed(Do(stream, item), grpc::StatusCode::INVALID_ARGUMENT,
+               "INVALID_FIELD", "mask.shared_memory");
+  EXPECT_EQ(Get("a").lengths(0), 0);
+}
+
 TEST_F(StepTest, DrainingEndsStreamsThatWait) {
   Create("a");
   const auto channel = server_.Channel(Transport::kLoopback);
