@@ -334,11 +334,44 @@ def test_a_deleted_session_is_told_apart(client, session, rng):
             lambda: same.attend(key),
             same.refresh,
             lambda: same.truncate(0),
+            same.fork,
+            lambda: client.fork_sessions({"fork": same}),
+            lambda: session.append(key, key),
         ):
             with pytest.raises(NotFound, match="is gone: its lease was over"):
                 call()
+        same.delete()
+        session.delete()
+        other.refresh()
         assert other.length == 0
     assert isinstance(client.step([StepItem(same, query=key)])[0], NotFound)
+
+
+def test_sessions_of_another_client_are_refused(
+    client, session, server_address
+):
+    key = np.zeros((HKV, 1, D), np.float32)
+    with Client(server_address) as other:
+        with pytest.raises(
+            ValueError, match=r"items\[0\].session: got a session of another"
+        ):
+            other.step([StepItem(session, key=key, value=key)])
+        with pytest.raises(ValueError, match="forks.'f'.: got a session of"):
+            other.fork_sessions({"f": session})
+    assert session.gone() is None
+    assert session.append(key, key) == 1
+
+
+def test_a_layer_is_appended_to_once_in_a_step(client, session):
+    key = np.zeros((HKV, 1, D), np.float32)
+    append = StepItem(session, key=key, value=key)
+    for other in (append, StepItem(session, query=key)):
+        for items in ([append, other], [other, append]):
+            with pytest.raises(ValueError, match=r"items\[1\].layer: got 0 of"):
+                client.step(items)
+    with pytest.raises(TypeError, match=r"items\[0\].session: got None"):
+        client.step([StepItem(None, query=key)])
+    assert session.lengths == (0, 0)
 
 
 def test_threads_do_not_wait_for_each_other_s_answers(client, rng):

@@ -435,17 +435,35 @@ class ClientBase(
         """
         if not isinstance(forks, Mapping):
             arguments.wrong_type(forks, "forks", "{target: source, ...}")
-        pairs = [
-            (
-                arguments.text(target, "forks"),
-                source.id
-                if isinstance(source, SessionBase)
-                else arguments.text(source, f"forks[{target!r}]"),
+        pairs = []
+        sources = []
+        for target, source in forks.items():
+            field = f"forks[{target!r}]"
+            if isinstance(source, SessionBase):
+                self._check_own(source, field)
+                sources.append(source)
+                source = source.id
+            pairs.append(
+                (
+                    arguments.text(target, "forks"),
+                    arguments.text(source, field),
+                )
             )
-            for target, source in forks.items()
-        ]
-        calls = self._calls.fork(pairs, self._limit(timeout))
-        return self._calls.run(calls)  # type: ignore[no-any-return]
+        limit = self._limit(timeout)
+
+        async def fork() -> Any:
+            for session in sources:
+                if error := session.gone():
+                    raise error
+            return await self._calls.fork(pairs, limit)
+
+        return self._calls.run(fork())  # type: ignore[no-any-return]
+
+    def _check_own(
+        self, session: SessionBase[Any, Any, Any, Any], field: str
+    ) -> None:
+        if not session.belongs_to(self._calls):
+            raise ValueError(f"{field}: got a session of another client")
 
     def step(
         self, items: Sequence[StepItem], *, timeout: float | None = None
@@ -473,10 +491,20 @@ class ClientBase(
         if isinstance(items, (str, bytes)) or not isinstance(items, Sequence):
             arguments.wrong_type(items, "items", "a list of StepItem")
         checked = []
+        appended: dict[tuple[str, int], bool] = {}
         for i, item in enumerate(items):
             if not isinstance(item, StepItem):
                 arguments.wrong_type(item, f"items[{i}]", "a StepItem")
             checked.append(item.checked(f"items[{i}]."))
+            self._check_own(item.session, f"items[{i}].session")
+            layer = (item.session.id, checked[i].layer)
+            appends = checked[i].new is not None
+            if layer in appended and (appends or appended[layer]):
+                raise ValueError(
+                    f"items[{i}].layer: got {layer[1]} of session {layer[0]!r} "
+                    "as an item before, and one of the two appends"
+                )
+            appended[layer] = appends
         calls = self._calls.step(checked, self._limit(timeout))
         return self._calls.run(calls)  # type: ignore[no-any-return]
 

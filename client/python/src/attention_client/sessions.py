@@ -312,6 +312,8 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         limit = self._calls.limit(timeout)
 
         async def fork() -> Any:
+            if error := self.gone():
+                raise error
             return (await self._calls.fork([(target, self.id)], limit))[0]
 
         return self._calls.run(fork())  # type: ignore[no-any-return]
@@ -344,8 +346,10 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         limit = self._calls.limit(timeout)
 
         async def delete() -> None:
-            await self._calls.delete(self.id, limit)
-            self.close()
+            # One with the same id would be another.
+            if not self._lease.gone:
+                await self._calls.delete(self.id, limit)
+                self._lease.lost()
 
         return self._calls.run(delete())  # type: ignore[no-any-return]
 
@@ -353,6 +357,10 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         """Stops renewing the lease, as happens where the object is forgotten.
         The session stays until its lease is over. May be repeated."""
         self._lease.over = True
+
+    def belongs_to(self, calls: Any) -> bool:
+        """Whether it is one of the client that makes these calls."""
+        return self._calls is calls
 
     def _one(self, item: StepItem, timeout: float | None) -> Any:
         """Runs one item, and raises what it fails with."""
@@ -443,6 +451,8 @@ class StepItem:
         Raises:
             TypeError, ValueError: something of it cannot be sent.
         """
+        if not isinstance(self.session, SessionBase):
+            arguments.wrong_type(self.session, place + "session", "a session")
         new = queries = None
         if self.key is not None:
             new = NewTokens(
