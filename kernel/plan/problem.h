@@ -37,10 +37,11 @@ struct Operand {
 
 // The mask tensor, [B, Hq, S, keys]; strides are 0 along broadcast axes.
 struct MaskOperand : Operand {
-  // The key of the first column in `data`: 0, or the first of the keys that are
-  // being added to an accumulator.
+  // The key of the first column in `data`: 0, AttentionInputs::mask_begin, or
+  // the first of the keys that are being added to an accumulator.
   int64_t first_key = 0;
-  // Keys [0, length) of a sequence are covered; keys [length, T) are masked.
+  // Keys [first_key, length) of a sequence are covered; keys [length, T) are
+  // masked. No query sees an earlier key, but one that was added before.
   int64_t length = 0;
   // The caller's shape: 1 to 4 axes, the last of `length`.
   Shape shape;
@@ -153,6 +154,17 @@ struct Problem {
     }
     range.end = std::max(range.end, range.begin);
     return range;
+  }
+
+  // The first key that any query of the sequence sees, as above; its number of
+  // keys if none sees one.
+  int64_t FirstVisible(const Sequence& s) const {
+    for (int64_t query = 0; query < s.query_length; ++query) {
+      const KeyRange seen = Visible(s, query);
+      // Neither end decreases: no later one begins before.
+      if (seen.begin < seen.end) return seen.begin;
+    }
+    return s.key_length;
   }
 };
 
