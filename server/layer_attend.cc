@@ -81,6 +81,7 @@ absl::Status CheckWindow(const AttentionOptions& options, int64_t window) {
 }
 
 absl::Status CheckKept(const AttentionPlan& plan, const LayerSnapshot& layer) {
+  if (layer.first_token() == 0) return absl::OkStatus();
   const int64_t seen = FirstVisibleKey(plan);
   if (seen >= layer.first_token() && layer.length() >= layer.first_token()) {
     return absl::OkStatus();

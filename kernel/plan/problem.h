@@ -159,12 +159,21 @@ struct Problem {
   // The first key that any query of the sequence sees, as above; its number of
   // keys if none sees one.
   int64_t FirstVisible(const Sequence& s) const {
-    for (int64_t query = 0; query < s.query_length; ++query) {
-      const KeyRange seen = Visible(s, query);
-      // Neither end decreases: no later one begins before.
-      if (seen.begin < seen.end) return seen.begin;
+    // The first query that does not stand before all keys: neither end
+    // decreases, so that no later one begins before.
+    int64_t query = 0;
+    for (int64_t count = s.query_length; count > 0;) {
+      const int64_t half = count / 2;
+      if (Visible(s, query + half).end > 0) {
+        count = half;
+      } else {
+        query += half + 1;
+        count -= half + 1;
+      }
     }
-    return s.key_length;
+    if (query == s.query_length) return s.key_length;
+    const KeyRange seen = Visible(s, query);
+    return seen.begin < seen.end ? seen.begin : s.key_length;
   }
 };
 

@@ -142,6 +142,45 @@ TEST(KeptKeysTest, HaveTheBitsOfAllKeys) {
   }
 }
 
+// Against a look at every query, also where some see nothing.
+TEST(KeptKeysTest, BeginWithTheFirstKeyThatAnyQuerySees) {
+  std::mt19937 random(1);
+  const auto number = [&](int64_t least, int64_t most) {
+    return std::uniform_int_distribution<int64_t>(least, most)(random);
+  };
+  for (int i = 0; i < 2000; ++i) {
+    const int64_t tokens = number(0, 12);
+    const int64_t queries = number(0, 12);
+    const std::vector<float> query(queries * kQueryHeads * kSize);
+    AttentionInputs inputs;
+    inputs.query = Float32({1, queries, kQueryHeads, kSize}, query);
+    inputs.key = Float32({1, tokens, kHeads, kSize}, {});
+    inputs.value = inputs.key;
+    AttentionOptions options;
+    options.layout = Layout::kBSHD;
+    options.causal = static_cast<Causal>(number(0, 2));
+    options.window_left = number(-1, 6);
+    options.window_right = number(-1, 3);
+    int64_t first = tokens;
+    for (int64_t q = queries - 1; q >= 0; --q) {
+      const int64_t position =
+          options.causal == Causal::kBottomRight ? q + tokens - queries : q;
+      for (int64_t key = tokens - 1; key >= 0; --key) {
+        const bool seen =
+            (options.causal == Causal::kNone || key <= position) &&
+            (options.window_left < 0 ||
+             key >= position - options.window_left) &&
+            (options.window_right < 0 ||
+             key <= position + options.window_right);
+        if (seen) first = std::min(first, key);
+      }
+    }
+    const auto plan = PlanAttention(inputs, options);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(FirstVisibleKey(*plan), first);
+  }
+}
+
 TEST(KeptKeysTest, LackNoneThatIsSeen) {
   std::mt19937 random(1);
   Keys keys(1000, 512, random);
