@@ -98,9 +98,12 @@ void AddErrorInfo(const absl::Status& status, details::v1::Status* target) {
   details::v1::ErrorInfo info;
   info.set_reason(std::string(reason));
   info.set_domain(kErrorDomain);
-  if (const std::optional<int64_t> length = TrueLength(status)) {
-    (*info.mutable_metadata())["length"] = absl::StrCat(*length);
-  }
+  const auto add = [&](const char* name, std::optional<int64_t> number) {
+    if (number) (*info.mutable_metadata())[name] = absl::StrCat(*number);
+  };
+  add("length", TrueLength(status));
+  add("first_token", FirstToken(status));
+  add("least_length", LeastLength(status));
   AddDetail(kErrorInfoUrl, info.SerializeAsString(), target);
 }
 
@@ -160,6 +163,8 @@ absl::string_view ReasonName(Reason reason) {
       return "LAYER_UNKNOWN";
     case Reason::kLengthConflict:
       return "LENGTH_CONFLICT";
+    case Reason::kTokensReleased:
+      return "TOKENS_RELEASED";
     case Reason::kHeadersTooLarge:
       return "HEADERS_TOO_LARGE";
     case Reason::kRequestTooLarge:

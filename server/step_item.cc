@@ -42,6 +42,7 @@ absl::Status CheckLoose(const wire::AttendFields& fields) {
   if (fields.mask.present) return Unwanted("mask", "query");
   if (fields.options.ByteSizeLong() > 0) return Unwanted("options", "query");
   if (fields.not_causal) return Unwanted("not_causal", "query");
+  if (fields.mask_begin != 0) return Unwanted("mask_begin", "query");
   return absl::OkStatus();
 }
 
@@ -127,9 +128,8 @@ absl::Status StepItem::PrepareParts(const AttentionLimits& limits) {
   }
   if (!request_) return absl::OkStatus();
   request_->copies.clear();
-  view_ = keys_.view();
   absl::StatusOr<AttentionPlan> plan =
-      PlanLayerRequest(*request_, keys_.format(), view_, limits);
+      PlanLayerRequest(*request_, keys_, view_, limits);
   if (!plan.ok()) return plan.status();
   plan_ = *std::move(plan);
   encoder_.emplace(*plan_, request_->float_values);

@@ -95,12 +95,18 @@ void Page::CopyRows(const Page& from, int64_t count) {
   }
 }
 
-PageTable::PageTable(const PageTable* from, int64_t count, int64_t more) {
+PageTable::PageTable(const PageTable* from, int64_t begin, int64_t end,
+                     int64_t more)
+    : first(begin) {
+  const int64_t count = end - begin;
   pages.reserve(static_cast<size_t>(count + more));
   blocks.reserve(static_cast<size_t>(count + more));
   if (count == 0) return;
-  pages.assign(from->pages.begin(), from->pages.begin() + count);
-  blocks.assign(from->blocks.begin(), from->blocks.begin() + count);
+  const int64_t skipped = begin - from->first;
+  const auto page = from->pages.begin() + skipped;
+  const auto block = from->blocks.begin() + skipped;
+  pages.assign(page, page + count);
+  blocks.assign(block, block + count);
 }
 
 void PageTable::Add(std::shared_ptr<Page> page) {

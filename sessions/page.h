@@ -117,16 +117,23 @@ class Page {
   std::atomic<int64_t> claimed_{0};  // rows
 };
 
-// The pages of one layer, all full but the last. Immutable: sessions and
-// readers share it.
+// The pages of one layer, all full but the last: those from number `first` on,
+// page i being that of tokens [i * kKeyBlock, (i + 1) * kKeyBlock). Immutable:
+// sessions and readers share it.
 struct PageTable {
+  int64_t first = 0;
   std::vector<std::shared_ptr<Page>> pages;
   // Those of the pages, as the kernel takes them.
   std::vector<KeyValueView::Block> blocks;
 
-  // Copies the first `count` pages of `from`, with room for `more` behind them.
-  PageTable(const PageTable* from, int64_t count, int64_t more);
+  // Copies pages [begin, end) of `from`, which has them, with room for `more`
+  // behind them. `from` may be null where there are none.
+  PageTable(const PageTable* from, int64_t begin, int64_t end, int64_t more);
   void Add(std::shared_ptr<Page> page);
+
+  const std::shared_ptr<Page>& page(int64_t number) const {
+    return pages[static_cast<size_t>(number - first)];
+  }
 };
 
 }  // namespace attention

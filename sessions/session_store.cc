@@ -75,6 +75,22 @@ absl::Status SessionStore::Check(const SessionConfig& config) {
     return FieldError("data_type", absl::StrCat("got ", Name(format.type),
                                                 ", wanted a float type"));
   }
+  const auto windows = static_cast<int64_t>(config.retain_window.size());
+  if (windows != 0 && windows != config.num_layers) {
+    return FieldError("retain_window",
+                      absl::StrCat("got ", windows,
+                                   " numbers, wanted none, "
+                                   "one, or one for each of ",
+                                   config.num_layers, " layers"));
+  }
+  for (int64_t layer = 0; layer < windows; ++layer) {
+    status = CheckRange(absl::StrCat("retain_window[", layer, "]"),
+                        config.window(layer), 0, Session::kMaxLength);
+    if (!status.ok()) return status;
+  }
+  status = CheckRange("rollback_tokens", config.rollback_tokens, 0,
+                      Session::kMaxLength);
+  if (!status.ok()) return status;
   if (config.lease <= absl::ZeroDuration()) {
     return FieldError("lease",
                       absl::StrCat("got ", absl::FormatDuration(config.lease),

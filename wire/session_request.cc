@@ -63,6 +63,9 @@ void DecodeItem(MessageReader& reader, absl::string_view path,
       case StepItem::kNotCausalFieldNumber:
         DecodeFlag(reader, &item->attend.not_causal);
         break;
+      case StepItem::kMaskBeginFieldNumber:
+        reader.Integer(&item->attend.mask_begin);
+        break;
       default:
         reader.Skip();
     }
@@ -135,6 +138,9 @@ absl::StatusOr<AttendFields> DecodeAttendRequest(
         break;
       case AttendRequest::kNotCausalFieldNumber:
         DecodeFlag(reader, &fields.not_causal);
+        break;
+      case AttendRequest::kMaskBeginFieldNumber:
+        reader.Integer(&fields.mask_begin);
         break;
       default:
         reader.Skip();

@@ -43,6 +43,7 @@ struct AttendFields {
   TensorFields mask;
   v1::AttentionOptions options;
   bool not_causal = false;
+  int64_t mask_begin = 0;
 };
 
 // A StepItem. `attend.where` is not set: `append.where` is that of both.

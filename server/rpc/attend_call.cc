@@ -50,8 +50,7 @@ class AttendCall final : public TensorCall {
   }
 
   absl::StatusOr<AttentionPlan> Plan(const KernelRequest& request) override {
-    view_ = keys_.view();
-    return PlanLayerRequest(request, keys_.format(), view_,
+    return PlanLayerRequest(request, keys_, view_,
                             env_.options.kernel_limits());
   }
 

@@ -404,5 +404,147 @@ TEST_F(SessionTest, LongSequencesTakeNoMoreThanTheirRows) {
             1.02 * static_cast<double>(payload));
 }
 
+// Invariant 7, and what of it a snapshot, a reader and a fork have.
+TEST_F(SessionTest, AWindowReleasesWhatNoQuerySees) {
+  const auto session =
+      Make({.format = format_, .retain_window = {300}, .rollback_tokens = 20});
+  Tokens all = Some(575);
+  ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
+  EXPECT_EQ(session->Read(0)->first_token(), 0);
+  const LayerSnapshot held = *session->Read(0);
+  const Tokens tokens_held = all;
+  const int64_t used = UsedBy(*session);
+  for (int i = 0; i < 3; ++i) {
+    const Tokens more = Some(1);
+    ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
+    all.Add(more);
+    const LayerSnapshot read = *session->Read(0);
+    EXPECT_EQ(read.length(), 576 + i);
+    EXPECT_EQ(read.first_token(), 256);
+    EXPECT_EQ(read.view().begin, 256);
+    EXPECT_EQ(read.view().length, 320 + i);
+    EXPECT_TRUE(Holds(read, all));
+  }
+  EXPECT_EQ(UsedBy(*session), used + format_.PageBytes(256))
+      << "a larger last page; a reader holds the smaller and the first one";
+  EXPECT_EQ(held.first_token(), 0);
+  EXPECT_TRUE(Holds(held, tokens_held));
+  const auto fork = session->Fork(kNow);
+  ASSERT_TRUE(fork.ok());
+  EXPECT_EQ((*fork)->Read(0)->first_token(), 256);
+  for (int i = 0; i < 300; ++i) {
+    const Tokens more = Some(1);
+    ASSERT_EQ(AppendTokens(**fork, 0, more), absl::OkStatus());
+  }
+  EXPECT_EQ((*fork)->Read(0)->first_token(), 512);
+  EXPECT_EQ(session->Read(0)->first_token(), 256);
+  EXPECT_TRUE(Holds(*session->Read(0), all));
+}
+
+TEST_F(SessionTest, ReleasedPagesAreGivenBack) {
+  const auto session =
+      Make({.format = format_, .retain_window = {300}, .rollback_tokens = 0});
+  ASSERT_EQ(AppendTokens(*session, 0, Some(2000)), absl::OkStatus());
+  // Tokens from 1700 on, of pages that begin at 1536.
+  EXPECT_EQ(session->Read(0)->first_token(), 1536);
+  EXPECT_EQ(UsedBy(*session), 2 * format_.PageBytes(256));
+}
+
+// Whatever an append has, its queries see all that the window covers.
+TEST_F(SessionTest, AnAppendHasWhatItReleases) {
+  const auto session =
+      Make({.format = format_, .retain_window = {10}, .rollback_tokens = 0});
+  Tokens all = Some(900);
+  ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
+  const Tokens more = Some(1000);
+  all.Add(more);
+  auto append = session->BeginAppend(0, {.tokens = 1000});
+  ASSERT_TRUE(append.ok());
+  Write(*append, more);
+  const LayerSnapshot written = append->Written();
+  EXPECT_EQ(written.first_token(), 768);
+  EXPECT_EQ(written.window(), 10);
+  ASSERT_EQ(std::move(*append).Publish(), absl::OkStatus());
+  EXPECT_EQ(session->Read(0)->first_token(), 1792);
+  EXPECT_EQ(written.first_token(), 768);
+  EXPECT_TRUE(Holds(written, all));
+}
+
+TEST_F(SessionTest, AWindowSaysHowFarItCanBeTruncated) {
+  const auto session = Make({.num_layers = 2,
+                             .format = format_,
+                             .retain_window = {300, 0},
+                             .rollback_tokens = 5});
+  Tokens all = Some(1000);
+  for (int64_t layer : {0, 1}) {
+    ASSERT_EQ(AppendTokens(*session, layer, all), absl::OkStatus());
+  }
+  auto layers = *session->layers();
+  EXPECT_EQ(layers[0].first_token, 512);
+  EXPECT_EQ(layers[0].least_length, 812);
+  EXPECT_EQ(layers[1].first_token, 0);
+  EXPECT_EQ(layers[1].least_length, 0);
+  const absl::Status status = session->Truncate(811);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_EQ(LeastLength(status), 812);
+  EXPECT_EQ(*session->length(1), 1000);
+  ASSERT_EQ(session->Truncate(812), absl::OkStatus());
+  all.Truncate(format_, 812);
+  EXPECT_TRUE(Holds(*session->Read(0), all));
+  EXPECT_TRUE(Holds(*session->Read(1), all));
+  EXPECT_EQ(session->Read(0)->first_token(), 512) << "nothing comes back";
+  // As if it were new.
+  ASSERT_EQ(session->Truncate(0), absl::OkStatus());
+  EXPECT_EQ(UsedBy(*session), 0);
+  layers = *session->layers();
+  EXPECT_EQ(layers[0].first_token, 0);
+  EXPECT_EQ(layers[0].least_length, 0);
+  const Tokens more = Some(3);
+  ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
+  EXPECT_TRUE(Holds(*session->Read(0), more));
+}
+
+// The same append is known again; of its tokens those that are kept are
+// compared.
+TEST_F(SessionTest, AnAppendIsDoneOnceAlsoIfItsTokensAreReleased) {
+  const auto session =
+      Make({.format = format_, .retain_window = {10}, .rollback_tokens = 0});
+  Tokens tokens = Some(600);
+  ASSERT_EQ(AppendTokens(*session, 0, tokens, {.request_id = "a"}),
+            absl::OkStatus());
+  const auto again =
+      session->BeginAppend(0, {.tokens = 600, .request_id = "a"});
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->done());
+  EXPECT_TRUE(Holds(*session->Read(0), tokens));
+  tokens.keys.front() += 1;
+  EXPECT_TRUE(Holds(*session->Read(0), tokens));
+  tokens.keys.back() += 1;
+  EXPECT_FALSE(Holds(*session->Read(0), tokens));
+}
+
+TEST_F(SessionTest, ALongDecodeWithAWindowTakesNoMoreMemory) {
+  constexpr int64_t kWindow = 1024;
+  const auto session = Make(
+      {.format = format_, .retain_window = {kWindow}, .rollback_tokens = 0});
+  const Tokens token = Some(1);
+  int64_t most = 0, when_first_full = 0;
+  for (int64_t i = 1; i <= 100'000; ++i) {
+    ASSERT_EQ(AppendTokens(*session, 0, token), absl::OkStatus());
+    most = std::max(most, UsedBy(*session));
+    if (i == 3 * kWindow) when_first_full = most;
+  }
+  EXPECT_EQ(most, when_first_full);
+  EXPECT_EQ(session->Read(0)->length(), 100'000);
+  // Of what is kept: the window, and less than a page before it.
+  const int64_t kept = 100'000 - session->Read(0)->first_token();
+  EXPECT_LT(kept, kWindow + kKeyBlock);
+  const int64_t payload = (kept + kKeyBlock - 1) / kKeyBlock * kKeyBlock *
+                          format_.kv_heads *
+                          (format_.key_row_bytes() + format_.value_row_bytes());
+  EXPECT_LE(static_cast<double>(UsedBy(*session)),
+            1.02 * static_cast<double>(payload));
+}
+
 }  // namespace
 }  // namespace attention

@@ -356,6 +356,8 @@ class ClientBase(
         lease: float = 60.0,
         value_is_key_prefix: bool = False,
         *,
+        retain_window: int | Sequence[int] = 0,
+        rollback_tokens: int = 256,
         timeout: float | None = None,
     ) -> _Session:
         """A session without tokens. Where the server has one with this id and
@@ -374,6 +376,13 @@ class ClientBase(
                 renews it.
             value_is_key_prefix: whether values are the first Dv columns of
                 keys, as in DeepSeek's latent attention: they are not sent then.
+            retain_window: how many of the last tokens a query sees, its own
+                among them; 0: all. One number, or one for each layer. Such a
+                layer releases the tokens before, and is asked with a `window`
+                whose left is less. Queries of many new tokens see what those
+                release only in the step() that appends them.
+            rollback_tokens: how many tokens such layers keep beside that: so
+                many of the last ones can be truncated.
             timeout: seconds; None is the client's.
 
         Raises:
@@ -395,6 +404,16 @@ class ClientBase(
         config.data_type = tensors.stored_type(data_type, "data_type")
         config.value_is_key_prefix = arguments.flag(
             value_is_key_prefix, "value_is_key_prefix"
+        )
+        one_for_all = hasattr(retain_window, "__index__")
+        config.retain_window.extend(
+            arguments.whole_numbers(
+                [retain_window] if one_for_all else retain_window,
+                "retain_window",
+            )
+        )
+        config.rollback_tokens = arguments.whole_number(
+            rollback_tokens, "rollback_tokens"
         )
         config.lease.FromNanoseconds(arguments.nanoseconds(lease, "lease"))
         calls = self._calls.create(request, self._limit(timeout))
