@@ -73,6 +73,7 @@ void StepItem::LetGo() {
   plan_.reset();
   request_.reset();
   keys_ = {};
+  session_ = nullptr;
 }
 
 void StepItem::Begin(const std::shared_ptr<Session>& session, BufferPool& pool,
@@ -84,6 +85,7 @@ void StepItem::Begin(const std::shared_ptr<Session>& session, BufferPool& pool,
 absl::Status StepItem::BeginParts(const std::shared_ptr<Session>& session,
                                   BufferPool& pool, wire::MemoryMeter& meter,
                                   const CallerRegions& regions) {
+  session_ = session;
   const PageFormat& format = session->config().format;
   if (append_) {
     absl::Status status = append_->Check(format);

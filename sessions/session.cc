@@ -1,6 +1,8 @@
 #include "sessions/session.h"
 
 #include <algorithm>
+#include <chrono>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/cord.h"
@@ -98,8 +100,11 @@ LayerSnapshot LayerSnapshot::First(int64_t length) const {
 }
 
 int64_t Session::Bytes(const SessionConfig& config) {
+  // Request ids that a string does not hold in itself.
+  constexpr int64_t kIdBytes =
+      (kMaxRequestIdBytes + 1) * std::tuple_size_v<decltype(Layer::done)>;
   return static_cast<int64_t>(sizeof(Session)) +
-         config.num_layers * static_cast<int64_t>(sizeof(Layer)) +
+         config.num_layers * (static_cast<int64_t>(sizeof(Layer)) + kIdBytes) +
          static_cast<int64_t>(config.retain_window.size() * sizeof(int64_t));
 }
 
@@ -234,23 +239,25 @@ absl::Status Session::Prepare(Append& append) const {
     Release(append);
     return absl::OkStatus();
   }
-  auto table = std::make_shared<PageTable>(append.before_.get(), begin, kept,
-                                           pages - kept);
+  const auto no_memory = [&] {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "no memory for ", append.end_ - append.begin_, " more tokens: ",
+        account_->used(), " of ", account_->limit(), " bytes are held"));
+  };
+  const std::shared_ptr<PageTable> table = PageTable::Create(
+      append.before_.get(), begin, kept, pages - kept, account_);
+  if (table == nullptr) return no_memory();
   for (int64_t i = kept; i < pages; ++i) {
     const int64_t rows = std::min(kKeyBlock, append.end_ - i * kKeyBlock);
     std::shared_ptr<Page> page =
         Page::Create(config_.format, PageRows(rows), *pool_, account_);
-    if (page == nullptr) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "no memory for ", append.end_ - append.begin_, " more tokens: ",
-          account_->used(), " of ", account_->limit(), " bytes are held"));
-    }
+    if (page == nullptr) return no_memory();
     const int64_t copied = i == first ? in_first : 0;
     if (copied > 0) page->CopyRows(*append.before_->page(i), copied);
     page->Claim(copied, rows);
     table->Add(std::move(page));
   }
-  append.after_ = std::move(table);
+  append.after_ = table;
   Release(append);
   return absl::OkStatus();
 }
@@ -263,8 +270,10 @@ void Session::Release(Append& append) const {
   const int64_t seen = SaturatingAdd(window, config_.rollback_tokens);
   const int64_t first = std::max<int64_t>(0, append.end_ - seen) / kKeyBlock;
   if (first <= append.after_->first) return;
-  append.kept_ = std::make_shared<PageTable>(append.after_.get(), first,
-                                             Pages(append.end_), 0);
+  if (auto kept = PageTable::Create(append.after_.get(), first,
+                                    Pages(append.end_), 0, account_)) {
+    append.kept_ = std::move(kept);
+  }  // Else a later append releases them.
 }
 
 absl::Status Session::Publish(Append& append) {
@@ -336,8 +345,10 @@ absl::Status Session::Truncate(int64_t length) {
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (length == 0 || Pages(length) == Pages(layers_[i].length)) continue;
     const PageTable* const table = layers_[i].table.get();
+    // Where there is no room for it the layer keeps its pages, until it has a
+    // table anew.
     tables[i] =
-        std::make_shared<PageTable>(table, table->first, Pages(length), 0);
+        PageTable::Create(table, table->first, Pages(length), 0, account_);
   }
   for (size_t i = 0; i < layers_.size(); ++i) {
     Layer& layer = layers_[i];
@@ -371,26 +382,77 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Fork(absl::Time now) const {
   return fork;
 }
 
-bool Session::Renew(absl::Time now) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (gone_ || expires_ <= now) return false;
+// A shared_ptr to it is what Use() returns.
+class Session::CallUse {
+ public:
+  CallUse(std::shared_ptr<Session> session, absl::Time now)
+      : session_(std::move(session)), now_(now) {
+    const std::lock_guard<std::mutex> lock(session_->lease_mutex_);
+    ++session_->uses_;
+  }
+  ~CallUse() {
+    const absl::Duration took =
+        absl::FromChrono(std::chrono::steady_clock::now() - begun_);
+    const std::lock_guard<std::mutex> lock(session_->lease_mutex_);
+    --session_->uses_;
+    // Of a short one the beginning will do.
+    if (took > session_->config().lease / 16)
+      session_->RenewLocked(now_ + took);
+  }
+  CallUse(const CallUse&) = delete;
+  CallUse& operator=(const CallUse&) = delete;
+
+ private:
+  const std::shared_ptr<Session> session_;
+  const absl::Time now_;
+  const std::chrono::steady_clock::time_point begun_ =
+      std::chrono::steady_clock::now();
+};
+
+bool Session::ExpiredLocked(absl::Time now) const {
+  return lease_ended_ || (uses_ == 0 && expires_ <= now);
+}
+
+void Session::RenewLocked(absl::Time now) {
   expires_ = std::max(expires_, now + config_.lease);
+}
+
+bool Session::Expired(absl::Time now) const {
+  const std::lock_guard<std::mutex> lock(lease_mutex_);
+  return ExpiredLocked(now);
+}
+
+bool Session::Renew(absl::Time now) {
+  const std::lock_guard<std::mutex> lock(lease_mutex_);
+  if (ExpiredLocked(now)) return false;
+  RenewLocked(now);
   return true;
 }
 
+std::shared_ptr<Session> Session::Use(absl::Time now) {
+  if (!Renew(now)) return nullptr;
+  return {std::make_shared<CallUse>(shared_from_this(), now), this};
+}
+
 absl::Time Session::expires() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(lease_mutex_);
   return expires_;
 }
 
-bool Session::DeleteIfExpired(absl::Time now) {
+bool Session::End(std::optional<absl::Time> now) {
+  {
+    const std::lock_guard<std::mutex> lock(lease_mutex_);
+    if (lease_ended_ || (now && !ExpiredLocked(*now))) return false;
+    lease_ended_ = true;
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (gone_ || now < expires_) return false;
   gone_ = true;
   return true;
 }
 
-bool Session::Delete() { return DeleteIfExpired(absl::InfiniteFuture()); }
+bool Session::DeleteIfExpired(absl::Time now) { return End(now); }
+
+bool Session::Delete() { return End(std::nullopt); }
 
 Append::~Append() {
   if (session_ != nullptr && !done_) session_->GiveUp(*this);

@@ -137,11 +137,12 @@ class Session : public std::enable_shared_from_this<Session> {
     int64_t tokens = 0;
     // The layer's length now; nothing: whatever it is.
     std::optional<int64_t> expected_length = std::nullopt;
-    // Which append this is, so that the same one is not done twice. Empty: not
-    // told.
+    // Which append this is, so that the same one is not done twice; at most
+    // kMaxRequestIdBytes. Empty: not told.
     std::string request_id = {};
   };
 
+  static constexpr size_t kMaxRequestIdBytes = 64;
   // The most layers, and tokens of one layer.
   static constexpr int64_t kMaxLayers = 1024;
   static constexpr int64_t kMaxLength = int64_t{1} << 40;
@@ -192,6 +193,13 @@ class Session : public std::enable_shared_from_this<Session> {
   // The lease begins anew. False if the session is gone, or its lease was over.
   bool Renew(absl::Time now);
   absl::Time expires() const;
+  // Whether it is gone, or its lease was over.
+  bool Expired(absl::Time now) const;
+
+  // A call that uses the session: the lease is renewed now, does not end while
+  // the result lives, and begins anew afterwards. Null where Renew() is false.
+  // Throws std::bad_alloc.
+  std::shared_ptr<Session> Use(absl::Time now);
 
   // The session is gone if its lease was over; or in any case. True if it was
   // not gone before, and is now. What nobody reads is freed with the session.
@@ -200,6 +208,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
  private:
   friend class Append;
+  class CallUse;
 
   Session(const SessionConfig& config, std::shared_ptr<BufferPool> pool,
           std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
@@ -239,9 +248,20 @@ class Session : public std::enable_shared_from_this<Session> {
   const std::shared_ptr<MemoryAccount> account_;
   const MemoryCharge charge_;
 
-  mutable std::mutex mutex_;
-  bool gone_ = false;
+  // With lease_mutex_ held.
+  bool ExpiredLocked(absl::Time now) const;
+  void RenewLocked(absl::Time now);
+  // The session is gone from here on; if `now` is told, only where its lease
+  // was over. True if it was not gone before.
+  bool End(std::optional<absl::Time> now);
+
+  mutable std::mutex lease_mutex_;
   absl::Time expires_;
+  bool lease_ended_ = false;
+  int64_t uses_ = 0;
+
+  mutable std::mutex mutex_;
+  bool gone_ = false;  // since the lease has ended
   std::vector<Layer> layers_;
 };
 

@@ -40,10 +40,10 @@ class AttendCall final : public TensorCall {
   }
 
   absl::Status Find(const wire::LayerFields& where) {
-    const auto session =
-        store_.Use(record_.tenant->name, where.id, absl::Now());
+    auto session = store_.Use(record_.tenant->name, where.id, absl::Now());
     if (!session.ok()) return SessionError(where.id, session.status());
-    auto keys = ReadLayer(**session, where);
+    session_ = *std::move(session);
+    auto keys = ReadLayer(*session_, where);
     if (!keys.ok()) return keys.status();
     keys_ = *std::move(keys);
     return absl::OkStatus();
@@ -56,10 +56,13 @@ class AttendCall final : public TensorCall {
 
   void AddFields(wire::MessageWriter& answer) override {
     answer.Integer(v1::AttendResponse::kLengthFieldNumber, keys_.length());
-    keys_ = {};  // Not for as long as the client takes the answer.
+    // Not for as long as the client takes the answer.
+    keys_ = {};
+    session_ = nullptr;
   }
 
   SessionStore& store_;
+  std::shared_ptr<Session> session_;
   LayerSnapshot keys_;
   KeyValueView view_;
 };

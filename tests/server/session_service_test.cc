@@ -387,7 +387,7 @@ TEST_F(SessionServiceTest, ALayerWithAWindowAnswersWithinIt) {
   const PageFormat format = {
       .kv_heads = kHeads, .key_size = kKeySize, .value_size = kValueSize};
   EXPECT_EQ(server_.server().sessions().totals().bytes,
-            empty + 2 * format.PageBytes(256));
+            empty + 2 * Page::Bytes(format, 256) + PageTable::Bytes(2));
 
   v1::AttendRequest request = AttendRequest("a", 20);
   v1::AttentionOptions& options = *request.mutable_options();

@@ -174,8 +174,8 @@ TEST_F(SessionStoreTest, BoundsTheBytesOfAnOwnerAndOfAll) {
   ASSERT_TRUE(mine.ok() && yours.ok());
   EXPECT_TRUE(absl::IsResourceExhausted(AppendTokens(**mine, 0, Some(256))));
   EXPECT_EQ(AppendTokens(**mine, 0, Some(10)), absl::OkStatus());
-  EXPECT_EQ(AppendTokens(**yours, 0, Some(32000)), absl::OkStatus());
-  EXPECT_TRUE(absl::IsResourceExhausted(AppendTokens(**yours, 0, Some(1000))));
+  EXPECT_EQ(AppendTokens(**yours, 0, Some(31000)), absl::OkStatus());
+  EXPECT_TRUE(absl::IsResourceExhausted(AppendTokens(**yours, 0, Some(2000))));
   EXPECT_EQ(store_.totals().bytes,
             store_.totals("me").bytes + store_.totals("you").bytes);
   store_.Delete("you", "a");
