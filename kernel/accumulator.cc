@@ -657,6 +657,9 @@ absl::Status CheckPlan(const AttentionPlan& plan) {
   if (plan.present_key) {
     return FieldError("options.return_present", "not with an Accumulator");
   }
+  if (plan.problem->mask && plan.problem->mask->first_key > 0) {
+    return FieldError("mask_begin", "not with an Accumulator");
+  }
   return absl::OkStatus();
 }
 

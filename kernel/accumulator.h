@@ -91,7 +91,8 @@ class Accumulator {
   // and the outputs' memory must live until all rows are finished. Outputs are
   // written as by RunAttention().
   //
-  // Errors: InvalidArgument for plans that return scores or present keys.
+  // Errors: InvalidArgument for plans that return scores or present keys, or
+  // have a mask_begin.
   // Throws std::bad_alloc.
   static absl::StatusOr<Accumulator> Create(const AttentionPlan& plan,
                                             const AttentionOutputs& outputs);

@@ -48,6 +48,11 @@ absl::StatusOr<AttentionPlan> WithScaledKeys(AttentionPlan plan,
   return plan;
 }
 
+int64_t FirstVisibleKey(const AttentionPlan& plan, int64_t sequence) {
+  const Problem& problem = *plan.problem;
+  return problem.FirstVisible(problem.GetSequence(sequence));
+}
+
 absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
                                        absl::Span<const KeyValueView> views,
                                        std::optional<DataType> scaled) {
@@ -65,11 +70,19 @@ absl::StatusOr<AttentionPlan> WithKeys(AttentionPlan plan,
         absl::StrCat("got ", views.size(), " views, wanted ", problem->batch));
   }
   for (int64_t b = 0; b < problem->batch; ++b) {
+    const KeyValueView& view = views[b];
     const int64_t length = problem->GetSequence(b).key_length;
-    if (views[b].begin == 0 && views[b].length == length) continue;
+    const int64_t last_begin =
+        view.begin <= 0 || plan.scores ? 0 : FirstVisibleKey(plan, b);
+    if (view.begin >= 0 && view.begin <= last_begin &&
+        view.begin % kKeyBlock == 0 && view.length == length - view.begin &&
+        view.length >= 0) {
+      continue;
+    }
     return absl::InvalidArgumentError(absl::StrCat(
-        "views[", b, "]: got keys ", views[b].begin, " to ",
-        views[b].begin + views[b].length, ", wanted 0 to ", length));
+        "views[", b, "]: got keys ", view.begin, " to ",
+        view.begin + view.length, ", wanted them from a multiple of ",
+        kKeyBlock, " up to ", last_begin, " on, to ", length));
   }
   problem->by_views = true;
   problem->key_views = views;

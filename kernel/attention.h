@@ -126,8 +126,12 @@ struct AttentionInputs {
   ConstTensorView query;
   ConstTensorView key;
   ConstTensorView value;
-  // Broadcasts to (B, Hq, S, T). Keys past its last axis are masked.
+  // Broadcasts to (B, Hq, S, T - mask_begin). Keys past its last axis are
+  // masked.
   std::optional<ConstTensorView> mask;
+  // The key of the mask's first column: a multiple of kKeyBlock in [0, T]. No
+  // query may see an earlier key.
+  int64_t mask_begin = 0;
   // Both or neither; (B, Hkv, P, D) and (B, Hkv, P, Dv) in every layout.
   std::optional<ConstTensorView> past_key;
   std::optional<ConstTensorView> past_value;
@@ -189,15 +193,22 @@ absl::StatusOr<AttentionPlan> PlanAttention(const AttentionInputs& inputs,
                                             const AttentionOptions& options,
                                             const AttentionLimits& limits = {});
 
+// The first key of sequence `sequence`, in [0, B), that any query sees: by
+// causal mask, window and valid length, not the mask tensor. T if none sees a
+// key.
+int64_t FirstVisibleKey(const AttentionPlan& plan, int64_t sequence = 0);
+
 // `plan`, which was made without the data of keys and values, over keys and
-// values that lie in blocks: views[b] has all those of sequence b. The views'
-// blocks, and `views`, must live as long as the plan is used. With `scaled`,
-// INT8 or FLOAT8_E4M3, the blocks have scaled rows of this type, of keys and
-// values that are FLOAT32 for the plan (kernel/scaled.h).
+// values that lie in blocks: views[b] has those of sequence b, to its last one.
+// It may leave out the first ones that no query sees. The views' blocks, and
+// `views`, must live as long as the plan is used. With `scaled`, INT8 or
+// FLOAT8_E4M3, the blocks have scaled rows of this type, of keys and values
+// that are FLOAT32 for the plan (kernel/scaled.h).
 //
 // Errors: InvalidArgument for plans that have past keys or return present ones,
-// and where a view has another number of keys than its sequence, or rows are
-// scaled whose plan has another type. Throws std::bad_alloc.
+// where a view lacks a key that is seen or ends elsewhere than its sequence,
+// where scores are to be returned and a view does not have all keys, and where
+// rows are scaled whose plan has another type. Throws std::bad_alloc.
 absl::StatusOr<AttentionPlan> WithKeys(
     AttentionPlan plan, absl::Span<const KeyValueView> views,
     std::optional<DataType> scaled = std::nullopt);

@@ -87,16 +87,24 @@ inline void ScaleElements(DataType type, uint8_t scale, const float* from,
   // 2^127 to 2^-127: exact, and so are the products, but for some that round to
   // zero in any case.
   const float inverse = ScaleFactor(static_cast<uint8_t>(254 - scale));
+  // With the largest scales 64 and 256 stand for 2^128, which FLOAT32 has not.
   if (type == DataType::kInt8) {
+    auto* const elements = static_cast<int8_t*>(to);
     for (int64_t i = 0; i < count; ++i) {
       // Adding 1.5 * 2^23 leaves whole numbers, rounded, in the lowest bits.
       const float shifted = from[i] * inverse + 0x1.8p23f;
-      static_cast<int8_t*>(to)[i] =
-          static_cast<int8_t>(absl::bit_cast<uint32_t>(shifted));
+      elements[i] = static_cast<int8_t>(absl::bit_cast<uint32_t>(shifted));
+    }
+    for (int64_t i = 0; scale == 127 + 122 && i < count; ++i) {
+      elements[i] = std::clamp<int8_t>(elements[i], -63, 63);
     }
   } else {
+    auto* const elements = static_cast<uint8_t*>(to);
     for (int64_t i = 0; i < count; ++i) {
-      static_cast<uint8_t*>(to)[i] = FloatToFloat8(from[i] * inverse);
+      elements[i] = FloatToFloat8(from[i] * inverse);
+    }
+    for (int64_t i = 0; scale == 127 + 120 && i < count; ++i) {
+      if ((elements[i] & 0x7f) == 0x78) --elements[i];  // 256 to 240
     }
   }
 }

@@ -102,7 +102,7 @@ absl::Status CheckPayload(absl::string_view field, const TensorFields& tensor,
   return absl::OkStatus();
 }
 
-// For streams, whose messages all hold their elements.
+// For messages that all hold their elements.
 absl::Status CheckNotShared(absl::string_view field,
                             const TensorFields& tensor) {
   if (!tensor.shared_memory.present) return absl::OkStatus();
@@ -247,7 +247,7 @@ class Converter {
 
   absl::StatusOr<ConstTensorView> ToView(absl::string_view field,
                                          TensorFields& tensor) {
-    if (streamed()) {
+    if (elements_ != Elements::kAll) {
       absl::Status status = CheckNotShared(field, tensor);
       if (!status.ok()) return status;
     }

@@ -12,7 +12,6 @@
 namespace attention::server {
 namespace {
 
-constexpr size_t kMaxRequestIdBytes = 64;
 // A task copies no more, which takes some tenths of a millisecond; but for one
 // token of one head.
 constexpr int64_t kTaskBytes = int64_t{1} << 20;
@@ -23,9 +22,10 @@ LayerAppend::LayerAppend(wire::AppendFields fields)
     : fields_(std::move(fields)) {}
 
 absl::Status LayerAppend::Check(const PageFormat& format) {
-  if (fields_.request_id.size() > kMaxRequestIdBytes) {
-    return FieldError("request_id", absl::StrCat("wanted at most ",
-                                                 kMaxRequestIdBytes, " bytes"));
+  if (fields_.request_id.size() > Session::kMaxRequestIdBytes) {
+    return FieldError(
+        "request_id",
+        absl::StrCat("wanted at most ", Session::kMaxRequestIdBytes, " bytes"));
   }
   const absl::StatusOr<int64_t> tokens =
       Take("key", fields_.key, format.kv_heads, format.key_size, key_);

@@ -10,6 +10,7 @@
 #include "attention/v1/attention.pb.h"
 #include "base/field_error.h"
 #include "server/session_error.h"
+#include "server/status.h"
 #include "wire/compute_request.h"
 #include "wire/data_type.h"
 
@@ -61,6 +62,37 @@ wire::TensorFields Kept(const PageFormat& format, int64_t length,
   return tensor;
 }
 
+// What a layer with a window answers is asked for within it, also while it has
+// all its tokens: a request that is valid stays so as the layer grows.
+absl::Status CheckWindow(const AttentionOptions& options, int64_t window) {
+  if (window == 0) return absl::OkStatus();
+  const absl::string_view of_layer = ": the layer has a window (retain_window)";
+  if (options.window_left < 0 || options.window_left >= window) {
+    return FieldError("options.window.left",
+                      absl::StrCat("got ",
+                                   options.window_left < 0
+                                       ? "none"
+                                       : absl::StrCat(options.window_left),
+                                   ", wanted 0 to ", window - 1, of_layer));
+  }
+  if (options.return_scores == Scores::kNone) return absl::OkStatus();
+  return FieldError("options.return_scores",
+                    absl::StrCat("got it, wanted none", of_layer));
+}
+
+absl::Status CheckKept(const AttentionPlan& plan, const LayerSnapshot& layer) {
+  if (layer.first_token() == 0) return absl::OkStatus();
+  const int64_t seen = FirstVisibleKey(plan);
+  if (seen >= layer.first_token() && layer.length() >= layer.first_token()) {
+    return absl::OkStatus();
+  }
+  return WithReason(Reason::kTokensReleased,
+                    TokensReleased(layer.first_token(),
+                                   absl::StrCat("query: the first one sees "
+                                                "tokens from ",
+                                                seen, " on")));
+}
+
 // Without the axis of a batch of one.
 void RemoveBatch(TensorSpec& spec) { spec.shape.erase(spec.shape.begin()); }
 
@@ -91,6 +123,7 @@ absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
   request.key = Kept(format, length, format.key_size);
   request.value = Kept(format, length, format.value_size);
   request.mask = std::move(fields.mask);
+  const int64_t mask_begin = fields.mask_begin;
   request.options = std::move(fields.options);
   request.options.set_layout(v1::LAYOUT_BHSD);
   if (fields.not_causal) {
@@ -101,16 +134,24 @@ absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
   } else if (request.options.causal() == v1::CAUSAL_UNSPECIFIED) {
     request.options.set_causal(v1::CAUSAL_BOTTOM_RIGHT);
   }
-  return ToKernelWithoutKeys(std::move(request), pool, meter, regions);
+  auto kernel_request =
+      ToKernelWithoutKeys(std::move(request), pool, meter, regions);
+  if (kernel_request.ok()) kernel_request->inputs.mask_begin = mask_begin;
+  return kernel_request;
 }
 
 absl::StatusOr<AttentionPlan> PlanLayerRequest(const KernelRequest& request,
-                                               const PageFormat& format,
-                                               const KeyValueView& view,
+                                               const LayerSnapshot& layer,
+                                               KeyValueView& view,
                                                const AttentionLimits& limits) {
   absl::StatusOr<AttentionPlan> plan =
       PlanAttention(request.inputs, request.options, limits);
   if (!plan.ok()) return plan.status();
+  absl::Status kept = CheckWindow(request.options, layer.window());
+  if (kept.ok()) kept = CheckKept(*plan, layer);
+  if (!kept.ok()) return kept;
+  const PageFormat& format = layer.format();
+  view = layer.view();
   RemoveBatch(plan->output);
   for (auto* spec : {&plan->log_sum_exp, &plan->scores}) {
     if (*spec) RemoveBatch(**spec);

@@ -30,12 +30,13 @@ absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
                                              wire::MemoryMeter& meter,
                                              const CallerRegions& regions);
 
-// A plan of it over the keys and values of `view`, which has rows of `format`
-// and must live as long as the plan: its outputs have no axis for the batch.
-// Errors as of PlanAttention().
+// A plan of it over the layer, whose view is put into `view`; both must live as
+// long as the plan, whose outputs have no axis for the batch. Errors as of
+// PlanAttention(); and where a layer with a window is asked without one, or for
+// tokens that it has released.
 absl::StatusOr<AttentionPlan> PlanLayerRequest(const KernelRequest& request,
-                                               const PageFormat& format,
-                                               const KeyValueView& view,
+                                               const LayerSnapshot& layer,
+                                               KeyValueView& view,
                                                const AttentionLimits& limits);
 
 }  // namespace attention::server

@@ -394,6 +394,7 @@ void Server::Drain() {
   do {
     // Again each time: a connection may just have been made.
     SendGoaways(*grpc_server_);
+    admission_.EndAwaiting();
     connections_.Prune();
     if (admission_.calls() == 0 &&
         (connections_.open() == 0 || absl::Now() >= leave)) {

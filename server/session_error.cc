@@ -13,6 +13,8 @@ absl::Status SessionError(absl::string_view id, const absl::Status& status) {
       return WithReason(Reason::kSessionExists, status);
     case absl::StatusCode::kAborted:
       return WithReason(Reason::kLengthConflict, status);
+    case absl::StatusCode::kFailedPrecondition:
+      return WithReason(Reason::kTokensReleased, status);
     case absl::StatusCode::kOutOfRange:
       return WithReason(Reason::kLayerUnknown, status);
     case absl::StatusCode::kResourceExhausted:

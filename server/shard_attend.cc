@@ -142,6 +142,12 @@ absl::Status CheckShardOptions(const wire::AttendFields& fields) {
   if (options.return_scores() != v1::SCORES_UNSPECIFIED) {
     return unwanted("return_scores");
   }
+  if (fields.mask_begin != 0) {
+    return FieldError("mask_begin",
+                      absl::StrCat("got ", fields.mask_begin,
+                                   ", wanted 0 with shard: the mask has the "
+                                   "columns of its tokens"));
+  }
   if (fields.query.float_values.count > 0) {
     return FieldError("query.float_values",
                       "got them, wanted data with shard: partials have data");

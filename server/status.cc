@@ -1,5 +1,6 @@
 #include "server/status.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -26,11 +27,46 @@ constexpr char kErrorDomain[] = "attention";
 // Of our own statuses: the number of a Reason.
 constexpr char kReasonUrl[] = "attention/reason";
 
+// The bytes of the UTF-8 character that `text` begins with; 0 if it begins with
+// none.
+size_t CharacterBytes(absl::string_view text) {
+  const auto at = [text](size_t i) { return static_cast<uint8_t>(text[i]); };
+  const uint8_t lead = at(0);
+  if (lead < 0x80) return 1;
+  const size_t bytes = lead >= 0xc2 && lead <= 0xdf   ? 2
+                       : lead >= 0xe0 && lead <= 0xef ? 3
+                       : lead >= 0xf0 && lead <= 0xf4 ? 4
+                                                      : 0;
+  if (bytes == 0 || text.size() < bytes) return 0;
+  // The second byte of some excludes what is too long, too large, or half of a
+  // pair.
+  const uint8_t least = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+  const uint8_t most = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+  if (at(1) < least || at(1) > most) return 0;
+  for (size_t i = 2; i < bytes; ++i) {
+    if (at(i) < 0x80 || at(i) > 0xbf) return 0;
+  }
+  return bytes;
+}
+
+// `text` as a proto3 string may have it, whatever a caller made it quote:
+// UTF-8, with '?' for other bytes, and not too long.
 std::string Capped(absl::string_view text) {
   constexpr absl::string_view kCut = "...";
-  if (text.size() <= kMaxStatusMessageBytes) return std::string(text);
-  return absl::StrCat(text.substr(0, kMaxStatusMessageBytes - kCut.size()),
-                      kCut);
+  std::string capped;
+  size_t fits = 0;  // so much of it, with kCut behind
+  while (!text.empty()) {
+    const size_t bytes = CharacterBytes(text);
+    capped.append(bytes == 0 ? "?" : text.substr(0, bytes));
+    text.remove_prefix(std::max<size_t>(bytes, 1));
+    if (capped.size() > kMaxStatusMessageBytes) {
+      return absl::StrCat(absl::string_view(capped).substr(0, fits), kCut);
+    }
+    if (capped.size() + kCut.size() <= kMaxStatusMessageBytes) {
+      fits = capped.size();
+    }
+  }
+  return capped;
 }
 
 void AddDetail(absl::string_view url, std::string bytes,
@@ -62,9 +98,12 @@ void AddErrorInfo(const absl::Status& status, details::v1::Status* target) {
   details::v1::ErrorInfo info;
   info.set_reason(std::string(reason));
   info.set_domain(kErrorDomain);
-  if (const std::optional<int64_t> length = TrueLength(status)) {
-    (*info.mutable_metadata())["length"] = absl::StrCat(*length);
-  }
+  const auto add = [&](const char* name, std::optional<int64_t> number) {
+    if (number) (*info.mutable_metadata())[name] = absl::StrCat(*number);
+  };
+  add("length", TrueLength(status));
+  add("first_token", FirstToken(status));
+  add("least_length", LeastLength(status));
   AddDetail(kErrorInfoUrl, info.SerializeAsString(), target);
 }
 
@@ -124,6 +163,8 @@ absl::string_view ReasonName(Reason reason) {
       return "LAYER_UNKNOWN";
     case Reason::kLengthConflict:
       return "LENGTH_CONFLICT";
+    case Reason::kTokensReleased:
+      return "TOKENS_RELEASED";
     case Reason::kHeadersTooLarge:
       return "HEADERS_TOO_LARGE";
     case Reason::kRequestTooLarge:

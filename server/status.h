@@ -33,6 +33,7 @@ enum class Reason : uint8_t {
   kSessionExists,   // with another configuration
   kLayerUnknown,    // of a session
   kLengthConflict,  // of a layer: TrueLength()
+  kTokensReleased,  // of a layer: FirstToken() or LeastLength()
 
   // Why the server would not do it: IsRefusal().
   kHeadersTooLarge,   // above max_header_bytes

@@ -42,6 +42,7 @@ absl::Status CheckLoose(const wire::AttendFields& fields) {
   if (fields.mask.present) return Unwanted("mask", "query");
   if (fields.options.ByteSizeLong() > 0) return Unwanted("options", "query");
   if (fields.not_causal) return Unwanted("not_causal", "query");
+  if (fields.mask_begin != 0) return Unwanted("mask_begin", "query");
   return absl::OkStatus();
 }
 
@@ -72,6 +73,7 @@ void StepItem::LetGo() {
   plan_.reset();
   request_.reset();
   keys_ = {};
+  session_ = nullptr;
 }
 
 void StepItem::Begin(const std::shared_ptr<Session>& session, BufferPool& pool,
@@ -83,6 +85,7 @@ void StepItem::Begin(const std::shared_ptr<Session>& session, BufferPool& pool,
 absl::Status StepItem::BeginParts(const std::shared_ptr<Session>& session,
                                   BufferPool& pool, wire::MemoryMeter& meter,
                                   const CallerRegions& regions) {
+  session_ = session;
   const PageFormat& format = session->config().format;
   if (append_) {
     absl::Status status = append_->Check(format);
@@ -127,9 +130,8 @@ absl::Status StepItem::PrepareParts(const AttentionLimits& limits) {
   }
   if (!request_) return absl::OkStatus();
   request_->copies.clear();
-  view_ = keys_.view();
   absl::StatusOr<AttentionPlan> plan =
-      PlanLayerRequest(*request_, keys_.format(), view_, limits);
+      PlanLayerRequest(*request_, keys_, view_, limits);
   if (!plan.ok()) return plan.status();
   plan_ = *std::move(plan);
   encoder_.emplace(*plan_, request_->float_values);

@@ -91,6 +91,8 @@ class StepItem {
   std::optional<LayerAppend> append_;
   std::optional<wire::AttendFields> queries_;
   std::optional<KernelRequest> request_;
+  // In use until the item has ended.
+  std::shared_ptr<Session> session_;
   // The layer as it is attended to.
   LayerSnapshot keys_;
   KeyValueView view_;

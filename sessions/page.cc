@@ -20,6 +20,9 @@ int64_t RowsBytes(int64_t heads, int64_t rows, int64_t row_bytes) {
       SaturatingMultiply(SaturatingMultiply(heads, rows), row_bytes));
 }
 
+// What malloc() and a shared_ptr keep beside an object.
+constexpr int64_t kAllocationBytes = 48;
+
 }  // namespace
 
 int64_t PageFormat::PageBytes(int64_t rows) const {
@@ -36,12 +39,16 @@ int64_t PageFormat::PageBytes(int64_t rows) const {
 std::shared_ptr<Page> Page::Create(const PageFormat& format, int64_t rows,
                                    BufferPool& pool,
                                    std::shared_ptr<MemoryAccount> account) {
-  const int64_t bytes = format.PageBytes(rows);
-  MemoryCharge charge(std::move(account), bytes);
+  MemoryCharge charge(std::move(account), Bytes(format, rows));
   if (!charge) return nullptr;
   return std::shared_ptr<Page>(
       new Page(format, rows, std::move(charge),
-               pool.Allocate(static_cast<size_t>(bytes))));
+               pool.Allocate(static_cast<size_t>(format.PageBytes(rows)))));
+}
+
+int64_t Page::Bytes(const PageFormat& format, int64_t rows) {
+  return SaturatingAdd(format.PageBytes(rows),
+                       static_cast<int64_t>(sizeof(Page)) + kAllocationBytes);
 }
 
 Page::Page(const PageFormat& format, int64_t rows, MemoryCharge charge,
@@ -95,12 +102,30 @@ void Page::CopyRows(const Page& from, int64_t count) {
   }
 }
 
-PageTable::PageTable(const PageTable* from, int64_t count, int64_t more) {
-  pages.reserve(static_cast<size_t>(count + more));
-  blocks.reserve(static_cast<size_t>(count + more));
-  if (count == 0) return;
-  pages.assign(from->pages.begin(), from->pages.begin() + count);
-  blocks.assign(from->blocks.begin(), from->blocks.begin() + count);
+std::shared_ptr<PageTable> PageTable::Create(
+    const PageTable* from, int64_t begin, int64_t end, int64_t more,
+    std::shared_ptr<MemoryAccount> account) {
+  const int64_t count = end - begin;
+  MemoryCharge charge(std::move(account), Bytes(count + more));
+  if (!charge) return nullptr;
+  std::shared_ptr<PageTable> table(new PageTable(std::move(charge)));
+  table->first = begin;
+  table->pages.reserve(static_cast<size_t>(count + more));
+  table->blocks.reserve(static_cast<size_t>(count + more));
+  if (count == 0) return table;
+  const int64_t skipped = begin - from->first;
+  const auto page = from->pages.begin() + skipped;
+  const auto block = from->blocks.begin() + skipped;
+  table->pages.assign(page, page + count);
+  table->blocks.assign(block, block + count);
+  return table;
+}
+
+int64_t PageTable::Bytes(int64_t pages) {
+  constexpr int64_t kPerPage =
+      sizeof(std::shared_ptr<Page>) + sizeof(KeyValueView::Block);
+  return static_cast<int64_t>(sizeof(PageTable)) + 3 * kAllocationBytes +
+         kPerPage * pages;
 }
 
 void PageTable::Add(std::shared_ptr<Page> page) {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/buffer_pool.h"
@@ -64,6 +65,8 @@ class Page {
   static std::shared_ptr<Page> Create(const PageFormat& format, int64_t rows,
                                       BufferPool& pool,
                                       std::shared_ptr<MemoryAccount> account);
+  // What such a page takes of the account: PageBytes() and the object itself.
+  static int64_t Bytes(const PageFormat& format, int64_t rows);
   Page(const Page&) = delete;
   Page& operator=(const Page&) = delete;
 
@@ -117,16 +120,37 @@ class Page {
   std::atomic<int64_t> claimed_{0};  // rows
 };
 
-// The pages of one layer, all full but the last. Immutable: sessions and
-// readers share it.
-struct PageTable {
+// The pages of one layer, all full but the last: those from number `first` on,
+// page i being that of tokens [i * kKeyBlock, (i + 1) * kKeyBlock). Immutable:
+// sessions and readers share it.
+class PageTable {
+ public:
+  // Copies pages [begin, end) of `from`, which has them, with room for `more`
+  // behind them. `from` may be null where there are none. Null if `account` has
+  // no room for it. Throws std::bad_alloc.
+  static std::shared_ptr<PageTable> Create(
+      const PageTable* from, int64_t begin, int64_t end, int64_t more,
+      std::shared_ptr<MemoryAccount> account);
+  // What a table of so many pages takes of the account, without the pages.
+  static int64_t Bytes(int64_t pages);
+
+  void Add(std::shared_ptr<Page> page);
+
+  const std::shared_ptr<Page>& page(int64_t number) const {
+    return pages[static_cast<size_t>(number - first)];
+  }
+
+ private:
+  explicit PageTable(MemoryCharge charge) : charge_(std::move(charge)) {}
+
+  // Given back after the rest.
+  const MemoryCharge charge_;
+
+ public:
+  int64_t first = 0;
   std::vector<std::shared_ptr<Page>> pages;
   // Those of the pages, as the kernel takes them.
   std::vector<KeyValueView::Block> blocks;
-
-  // Copies the first `count` pages of `from`, with room for `more` behind them.
-  PageTable(const PageTable* from, int64_t count, int64_t more);
-  void Add(std::shared_ptr<Page> page);
 };
 
 }  // namespace attention

@@ -1,17 +1,22 @@
 #include "sessions/session.h"
 
 #include <algorithm>
+#include <chrono>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/field_error.h"
+#include "base/saturating.h"
 
 namespace attention {
 namespace {
 
 constexpr char kLengthPayload[] = "attention/true-length";
+constexpr char kLeastPayload[] = "attention/least-length";
+constexpr char kFirstPayload[] = "attention/first-token";
 
 // A sequence's last page begins small and grows by copying.
 constexpr int64_t kPageRows[] = {16, 64, kKeyBlock};
@@ -23,17 +28,31 @@ int64_t PageRows(int64_t tokens) {
 
 int64_t Pages(int64_t tokens) { return (tokens + kKeyBlock - 1) / kKeyBlock; }
 
+absl::Status WithNumber(absl::Status status, absl::string_view payload,
+                        int64_t number) {
+  const std::string text = absl::StrCat(number);
+  // Not Cord's constructor from std::string: clang gives it another symbol than
+  // the GCC that built Debian's Abseil.
+  status.SetPayload(payload, absl::Cord(absl::string_view(text)));
+  return status;
+}
+
+std::optional<int64_t> NumberOf(const absl::Status& status,
+                                absl::string_view payload) {
+  const absl::optional<absl::Cord> text = status.GetPayload(payload);
+  int64_t number;
+  if (!text || !absl::SimpleAtoi(std::string(*text), &number)) {
+    return std::nullopt;
+  }
+  return number;
+}
+
 absl::Status Gone() { return absl::NotFoundError("the session is gone"); }
 
 }  // namespace
 
 absl::Status AppendConflict(int64_t length, absl::string_view what) {
-  absl::Status status = absl::AbortedError(what);
-  const std::string text = absl::StrCat(length);
-  // Not Cord's constructor from std::string: clang gives it another symbol than
-  // the GCC that built Debian's Abseil.
-  status.SetPayload(kLengthPayload, absl::Cord(absl::string_view(text)));
-  return status;
+  return WithNumber(absl::AbortedError(what), kLengthPayload, length);
 }
 
 absl::Status LengthConflict(int64_t length, int64_t expected) {
@@ -43,22 +62,33 @@ absl::Status LengthConflict(int64_t length, int64_t expected) {
 }
 
 std::optional<int64_t> TrueLength(const absl::Status& status) {
-  const absl::optional<absl::Cord> payload = status.GetPayload(kLengthPayload);
-  int64_t length;
-  if (!payload || !absl::SimpleAtoi(std::string(*payload), &length)) {
-    return std::nullopt;
-  }
-  return length;
+  return NumberOf(status, kLengthPayload);
+}
+
+std::optional<int64_t> LeastLength(const absl::Status& status) {
+  return NumberOf(status, kLeastPayload);
+}
+
+absl::Status TokensReleased(int64_t first, absl::string_view what) {
+  return WithNumber(
+      absl::FailedPreconditionError(absl::StrCat(
+          what, ", but the layer's tokens before ", first, " are released")),
+      kFirstPayload, first);
+}
+
+std::optional<int64_t> FirstToken(const absl::Status& status) {
+  return NumberOf(status, kFirstPayload);
 }
 
 KeyValueView LayerSnapshot::view() const {
   KeyValueView view;
-  view.length = length_;
+  view.begin = first_token();
+  view.length = length_ - view.begin;
   view.key_row_stride = format_.key_size;
   view.value_row_stride = format_.value_row_stride();
-  if (length_ > 0) {
+  if (view.length > 0) {
     view.blocks = absl::MakeConstSpan(table_->blocks)
-                      .first(static_cast<size_t>(Pages(length_)));
+                      .first(static_cast<size_t>(Pages(view.length)));
   }
   return view;
 }
@@ -70,8 +100,12 @@ LayerSnapshot LayerSnapshot::First(int64_t length) const {
 }
 
 int64_t Session::Bytes(const SessionConfig& config) {
+  // Request ids that a string does not hold in itself.
+  constexpr int64_t kIdBytes =
+      (kMaxRequestIdBytes + 1) * std::tuple_size_v<decltype(Layer::done)>;
   return static_cast<int64_t>(sizeof(Session)) +
-         config.num_layers * static_cast<int64_t>(sizeof(Layer));
+         config.num_layers * (static_cast<int64_t>(sizeof(Layer)) + kIdBytes) +
+         static_cast<int64_t>(config.retain_window.size() * sizeof(int64_t));
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Create(
@@ -115,6 +149,7 @@ absl::StatusOr<LayerSnapshot> Session::Read(int64_t layer) const {
   if (absl::Status status = Check(layer); !status.ok()) return status;
   LayerSnapshot snapshot;
   snapshot.format_ = config_.format;
+  snapshot.window_ = config_.window(layer);
   snapshot.length_ = layers_[layer].length;
   snapshot.table_ = layers_[layer].table;
   return snapshot;
@@ -187,35 +222,58 @@ absl::Status Session::Prepare(Append& append) const {
   const int64_t pages = Pages(append.end_);
   int64_t kept = first;
   if (in_first > 0) {
-    const std::shared_ptr<Page>& page = append.before_->pages[first];
+    const std::shared_ptr<Page>& page = append.before_->page(first);
     const int64_t rows = std::min(kKeyBlock, append.end_ - first * kKeyBlock);
     if (page->Claim(in_first, rows)) {
       append.claimed_ = page;
       kept = first + 1;
     }
   }
-  if (kept >= pages || append.begin_ == append.end_) {
-    append.after_ = append.before_;
+  if (append.begin_ == append.end_) {
+    append.after_ = append.kept_ = append.before_;
     return absl::OkStatus();
   }
-  auto table =
-      std::make_shared<PageTable>(append.before_.get(), kept, pages - kept);
+  const int64_t begin = append.before_ == nullptr ? 0 : append.before_->first;
+  if (kept >= pages) {
+    append.after_ = append.before_;
+    Release(append);
+    return absl::OkStatus();
+  }
+  const auto no_memory = [&] {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "no memory for ", append.end_ - append.begin_, " more tokens: ",
+        account_->used(), " of ", account_->limit(), " bytes are held"));
+  };
+  const std::shared_ptr<PageTable> table = PageTable::Create(
+      append.before_.get(), begin, kept, pages - kept, account_);
+  if (table == nullptr) return no_memory();
   for (int64_t i = kept; i < pages; ++i) {
     const int64_t rows = std::min(kKeyBlock, append.end_ - i * kKeyBlock);
     std::shared_ptr<Page> page =
         Page::Create(config_.format, PageRows(rows), *pool_, account_);
-    if (page == nullptr) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "no memory for ", append.end_ - append.begin_, " more tokens: ",
-          account_->used(), " of ", account_->limit(), " bytes are held"));
-    }
+    if (page == nullptr) return no_memory();
     const int64_t copied = i == first ? in_first : 0;
-    if (copied > 0) page->CopyRows(*append.before_->pages[i], copied);
+    if (copied > 0) page->CopyRows(*append.before_->page(i), copied);
     page->Claim(copied, rows);
     table->Add(std::move(page));
   }
-  append.after_ = std::move(table);
+  append.after_ = table;
+  Release(append);
   return absl::OkStatus();
+}
+
+// Invariant 7.
+void Session::Release(Append& append) const {
+  append.kept_ = append.after_;
+  const int64_t window = config_.window(append.layer_);
+  if (window == 0) return;
+  const int64_t seen = SaturatingAdd(window, config_.rollback_tokens);
+  const int64_t first = std::max<int64_t>(0, append.end_ - seen) / kKeyBlock;
+  if (first <= append.after_->first) return;
+  if (auto kept = PageTable::Create(append.after_.get(), first,
+                                    Pages(append.end_), 0, account_)) {
+    append.kept_ = std::move(kept);
+  }  // Else a later append releases them.
 }
 
 absl::Status Session::Publish(Append& append) {
@@ -227,7 +285,7 @@ absl::Status Session::Publish(Append& append) {
   }
   layer.length = append.end_;
   // What it replaces is freed with the append, without the lock.
-  append.before_ = std::exchange(layer.table, append.after_);
+  append.before_ = std::exchange(layer.table, append.kept_);
   append.claimed_ = nullptr;
   if (!append.request_id_.empty()) {
     layer.done[layer.next_done] = {std::move(append.request_id_), append.begin_,
@@ -249,23 +307,48 @@ void Session::GiveUp(Append& append) noexcept {
   if (!gone_) layers_[append.layer_].appending = false;
 }
 
+LayerExtent Session::ExtentOf(size_t layer) const {
+  const Layer& state = layers_[layer];
+  LayerExtent extent{.length = state.length};
+  if (state.table == nullptr || state.table->first == 0) return extent;
+  extent.first_token = state.table->first * kKeyBlock;
+  extent.least_length =
+      extent.first_token + config_.window(static_cast<int64_t>(layer));
+  return extent;
+}
+
+absl::Status Session::CheckTruncate(int64_t length) const {
+  int64_t least = 0;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (length < 0 || length > layers_[i].length) {
+      return FieldError("length", absl::StrCat("got ", length, ", wanted 0 to ",
+                                               layers_[i].length,
+                                               ", the length of layer ", i));
+    }
+    least = std::max(least, ExtentOf(i).least_length);
+  }
+  if (length == 0 || length >= least) return absl::OkStatus();
+  return WithNumber(
+      absl::FailedPreconditionError(
+          absl::StrCat("length: got ", length, ", wanted 0 or at least ", least,
+                       ": tokens that a window would cover then are released")),
+      kLeastPayload, least);
+}
+
 absl::Status Session::Truncate(int64_t length) {
   std::vector<std::shared_ptr<const PageTable>> tables(
       static_cast<size_t>(config_.num_layers));  // old ones: freed unlocked
   const std::lock_guard<std::mutex> lock(mutex_);
   if (gone_) return Gone();
-  for (const Layer& layer : layers_) {
-    if (length >= 0 && length <= layer.length) continue;
-    return FieldError(
-        "length",
-        absl::StrCat("got ", length, ", wanted 0 to ", layer.length,
-                     ", the length of layer ", &layer - layers_.data()));
-  }
+  if (absl::Status status = CheckTruncate(length); !status.ok()) return status;
   // First what may fail.
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (length == 0 || Pages(length) == Pages(layers_[i].length)) continue;
+    const PageTable* const table = layers_[i].table.get();
+    // Where there is no room for it the layer keeps its pages, until it has a
+    // table anew.
     tables[i] =
-        std::make_shared<PageTable>(layers_[i].table.get(), Pages(length), 0);
+        PageTable::Create(table, table->first, Pages(length), 0, account_);
   }
   for (size_t i = 0; i < layers_.size(); ++i) {
     Layer& layer = layers_[i];
@@ -278,12 +361,12 @@ absl::Status Session::Truncate(int64_t length) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int64_t>> Session::lengths() const {
-  std::vector<int64_t> lengths(static_cast<size_t>(config_.num_layers));
+absl::StatusOr<std::vector<LayerExtent>> Session::layers() const {
+  std::vector<LayerExtent> layers(static_cast<size_t>(config_.num_layers));
   const std::lock_guard<std::mutex> lock(mutex_);
   if (gone_) return Gone();
-  for (size_t i = 0; i < layers_.size(); ++i) lengths[i] = layers_[i].length;
-  return lengths;
+  for (size_t i = 0; i < layers_.size(); ++i) layers[i] = ExtentOf(i);
+  return layers;
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Fork(absl::Time now) const {
@@ -299,33 +382,84 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Fork(absl::Time now) const {
   return fork;
 }
 
-bool Session::Renew(absl::Time now) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (gone_ || expires_ <= now) return false;
+// A shared_ptr to it is what Use() returns.
+class Session::CallUse {
+ public:
+  CallUse(std::shared_ptr<Session> session, absl::Time now)
+      : session_(std::move(session)), now_(now) {
+    const std::lock_guard<std::mutex> lock(session_->lease_mutex_);
+    ++session_->uses_;
+  }
+  ~CallUse() {
+    const absl::Duration took =
+        absl::FromChrono(std::chrono::steady_clock::now() - begun_);
+    const std::lock_guard<std::mutex> lock(session_->lease_mutex_);
+    --session_->uses_;
+    // Of a short one the beginning will do.
+    if (took > session_->config().lease / 16)
+      session_->RenewLocked(now_ + took);
+  }
+  CallUse(const CallUse&) = delete;
+  CallUse& operator=(const CallUse&) = delete;
+
+ private:
+  const std::shared_ptr<Session> session_;
+  const absl::Time now_;
+  const std::chrono::steady_clock::time_point begun_ =
+      std::chrono::steady_clock::now();
+};
+
+bool Session::ExpiredLocked(absl::Time now) const {
+  return lease_ended_ || (uses_ == 0 && expires_ <= now);
+}
+
+void Session::RenewLocked(absl::Time now) {
   expires_ = std::max(expires_, now + config_.lease);
+}
+
+bool Session::Expired(absl::Time now) const {
+  const std::lock_guard<std::mutex> lock(lease_mutex_);
+  return ExpiredLocked(now);
+}
+
+bool Session::Renew(absl::Time now) {
+  const std::lock_guard<std::mutex> lock(lease_mutex_);
+  if (ExpiredLocked(now)) return false;
+  RenewLocked(now);
   return true;
 }
 
+std::shared_ptr<Session> Session::Use(absl::Time now) {
+  if (!Renew(now)) return nullptr;
+  return {std::make_shared<CallUse>(shared_from_this(), now), this};
+}
+
 absl::Time Session::expires() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(lease_mutex_);
   return expires_;
 }
 
-bool Session::DeleteIfExpired(absl::Time now) {
+bool Session::End(std::optional<absl::Time> now) {
+  {
+    const std::lock_guard<std::mutex> lock(lease_mutex_);
+    if (lease_ended_ || (now && !ExpiredLocked(*now))) return false;
+    lease_ended_ = true;
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (gone_ || now < expires_) return false;
   gone_ = true;
   return true;
 }
 
-bool Session::Delete() { return DeleteIfExpired(absl::InfiniteFuture()); }
+bool Session::DeleteIfExpired(absl::Time now) { return End(now); }
+
+bool Session::Delete() { return End(std::nullopt); }
 
 Append::~Append() {
   if (session_ != nullptr && !done_) session_->GiveUp(*this);
 }
 
 Append::Rows Append::RowsAt(int64_t head, int64_t token) const {
-  const Page& page = *after_->pages[token / kKeyBlock];
+  const Page& page = *after_->page(token / kKeyBlock);
   const int64_t row = token % kKeyBlock;
   Rows rows = {.key = page.key_row(head, row),
                .value = page.value_row(head, row),
@@ -340,6 +474,7 @@ Append::Rows Append::RowsAt(int64_t head, int64_t token) const {
 LayerSnapshot Append::Written() const {
   LayerSnapshot written;
   written.format_ = format();
+  written.window_ = session_->config().window(layer_);
   written.length_ = end_;
   written.table_ = after_;
   return written;

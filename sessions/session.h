@@ -22,6 +22,11 @@
 //   5. A fork copies no rows: it shares the tables of pages.
 //   6. A session that was deleted or has expired is gone: it can be neither
 //      read nor changed nor renewed.
+//   7. A layer with a window w keeps a suffix of its tokens, which begins with
+//      a page. With r tokens to roll back, those before the last w + r of the
+//      most tokens that it ever had since it was empty are released when an
+//      append is published, whole pages of them; nothing else releases any. So
+//      the last min(w, length) tokens are always there.
 #ifndef ATTENTION_SESSIONS_SESSION_H_
 #define ATTENTION_SESSIONS_SESSION_H_
 
@@ -54,11 +59,31 @@ std::optional<int64_t> TrueLength(const absl::Status& status);
 absl::Status LengthConflict(int64_t length, int64_t expected);
 absl::Status AppendConflict(int64_t length, absl::string_view what);
 
+// The least length that a FailedPrecondition error of Truncate() is about;
+// nothing for other errors.
+std::optional<int64_t> LeastLength(const absl::Status& status);
+
+// A FailedPrecondition error: a layer's tokens before `first` are released, and
+// `what` needs them; and the first token kept that such an error is about.
+absl::Status TokensReleased(int64_t first, absl::string_view what);
+std::optional<int64_t> FirstToken(const absl::Status& status);
+
 struct SessionConfig {
   int64_t num_layers = 1;
   PageFormat format;
   // How long it lives without being used.
   absl::Duration lease = absl::Seconds(60);
+  // Of each layer, the last tokens that a query sees, its own among them; 0:
+  // all. Empty: all in every layer.
+  std::vector<int64_t> retain_window = {};
+  // So many tokens are kept beside those of a window.
+  int64_t rollback_tokens = 256;
+
+  // 0 without a window.
+  int64_t window(int64_t layer) const {
+    return retain_window.empty() ? 0
+                                 : retain_window[static_cast<size_t>(layer)];
+  }
 
   friend bool operator==(const SessionConfig&, const SessionConfig&) = default;
 };
@@ -68,19 +93,39 @@ class LayerSnapshot {
  public:
   int64_t length() const { return length_; }
   const PageFormat& format() const { return format_; }
+  // As SessionConfig::window().
+  int64_t window() const { return window_; }
+  // The first token that is kept, a multiple of kKeyBlock; 0 without tokens.
+  int64_t first_token() const {
+    return table_ == nullptr ? 0 : table_->first * kKeyBlock;
+  }
 
-  // Tokens [0, length()). Refers to the snapshot.
+  // Tokens [first_token(), length()), which must not be less than none. Refers
+  // to the snapshot.
   KeyValueView view() const;
 
-  // Without the tokens from `length` on, which must be at most length().
+  // Without the tokens from `length` on, which must be at most length(). May be
+  // less than first_token().
   LayerSnapshot First(int64_t length) const;
 
  private:
   friend class Append;
   friend class Session;
   PageFormat format_;
+  int64_t window_ = 0;
   int64_t length_ = 0;
   std::shared_ptr<const PageTable> table_;
+};
+
+// How much a layer has.
+struct LayerExtent {
+  int64_t length = 0;
+  // The first token that is kept.
+  int64_t first_token = 0;
+  // The least length above 0 that it can be truncated to: shorter, tokens that
+  // the window of the last query covers would be missing. 0 while it has all
+  // tokens.
+  int64_t least_length = 0;
 };
 
 class Append;
@@ -92,11 +137,12 @@ class Session : public std::enable_shared_from_this<Session> {
     int64_t tokens = 0;
     // The layer's length now; nothing: whatever it is.
     std::optional<int64_t> expected_length = std::nullopt;
-    // Which append this is, so that the same one is not done twice. Empty: not
-    // told.
+    // Which append this is, so that the same one is not done twice; at most
+    // kMaxRequestIdBytes. Empty: not told.
     std::string request_id = {};
   };
 
+  static constexpr size_t kMaxRequestIdBytes = 64;
   // The most layers, and tokens of one layer.
   static constexpr int64_t kMaxLayers = 1024;
   static constexpr int64_t kMaxLength = int64_t{1} << 40;
@@ -130,13 +176,14 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::StatusOr<Append> BeginAppend(int64_t layer,
                                      const AppendRequest& request);
 
-  // Forgets the tokens of every layer from `length` on. Errors:
-  // InvalidArgument, and nothing changes, if one is shorter. Throws
+  // Forgets the tokens of every layer from `length` on. Errors, and nothing
+  // changes: InvalidArgument if one is shorter; FailedPrecondition with
+  // LeastLength() where that is more than `length`, unless this is 0. Throws
   // std::bad_alloc.
   absl::Status Truncate(int64_t length);
 
   // Of every layer, at one time. Errors: NotFound.
-  absl::StatusOr<std::vector<int64_t>> lengths() const;
+  absl::StatusOr<std::vector<LayerExtent>> layers() const;
 
   // A new session with the same keys and values; those of appends that are
   // under way are not among them. Takes no memory for rows. Other errors as for
@@ -146,6 +193,13 @@ class Session : public std::enable_shared_from_this<Session> {
   // The lease begins anew. False if the session is gone, or its lease was over.
   bool Renew(absl::Time now);
   absl::Time expires() const;
+  // Whether it is gone, or its lease was over.
+  bool Expired(absl::Time now) const;
+
+  // A call that uses the session: the lease is renewed now, does not end while
+  // the result lives, and begins anew afterwards. Null where Renew() is false.
+  // Throws std::bad_alloc.
+  std::shared_ptr<Session> Use(absl::Time now);
 
   // The session is gone if its lease was over; or in any case. True if it was
   // not gone before, and is now. What nobody reads is freed with the session.
@@ -154,6 +208,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
  private:
   friend class Append;
+  class CallUse;
 
   Session(const SessionConfig& config, std::shared_ptr<BufferPool> pool,
           std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
@@ -176,12 +231,15 @@ class Session : public std::enable_shared_from_this<Session> {
   };
 
   // With mutex_ held.
+  LayerExtent ExtentOf(size_t layer) const;
   absl::Status Check(int64_t layer) const;
+  absl::Status CheckTruncate(int64_t length) const;
   absl::Status CheckAppend(const Layer& layer, const AppendRequest& request,
                            std::optional<Done>* done) const;
 
   // The rest of BeginAppend(), without the lock.
   absl::Status Prepare(Append& append) const;
+  void Release(Append& append) const;
   absl::Status Publish(Append& append);
   void GiveUp(Append& append) noexcept;
 
@@ -190,9 +248,20 @@ class Session : public std::enable_shared_from_this<Session> {
   const std::shared_ptr<MemoryAccount> account_;
   const MemoryCharge charge_;
 
-  mutable std::mutex mutex_;
-  bool gone_ = false;
+  // With lease_mutex_ held.
+  bool ExpiredLocked(absl::Time now) const;
+  void RenewLocked(absl::Time now);
+  // The session is gone from here on; if `now` is told, only where its lease
+  // was over. True if it was not gone before.
+  bool End(std::optional<absl::Time> now);
+
+  mutable std::mutex lease_mutex_;
   absl::Time expires_;
+  bool lease_ended_ = false;
+  int64_t uses_ = 0;
+
+  mutable std::mutex mutex_;
+  bool gone_ = false;  // since the lease has ended
   std::vector<Layer> layers_;
 };
 
@@ -225,8 +294,9 @@ class Append {
   };
   Rows RowsAt(int64_t head, int64_t token) const;
 
-  // The layer as it will be once this is published: for who has written all
-  // rows. Not of an append that was done before.
+  // The layer as it will be once this is published, and with the tokens that
+  // are released then: for who has written all rows. Not of an append that was
+  // done before.
   LayerSnapshot Written() const;
 
   // Shows the tokens to readers. Errors: NotFound if the session is gone;
@@ -245,9 +315,11 @@ class Append {
   int64_t end_ = 0;
   bool done_ = false;
   std::string request_id_;
-  // The layer's, when it began, and with the new pages.
+  // The layer's, when it began; with the new pages; and without those that are
+  // released.
   std::shared_ptr<const PageTable> before_;
   std::shared_ptr<const PageTable> after_;
+  std::shared_ptr<const PageTable> kept_;
   // Rows claimed of a page that others may have too.
   std::shared_ptr<Page> claimed_;
 };

@@ -75,6 +75,22 @@ absl::Status SessionStore::Check(const SessionConfig& config) {
     return FieldError("data_type", absl::StrCat("got ", Name(format.type),
                                                 ", wanted a float type"));
   }
+  const auto windows = static_cast<int64_t>(config.retain_window.size());
+  if (windows != 0 && windows != config.num_layers) {
+    return FieldError("retain_window",
+                      absl::StrCat("got ", windows,
+                                   " numbers, wanted none, "
+                                   "one, or one for each of ",
+                                   config.num_layers, " layers"));
+  }
+  for (int64_t layer = 0; layer < windows; ++layer) {
+    status = CheckRange(absl::StrCat("retain_window[", layer, "]"),
+                        config.window(layer), 0, Session::kMaxLength);
+    if (!status.ok()) return status;
+  }
+  status = CheckRange("rollback_tokens", config.rollback_tokens, 0,
+                      Session::kMaxLength);
+  if (!status.ok()) return status;
   if (config.lease <= absl::ZeroDuration()) {
     return FieldError("lease",
                       absl::StrCat("got ", absl::FormatDuration(config.lease),
@@ -156,7 +172,7 @@ absl::StatusOr<SessionStore::SessionPtr> SessionStore::FindLocked(
   const auto of = owners_.find(owner);
   if (of == owners_.end()) return NoSession(id);
   const auto found = of->second.sessions.find(id);
-  if (found == of->second.sessions.end() || found->second->expires() <= now) {
+  if (found == of->second.sessions.end() || found->second->Expired(now)) {
     return NoSession(id);
   }
   return found->second;
@@ -170,9 +186,11 @@ absl::StatusOr<SessionStore::SessionPtr> SessionStore::Find(
 
 absl::StatusOr<SessionStore::SessionPtr> SessionStore::Use(
     absl::string_view owner, absl::string_view id, absl::Time now) {
-  absl::StatusOr<SessionPtr> session = Find(owner, id, now);
-  if (session.ok() && !(*session)->Renew(now)) return NoSession(id);
-  return session;
+  const absl::StatusOr<SessionPtr> session = Find(owner, id, now);
+  if (!session.ok()) return session.status();
+  SessionPtr used = (*session)->Use(now);
+  if (used == nullptr) return NoSession(id);
+  return used;
 }
 
 std::vector<std::pair<std::string, SessionStore::SessionPtr>>
@@ -184,7 +202,7 @@ SessionStore::List(absl::string_view owner, absl::string_view after,
   if (of == owners_.end()) return sessions;
   for (auto i = of->second.sessions.upper_bound(after);
        i != of->second.sessions.end() && sessions.size() < most; ++i) {
-    if (i->second->expires() > now) sessions.emplace_back(*i);
+    if (!i->second->Expired(now)) sessions.emplace_back(*i);
   }
   return sessions;
 }
@@ -222,7 +240,7 @@ absl::StatusOr<std::vector<SessionStore::SessionPtr>> SessionStore::Fork(
     const auto source = FindLocked(owner, forks[i].source, now);
     if (!source.ok()) return source.status();
     const auto existing = of.sessions.find(forks[i].target);
-    if (existing != of.sessions.end() && existing->second->expires() > now) {
+    if (existing != of.sessions.end() && !existing->second->Expired(now)) {
       return absl::AlreadyExistsError(
           absl::StrCat("session ", forks[i].target, " exists already"));
     }

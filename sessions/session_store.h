@@ -72,7 +72,7 @@ class SessionStore {
                                     const SessionConfig& config,
                                     absl::Time now);
 
-  // Renews the lease. Errors: NotFound.
+  // For a call, as Session::Use(). Errors: NotFound.
   absl::StatusOr<SessionPtr> Use(absl::string_view owner, absl::string_view id,
                                  absl::Time now);
 

@@ -168,7 +168,7 @@ void WriteRows(const Append& append, const ArrivingRows& rows,
 }
 
 // Whether tokens [begin, end) of a snapshot are, in this range, what
-// WriteRows() would write.
+// WriteRows() would write; but for those that are released.
 template <ByteReader Reader>
 bool HoldsRows(const LayerSnapshot& snapshot, int64_t begin, int64_t end,
                const ArrivingRows& rows, const RowRange& range,
@@ -182,7 +182,13 @@ bool HoldsRows(const LayerSnapshot& snapshot, int64_t begin, int64_t end,
   internal::VisitRows(
       format, rows, begin, end, range, from,
       [&](Reader& reader, int64_t head, int64_t token, int64_t tokens) {
-        const KeyValueView::Block& block = view.blocks[token / kKeyBlock];
+        // A visit stays within one page.
+        if (token < view.begin) {
+          reader.Skip(static_cast<size_t>(tokens * size) * SizeOf(rows.type));
+          return;
+        }
+        const KeyValueView::Block& block =
+            view.blocks[(token - view.begin) / kKeyBlock];
         const int64_t element =
             key ? head * block.key_head_stride +
                       token % kKeyBlock * view.key_row_stride

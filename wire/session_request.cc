@@ -88,6 +88,9 @@ void DecodeItem(MessageReader& reader, absl::string_view path,
       case StepItem::kNotCausalFieldNumber:
         DecodeFlag(reader, &item->attend.not_causal);
         break;
+      case StepItem::kMaskBeginFieldNumber:
+        reader.Integer(&item->attend.mask_begin);
+        break;
       default:
         reader.Skip();
     }
@@ -160,6 +163,9 @@ absl::StatusOr<AttendFields> DecodeAttendRequest(
         break;
       case AttendRequest::kNotCausalFieldNumber:
         DecodeFlag(reader, &fields.not_causal);
+        break;
+      case AttendRequest::kMaskBeginFieldNumber:
+        reader.Integer(&fields.mask_begin);
         break;
       case AttendRequest::kShardFieldNumber:
         DecodeShard(reader, &fields.shard);

@@ -51,6 +51,7 @@ struct AttendFields {
   TensorFields mask;
   v1::AttentionOptions options;
   bool not_causal = false;
+  int64_t mask_begin = 0;
   std::optional<ShardFields> shard;
 };
 

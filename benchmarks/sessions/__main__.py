@@ -6,6 +6,9 @@ the kernel computes the same in the client's own process, from tensors in its
 memory. Beside them, what it takes to send keys and values with every query.
 GQA, 32 query heads over 8 of keys and values, head size 128. The exit code is 1
 if a bar was missed. Nothing else should run on the machine.
+
+With --peers also what it takes to fetch keys and values from another process and
+to compute with PyTorch (peers.py).
 """
 
 import argparse
@@ -16,8 +19,9 @@ import sys
 import time
 
 from benchmarks.load.bars import Bar, verdict
-from benchmarks.load.programs import BINARIES, Server
+from benchmarks.load.programs import BINARIES, REPOSITORY, Server
 
+PEERS = REPOSITORY / "build/sessions-venv/bin/python"
 CLIENT = BINARIES / "sessions_client"
 LENGTHS = [2048, 8192, 32768]
 TYPES = {
@@ -58,6 +62,27 @@ def medians(result):
     return ms
 
 
+def compare(lengths, steps):
+    """A table of FLOAT32 steps over one session beside peers.py."""
+    peers = json.loads(
+        subprocess.run(
+            [PEERS, "-m", "benchmarks.sessions.peers", *map(str, lengths)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+    )
+    print("\n| T | step ms | PyTorch alone ms | Mooncake ms | LMCache ms |")
+    print("|---|---|---|---|---|")
+    for length in lengths:
+        row = [steps["f32", length, 1]]
+        row += [
+            peers[name][str(length)]
+            for name in ["torch", "mooncake", "lmcache"]
+        ]
+        print(f"| {length} | " + " | ".join(f"{ms:.2f}" for ms in row) + " |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
@@ -65,6 +90,7 @@ def main():
         "--types", nargs="+", choices=TYPES, default=list(TYPES)
     )
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--peers", action="store_true")
     arguments = parser.parse_args()
     begin = time.monotonic()
     steps = {}
@@ -126,6 +152,8 @@ def main():
                             least=True,
                         )
                     )
+    if arguments.peers and "f32" in arguments.types:
+        compare(arguments.lengths, steps)
     longest = max(arguments.lengths)
     if "f32" in arguments.types:
         for name in set(FASTER) & set(arguments.types):

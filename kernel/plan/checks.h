@@ -45,8 +45,9 @@ absl::Status CheckRank(absl::string_view field, const ConstTensorView& view,
 // tensor is empty, its strides are never used, and so nothing overflows.
 Shape Strides(const ConstTensorView& view);
 
-// Broadcasts `mask` to `problem`, whose shapes must be known.
-absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask,
+// Broadcasts `mask`, whose first column is that of key `begin`, to `problem`,
+// of which all but the outputs must be known.
+absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask, int64_t begin,
                                      const Problem& problem);
 
 // The operand that stands for `whole`, a mask without data, while keys [begin,

@@ -49,14 +49,32 @@ absl::Status CheckBools(const ConstTensorView& mask, const Shape& strides) {
   return absl::OkStatus();
 }
 
+// That a mask may leave out the keys before `begin`.
+absl::Status CheckBegin(int64_t begin, const Problem& problem) {
+  if (begin == 0) return absl::OkStatus();
+  int64_t most = problem.total_keys();
+  for (int64_t b = 0; b < problem.batch; ++b) {
+    most = std::min(most, problem.FirstVisible(problem.GetSequence(b)));
+  }
+  if (begin > 0 && begin <= most && begin % kKeyBlock == 0) {
+    return absl::OkStatus();
+  }
+  return FieldError(
+      "mask_begin",
+      GotNumber(begin,
+                absl::StrCat("a multiple of ", kKeyBlock, " up to ", most,
+                             ", the first key that a query sees")));
+}
+
 }  // namespace
 
-absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask,
+absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask, int64_t begin,
                                      const Problem& problem) {
   const Shape& shape = mask.shape;
   ATTENTION_RETURN_IF_ERROR(CheckView("mask", mask));
+  ATTENTION_RETURN_IF_ERROR(CheckBegin(begin, problem));
   const Shape full = {problem.batch, problem.query_heads, problem.query_length,
-                      problem.total_keys()};
+                      problem.total_keys() - begin};
   if (shape.empty() || shape.size() > 4) {
     return FieldError("mask.shape", Got(shape, "1 to 4 dimensions"));
   }
@@ -65,7 +83,8 @@ absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask,
     return FieldError(
         "mask.shape",
         Got(shape, absl::StrCat("a last dimension of at most ", full[3],
-                                ", the number of keys")));
+                                begin == 0 ? ", the number of keys"
+                                           : ", the keys from mask_begin on")));
   }
   if (length == 1 && full[3] > 1) {
     return FieldError(
@@ -76,7 +95,8 @@ absl::StatusOr<MaskOperand> PlanMask(const ConstTensorView& mask,
   MaskOperand operand;
   operand.data = mask.data;
   operand.type = mask.type;
-  operand.length = length;
+  operand.first_key = begin;
+  operand.length = begin + length;
   operand.shape = shape;
   const Shape strides = Strides(mask);
   int64_t* const targets[] = {&operand.batch_stride, &operand.head_stride,

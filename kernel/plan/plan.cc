@@ -42,9 +42,21 @@ class Planner {
     ATTENTION_RETURN_IF_ERROR(CheckValidLengths());
     ATTENTION_RETURN_IF_ERROR(ResolveNumbers());
     if (inputs_.mask) {
-      absl::StatusOr<MaskOperand> mask = PlanMask(*inputs_.mask, p_);
+      absl::StatusOr<MaskOperand> mask =
+          PlanMask(*inputs_.mask, inputs_.mask_begin, p_);
       ATTENTION_RETURN_IF_ERROR(mask.status());
       p_.mask = *std::move(mask);
+    }
+    if (inputs_.mask_begin != 0) {
+      if (!inputs_.mask) {
+        return FieldError("mask_begin",
+                          GotNumber(inputs_.mask_begin, "0 without mask"));
+      }
+      if (options_.return_scores != Scores::kNone) {
+        return FieldError(
+            "mask_begin",
+            GotNumber(inputs_.mask_begin, "0 with options.return_scores"));
+      }
     }
     AttentionPlan plan;
     ATTENTION_RETURN_IF_ERROR(

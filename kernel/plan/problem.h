@@ -37,10 +37,11 @@ struct Operand {
 
 // The mask tensor, [B, Hq, S, keys]; strides are 0 along broadcast axes.
 struct MaskOperand : Operand {
-  // The key of the first column in `data`: 0, or the first of the keys that are
-  // being added to an accumulator.
+  // The key of the first column in `data`: 0, AttentionInputs::mask_begin, or
+  // the first of the keys that are being added to an accumulator.
   int64_t first_key = 0;
-  // Keys [0, length) of a sequence are covered; keys [length, T) are masked.
+  // Keys [first_key, length) of a sequence are covered; keys [length, T) are
+  // masked. No query sees an earlier key, but one that was added before.
   int64_t length = 0;
   // The caller's shape: 1 to 4 axes, the last of `length`.
   Shape shape;
@@ -153,6 +154,26 @@ struct Problem {
     }
     range.end = std::max(range.end, range.begin);
     return range;
+  }
+
+  // The first key that any query of the sequence sees, as above; its number of
+  // keys if none sees one.
+  int64_t FirstVisible(const Sequence& s) const {
+    // The first query that does not stand before all keys: neither end
+    // decreases, so that no later one begins before.
+    int64_t query = 0;
+    for (int64_t count = s.query_length; count > 0;) {
+      const int64_t half = count / 2;
+      if (Visible(s, query + half).end > 0) {
+        count = half;
+      } else {
+        query += half + 1;
+        count -= half + 1;
+      }
+    }
+    if (query == s.query_length) return s.key_length;
+    const KeyRange seen = Visible(s, query);
+    return seen.begin < seen.end ? seen.begin : s.key_length;
   }
 };
 

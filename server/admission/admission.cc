@@ -757,6 +757,22 @@ void Admission::Release(Entries::iterator position) {
   changed_.notify_all();
 }
 
+void Admission::EndAwaiting() {
+  Lock lock(mutex_);
+  EndAwaiting(lock);
+}
+
+void Admission::EndAwaiting(Lock& lock) {
+  const auto awaiting = [&] {
+    return std::find_if(inside_.begin(), inside_.end(), [](const Entry& entry) {
+      return entry.Reading() && entry.awaiting;
+    });
+  };
+  for (auto it = awaiting(); it != inside_.end(); it = awaiting()) {
+    Expel(*it, Draining(), absl::Now(), lock);
+  }
+}
+
 void Admission::Drain() {
   Lock lock(mutex_);
   draining_ = true;
@@ -766,14 +782,7 @@ void Admission::Drain() {
         [](const auto& item) { return !item.second.waiting.empty(); });
     Refuse(share->second.waiting.front(), Draining(), lock);
   }
-  const auto awaiting = [&] {
-    return std::find_if(inside_.begin(), inside_.end(), [](const Entry& entry) {
-      return entry.Reading() && entry.awaiting;
-    });
-  };
-  for (auto it = awaiting(); it != inside_.end(); it = awaiting()) {
-    Expel(*it, Draining(), absl::Now(), lock);
-  }
+  EndAwaiting(lock);
   changed_.notify_all();
 }
 

@@ -113,7 +113,9 @@ class Admission {
   bool WaitForTick(absl::Duration pause);
   void StopTicking();
 
-  // From here on calls are refused, those that wait too.
+  // Ends the calls that are between two messages: they have nothing to finish.
+  void EndAwaiting();
+  // Likewise; from here on calls are refused, those that wait too.
   void Drain();
   // Waits until draining and no call is in, or the deadline: that of the latest
   // SetDeadline(), also while waiting. False at the deadline.
@@ -198,6 +200,7 @@ class Admission {
   void FreeSoon(const Entry& entry, int64_t* transport_bytes);
   Entry* StalledStream(absl::Time now);
   void ExpelAwaiting(absl::Time now, Lock& lock);
+  void EndAwaiting(Lock& lock);
   bool HasWaitingWithoutRoom(absl::Time now) const;
   Entry* LateToWait(absl::Time now);
   Entry* NextToRead();

@@ -79,15 +79,16 @@ class AppendCall final : public OneMessageCall {
     auto fields = wire::DecodeAppendRequest(slices_, env_.buffers, meter);
     if (!fields.ok()) return fields.status();
     const std::string id = fields->where.id;
-    const auto session = store_.Use(record_.tenant->name, id, absl::Now());
+    auto session = store_.Use(record_.tenant->name, id, absl::Now());
     if (!session.ok()) return SessionError(id, session.status());
+    session_ = *std::move(session);
     append_.emplace(*std::move(fields));
-    absl::Status status = append_->Check((*session)->config().format);
+    absl::Status status = append_->Check(session_->config().format);
     if (status.ok()) {
       status =
           ticket_.Expect(env_.costs.TransferSeconds(record_.request_bytes), 0);
     }
-    if (status.ok()) status = append_->Begin(*session, meter);
+    if (status.ok()) status = append_->Begin(session_, meter);
     return status;
   }
 
@@ -115,6 +116,7 @@ class AppendCall final : public OneMessageCall {
     if (!status_.ok()) return GiveUp(status_);
     const absl::StatusOr<int64_t> length = append_->Publish();
     append_.reset();
+    session_ = nullptr;
     slices_.clear();
     request_.Clear();
     if (!length.ok()) return (void)End(length.status());
@@ -128,6 +130,7 @@ class AppendCall final : public OneMessageCall {
   absl::Time decode_started_;
   absl::Status status_;
   std::vector<grpc::Slice> slices_;
+  std::shared_ptr<Session> session_;
   std::optional<LayerAppend> append_;
 };
 

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "attention/v1/session.pb.h"
+#include "base/field_error.h"
 #include "kernel/attention.h"
 #include "kernel/key_values.h"
 #include "server/convert.h"
@@ -44,10 +45,10 @@ class AttendCall final : public TensorCall {
   }
 
   absl::Status Find(const wire::LayerFields& where) {
-    const auto session =
-        store_.Use(record_.tenant->name, where.id, absl::Now());
+    auto session = store_.Use(record_.tenant->name, where.id, absl::Now());
     if (!session.ok()) return SessionError(where.id, session.status());
-    auto keys = ReadLayer(**session, where);
+    session_ = *std::move(session);
+    auto keys = ReadLayer(*session_, where);
     if (!keys.ok()) return keys.status();
     keys_ = *std::move(keys);
     return absl::OkStatus();
@@ -59,6 +60,11 @@ class AttendCall final : public TensorCall {
     if (!shard.ok()) return shard.status();
     absl::Status status = CheckShardOptions(fields);
     if (!status.ok()) return status;
+    if (keys_.window() > 0) {
+      return FieldError("shard",
+                        "got it, wanted none: the layer keeps a window of its "
+                        "tokens only");
+    }
     const int64_t tokens = shard->tokens();
     if (keys_.length() < tokens) {
       return SessionError(fields.where.id,
@@ -70,8 +76,8 @@ class AttendCall final : public TensorCall {
   }
 
   absl::StatusOr<AttentionPlan> Plan(const KernelRequest& request) override {
-    view_ = keys_.view();
     if (of_shard_) {
+      view_ = keys_.view();
       auto shard = ShardAttend::Plan(request, *of_shard_, keys_.format(), view_,
                                      env_.options.kernel_limits(),
                                      env_.executor.threads());
@@ -79,16 +85,19 @@ class AttendCall final : public TensorCall {
       shard_ = *std::move(shard);
       return shard_->plan();
     }
-    return PlanLayerRequest(request, keys_.format(), view_,
+    return PlanLayerRequest(request, keys_, view_,
                             env_.options.kernel_limits());
   }
 
   void AddFields(wire::MessageWriter& answer) override {
     answer.Integer(v1::AttendResponse::kLengthFieldNumber, length_);
-    keys_ = {};  // Not for as long as the client takes the answer.
+    // Not for as long as the client takes the answer.
+    keys_ = {};
+    session_ = nullptr;
   }
 
   SessionStore& store_;
+  std::shared_ptr<Session> session_;
   std::optional<ShardOfSequence> of_shard_;
   LayerSnapshot keys_;
   int64_t length_ = 0;  // T

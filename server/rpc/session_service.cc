@@ -64,8 +64,8 @@ void SetDuration(absl::Duration duration, google::protobuf::Duration* to) {
 
 absl::StatusOr<v1::Session> Describe(absl::string_view id,
                                      const Session& session) {
-  const absl::StatusOr<std::vector<int64_t>> lengths = session.lengths();
-  if (!lengths.ok()) return SessionError(id, lengths.status());
+  const absl::StatusOr<std::vector<LayerExtent>> layers = session.layers();
+  if (!layers.ok()) return SessionError(id, layers.status());
   const SessionConfig& config = session.config();
   v1::Session described;
   described.set_id(std::string(id));
@@ -77,7 +77,14 @@ absl::StatusOr<v1::Session> Describe(absl::string_view id,
   to->set_data_type(wire::ToWire(config.format.type));
   to->set_value_is_key_prefix(config.format.value_is_key_prefix);
   SetDuration(config.lease, to->mutable_lease());
-  described.mutable_lengths()->Add(lengths->begin(), lengths->end());
+  to->mutable_retain_window()->Add(config.retain_window.begin(),
+                                   config.retain_window.end());
+  to->set_rollback_tokens(config.rollback_tokens);
+  for (const LayerExtent& layer : *layers) {
+    described.add_lengths(layer.length);
+    described.add_first_tokens(layer.first_token);
+    described.add_least_lengths(layer.least_length);
+  }
   SetTime(session.expires(), described.mutable_expire_time());
   return described;
 }
@@ -148,6 +155,21 @@ absl::StatusOr<SessionConfig> SessionService::ConfigOf(
                                      ", wanted a value of DataType"));
     }
     to.format.type = *type;
+  }
+  const auto& windows = config.retain_window();
+  // All 0 is as none.
+  if (std::any_of(windows.begin(), windows.end(),
+                  [](int64_t window) { return window != 0; })) {
+    to.retain_window.assign(windows.begin(), windows.end());
+    if (windows.size() == 1) {
+      // Where there are more layers SessionStore::Check() says so.
+      to.retain_window.resize(static_cast<size_t>(std::clamp<int64_t>(
+                                  to.num_layers, 1, Session::kMaxLayers)),
+                              windows[0]);
+    }
+  }
+  if (config.has_rollback_tokens()) {
+    to.rollback_tokens = config.rollback_tokens();
   }
   to.lease = std::min(kDefaultLease, environment_.options.max_session_lease);
   if (config.has_lease()) {

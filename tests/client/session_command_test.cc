@@ -109,6 +109,26 @@ TEST_F(SessionCommandTest, ShowsWhatWasCreated) {
   EXPECT_EQ(Printed("create", {"--kv-heads=1", "--head-size=1"}).size(), 33u);
 }
 
+TEST_F(SessionCommandTest, ShowsWindows) {
+  Printed("create", {"--kv-heads=1", "--head-size=2", "--layers=2",
+                     "--retain-window=3,0", "--rollback-tokens=1", "--id=a"});
+  Printed("append", {"--id=a", kKey, kValue});
+  EXPECT_THAT(Printed("show", {"--id=a"}), HasSubstr("\ntokens           2,0\n"
+                                                     "retain window    3,0\n"
+                                                     "rollback tokens  1\n"
+                                                     "first token      0\n"
+                                                     "least length     0\n"
+                                                     "lease "));
+  EXPECT_THAT(Refused("attend", {"--id=a", kQuery}, kRefused),
+              HasSubstr("options.window.left: got none, wanted 0 to 2"));
+  EXPECT_EQ(Printed("attend", {"--id=a", kQuery, "--window=0,-1"}),
+            "[[[0, 1]]]\n");
+  Printed("create", {"--kv-heads=1", "--head-size=2", "--retain-window=7",
+                     "--layers=2", "--id=b"});
+  EXPECT_THAT(Printed("show", {"--id=b"}),
+              HasSubstr("\nretain window    7\nrollback tokens  256\n"));
+}
+
 TEST_F(SessionCommandTest, Options) {
   CreateStory();
   Printed("append", {"--id=story", kKey, kValue});

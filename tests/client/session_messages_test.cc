@@ -80,6 +80,8 @@ struct StepCase {
     attend.options = message.options();
     message.set_not_causal(random() % 2 != 0);
     attend.not_causal = message.not_causal();
+    message.set_mask_begin(random() % 3 * 256);
+    attend.mask_begin = message.mask_begin();
   }
 
   v1::StepItem message;
@@ -126,6 +128,7 @@ TEST(SessionMessagesTest, WritesTheBytesThatProtobufWrites) {
       *attend.mutable_options() = other.message.options();
     }
     attend.set_not_causal(other.message.not_causal());
+    attend.set_mask_begin(other.message.mask_begin());
     if (i % 2 == 0) {
       attend.mutable_shard()->set_index(i);
       alone.shard = &attend.shard();

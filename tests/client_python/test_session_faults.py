@@ -169,6 +169,20 @@ def test_a_server_that_stays_away_is_told(steps, session, monkeypatch):
     assert steps.requests[-1].items[0].expected_length == 0
 
 
+# A native message of so many bytes is lent, and must be let go without having
+# been sent.
+@pytest.mark.parametrize("used", [True, False])
+def test_a_large_message_for_no_server_is_told(server, steps, session, used):
+    if used:
+        session.append(KEY, KEY)
+    server.stop()
+    key = np.ones((1, 10000, 2), np.float32)
+    with pytest.raises(attention_client.AttentionError) as caught:
+        session.append(key, key, timeout=5)
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+    assert session.lengths == (int(used),)
+
+
 @pytest.mark.parametrize("used", [True, False])
 @pytest.mark.parametrize(
     "code", ["INVALID_ARGUMENT", "INTERNAL", "RESOURCE_EXHAUSTED", "CANCELLED"]

@@ -13,6 +13,7 @@ from attention_client import (
     AttentionError,
     AttentionResult,
     Client,
+    FailedPrecondition,
     InvalidArgument,
     NotFound,
     OutOfRange,
@@ -83,6 +84,103 @@ def test_any_history_gives_the_bits_of_one_call(client, session, rng):
         assert result.log_sum_exp is None
     assert session.lengths == (0, 312)
     assert session.length == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_windows_give_the_bits_of_all_tokens(client, seed):
+    rng = np.random.default_rng(seed)
+    window = int(rng.integers(1, 400))
+    rollback = int(rng.integers(0, 200))
+    local = Local(client)
+    session = client.create_session(
+        kv_heads=HKV,
+        head_size=D,
+        retain_window=window,
+        rollback_tokens=rollback,
+    )
+    assert session.config.retain_window == (window,)
+    longest = 0
+    for _ in range(40):
+        choice = rng.integers(8)
+        length = local.key.shape[1]
+        if choice == 0:
+            taken = int(rng.integers(0, rollback + 1))
+            left = max(0, longest - taken)
+            if left < length:
+                session.truncate(left)
+                local.key = local.key[:, :left]
+                local.value = local.value[:, :left]
+            continue
+        if choice == 1:
+            session.delete()
+            session = client.create_session(
+                kv_heads=HKV,
+                head_size=D,
+                retain_window=[window],
+                rollback_tokens=rollback,
+            )
+            local, longest = Local(client), 0
+            continue
+        if choice == 2:
+            before, session = session, session.fork()
+            before.delete()
+            continue
+        count = int(rng.integers(1, 600) if choice == 3 else rng.integers(1, 9))
+        key, value = tokens(rng, count), tokens(rng, count)
+        local.append(key, value)
+        length += count
+        longest = max(longest, length)
+        query = tokens(rng, count, HQ)
+        options = {"window": (int(rng.integers(0, window)), None)}
+        wanted = options
+        if choice == 4:
+            mask = rng.standard_normal((HQ, count, length), np.float32)
+            begin = max(0, length - count - options["window"][0]) // 256 * 256
+            wanted = {**options, "mask": mask}
+            options = {
+                **options,
+                "mask": mask[..., begin:],
+                "mask_begin": begin,
+            }
+        np.testing.assert_array_equal(
+            session.step(query, key, value, **options).output,
+            local.attend(query, **wanted),
+        )
+        query = query[:, -1:]
+        np.testing.assert_array_equal(
+            session.attend(query, window=(window - 1, None)).output,
+            local.attend(query, window=(window - 1, None)),
+        )
+    (info,) = [i for i in client.list_sessions() if i.id == session.id]
+    assert info.lengths == session.lengths
+    kept = longest - info.first_tokens[0]
+    assert kept < window + rollback + 256 or info.first_tokens == (0,)
+    session.delete()
+
+
+def test_windows_say_what_they_lack(client, rng, monkeypatch):
+    monkeypatch.setattr(step_messages, "MAX_APPEND_BYTES", 64)
+    session = client.create_session(
+        kv_heads=HKV, head_size=D, retain_window=100, rollback_tokens=0
+    )
+    key, query = tokens(rng, 600), tokens(rng, 600, HQ)
+    window = (99, None)
+    # Whole, whatever its size: the first queries see the first tokens.
+    assert session.step(query, key, key, window=window).output.shape[1] == 600
+    with pytest.raises(FailedPrecondition) as caught:
+        session.attend(query, window=window)
+    assert caught.value.reason == "TOKENS_RELEASED"
+    assert caught.value.metadata["first_token"] == "256"
+    assert caught.value.least_length is None
+    with pytest.raises(FailedPrecondition) as caught:
+        session.truncate(300)
+    assert caught.value.least_length == 356
+    session.truncate(356)
+    session.truncate(0)
+    assert session.lengths == (0,)
+    with pytest.raises(InvalidArgument, match="options.window.left"):
+        session.attend(query)
+    session.delete()
 
 
 def test_options_reach_the_server(client, session, rng):
@@ -334,11 +432,44 @@ def test_a_deleted_session_is_told_apart(client, session, rng):
             lambda: same.attend(key),
             same.refresh,
             lambda: same.truncate(0),
+            same.fork,
+            lambda: client.fork_sessions({"fork": same}),
+            lambda: session.append(key, key),
         ):
             with pytest.raises(NotFound, match="is gone: its lease was over"):
                 call()
+        same.delete()
+        session.delete()
+        other.refresh()
         assert other.length == 0
     assert isinstance(client.step([StepItem(same, query=key)])[0], NotFound)
+
+
+def test_sessions_of_another_client_are_refused(
+    client, session, server_address
+):
+    key = np.zeros((HKV, 1, D), np.float32)
+    with Client(server_address) as other:
+        with pytest.raises(
+            ValueError, match=r"items\[0\].session: got a session of another"
+        ):
+            other.step([StepItem(session, key=key, value=key)])
+        with pytest.raises(ValueError, match="forks.'f'.: got a session of"):
+            other.fork_sessions({"f": session})
+    assert session.gone() is None
+    assert session.append(key, key) == 1
+
+
+def test_a_layer_is_appended_to_once_in_a_step(client, session):
+    key = np.zeros((HKV, 1, D), np.float32)
+    append = StepItem(session, key=key, value=key)
+    for other in (append, StepItem(session, query=key)):
+        for items in ([append, other], [other, append]):
+            with pytest.raises(ValueError, match=r"items\[1\].layer: got 0 of"):
+                client.step(items)
+    with pytest.raises(TypeError, match=r"items\[0\].session: got None"):
+        client.step([StepItem(None, query=key)])
+    assert session.lengths == (0, 0)
 
 
 def test_threads_do_not_wait_for_each_other_s_answers(client, rng):
@@ -398,6 +529,21 @@ def test_arguments(session, call, error, words):
             "lease: got the str",
         ),
         (lambda c: c.create_session(lease=1e18), ValueError, "lease: got 1e"),
+        (
+            lambda c: c.create_session(retain_window=[1, "2"]),
+            TypeError,
+            r"retain_window\[1\]: got the string",
+        ),
+        (
+            lambda c: c.create_session(retain_window=None),
+            TypeError,
+            "retain_window: got None",
+        ),
+        (
+            lambda c: c.create_session(rollback_tokens=1.5),
+            TypeError,
+            "rollback_tokens: got the number 1.5",
+        ),
         (
             lambda c: c.create_session(data_type="f"),
             TypeError,

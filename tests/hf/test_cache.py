@@ -138,6 +138,56 @@ def test_an_encoder_and_a_decoder(remote, none_left, kind):
         assert torch.equal(actual, expected)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_beams": 3},
+        {"prompt_lookup_num_tokens": 4},
+        {"do_sample": True, "num_return_sequences": 2},
+    ],
+    ids=lambda options: next(iter(options), "greedy"),
+)
+@pytest.mark.parametrize("kind", ["mistral", "gemma2", "llama4_text"])
+def test_windows_keep_what_they_cover(remote, none_left, kind, options):
+    settings = {
+        "mistral": {},
+        "gemma2": {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 16},
+        "llama4_text": {
+            "attention_chunk_size": 32,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "intermediate_size_mlp": 96,
+        },
+    }[kind]
+    model = small_model(
+        kind, sliding_window=32, max_position_embeddings=2048, **settings
+    )
+    rows = 1 if "prompt_lookup_num_tokens" in options else 2
+    ids = prompt(rows, 600)
+    padded = torch.ones_like(ids)
+    padded[0, :3] = 0
+    options = {"attention_mask": padded, "max_new_tokens": 24, **options}
+    expected = generate(model, "eager", ids, **options)
+    with hf.RemoteCache(remote, model.config, rollback_tokens=8) as cache:
+        actual = generate(model, "remote", ids, cache, **options)
+        windows = cache.sessions[0].config.retain_window
+        assert 32 in windows
+        infos = remote.list_sessions()
+        for info in infos:
+            # 600 - (32 + 8) is in the third page.
+            assert info.first_tokens == tuple(512 if w else 0 for w in windows)
+    assert torch.equal(actual, expected)
+
+
+def test_windows_keep_all_where_that_is_asked_for(remote, none_left):
+    model = small_model("mistral", sliding_window=5)
+    with hf.RemoteCache(remote, model.config, rollback_tokens=None) as cache:
+        actual = generate(model, "remote", prompt(), cache)
+        assert cache.sessions[0].config.retain_window == ()
+    assert torch.equal(actual, generate(model, "eager", prompt()))
+
+
 def test_an_encoder(remote):
     model = small_model("bert", transformers.AutoModel)
     mask = torch.ones(2, 9, dtype=torch.int64)
@@ -214,6 +264,22 @@ def test_masks_of_other_lengths(remote, llama, cache):
     key, value = cache.update(query[:, :2], query[:, :2], 0)
     with pytest.raises(NotImplementedError, match="attention_mask: got one"):
         attention(llama, query, key, value, torch.zeros(1, 1, 3, 4))
+
+
+def test_masks_that_see_past_a_window(remote, none_left):
+    model = small_model("mistral", sliding_window=2)
+    attention = transformers.AttentionInterface()["remote"]
+    query = torch.zeros(1, 4, 3, 16)
+    for row, column in ((2, 0), (0, 1)):
+        mask = torch.full((1, 1, 3, 3), torch.finfo(torch.float32).min)
+        mask[0, 0] += torch.eye(3) * -mask[0, 0, 0, 0]
+        with hf.RemoteCache(remote, model.config) as cache:
+            key, value = cache.update(query[:, :2], query[:, :2], 0)
+            attention(model, query, key, value, mask)
+            mask[0, 0, row, column] = 0
+            key, value = cache.update(query[:, :2], query[:, :2], 1)
+            with pytest.raises(NotImplementedError, match="window of 2"):
+                attention(model, query, key, value, mask)
 
 
 @pytest.mark.parametrize(

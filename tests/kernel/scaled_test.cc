@@ -116,6 +116,23 @@ TEST(ScaledTest, ElementsAreRoundedToNearestEven) {
   }
 }
 
+// Where the nearest number would be 2^128 it is the one before.
+TEST(ScaledTest, TheLargestRowsStayFinite) {
+  constexpr float kMax = std::numeric_limits<float>::max();
+  for (DataType type : kTypes) {
+    const float step = type == DataType::kInt8 ? 0x1p122f : 0x1p124f;
+    const float largest = kMax - step + 0x1p104f;  // 2^128 - step
+    const float row[] = {kMax, -kMax, kMax - step / 4, largest, 0x1p127f, 1};
+    uint8_t stored[6];
+    const uint8_t scale = ScaleOf(type, kMax);
+    ScaleElements(type, scale, row, 6, stored);
+    const float wanted[] = {largest, -largest, largest, largest, 0x1p127f, 0};
+    for (int i = 0; i < 6; ++i) {
+      EXPECT_EQ(ScaledElement(type, scale, stored, i), wanted[i]) << i;
+    }
+  }
+}
+
 TEST(ScaledTest, ARowWithoutNumbersIsNaN) {
   const float row[] = {1, std::numeric_limits<float>::infinity()};
   for (DataType type : kTypes) {

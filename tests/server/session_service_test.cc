@@ -1,11 +1,13 @@
 // Sessions over gRPC: what they hold, what is refused, and that attending gives
 // the bits of one request with the same keys and values.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -14,12 +16,15 @@
 #include "attention/v1/attention.grpc.pb.h"
 #include "attention/v1/session.grpc.pb.h"
 #include "kernel/scaled.h"
+#include "sessions/page.h"
 #include "tests/support/messages.h"
 #include "tests/support/session_fixture.h"
 #include "tests/support/test_server.h"
 
 namespace attention::testing {
 namespace {
+
+using ::testing::ElementsAre;
 
 class SessionServiceTest : public SessionFixture {};
 
@@ -326,6 +331,143 @@ TEST_F(SessionServiceTest, NamesWhatIsWrong) {
   ExpectError(grpc::StatusCode::OUT_OF_RANGE, "LAYER_UNKNOWN");
   Create(std::string(129, 'a'));
   EXPECT_EQ(field(), "id");
+}
+
+// Of an error's ErrorInfo.
+std::string Metadata(const grpc::Status& status, const std::string& name) {
+  details::v1::Status details;
+  EXPECT_TRUE(details.ParseFromString(status.error_details()));
+  for (const auto& detail : details.details()) {
+    details::v1::ErrorInfo info;
+    if (detail.type_url() != "type.googleapis.com/google.rpc.ErrorInfo")
+      continue;
+    EXPECT_TRUE(info.ParseFromString(detail.value()));
+    const auto found = info.metadata().find(name);
+    return found == info.metadata().end() ? "none" : found->second;
+  }
+  return "none";
+}
+
+TEST_F(SessionServiceTest, TellsTheWindowsOfLayers) {
+  const v1::Session session = CreateWithWindows("a", 2, {100}, std::nullopt);
+  ExpectOk();
+  EXPECT_THAT(session.config().retain_window(), ElementsAre(100, 100));
+  EXPECT_EQ(session.config().rollback_tokens(), 256);
+  CreateWithWindows("a", 2, {100, 100}, 256);
+  ExpectOk();
+  CreateWithWindows("a", 2, {100, 0}, 256);
+  ExpectError(grpc::StatusCode::ALREADY_EXISTS, "SESSION_EXISTS");
+  EXPECT_THAT(CreateWithWindows("b", 2, {0, 0}, 0).config().retain_window(),
+              ElementsAre());
+  ExpectOk();
+  EXPECT_EQ(Get("b").config().rollback_tokens(), 0);
+  const auto refused = [&](int64_t layers, const std::vector<int64_t>& windows,
+                           std::optional<int64_t> rollback) {
+    CreateWithWindows("c", layers, windows, rollback);
+    ExpectError(grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD");
+    return DetailsOf(status_).field;
+  };
+  EXPECT_EQ(refused(2, {1, 2, 3}, 0), "config.retain_window");
+  EXPECT_EQ(refused(2, {1, -2}, 0), "config.retain_window[1]");
+  EXPECT_EQ(refused(2, {int64_t{1} << 62}, 0), "config.retain_window[0]");
+  EXPECT_EQ(refused(2, {5}, -1), "config.rollback_tokens");
+  EXPECT_EQ(refused(int64_t{1} << 60, {5}, 0), "config.num_layers");
+  EXPECT_EQ(refused(-1, {5}, 0), "config.num_layers");
+}
+
+TEST_F(SessionServiceTest, ALayerWithAWindowAnswersWithinIt) {
+  CreateWithWindows("a", 1, {100}, 0);
+  const int64_t empty = server_.server().sessions().totals().bytes;
+  Append(AppendRequest("a", 600));
+  ExpectOk();
+  const v1::Session session = Get("a");
+  EXPECT_THAT(session.lengths(), ElementsAre(600));
+  EXPECT_THAT(session.first_tokens(), ElementsAre(256));
+  EXPECT_THAT(session.least_lengths(), ElementsAre(356));
+  const PageFormat format = {
+      .kv_heads = kHeads, .key_size = kKeySize, .value_size = kValueSize};
+  EXPECT_EQ(server_.server().sessions().totals().bytes,
+            empty + 2 * Page::Bytes(format, 256) + PageTable::Bytes(2));
+
+  v1::AttendRequest request = AttendRequest("a", 20);
+  v1::AttentionOptions& options = *request.mutable_options();
+  for (int64_t left : {-2, -1, 100}) {
+    options.mutable_window()->clear_left();
+    if (left > -2) options.mutable_window()->set_left(left);
+    Attend(request);
+    ExpectError(grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD");
+    EXPECT_EQ(DetailsOf(status_).field, "options.window.left");
+  }
+  options.mutable_window()->set_left(99);
+  options.set_return_scores(v1::SCORES_WEIGHTS);
+  Attend(request);
+  ExpectError(grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD");
+  EXPECT_EQ(DetailsOf(status_).field, "options.return_scores");
+  options.clear_return_scores();
+  options.set_return_log_sum_exp(true);
+  for (double slope : {0.5, 1.0, 0.25, 2.0}) options.add_alibi_slopes(slope);
+  ExpectAttends(request);
+  options.set_causal(v1::CAUSAL_TOP_LEFT);
+  Attend(request);
+  ExpectError(grpc::StatusCode::FAILED_PRECONDITION, "TOKENS_RELEASED");
+  EXPECT_EQ(Metadata(status_, "first_token"), "256");
+  options.clear_causal();
+
+  // A mask of all columns, and one without those that nobody sees.
+  *request.mutable_mask() = RandomTensor(v1::DATA_TYPE_BOOL, {20, 600}, 7);
+  const v1::ComputeAttentionResponse wanted = Wanted(request);
+  ExpectAttends(request, wanted);
+  std::string columns;
+  for (int64_t query = 0; query < 20; ++query) {
+    columns += request.mask().data().substr(query * 600 + 256, 344);
+  }
+  request.mutable_mask()->set_data(columns);
+  request.mutable_mask()->set_shape(1, 344);
+  request.set_mask_begin(256);
+  ExpectAttends(request, wanted);
+  request.set_mask_begin(512);
+  Attend(request);
+  ExpectError(grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD");
+  EXPECT_EQ(DetailsOf(status_).field, "mask_begin");
+
+  // The first of so many sees token 255.
+  for (int64_t queries : {246, 245}) {
+    request = AttendRequest("a", queries);
+    request.mutable_options()->mutable_window()->set_left(99);
+    if (queries == 245) {
+      ExpectAttends(request);
+      continue;
+    }
+    Attend(request);
+    ExpectError(grpc::StatusCode::FAILED_PRECONDITION, "TOKENS_RELEASED");
+    EXPECT_EQ(Metadata(status_, "first_token"), "256");
+  }
+}
+
+TEST_F(SessionServiceTest, ALayerWithAWindowIsTruncatedAsFarAsItSays) {
+  CreateWithWindows("a", 1, {100}, 10);
+  Append(AppendRequest("a", 600));
+  v1::TruncateSessionRequest truncate;
+  truncate.set_id("a");
+  truncate.set_length(355);
+  Call(&v1::SessionService::Stub::TruncateSession, truncate);
+  ExpectError(grpc::StatusCode::FAILED_PRECONDITION, "TOKENS_RELEASED");
+  EXPECT_EQ(Metadata(status_, "least_length"), "356");
+  EXPECT_THAT(Get("a").lengths(), ElementsAre(600));
+  truncate.set_length(356);
+  Call(&v1::SessionService::Stub::TruncateSession, truncate);
+  ExpectOk();
+  keys_.Truncate(356);
+  values_.Truncate(356);
+  v1::AttendRequest request = AttendRequest("a", 1);
+  request.mutable_options()->mutable_window()->set_left(99);
+  ExpectAttends(request);
+  truncate.set_length(0);
+  EXPECT_THAT(Call(&v1::SessionService::Stub::TruncateSession, truncate)
+                  .session()
+                  .first_tokens(),
+              ElementsAre(0));
+  ExpectOk();
 }
 
 TEST(SessionLimitsTest, AreThoseOfTheOptions) {

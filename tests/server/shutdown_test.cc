@@ -12,7 +12,9 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "attention/v1/attention.grpc.pb.h"
+#include "attention/v1/session.grpc.pb.h"
 #include "base/descriptor.h"
+#include "grpcpp/client_context.h"
 #include "server/options.h"
 #include "server/server.h"
 #include "tests/support/http2_client.h"
@@ -234,6 +236,24 @@ TEST_F(GoawayTest, NeitherSilentPeersNorWatchersHoldItUp) {
   server_.server().Wait();
   EXPECT_EQ(ServingStatus(watch.Read().value_or("")), "NOT_SERVING");
   EXPECT_EQ(watch.Read(), std::nullopt);
+}
+
+TEST_F(GoawayTest, StreamsOfSessionsThatAreIdleDoNotHoldItUp) {
+  const auto stub =
+      v1::SessionService::NewStub(server_.Channel(Transport::kLoopback));
+  grpc::ClientContext context;
+  const auto stream = stub->Step(&context);
+  v1::StepRequest request;
+  request.add_items()->set_id("none");
+  v1::StepResponse response;
+  ASSERT_TRUE(stream->Write(request));
+  ASSERT_TRUE(stream->Read(&response));
+  server_.server().Shutdown(absl::InfiniteFuture());
+  server_.server().Wait();
+  EXPECT_FALSE(stream->Read(&response));
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(DetailsOf(status).reason, "DRAINING");
 }
 
 class DrainDelayTest : public DrainTest,

@@ -106,6 +106,30 @@ TEST(StatusTest, UnknownRegionsGetAResourceInfo) {
   EXPECT_EQ(DetailsOf(status).reason, "REGION_UNKNOWN");
 }
 
+TEST(StatusTest, TextsAreUtf8) {
+  const auto text_of = [](const std::string& text) {
+    return ToGrpcStatus(absl::InternalError(text)).error_message();
+  };
+  const std::string right = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80z";
+  EXPECT_EQ(text_of(right), right);
+  // Cut in the middle, too long, half of a pair, too large, alone.
+  for (const std::string wrong :
+       {"\xc3", "\xc0\x80", "\xe0\x80\x80", "\xed\xa0\x80", "\xe2\x82",
+        "\xf0\x80\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\x80",
+        "\xff"}) {
+    EXPECT_EQ(text_of("a" + wrong + "z"),
+              "a" + std::string(wrong.size(), '?') + "z");
+  }
+  // Not cut in the middle of a character.
+  std::string many;
+  while (many.size() <= kMaxStatusMessageBytes) many += "\xe2\x82\xac";
+  EXPECT_EQ(
+      text_of(many),
+      absl::StrCat(many.substr(0, kMaxStatusMessageBytes / 3 * 3 - 3), "..."));
+  EXPECT_EQ(text_of(std::string(kMaxStatusMessageBytes, 'x')),
+            std::string(kMaxStatusMessageBytes, 'x'));
+}
+
 TEST(StatusTest, LongTextsAreCut) {
   const std::string text(3 * kMaxStatusMessageBytes, 'x');
   const grpc::Status plain = ToGrpcStatus(absl::InternalError(text));

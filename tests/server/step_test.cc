@@ -409,6 +409,20 @@ TEST_F(StepTest, ACancelledBatchIsUndone) {
   ExpectOk();
 }
 
+// It would be copied before anybody has been asked for the time.
+TEST_F(StepTest, RefusesMasksInSharedMemory) {
+  Create("a");
+  StepStream stream(*stub_);
+  v1::StepItem item = Appending("a", 2);
+  AddQuery(item);
+  item.mutable_mask()->set_data_type(v1::DATA_TYPE_BOOL);
+  item.mutable_mask()->add_shape(2);
+  item.mutable_mask()->mutable_shared_memory()->set_region("r");
+  ExpectFailed(Do(stream, item), grpc::StatusCode::INVALID_ARGUMENT,
+               "INVALID_FIELD", "mask.shared_memory");
+  EXPECT_EQ(Get("a").lengths(0), 0);
+}
+
 TEST_F(StepTest, DrainingEndsStreamsThatWait) {
   Create("a");
   const auto channel = server_.Channel(Transport::kLoopback);
@@ -524,6 +538,52 @@ TEST_F(StepMemoryTest, AnItemThatNeverFitsIsRefused) {
   AddQuery(item);
   item.mutable_options()->clear_return_scores();
   ExpectAnswer(item, Do(stream, item));
+}
+
+// A prompt that is longer than the window, and its queries in one item; then
+// what is left of it.
+TEST_F(StepTest, QueriesSeeWhatTheirAppendReleases) {
+  CreateWithWindows("a", 1, {100}, 0);
+  StepStream stream(*stub_);
+  v1::StepItem item = Appending("a", 600);
+  AddQuery(item, 600);
+  item.mutable_options()->mutable_window()->set_left(99);
+  ExpectAnswer(item, Do(stream, item));
+  item = Appending("a", 700);
+  item.set_request_id("prompt");
+  AddQuery(item, 700);
+  item.mutable_options()->mutable_window()->set_left(99);
+  ExpectAnswer(item, Do(stream, item));
+  EXPECT_EQ(Get("a").first_tokens(0), 1024);  // 1300 - 100 is in this page
+
+  // Once more: the tokens that its queries saw are gone, but it was done.
+  ExpectFailed(Do(stream, item), grpc::StatusCode::FAILED_PRECONDITION,
+               "TOKENS_RELEASED");
+  v1::StepItem append_alone = item;
+  append_alone.clear_query();
+  append_alone.clear_options();
+  EXPECT_EQ(Do(stream, append_alone).length(), 1300);
+  append_alone.mutable_key()->mutable_data()->back() ^= 1;
+  ExpectFailed(Do(stream, append_alone), grpc::StatusCode::ABORTED,
+               "LENGTH_CONFLICT");
+
+  v1::StepItem decode = Appending("a", 1);
+  decode.set_request_id("decode");
+  AddQuery(decode);
+  decode.mutable_options()->mutable_window()->set_left(99);
+  const v1::StepResult first = Do(stream, decode);
+  ExpectAnswer(decode, first);
+  Do(stream, Appending("a", 1));
+  const v1::StepResult again = Do(stream, decode);
+  EXPECT_EQ(again.code(), 0) << again.message();
+  EXPECT_TRUE(again.output().data() == first.output().data());
+
+  // One that is refused leaves nothing behind.
+  v1::StepItem wrong = Appending("a", 1);
+  AddQuery(wrong);
+  ExpectFailed(Do(stream, wrong), grpc::StatusCode::INVALID_ARGUMENT,
+               "INVALID_FIELD", "options.window.left");
+  EXPECT_EQ(Get("a").lengths(0), 1302);
 }
 
 }  // namespace

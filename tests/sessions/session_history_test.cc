@@ -15,10 +15,11 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "base/buffer_pool.h"
 #include "base/executor.h"
-#include "kernel/accumulator.h"
 #include "kernel/attention.h"
+#include "kernel/key_values.h"
 #include "sessions/session_store.h"
 #include "tests/sessions/rows.h"
 
@@ -27,15 +28,20 @@ namespace {
 
 constexpr char kOwner[] = "me";
 
+struct Layer {
+  Tokens tokens;  // all of them, also those that are released
+  int64_t first = 0;
+};
+
 struct Model {
-  std::vector<Tokens> layers;
+  std::vector<Layer> layers;
   absl::Time expires;
 };
 
 // A reader, and what it must go on seeing.
 struct Held {
   LayerSnapshot snapshot;
-  Tokens tokens;
+  Layer layer;
 };
 
 class History {
@@ -46,6 +52,13 @@ class History {
                       .key_size = Number(1, 9),
                       .value_size = Number(1, 9)};
     config_.lease = absl::Seconds(60);
+    if (seed % 2 == 1) {
+      config_.retain_window.resize(config_.num_layers);
+      for (int64_t& window : config_.retain_window) {
+        window = Number(0, 2) == 0 ? 0 : Number(1, 400);
+      }
+      config_.rollback_tokens = Number(0, 300);
+    }
     store_ = std::make_unique<SessionStore>(
         SessionStore::Limits{.bytes = Number(20, 400) << 10, .sessions = 8},
         BufferPool::Create(1 << 20));
@@ -140,7 +153,8 @@ class History {
     const auto session = Use(id);
     if (session == nullptr) return;
     const int64_t layer = Number(0, config_.num_layers - 1);
-    Tokens& model = Find(id)->layers[layer];
+    Layer& state = Find(id)->layers[layer];
+    Tokens& model = state.tokens;
     const int64_t count = Number(0, 3) == 0 ? Number(0, 600) : Number(0, 20);
     const Tokens tokens = Tokens::Random(config_.format, count, random_);
     const std::string request_id = absl::StrCat("r", ++requests_);
@@ -154,9 +168,21 @@ class History {
       return;
     }
     Write(*append, tokens);
+    Layer longer = state;
+    longer.tokens.Add(tokens);
+    if (Number(0, 3) == 0) {
+      // Every new token has a query.
+      CheckAttention(append->Written(), longer.tokens, count);
+    }
     if (Number(0, 4) == 0) return;  // given up
     ASSERT_EQ(std::move(*append).Publish(), absl::OkStatus());
-    model.Add(tokens);
+    state = std::move(longer);
+    if (const int64_t window = config_.window(layer); window > 0 && count > 0) {
+      const int64_t kept = window + config_.rollback_tokens;
+      state.first =
+          std::max(state.first, std::max<int64_t>(0, model.count - kept) /
+                                    kKeyBlock * kKeyBlock);
+    }
     if (Number(0, 4) > 0) return;
     // The same again.
     auto again = session->BeginAppend(layer, request);
@@ -168,16 +194,31 @@ class History {
     const std::string id = Id();
     const auto session = Use(id);
     if (session == nullptr) return;
-    std::vector<Tokens>& layers = Find(id)->layers;
-    int64_t shortest = layers[0].count;
-    for (const Tokens& layer : layers) {
-      shortest = std::min(shortest, layer.count);
+    std::vector<Layer>& layers = Find(id)->layers;
+    int64_t shortest = layers[0].tokens.count;
+    int64_t least = 0;
+    for (int64_t i = 0; i < config_.num_layers; ++i) {
+      shortest = std::min(shortest, layers[i].tokens.count);
+      if (layers[i].first > 0) {
+        least = std::max(least, layers[i].first + config_.window(i));
+      }
     }
     const int64_t length =
-        Number(std::max<int64_t>(0, shortest - 300), shortest);
+        Number(0, 9) == 0
+            ? 0
+            : Number(std::max<int64_t>(0, shortest - 300), shortest);
     EXPECT_TRUE(absl::IsInvalidArgument(session->Truncate(shortest + 1)));
-    ASSERT_EQ(session->Truncate(length), absl::OkStatus());
-    for (Tokens& layer : layers) layer.Truncate(config_.format, length);
+    const absl::Status status = session->Truncate(length);
+    if (length > 0 && length < least) {
+      EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+      EXPECT_EQ(LeastLength(status), least);
+      return;
+    }
+    ASSERT_EQ(status, absl::OkStatus());
+    for (Layer& layer : layers) {
+      layer.tokens.Truncate(config_.format, length);
+      if (length == 0) layer.first = 0;
+    }
   }
 
   void Fork() {
@@ -220,7 +261,9 @@ class History {
 
   void Check() {
     for (const Held& held : held_) {
-      EXPECT_TRUE(Holds(held.snapshot, held.tokens)) << "held by a reader";
+      EXPECT_TRUE(Holds(held.snapshot, held.layer.tokens))
+          << "held by a reader";
+      EXPECT_EQ(held.snapshot.first_token(), held.layer.first);
     }
     for (const auto& [id, model] : models_) {
       if (model.expires <= now_) continue;
@@ -228,17 +271,20 @@ class History {
       ASSERT_TRUE(session.ok()) << session.status();
       for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
         const LayerSnapshot snapshot = *(*session)->Read(layer);
-        ASSERT_TRUE(Holds(snapshot, model.layers[layer])) << id;
-        CheckAttention(snapshot, model.layers[layer]);
+        const Layer& of_model = model.layers[layer];
+        ASSERT_TRUE(Holds(snapshot, of_model.tokens)) << id;
+        ASSERT_EQ(snapshot.first_token(), of_model.first) << id;
+        CheckAttention(snapshot, of_model.tokens, 1);
       }
     }
   }
 
-  // One query over the session's pages, and over one tensor.
-  void CheckAttention(const LayerSnapshot& snapshot, const Tokens& tokens) {
+  // Queries over the session's pages, and over one tensor.
+  void CheckAttention(const LayerSnapshot& snapshot, const Tokens& tokens,
+                      int64_t queries) {
     const PageFormat& format = config_.format;
     const int64_t heads = format.kv_heads * 2;
-    std::vector<float> query(heads * format.key_size);
+    std::vector<float> query(queries * heads * format.key_size);
     for (float& number : query)
       number = std::normal_distribution<float>()(random_);
     AttentionInputs inputs;
@@ -250,27 +296,30 @@ class History {
       view.data = numbers.data();
       return view;
     };
-    inputs.query = view_of(query, {1, 1, heads, format.key_size});
+    inputs.query = view_of(query, {1, queries, heads, format.key_size});
     inputs.key = view_of(tokens.keys,
                          {1, tokens.count, format.kv_heads, format.key_size});
     inputs.value = view_of(
         tokens.values, {1, tokens.count, format.kv_heads, format.value_size});
     AttentionOptions options;
     options.layout = Layout::kBSHD;
+    options.causal = Causal::kBottomRight;
+    options.window_left = snapshot.window() - 1;
     const auto plan = PlanAttention(inputs, options);
     ASSERT_TRUE(plan.ok()) << plan.status();
-    std::vector<float> wanted(heads * format.value_size), got(wanted.size());
+    std::vector<float> wanted(queries * heads * format.value_size);
+    std::vector<float> got(wanted.size());
     ASSERT_EQ(RunAttention(*plan, {.output = wanted.data()}, executor_),
               absl::OkStatus());
-    auto accumulator = Accumulator::Create(*plan, {.output = got.data()});
-    ASSERT_TRUE(accumulator.ok()) << accumulator.status();
-    if (tokens.count > 0) {
-      const KeyValueView view = snapshot.view();
-      AddedKeys keys;
-      keys.views = {&view, 1};
-      ASSERT_EQ(accumulator->Add(keys, executor_), absl::OkStatus());
-    }
-    ASSERT_EQ(accumulator->Finish(executor_), absl::OkStatus());
+    inputs.key.data = inputs.value.data = nullptr;
+    const auto without_keys = PlanAttention(inputs, options);
+    ASSERT_TRUE(without_keys.ok()) << without_keys.status();
+    const KeyValueView view = snapshot.view();
+    const auto over_pages =
+        WithKeys(*without_keys, absl::MakeConstSpan(&view, 1));
+    ASSERT_TRUE(over_pages.ok()) << over_pages.status();
+    ASSERT_EQ(RunAttention(*over_pages, {.output = got.data()}, executor_),
+              absl::OkStatus());
     EXPECT_EQ(wanted, got);
   }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/buffer_pool.h"
 #include "base/field_error.h"
@@ -173,8 +174,8 @@ TEST_F(SessionStoreTest, BoundsTheBytesOfAnOwnerAndOfAll) {
   ASSERT_TRUE(mine.ok() && yours.ok());
   EXPECT_TRUE(absl::IsResourceExhausted(AppendTokens(**mine, 0, Some(256))));
   EXPECT_EQ(AppendTokens(**mine, 0, Some(10)), absl::OkStatus());
-  EXPECT_EQ(AppendTokens(**yours, 0, Some(32000)), absl::OkStatus());
-  EXPECT_TRUE(absl::IsResourceExhausted(AppendTokens(**yours, 0, Some(1000))));
+  EXPECT_EQ(AppendTokens(**yours, 0, Some(31000)), absl::OkStatus());
+  EXPECT_TRUE(absl::IsResourceExhausted(AppendTokens(**yours, 0, Some(2000))));
   EXPECT_EQ(store_.totals().bytes,
             store_.totals("me").bytes + store_.totals("you").bytes);
   store_.Delete("you", "a");
@@ -208,6 +209,16 @@ TEST_F(SessionStoreTest, NamesWhatIsWrong) {
   config.format.type = DataType::kInt32;
   EXPECT_EQ(field("a", config), "data_type");
   config = config_;
+  config.retain_window = {1, 2, 3, 4, 5};
+  EXPECT_EQ(field("a", config), "retain_window");
+  config.retain_window.assign(config.num_layers, 5);
+  config.retain_window.back() = -1;
+  EXPECT_EQ(field("a", config),
+            absl::StrCat("retain_window[", config.num_layers - 1, "]"));
+  config.retain_window = {};
+  config.rollback_tokens = -1;
+  EXPECT_EQ(field("a", config), "rollback_tokens");
+  config.rollback_tokens = 0;
   config.lease = absl::ZeroDuration();
   EXPECT_EQ(field("a", config), "lease");
   EXPECT_EQ(store_.totals().sessions, 0);

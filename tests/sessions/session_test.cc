@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/buffer_pool.h"
 #include "sessions/memory_account.h"
@@ -37,6 +38,16 @@ class SessionTest : public testing::Test {
   // What pages take.
   int64_t UsedBy(const Session& session) const {
     return account_->used() - Session::Bytes(session.config());
+  }
+  // What a layer takes with pages of so many rows.
+  static int64_t LayerBytes(const PageFormat& format,
+                            const std::vector<int64_t>& rows) {
+    int64_t bytes = PageTable::Bytes(static_cast<int64_t>(rows.size()));
+    for (int64_t of_page : rows) bytes += Page::Bytes(format, of_page);
+    return bytes;
+  }
+  int64_t LayerBytes(const std::vector<int64_t>& rows) const {
+    return LayerBytes(format_, rows);
   }
   std::shared_ptr<Session> Make() { return Make({.format = format_}); }
   Tokens Some(int64_t count) { return Tokens::Random(format_, count, random_); }
@@ -84,7 +95,7 @@ TEST_F(SessionTest, ValuesMayBeTheFirstColumnsOfKeys) {
   const LayerSnapshot read = *session->Read(0);
   EXPECT_TRUE(Holds(read, tokens));
   EXPECT_EQ(read.view().blocks[1].key, read.view().blocks[1].value);
-  EXPECT_EQ(UsedBy(*session), format.PageBytes(256) + format.PageBytes(64));
+  EXPECT_EQ(UsedBy(*session), LayerBytes(format, {256, 64}));
 }
 
 // Each row of a token and head has its own scale. Copies of pages have them
@@ -141,7 +152,7 @@ TEST_F(SessionTest, RowsMayBeScaled) {
         EXPECT_FALSE(Holds(read, other));
       }
       // A payload byte an element, and a byte a row for its scale.
-      EXPECT_LE(static_cast<double>(format.PageBytes(kKeyBlock)),
+      EXPECT_LE(static_cast<double>(Page::Bytes(format, kKeyBlock)),
                 1.02 * 2 * 256 * (prefix ? 600 : 640));
     }
   }
@@ -178,7 +189,7 @@ TEST_F(SessionTest, AllMemoryIsGivenBackWithTheLastReader) {
   std::optional<LayerSnapshot> held = *session->Read(0);
   session->Delete();
   session.reset();
-  EXPECT_EQ(account_->used(), format_.PageBytes(256) + format_.PageBytes(64));
+  EXPECT_EQ(account_->used(), LayerBytes({256, 64}));
   held.reset();
   EXPECT_EQ(account_->used(), 0);
 }
@@ -257,8 +268,8 @@ TEST_F(SessionTest, ForksShareRowsAndThenPart) {
   ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
   const auto fork = *session->Fork(kNow);
   const int64_t used = account_->used();
-  const int64_t pages = format_.PageBytes(256) + format_.PageBytes(64);
-  EXPECT_EQ(used, pages + 2 * Session::Bytes(session->config()));
+  EXPECT_EQ(used,
+            LayerBytes({256, 64}) + 2 * Session::Bytes(session->config()));
   EXPECT_EQ(fork->Read(0)->view().blocks[0].key,
             session->Read(0)->view().blocks[0].key);
   Tokens of_fork = all;
@@ -266,7 +277,8 @@ TEST_F(SessionTest, ForksShareRowsAndThenPart) {
   ASSERT_EQ(AppendTokens(*session, 0, left), absl::OkStatus());
   EXPECT_EQ(account_->used(), used) << "the first to append does so in place";
   ASSERT_EQ(AppendTokens(*fork, 0, right), absl::OkStatus());
-  EXPECT_EQ(account_->used(), used + format_.PageBytes(64));
+  EXPECT_EQ(account_->used(),
+            used + Page::Bytes(format_, 64) + PageTable::Bytes(2));
   all.Add(left);
   of_fork.Add(right);
   EXPECT_TRUE(Holds(*session->Read(0), all));
@@ -307,7 +319,7 @@ TEST_F(SessionTest, TruncateFreesPages) {
   const auto session = Make();
   ASSERT_EQ(AppendTokens(*session, 0, Some(600)), absl::OkStatus());
   ASSERT_EQ(session->Truncate(256), absl::OkStatus());
-  EXPECT_EQ(UsedBy(*session), format_.PageBytes(256));
+  EXPECT_EQ(UsedBy(*session), LayerBytes({256}));
   ASSERT_EQ(session->Truncate(0), absl::OkStatus());
   EXPECT_EQ(UsedBy(*session), 0);
   EXPECT_TRUE(absl::IsInvalidArgument(session->Truncate(1)));
@@ -364,18 +376,72 @@ TEST_F(SessionTest, AnAppendThatWasTruncatedIsNotDoneAgain) {
 
 TEST_F(SessionTest, AFullAccountRefusesAndChangesNothing) {
   const auto account = std::make_shared<MemoryAccount>(
-      Session::Bytes({.format = format_}) + format_.PageBytes(256) +
-          format_.PageBytes(16),
-      account_);
+      Session::Bytes({.format = format_}) + LayerBytes({256, 16}), account_);
   const auto session = Make({.format = format_}, account);
   const Tokens all = Some(10);
   ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
   const absl::Status status = AppendTokens(*session, 0, Some(300));
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_TRUE(Holds(*session->Read(0), all));
-  EXPECT_EQ(UsedBy(*session), format_.PageBytes(16));
+  EXPECT_EQ(UsedBy(*session), LayerBytes({16}));
   EXPECT_EQ(account_->used(), account->used());
   EXPECT_EQ(AppendTokens(*session, 0, Some(6)), absl::OkStatus());
+}
+
+// A fork that parts has a table of its own: rows are not all that it takes.
+TEST_F(SessionTest, TablesAreCounted) {
+  const PageFormat tiny = {.type = DataType::kInt8,
+                           .value_is_key_prefix = true};
+  const auto account = std::make_shared<MemoryAccount>(1 << 20, account_);
+  const auto session = Make({.format = tiny}, account);
+  const Tokens many = Tokens::Random(tiny, 256 * 500 + 1, random_);
+  ASSERT_EQ(AppendTokens(*session, 0, many), absl::OkStatus());
+  const int64_t table = PageTable::Bytes(501);
+  std::vector<std::shared_ptr<Session>> forks;
+  absl::Status status;
+  while (status.ok()) {
+    auto fork = session->Fork(kNow);
+    status = fork.status();
+    if (!status.ok()) break;
+    forks.push_back(*std::move(fork));
+    status = AppendTokens(*forks.back(), 0, Tokens::Random(tiny, 1, random_));
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  // The first goes on in the table of all, where the page has room.
+  EXPECT_GE(account->used(), static_cast<int64_t>(forks.size() - 2) * table);
+  EXPECT_LE(static_cast<int64_t>(forks.size() - 2) * table, 1 << 20);
+  // A layer can be truncated even where there is no room for another table.
+  for (const auto& fork : forks) {
+    ASSERT_EQ(fork->Truncate(256 * 400 + 7), absl::OkStatus());
+    EXPECT_LE(account->used(), account->limit());
+  }
+  Tokens left = many;
+  left.Truncate(tiny, 256 * 400 + 7);
+  EXPECT_TRUE(Holds(*forks[0]->Read(0), left));
+  ASSERT_EQ(forks[0]->Truncate(0), absl::OkStatus());
+  forks.resize(1);
+  const Tokens more = Tokens::Random(tiny, 3, random_);
+  ASSERT_EQ(AppendTokens(*forks[0], 0, more), absl::OkStatus());
+  EXPECT_TRUE(Holds(*forks[0]->Read(0), more));
+}
+
+TEST_F(SessionTest, ALeaseDoesNotEndUnderACall) {
+  const absl::Duration lease = absl::Milliseconds(100);
+  const auto session = Make({.format = format_, .lease = lease});
+  std::shared_ptr<Session> use = session->Use(kNow);
+  ASSERT_EQ(use, session);
+  EXPECT_FALSE(session->DeleteIfExpired(kNow + 5 * lease));
+  // It begins anew after it.
+  absl::SleepFor(lease / 2);
+  use = nullptr;
+  EXPECT_FALSE(session->Expired(kNow + 1.5 * lease));
+  EXPECT_TRUE(session->Expired(kNow + absl::Hours(1)));
+  EXPECT_EQ(session->Use(kNow + absl::Hours(1)), nullptr);
+  // Deleted it is gone, whoever uses it.
+  use = session->Use(kNow);
+  EXPECT_TRUE(session->Delete());
+  EXPECT_TRUE(absl::IsNotFound(use->Read(0).status()));
+  EXPECT_EQ(session->Use(kNow), nullptr);
 }
 
 // Invariant 6.
@@ -399,6 +465,149 @@ TEST_F(SessionTest, LongSequencesTakeNoMoreThanTheirRows) {
   const auto session = Make();
   ASSERT_EQ(AppendTokens(*session, 0, Some(8000)), absl::OkStatus());
   const int64_t payload = 8000 * format_.kv_heads *
+                          (format_.key_row_bytes() + format_.value_row_bytes());
+  EXPECT_LE(static_cast<double>(UsedBy(*session)),
+            1.02 * static_cast<double>(payload));
+}
+
+// Invariant 7, and what of it a snapshot, a reader and a fork have.
+TEST_F(SessionTest, AWindowReleasesWhatNoQuerySees) {
+  const auto session =
+      Make({.format = format_, .retain_window = {300}, .rollback_tokens = 20});
+  Tokens all = Some(575);
+  ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
+  EXPECT_EQ(session->Read(0)->first_token(), 0);
+  const LayerSnapshot held = *session->Read(0);
+  const Tokens tokens_held = all;
+  const int64_t used = UsedBy(*session);
+  for (int i = 0; i < 3; ++i) {
+    const Tokens more = Some(1);
+    ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
+    all.Add(more);
+    const LayerSnapshot read = *session->Read(0);
+    EXPECT_EQ(read.length(), 576 + i);
+    EXPECT_EQ(read.first_token(), 256);
+    EXPECT_EQ(read.view().begin, 256);
+    EXPECT_EQ(read.view().length, 320 + i);
+    EXPECT_TRUE(Holds(read, all));
+  }
+  EXPECT_EQ(UsedBy(*session),
+            used + LayerBytes({256, 256}) - Page::Bytes(format_, 256))
+      << "a larger last page; a reader holds the smaller and the first one";
+  EXPECT_EQ(held.first_token(), 0);
+  EXPECT_TRUE(Holds(held, tokens_held));
+  const auto fork = session->Fork(kNow);
+  ASSERT_TRUE(fork.ok());
+  EXPECT_EQ((*fork)->Read(0)->first_token(), 256);
+  for (int i = 0; i < 300; ++i) {
+    const Tokens more = Some(1);
+    ASSERT_EQ(AppendTokens(**fork, 0, more), absl::OkStatus());
+  }
+  EXPECT_EQ((*fork)->Read(0)->first_token(), 512);
+  EXPECT_EQ(session->Read(0)->first_token(), 256);
+  EXPECT_TRUE(Holds(*session->Read(0), all));
+}
+
+TEST_F(SessionTest, ReleasedPagesAreGivenBack) {
+  const auto session =
+      Make({.format = format_, .retain_window = {300}, .rollback_tokens = 0});
+  ASSERT_EQ(AppendTokens(*session, 0, Some(2000)), absl::OkStatus());
+  // Tokens from 1700 on, of pages that begin at 1536.
+  EXPECT_EQ(session->Read(0)->first_token(), 1536);
+  EXPECT_EQ(UsedBy(*session), LayerBytes({256, 256}));
+}
+
+// Whatever an append has, its queries see all that the window covers.
+TEST_F(SessionTest, AnAppendHasWhatItReleases) {
+  const auto session =
+      Make({.format = format_, .retain_window = {10}, .rollback_tokens = 0});
+  Tokens all = Some(900);
+  ASSERT_EQ(AppendTokens(*session, 0, all), absl::OkStatus());
+  const Tokens more = Some(1000);
+  all.Add(more);
+  auto append = session->BeginAppend(0, {.tokens = 1000});
+  ASSERT_TRUE(append.ok());
+  Write(*append, more);
+  const LayerSnapshot written = append->Written();
+  EXPECT_EQ(written.first_token(), 768);
+  EXPECT_EQ(written.window(), 10);
+  ASSERT_EQ(std::move(*append).Publish(), absl::OkStatus());
+  EXPECT_EQ(session->Read(0)->first_token(), 1792);
+  EXPECT_EQ(written.first_token(), 768);
+  EXPECT_TRUE(Holds(written, all));
+}
+
+TEST_F(SessionTest, AWindowSaysHowFarItCanBeTruncated) {
+  const auto session = Make({.num_layers = 2,
+                             .format = format_,
+                             .retain_window = {300, 0},
+                             .rollback_tokens = 5});
+  Tokens all = Some(1000);
+  for (int64_t layer : {0, 1}) {
+    ASSERT_EQ(AppendTokens(*session, layer, all), absl::OkStatus());
+  }
+  auto layers = *session->layers();
+  EXPECT_EQ(layers[0].first_token, 512);
+  EXPECT_EQ(layers[0].least_length, 812);
+  EXPECT_EQ(layers[1].first_token, 0);
+  EXPECT_EQ(layers[1].least_length, 0);
+  const absl::Status status = session->Truncate(811);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_EQ(LeastLength(status), 812);
+  EXPECT_EQ(*session->length(1), 1000);
+  ASSERT_EQ(session->Truncate(812), absl::OkStatus());
+  all.Truncate(format_, 812);
+  EXPECT_TRUE(Holds(*session->Read(0), all));
+  EXPECT_TRUE(Holds(*session->Read(1), all));
+  EXPECT_EQ(session->Read(0)->first_token(), 512) << "nothing comes back";
+  // As if it were new.
+  ASSERT_EQ(session->Truncate(0), absl::OkStatus());
+  EXPECT_EQ(UsedBy(*session), 0);
+  layers = *session->layers();
+  EXPECT_EQ(layers[0].first_token, 0);
+  EXPECT_EQ(layers[0].least_length, 0);
+  const Tokens more = Some(3);
+  ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
+  EXPECT_TRUE(Holds(*session->Read(0), more));
+}
+
+// The same append is known again; of its tokens those that are kept are
+// compared.
+TEST_F(SessionTest, AnAppendIsDoneOnceAlsoIfItsTokensAreReleased) {
+  const auto session =
+      Make({.format = format_, .retain_window = {10}, .rollback_tokens = 0});
+  Tokens tokens = Some(600);
+  ASSERT_EQ(AppendTokens(*session, 0, tokens, {.request_id = "a"}),
+            absl::OkStatus());
+  const auto again =
+      session->BeginAppend(0, {.tokens = 600, .request_id = "a"});
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->done());
+  EXPECT_TRUE(Holds(*session->Read(0), tokens));
+  tokens.keys.front() += 1;
+  EXPECT_TRUE(Holds(*session->Read(0), tokens));
+  tokens.keys.back() += 1;
+  EXPECT_FALSE(Holds(*session->Read(0), tokens));
+}
+
+TEST_F(SessionTest, ALongDecodeWithAWindowTakesNoMoreMemory) {
+  constexpr int64_t kWindow = 1024;
+  const auto session = Make(
+      {.format = format_, .retain_window = {kWindow}, .rollback_tokens = 0});
+  const Tokens token = Some(1);
+  int64_t most = 0, when_first_full = 0;
+  for (int64_t i = 1; i <= 100'000; ++i) {
+    ASSERT_EQ(AppendTokens(*session, 0, token), absl::OkStatus());
+    most = std::max(most, UsedBy(*session));
+    if (i == 3 * kWindow) when_first_full = most;
+  }
+  EXPECT_EQ(most, when_first_full);
+  EXPECT_EQ(session->Read(0)->length(), 100'000);
+  // Of what is kept: the window, and less than a page before it.
+  const int64_t kept = 100'000 - session->Read(0)->first_token();
+  EXPECT_LT(kept, kWindow + kKeyBlock);
+  const int64_t payload = (kept + kKeyBlock - 1) / kKeyBlock * kKeyBlock *
+                          format_.kv_heads *
                           (format_.key_row_bytes() + format_.value_row_bytes());
   EXPECT_LE(static_cast<double>(UsedBy(*session)),
             1.02 * static_cast<double>(payload));

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -93,6 +94,21 @@ class SessionFixture : public ::testing::Test {
     request.mutable_config()->set_value_head_size(kValueSize);
     return Call(&v1::SessionService::Stub::CreateSession, request).session();
   }
+  // Whose layers have these windows.
+  v1::Session CreateWithWindows(const std::string& id, int64_t layers,
+                                const std::vector<int64_t>& windows,
+                                std::optional<int64_t> rollback) {
+    v1::CreateSessionRequest request;
+    request.set_id(id);
+    v1::SessionConfig& config = *request.mutable_config();
+    config.set_num_layers(layers);
+    config.set_kv_heads(kHeads);
+    config.set_head_size(kKeySize);
+    config.set_value_head_size(kValueSize);
+    config.mutable_retain_window()->Add(windows.begin(), windows.end());
+    if (rollback) config.set_rollback_tokens(*rollback);
+    return Call(&v1::SessionService::Stub::CreateSession, request).session();
+  }
   v1::Session Get(const std::string& id) {
     v1::GetSessionRequest request;
     request.set_id(id);
@@ -143,9 +159,12 @@ class SessionFixture : public ::testing::Test {
     return KernelAnswer(whole);
   }
   void ExpectAttends(const v1::AttendRequest& request) {
+    ExpectAttends(request, Wanted(request));
+  }
+  void ExpectAttends(const v1::AttendRequest& request,
+                     const v1::ComputeAttentionResponse& wanted) {
     const v1::AttendResponse got = Attend(request);
     ExpectOk();
-    const v1::ComputeAttentionResponse wanted = Wanted(request);
     EXPECT_TRUE(got.output().data() == wanted.output().data());
     EXPECT_TRUE(got.log_sum_exp().data() == wanted.log_sum_exp().data());
     EXPECT_TRUE(got.scores().data() == wanted.scores().data());

@@ -57,6 +57,11 @@
 // The destructor stops renewing, and does nothing else: the session lives on
 // until its lease is over, and OpenSession() finds it. Delete() ends it.
 //
+// Windows. With `retain_window` in the configuration layers that look back no
+// further than a window release the tokens before it, and are asked with
+// `window.left` below it. Queries of many new tokens see what those release
+// only in the Step() that appends them.
+//
 // Memory: as for Compute() (client.h). Keys, values, queries and masks are sent
 // from where they are and must stay as they are until the call returns.
 //
@@ -101,7 +106,7 @@ struct TokenRange {
 
 // How queries are attended to, by the rules of attention.v1.AttendRequest.
 struct AttendOptions {
-  // Broadcast to (1, Hq, S, T). As ComputeRequest::mask.
+  // Broadcast to (1, Hq, S, T - mask_begin). As ComputeRequest::mask.
   std::optional<TensorSpan> mask = {};
   // Without `causal` queries are the last tokens of the sequence
   // (CAUSAL_BOTTOM_RIGHT); `layout`, `query_heads`, `kv_heads` and
@@ -109,6 +114,9 @@ struct AttendOptions {
   v1::AttentionOptions options = {};
   // Every query sees every token, but for what `mask` and `options` hide.
   bool not_causal = false;
+  // The token of the mask's first column: a multiple of 256, at most the first
+  // token that a query sees.
+  int64_t mask_begin = 0;
   // Memory for the elements of the answer, as ComputeRequest::outputs; of that,
   // `present_key` and `present_value` are ignored.
   ComputeOutputs outputs = {};
@@ -195,7 +203,8 @@ class ClientSession {
       int count, const CallOptions& options = {}) const;
 
   // Forgets the tokens of every layer from `length` on. INVALID_ARGUMENT, and
-  // nothing is changed, if a layer is shorter.
+  // nothing is changed, if a layer is shorter; FAILED_PRECONDITION
+  // (TOKENS_RELEASED) if one with a window would lack tokens of it.
   absl::Status Truncate(int64_t length, const CallOptions& options = {});
 
   // Takes over the lengths that the server has.

@@ -599,6 +599,13 @@ absl::StatusOr<ShardedSession> ShardedSession::Create(
     const ShardedOptions& sharding, const CallOptions& options) {
   const absl::StatusOr<ShardLayout> layout = LayoutOf(clients.size(), sharding);
   if (!layout.ok()) return layout.status();
+  for (const int64_t window : config.retain_window()) {
+    if (window == 0) continue;
+    return WrongField("config.retain_window",
+                      absl::StrCat("got ", window,
+                                   ", wanted none: servers that share a "
+                                   "sequence keep all of its tokens"));
+  }
   std::vector<ClientSession> shards;
   for (size_t i = 0; i < clients.size(); ++i) {
     absl::StatusOr<ClientSession> shard =

@@ -117,7 +117,8 @@ class ShardedSession {
                                  const std::optional<TensorSpan>& value,
                                  const CallOptions& options = {});
 
-  // Attends to the tokens of length(layer). Not with options.return_scores.
+  // Attends to the tokens of length(layer). Not with options.return_scores, nor
+  // with mask_begin.
   absl::StatusOr<ShardedResult> Attend(int64_t layer, const TensorSpan& query,
                                        const ShardedAttendOptions& attend = {},
                                        const CallOptions& options = {}) const;

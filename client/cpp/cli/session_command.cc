@@ -49,15 +49,6 @@ std::string ExpiresIn(const v1::Session& session) {
                absl::Trunc(expires - absl::Now(), absl::Milliseconds(100))));
 }
 
-// "7", or "3,7" where layers differ.
-std::string Lengths(const v1::Session& session) {
-  const auto& lengths = session.lengths();
-  if (std::equal(lengths.begin() + 1, lengths.end(), lengths.begin())) {
-    return absl::StrCat(lengths.empty() ? 0 : lengths[0]);
-  }
-  return absl::StrJoin(lengths, ",");
-}
-
 // "7", or "3-7" where layers differ.
 std::string LengthRange(const v1::Session& session) {
   const auto& lengths = session.lengths();
@@ -66,6 +57,25 @@ std::string LengthRange(const v1::Session& session) {
       std::minmax_element(lengths.begin(), lengths.end());
   return *least == *most ? absl::StrCat(*least)
                          : absl::StrCat(*least, "-", *most);
+}
+
+// "7", or "3,7" where they differ.
+std::string Joined(const google::protobuf::RepeatedField<int64_t>& numbers) {
+  const bool alike =
+      std::all_of(numbers.begin(), numbers.end(),
+                  [&](int64_t number) { return number == numbers[0]; });
+  if (alike) return absl::StrCat(numbers.empty() ? 0 : numbers[0]);
+  return absl::StrJoin(numbers, ",");
+}
+
+// Lines about windows, if there are any.
+std::string Windows(const v1::Session& session) {
+  const v1::SessionConfig& config = session.config();
+  if (config.retain_window().empty()) return "";
+  return absl::StrCat("\nretain window    ", Joined(config.retain_window()),
+                      "\nrollback tokens  ", config.rollback_tokens(),
+                      "\nfirst token      ", Joined(session.first_tokens()),
+                      "\nleast length     ", Joined(session.least_lengths()));
 }
 
 // The error that the server would give had it been asked.
@@ -258,7 +268,8 @@ ExitCode RunSessionShow(const SessionFlags& flags, std::ostream& out,
         << "\nvalue head size  " << config.value_head_size()
         << (config.value_is_key_prefix() ? ", the first of the key" : "")
         << "\ntype             " << TypeName(config.data_type())
-        << "\ntokens           " << Lengths(*session) << "\nlease            "
+        << "\ntokens           " << Joined(session->lengths())
+        << Windows(*session) << "\nlease            "
         << absl::FormatDuration(DurationOf(config.lease()))
         << "\nexpires in       " << ExpiresIn(*session) << "\n";
     return absl::OkStatus();

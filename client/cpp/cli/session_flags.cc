@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -108,6 +109,18 @@ void AddCreate(Verbs& verbs, SessionFlags& flags) {
       "--value-is-key-prefix",
       [&](int64_t) { config.set_value_is_key_prefix(true); },
       "Values are the first Dv columns of keys");
+  AddList<int64_t>(
+      create, "--retain-window",
+      [&](const std::vector<int64_t>& windows) -> std::string {
+        config.mutable_retain_window()->Assign(windows.begin(), windows.end());
+        return "";
+      },
+      "The last tokens that a query sees, in all layers or in each of them: "
+      "others are released; 0 keeps all [0]")
+      ->type_name("N[,N...]");
+  number(
+      "--rollback-tokens", [&](int64_t n) { config.set_rollback_tokens(n); },
+      "Tokens kept beside those of a window, to be truncated [256]");
   AddText(
       create, "--lease",
       [&](const std::string& text) -> std::string {

@@ -94,8 +94,10 @@ void ExchangeStream::Finished(bool /*ok*/) {
         absl::UnavailableError("the server ended the stream before its answer");
   }
   stop_.reset();
-  // In this order; with them goes what they hold of the message.
+  // In this order; with them goes what they hold of the message, and with
+  // message_ what was never sent.
   call_.reset();
+  message_.Clear();
   context_ = std::make_unique<grpc::ClientContext>();
   End(status);
 }

@@ -214,6 +214,8 @@ absl::StatusOr<std::vector<ClientSession>> SessionClient::Fork(
 
 absl::Status SessionClient::Delete(SessionState& session,
                                    const CallOptions& options) {
+  // A session with the same id would be another.
+  if (!session.Check().ok()) return absl::OkStatus();
   absl::Status status = Delete(session.id(), options);
   if (status.ok()) session.Deleted();
   return status;

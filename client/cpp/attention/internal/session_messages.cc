@@ -54,13 +54,15 @@ struct AttendNumbers {
   int mask;
   int options;
   int not_causal;
+  int mask_begin;
 };
 constexpr AttendNumbers kInAttend = {
     AttendRequest::kQueryFieldNumber, AttendRequest::kMaskFieldNumber,
-    AttendRequest::kOptionsFieldNumber, AttendRequest::kNotCausalFieldNumber};
+    AttendRequest::kOptionsFieldNumber, AttendRequest::kNotCausalFieldNumber,
+    AttendRequest::kMaskBeginFieldNumber};
 constexpr AttendNumbers kInStep = {
     Item::kQueryFieldNumber, Item::kMaskFieldNumber, Item::kOptionsFieldNumber,
-    Item::kNotCausalFieldNumber};
+    Item::kNotCausalFieldNumber, Item::kMaskBeginFieldNumber};
 
 void WriteWhere(const LayerRequest& request, MessageWriter& message) {
   message.Copy(Item::kIdFieldNumber, request.id);
@@ -92,6 +94,7 @@ void WriteAttend(const LayerRequest& request, const AttendNumbers& numbers,
     message.Message(numbers.options, attend.options);
   }
   message.Integer(numbers.not_causal, attend.not_causal ? 1 : 0);
+  message.Integer(numbers.mask_begin, attend.mask_begin);
 }
 
 // Whether its tokens can be cut: (H, n, size), with all of its bytes.

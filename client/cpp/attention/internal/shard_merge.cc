@@ -155,6 +155,12 @@ absl::StatusOr<ShardMerge> ShardMerge::Plan(const v1::SessionConfig& config,
                       "got it, wanted none: servers that share a sequence "
                       "return partials only");
   }
+  if (attend.mask_begin != 0) {
+    return FieldError("mask_begin",
+                      absl::StrCat("got ", attend.mask_begin,
+                                   ", wanted 0: servers that share a sequence "
+                                   "keep all of its tokens"));
+  }
   const int64_t runs = (length + layout.run - 1) / layout.run;
   if (runs > kMostRuns * layout.count) {
     return FieldError(

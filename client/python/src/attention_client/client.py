@@ -356,6 +356,8 @@ class ClientBase(
         lease: float = 60.0,
         value_is_key_prefix: bool = False,
         *,
+        retain_window: int | Sequence[int] = 0,
+        rollback_tokens: int = 256,
         timeout: float | None = None,
     ) -> _Session:
         """A session without tokens. Where the server has one with this id and
@@ -374,6 +376,13 @@ class ClientBase(
                 renews it.
             value_is_key_prefix: whether values are the first Dv columns of
                 keys, as in DeepSeek's latent attention: they are not sent then.
+            retain_window: how many of the last tokens a query sees, its own
+                among them; 0: all. One number, or one for each layer. Such a
+                layer releases the tokens before, and is asked with a `window`
+                whose left is less. Queries of many new tokens see what those
+                release only in the step() that appends them.
+            rollback_tokens: how many tokens such layers keep beside that: so
+                many of the last ones can be truncated.
             timeout: seconds; None is the client's.
 
         Raises:
@@ -394,6 +403,17 @@ class ClientBase(
                 lease=lease,
                 value_is_key_prefix=value_is_key_prefix,
             ),
+        )
+        config = request.config
+        one_for_all = hasattr(retain_window, "__index__")
+        config.retain_window.extend(
+            arguments.whole_numbers(
+                [retain_window] if one_for_all else retain_window,
+                "retain_window",
+            )
+        )
+        config.rollback_tokens = arguments.whole_number(
+            rollback_tokens, "rollback_tokens"
         )
         calls = self._calls.create(request, self._limit(timeout))
         return self._calls.run(calls)  # type: ignore[no-any-return]
@@ -433,17 +453,35 @@ class ClientBase(
         """
         if not isinstance(forks, Mapping):
             arguments.wrong_type(forks, "forks", "{target: source, ...}")
-        pairs = [
-            (
-                arguments.text(target, "forks"),
-                source.id
-                if isinstance(source, SessionBase)
-                else arguments.text(source, f"forks[{target!r}]"),
+        pairs = []
+        sources = []
+        for target, source in forks.items():
+            field = f"forks[{target!r}]"
+            if isinstance(source, SessionBase):
+                self._check_own(source, field)
+                sources.append(source)
+                source = source.id
+            pairs.append(
+                (
+                    arguments.text(target, "forks"),
+                    arguments.text(source, field),
+                )
             )
-            for target, source in forks.items()
-        ]
-        calls = self._calls.fork(pairs, self._limit(timeout))
-        return self._calls.run(calls)  # type: ignore[no-any-return]
+        limit = self._limit(timeout)
+
+        async def fork() -> Any:
+            for session in sources:
+                if error := session.gone():
+                    raise error
+            return await self._calls.fork(pairs, limit)
+
+        return self._calls.run(fork())  # type: ignore[no-any-return]
+
+    def _check_own(
+        self, session: SessionBase[Any, Any, Any, Any], field: str
+    ) -> None:
+        if not session.belongs_to(self._calls):
+            raise ValueError(f"{field}: got a session of another client")
 
     def step(
         self, items: Sequence[StepItem], *, timeout: float | None = None
@@ -471,10 +509,20 @@ class ClientBase(
         if isinstance(items, (str, bytes)) or not isinstance(items, Sequence):
             arguments.wrong_type(items, "items", "a list of StepItem")
         checked = []
+        appended: dict[tuple[str, int], bool] = {}
         for i, item in enumerate(items):
             if not isinstance(item, StepItem):
                 arguments.wrong_type(item, f"items[{i}]", "a StepItem")
             checked.append(item.checked(f"items[{i}]."))
+            self._check_own(item.session, f"items[{i}].session")
+            layer = (item.session.id, checked[i].layer)
+            appends = checked[i].new is not None
+            if layer in appended and (appends or appended[layer]):
+                raise ValueError(
+                    f"items[{i}].layer: got {layer[1]} of session {layer[0]!r} "
+                    "as an item before, and one of the two appends"
+                )
+            appended[layer] = appends
         calls = self._calls.step(checked, self._limit(timeout))
         return self._calls.run(calls)  # type: ignore[no-any-return]
 

@@ -127,6 +127,12 @@ class OutOfRange(AttentionError):
 class FailedPrecondition(AttentionError):
     """The server is not in a state that allows the call."""
 
+    @property
+    def least_length(self) -> int | None:
+        """What a session could not be truncated below."""
+        length = self.metadata.get("least_length", "")
+        return int(length) if length.isdecimal() else None
+
 
 class Unauthenticated(AttentionError):
     """The credentials are missing or wrong."""

@@ -60,6 +60,8 @@ _MEANINGLESS = frozenset(
 # Of a key that RemoteCache has returned: its _NewTokens.
 _TAG = "attention_client_new_tokens"
 _MOST_FORKS = 128
+# Masks of sessions begin at multiples of it.
+_MASK_STEP = 256
 
 
 def register(target_or_client: str | Client, name: str = "remote") -> None:
@@ -100,7 +102,7 @@ class RemoteCache(Cache):  # type: ignore[misc]
     prompts that begin alike.
 
     Layers without keys and values (linear attention, convolutions) stay in this
-    process. Sliding windows keep all tokens.
+    process. Layers with a sliding window, or chunks, keep what it covers.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class RemoteCache(Cache):  # type: ignore[misc]
         config: Any,
         *,
         lease: float = 60.0,
+        rollback_tokens: int | None = 256,
     ) -> None:
         """Does not connect yet.
 
@@ -117,24 +120,38 @@ class RemoteCache(Cache):  # type: ignore[misc]
             config: the model's.
             lease: of the sessions, in seconds; they are renewed while this
                 object lives.
+            rollback_tokens: how many tokens can be cropped, at least, where
+                layers have a sliding window: prompt lookup and assistants crop
+                those of a draft. None: such layers keep all tokens.
 
         Raises:
             NotImplementedError: the model has layers whose keys and values
                 cannot be kept by a session.
         """
-        kinds, arguments = get_layer_types_and_kwargs(
-            config.get_text_config(decoder=True)
-        )
+        text_config = config.get_text_config(decoder=True)
+        kinds, arguments = get_layer_types_and_kwargs(text_config)
         unknown = sorted(set(kinds) - {*_REMOTE, *_LOCAL})
         if unknown:
             raise NotImplementedError(
                 f"config: the model has layers of type {', '.join(unknown)}, "
                 "whose keys and values no session can keep"
             )
-        client, is_own = _client_of(target_or_client)
-        store = _Store(
-            client, is_own, sum(kind in _REMOTE for kind in kinds), lease
+        windows = [
+            layer_arguments.get("sliding_window") or 0
+            if kind != "full_attention"
+            else 0
+            for kind, layer_arguments in zip(kinds, arguments)
+            if kind in _REMOTE
+        ]
+        # Later layers attend once more to the keys of an earlier one, when it
+        # has released what the first queries of a prompt see.
+        shared = getattr(text_config, "num_kv_shared_layers", None) or (
+            "reuse" in (getattr(text_config, "kv_sharing_modes", None) or ())
         )
+        if rollback_tokens is None or shared:
+            windows, rollback_tokens = [0] * len(windows), 0
+        client, is_own = _client_of(target_or_client)
+        store = _Store(client, is_own, windows, rollback_tokens, lease)
         numbers = itertools.count()
         self._fill(
             store,
@@ -213,6 +230,7 @@ class RemoteLayer(CacheLayerMixin):  # type: ignore[misc]
         super().__init__()
         self._store = store
         self._number = number
+        self._window = store.windows[number]
         self._length = 0
         self.is_sliding = is_sliding
 
@@ -235,9 +253,16 @@ class RemoteLayer(CacheLayerMixin):  # type: ignore[misc]
         all elements NaN in memory of one, and known to hf.register()."""
         _check_gradients(key_states, value_states)
         self.is_initialized = True
+        mask_begin = self._mask_begin()
         self._length += key_states.shape[-2]
         new = _NewTokens(
-            self._store, self._number, self._length, key_states, value_states
+            self._store,
+            self._number,
+            self._window,
+            self._length,
+            mask_begin,
+            key_states,
+            value_states,
         )
         self._store.expect(new)
         keys = _stand_in(key_states, self._length)
@@ -245,7 +270,15 @@ class RemoteLayer(CacheLayerMixin):  # type: ignore[misc]
         return keys, _stand_in(value_states, self._length)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._length + query_length, 0
+        begin = self._mask_begin()
+        return self._length + query_length - begin, begin
+
+    def _mask_begin(self) -> int:
+        """The first token that masks of the next queries need to have."""
+        if not self._window:
+            return 0
+        seen = max(0, self._length + 1 - self._window)
+        return seen // _MASK_STEP * _MASK_STEP
 
     def get_seq_length(self) -> int:
         return self._length
@@ -282,15 +315,29 @@ class _NewTokens:
 
     store: _Store
     layer: int
+    # The layer's; 0 if it keeps all tokens.
+    window: int
     # The layer's, with these tokens.
     length: int
+    # The token of the first column of masks.
+    mask_begin: int
     # (B, Hkv, n, D) and (B, Hkv, n, Dv); None once they are sent.
     key: torch.Tensor | None
     value: torch.Tensor | None
     rows: list[Session] = field(default_factory=list)
 
     def attended(self, asked: _Asked) -> torch.Tensor:
-        asked.check_length(self.length)
+        asked.check_length(self.length - self.mask_begin)
+        options = asked.options
+        if self.window:
+            asked.check_window(self.window)
+            options = {
+                **options,
+                "causal": "bottom_right",
+                "window": (self.window - 1, None),
+            }
+        if asked.mask is not None:
+            options = {**options, "mask_begin": self.mask_begin}
         keys = values = itertools.repeat(None)
         if self.key is not None and self.value is not None:
             self.rows = self.store.rows_for(self.key, self.value)
@@ -303,7 +350,7 @@ class _NewTokens:
                 value=value,
                 layer=self.layer,
                 mask=asked.mask_of(row),
-                **asked.options,
+                **options,
             )
             for row, (session, query, key, value) in enumerate(
                 zip(self.rows, _numpy(asked.query), keys, values)
@@ -324,11 +371,18 @@ class _Store:
     """The sessions of a cache."""
 
     def __init__(
-        self, client: Client, is_own: bool, layers: int, lease: float
+        self,
+        client: Client,
+        is_own: bool,
+        windows: list[int],
+        rollback_tokens: int,
+        lease: float,
     ) -> None:
         self.client = client
         self._is_own = is_own
-        self._layers = layers
+        # Of each layer that is here; 0 if it keeps all tokens.
+        self.windows = windows
+        self._rollback_tokens = rollback_tokens
         self._lease = lease
         # By heads and sizes: most models have the same in all layers.
         self.rows: dict[tuple[Any, ...], list[Session]] = {}
@@ -357,12 +411,14 @@ class _Store:
         if form not in self.rows:
             self.rows[form] = [
                 self.client.create_session(
-                    layers=self._layers,
+                    layers=len(self.windows),
                     kv_heads=kv_heads,
                     head_size=head_size,
                     value_head_size=value.shape[-1],
                     data_type=str(key.dtype).removeprefix("torch."),
                     lease=self._lease,
+                    retain_window=self.windows,
+                    rollback_tokens=self._rollback_tokens,
                 )
                 for _ in range(batch)
             ]
@@ -414,7 +470,13 @@ class _Store:
         return made
 
     def copy(self) -> _Store:
-        made = _Store(self.client, False, self._layers, self._lease)
+        made = _Store(
+            self.client,
+            False,
+            self.windows,
+            self._rollback_tokens,
+            self._lease,
+        )
         made.rows = {
             form: self._forked(rows) for form, rows in self.rows.items()
         }
@@ -500,6 +562,27 @@ class _Asked:
             raise NotImplementedError(
                 f"attention_mask: got one for {self.mask.shape[-1]} keys, but "
                 f"the layer has {length}"
+            )
+
+    def check_window(self, window: int) -> None:
+        """That nobody sees a later token, or one before the window."""
+        if self.mask is None:
+            return
+        queries, keys = self.mask.shape[-2:]
+        behind = (
+            np.arange(keys - queries, keys)[:, None] - np.arange(keys)[None]
+        )
+        hidden = (behind < 0) | (behind >= window)
+        if self.mask.dtype == np.bool_:
+            seen = self.mask
+        else:
+            # Eager attention hides by the least number of the mask's type.
+            seen = self.mask > float(np.finfo(np.float16).min)
+        if (seen & hidden).any():
+            raise NotImplementedError(
+                "attention_mask: some queries see later tokens, or more than "
+                f"the layer's window of {window}, which it does not keep: make "
+                "the RemoteCache with rollback_tokens=None"
             )
 
     def mask_of(self, row: int) -> NDArray[Any] | None:

@@ -56,6 +56,17 @@ class SessionConfig:
     lease: float
     # Whether values are the first Dv columns of keys, and are not sent.
     value_is_key_prefix: bool
+    # How many of the last tokens a query of each layer sees; 0: all. Empty: all
+    # in every layer.
+    retain_window: tuple[int, ...] = ()
+    # How many tokens layers with a window keep beside those.
+    rollback_tokens: int = 256
+
+    def window(self, layer: int) -> int:
+        """Of a layer; 0 without one."""
+        if 0 <= layer < len(self.retain_window):
+            return self.retain_window[layer]
+        return 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,10 @@ class SessionInfo:
     lengths: tuple[int, ...]
     # When the lease is over unless something uses the session.
     expire_time: datetime.datetime
+    # The first token that each layer keeps, and the least length above 0 that
+    # it can be truncated to.
+    first_tokens: tuple[int, ...] = ()
+    least_lengths: tuple[int, ...] = ()
 
 
 def info_of(message: session_pb.Session) -> SessionInfo:
@@ -82,9 +97,13 @@ def info_of(message: session_pb.Session) -> SessionInfo:
             data_type=tensors.type_name(config.data_type),
             lease=config.lease.ToTimedelta().total_seconds(),
             value_is_key_prefix=config.value_is_key_prefix,
+            retain_window=tuple(config.retain_window),
+            rollback_tokens=config.rollback_tokens,
         ),
         lengths=tuple(message.lengths),
         expire_time=message.expire_time.ToDatetime(datetime.timezone.utc),
+        first_tokens=tuple(message.first_tokens),
+        least_lengths=tuple(message.least_lengths),
     )
 
 
@@ -211,6 +230,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         softmax_precision: Any = None,
         return_log_sum_exp: bool = False,
         return_scores: str | None = None,
+        mask_begin: int = 0,
         timeout: float | None = None,
     ) -> _Attended:
         """Attention over the tokens that a layer has when the call begins, T of
@@ -219,10 +239,12 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         Args:
             query: (Hq, S, D), Hq a multiple of Hkv, of the session's type.
             layer: in [0, layers).
-            mask: broadcast to (1, Hq, S, T).
+            mask: broadcast to (1, Hq, S, T - mask_begin).
             causal: "bottom_right": the queries are the last tokens, so that the
                 last one sees all, the one before it all but the last;
                 "top_left"; or None: every query sees every token.
+            mask_begin: the token of the mask's first column: a multiple of 256,
+                at most the first that causal and window let a query see.
 
         The others are as in Client.compute; what they count in B has one of it.
         The result has output (Hq, S, Dv), log_sum_exp (Hq, S) and scores
@@ -247,6 +269,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
             softmax_precision=softmax_precision,
             return_log_sum_exp=return_log_sum_exp,
             return_scores=return_scores,
+            mask_begin=mask_begin,
         )
         return self._one(item, timeout)  # type: ignore[no-any-return]
 
@@ -268,11 +291,12 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         softmax_precision: Any = None,
         return_log_sum_exp: bool = False,
         return_scores: str | None = None,
+        mask_begin: int = 0,
         timeout: float | None = None,
     ) -> _Attended:
         """append(), then attend() to the layer as it is then, in one round trip:
         a decode step. Does both or, on an error, neither, but for what append()
-        says of more than 4 MiB.
+        says of more than 4 MiB, which a layer with a window gets whole.
 
         Arguments and errors as of those two.
         """
@@ -293,6 +317,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
             softmax_precision=softmax_precision,
             return_log_sum_exp=return_log_sum_exp,
             return_scores=return_scores,
+            mask_begin=mask_begin,
         )
         return self._one(item, timeout)  # type: ignore[no-any-return]
 
@@ -312,6 +337,8 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         limit = self._calls.limit(timeout)
 
         async def fork() -> Any:
+            if error := self.gone():
+                raise error
             return (await self._calls.fork([(target, self.id)], limit))[0]
 
         return self._calls.run(fork())  # type: ignore[no-any-return]
@@ -320,7 +347,12 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         self, length: int, *, timeout: float | None = None
     ) -> _Nothing:
         """Forgets the last tokens of every layer, so that each has `length`,
-        and none may have fewer."""
+        and none may have fewer.
+
+        Raises:
+            FailedPrecondition: tokens that a layer's window would cover then
+                are released; its `least_length` is possible.
+        """
         wanted = arguments.whole_number(length, "length")
         limit = self._calls.limit(timeout)
 
@@ -344,8 +376,10 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         limit = self._calls.limit(timeout)
 
         async def delete() -> None:
-            await self._calls.delete(self.id, limit)
-            self.close()
+            # One with the same id would be another.
+            if not self._lease.gone:
+                await self._calls.delete(self.id, limit)
+                self._lease.lost()
 
         return self._calls.run(delete())  # type: ignore[no-any-return]
 
@@ -353,6 +387,10 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         """Stops renewing the lease, as happens where the object is forgotten.
         The session stays until its lease is over. May be repeated."""
         self._lease.over = True
+
+    def belongs_to(self, calls: Any) -> bool:
+        """Whether it is one of the client that makes these calls."""
+        return self._calls is calls
 
     def _one(self, item: StepItem, timeout: float | None) -> Any:
         """Runs one item, and raises what it fails with."""
@@ -436,6 +474,7 @@ class StepItem:
     softmax_precision: Any = None
     return_log_sum_exp: bool = False
     return_scores: str | None = None
+    mask_begin: int = 0
 
     def checked(self, place: str) -> Item:
         """It as it is sent; `place` stands before the names of arguments.
@@ -443,6 +482,8 @@ class StepItem:
         Raises:
             TypeError, ValueError: something of it cannot be sent.
         """
+        if not isinstance(self.session, SessionBase):
+            arguments.wrong_type(self.session, place + "session", "a session")
         new = queries = None
         if self.key is not None:
             new = NewTokens(
@@ -480,6 +521,9 @@ class StepItem:
             tensors.sendable_mask(self.mask),
             options,
             not_causal=self.causal is None,
+            mask_begin=arguments.whole_number(
+                self.mask_begin, place + "mask_begin"
+            ),
         )
 
 
@@ -496,6 +540,9 @@ class Item:
         """It as items that can each be sent in one message, to be done one
         after another."""
         if self.new is None:
+            return [self]
+        if self.queries is not None and self.session.config.window(self.layer):
+            # The queries may see what a part before the last would release.
             return [self]
         *before, last = self.new.split()
         return [

@@ -75,6 +75,7 @@ class Queries:
     mask: Sendable | None
     options: pb.AttentionOptions
     not_causal: bool
+    mask_begin: int
 
 
 def item(
@@ -101,6 +102,7 @@ def item(
             sent["mask"] = queries.mask
         small.options.CopyFrom(queries.options)
         small.not_causal = queries.not_causal
+        small.mask_begin = queries.mask_begin
     if sum(array.nbytes for _, array in sent.values()) <= _SMALL_BYTES:
         for name, (data_type, array) in sent.items():
             tensor = getattr(small, name)

@@ -61,6 +61,8 @@ def wire_type(dtype: Any, argument: str) -> Any:
     """The wire type of a dtype or its name; `argument` is for the error."""
     wanted = f"one of {', '.join(_TYPES)}"
     try:
+        if dtype is None:  # NumPy's default is float64.
+            raise TypeError
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
     except TypeError:
         arguments.wrong_type(dtype, argument, wanted)
@@ -71,7 +73,10 @@ def wire_type(dtype: Any, argument: str) -> Any:
 
 def stored_type(dtype: Any, argument: str) -> Any:
     """The wire type that a session stores, of a dtype or its name."""
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", "")
+    name = dtype
+    if not isinstance(dtype, str):
+        # ml_dtypes' types have no name, as numpy's have not.
+        name = getattr(dtype, "name", getattr(dtype, "__name__", ""))
     return _STORED.get(name) or wire_type(dtype, argument)
 
 
