@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "command_line/completion.h"
 #include "command_line/duration.h"
+#include "command_line/help.h"
 #include "command_line/unknown_argument.h"
 #include "server/parse_bytes.h"
 #include "server/version.h"
@@ -255,6 +256,7 @@ Invocation ParseFlags(int argc, const char* const* argv) {
   Invocation invocation;
   Options options;
   CLI::App app("Serves attention over gRPC.", kProgram);
+  command_line::KeepFooters(app);
   app.set_version_flag("--version", absl::StrCat(kProgram, " ", kVersion));
   AddFlags(app, options);
   AddLimitFlags(app, options);

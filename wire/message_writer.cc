@@ -53,9 +53,13 @@ void MessageWriter::Integers(int field, absl::Span<const int64_t> numbers) {
 
 void MessageWriter::Message(int field,
                             const google::protobuf::MessageLite& message) {
-  Header(field, message.ByteSizeLong());
-  bytes_ += message.GetCachedSize();
-  message.AppendToString(&small_);
+  const size_t size = message.ByteSizeLong();
+  Header(field, size);
+  const size_t begin = small_.size();
+  small_.resize(begin + size);
+  // Unlike AppendToString() it cannot fail.
+  auto* bytes = reinterpret_cast<uint8_t*>(small_.data() + begin);
+  bytes_ += message.SerializeWithCachedSizesToArray(bytes) - bytes;
 }
 
 void MessageWriter::Message(int field, MessageWriter message) {

@@ -1,10 +1,12 @@
 #include "server/auth/token_file.h"
 
+#include <openssl/crypto.h>
 #include <openssl/sha.h>
 
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -34,10 +36,18 @@ absl::Status Wrong(absl::string_view what, absl::string_view got,
                    "\", wanted ", wanted));
 }
 
-bool IsHash(absl::string_view word) {
-  return word.size() == 2 * sizeof(TokenHash) &&
-         std::all_of(word.begin(), word.end(),
-                     [](char c) { return absl::ascii_isxdigit(c); });
+// Nothing if `word` is not a hash in hexadecimal.
+std::optional<TokenHash> ParseHash(absl::string_view word) {
+  TokenHash hash;
+  if (word.size() != 2 * hash.size() ||
+      !std::all_of(word.begin(), word.end(),
+                   [](char c) { return absl::ascii_isxdigit(c); }) ||
+      // Abseil's functions for this differ between its versions.
+      !OPENSSL_hexstr2buf_ex(hash.data(), hash.size(), nullptr,
+                             std::string(word).c_str(), '\0')) {
+    return std::nullopt;
+  }
+  return hash;
 }
 
 bool IsName(absl::string_view word) {
@@ -96,7 +106,8 @@ class Parser {
     const std::vector<absl::string_view> words =
         absl::StrSplit(line, absl::ByAnyChar(" \t\r"), absl::SkipEmpty());
     if (words.empty()) return absl::OkStatus();
-    if (!IsHash(words[0])) {
+    const std::optional<TokenHash> hash = ParseHash(words[0]);
+    if (!hash) {
       return absl::InvalidArgumentError(absl::StrCat(
           "the first word has ", words[0].size(),
           " characters, wanted the SHA-256 of a token: 64 hexadecimal "
@@ -110,19 +121,18 @@ class Parser {
     }
     auto tenant = ParseTenant(words);
     if (!tenant.ok()) return tenant.status();
-    const std::string hash = absl::HexStringToBytes(words[0]);
-    const auto [same, is_new] = lines_.try_emplace(hash, number);
+    const auto [same, is_new] = lines_.try_emplace(*hash, number);
     if (!is_new) {
       return absl::InvalidArgumentError(
           absl::StrCat("the same token as in line ", same->second));
     }
-    return Add(hash, *std::move(tenant), number);
+    return Add(*hash, *std::move(tenant), number);
   }
 
   TokenFile Result() && { return std::move(file_); }
 
  private:
-  absl::Status Add(const std::string& hash, TenantSettings tenant, int number) {
+  absl::Status Add(const TokenHash& hash, TenantSettings tenant, int number) {
     const auto [known, is_new] =
         tenants_.try_emplace(tenant.name, file_.tenants.size(), number);
     const auto [index, line] = known->second;
@@ -132,9 +142,7 @@ class Parser {
           ", wanted the same in all of its lines"));
     }
     if (is_new) file_.tenants.push_back(std::move(tenant));
-    TokenFile::Token& token = file_.tokens.emplace_back();
-    std::copy(hash.begin(), hash.end(), token.hash.begin());
-    token.tenant = index;
+    file_.tokens.push_back({hash, index});
     if (file_.tokens.size() > kMaxTokens) {
       return absl::InvalidArgumentError(
           absl::StrCat("got one token more, wanted ", kMaxTokens, " at most"));
@@ -147,7 +155,7 @@ class Parser {
   }
 
   TokenFile file_;
-  std::map<std::string, int> lines_;  // by hash
+  std::map<TokenHash, int> lines_;  // by hash
   // By name: the index, and the line that had it first.
   std::map<std::string, std::pair<size_t, int>> tenants_;
 };

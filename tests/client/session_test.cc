@@ -3,6 +3,7 @@
 #include "attention/session.h"
 
 #include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "attention/client.h"
@@ -411,6 +413,25 @@ TEST_F(SessionTest, AnotherEndOfAStreamIsTold) {
   const auto result = session.Step(0, key, value, query);
   EXPECT_EQ(ErrorReason(result.status()), "TOKEN_UNKNOWN");
   EXPECT_EQ(relay_.steps, 1);
+}
+
+TEST_F(SessionTest, AnAnswerLargerThanTheClientTakesIsTold) {
+  if (!absl::StartsWith(grpc::Version(), "1.51.")) {
+    GTEST_SKIP() << "gRPC 1.83 says no more than CANCELLED of what it refused";
+  }
+  ClientOptions options;
+  options.max_receive_bytes = 4 << 10;
+  const Client client(relay_.address(), options);
+  ClientSession session = client.CreateSession(Config()).value();
+  const Tensor key = Keys(1), value = Values(1);
+  ASSERT_TRUE(session.Step(0, key, value, Query()).ok());
+  for (const char* stream : {"one that was open", "a new one"}) {
+    const absl::Status status =
+        session.Step(0, key, value, Query(4 << 10)).status();
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << stream << ": " << status;
+    EXPECT_EQ(ErrorReason(status), "CLIENT_LIMIT") << stream;
+  }
+  EXPECT_EQ(relay_.streams, 2);
 }
 
 TEST_F(SessionTest, TimeAndStop) {

@@ -670,6 +670,15 @@ TEST_F(AnswerRowsTest, AreNoMoreThanTheClientTakes) {
   EXPECT_EQ(ErrorReason(rows.Add(ToBuffer(Rows(10)))), "CLIENT_LIMIT");
 }
 
+TEST_F(AnswerRowsTest, KnowWhatTheClientCannotTake) {
+  const auto elements = static_cast<int64_t>(Rows(20).output().data().size());
+  const internal::AnswerRows all(case_.request, elements + 1);
+  EXPECT_TRUE(all.CheckLimit().ok());
+  const internal::AnswerRows fewer(case_.request, elements);
+  EXPECT_EQ(ErrorReason(fewer.CheckLimit()), "CLIENT_LIMIT");
+  EXPECT_TRUE(internal::AnswerRows(case_.request).CheckLimit().ok());
+}
+
 TEST_F(AnswerRowsTest, RowsAreMissing) {
   EXPECT_TRUE(rows_.Add(ToBuffer(Rows(19))).ok());
   v1::StreamAttentionResponse last;

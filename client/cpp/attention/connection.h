@@ -68,8 +68,9 @@ struct ClientOptions {
 
   // Largest answer accepted, in bytes, however it comes: in one message, in
   // pieces or through shared memory. A larger one fails with
-  // RESOURCE_EXHAUSTED. -1: no limit. gRPC's own default, 4 MiB, is too small
-  // for tensors; set a limit where the server is not trusted.
+  // RESOURCE_EXHAUSTED; one of a session's step with CANCELLED where gRPC is
+  // newer than 1.51 and does not tell. -1: no limit. gRPC's own default, 4 MiB,
+  // is too small for tensors; set a limit where the server is not trusted.
   int max_receive_bytes = -1;
 
   // Whether calls go through the HTTP proxy that grpc_proxy, https_proxy or

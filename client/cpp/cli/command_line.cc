@@ -24,6 +24,7 @@
 #include "client/cpp/cli/session_command.h"
 #include "client/cpp/cli/session_flags.h"
 #include "command_line/completion.h"
+#include "command_line/help.h"
 #include "command_line/unknown_argument.h"
 
 namespace attention::cli {
@@ -248,6 +249,7 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   app.require_subcommand(0, 1);
   app.footer(kFooter);
   app.get_formatter()->column_width(36);
+  command_line::KeepFooters(app);
 
   ComputeFlags flags;
   flags.server = kDefaultServer;

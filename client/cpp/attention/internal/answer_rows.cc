@@ -117,13 +117,24 @@ absl::Status AnswerRows::Add(const std::string& name,
   return absl::OkStatus();
 }
 
+absl::Status AnswerRows::CheckLimit(int64_t bytes) const {
+  if (max_bytes_ < 0 || bytes <= max_bytes_) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("CLIENT: Received message larger than max (", bytes, " vs. ",
+                   max_bytes_, ")"));
+}
+
+absl::Status AnswerRows::CheckLimit() const {
+  const std::optional<int64_t> elements = ElementCount(output_.shape);
+  if (!elements) return absl::OkStatus();
+  // A message is more than its elements.
+  return CheckLimit(
+      *elements * static_cast<int64_t>(ElementSize(output_.type)) + 1);
+}
+
 absl::Status AnswerRows::Add(const grpc::ByteBuffer& message) {
   bytes_ += static_cast<int64_t>(message.Length());
-  if (max_bytes_ >= 0 && bytes_ > max_bytes_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("CLIENT: Received message larger than max (", bytes_,
-                     " vs. ", max_bytes_, ")"));
-  }
+  if (absl::Status limit = CheckLimit(bytes_); !limit.ok()) return limit;
   std::vector<grpc::Slice> slices;
   static_cast<void>(message.Dump(&slices));
   wire::MemoryMeter meter;

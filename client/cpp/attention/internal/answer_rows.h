@@ -44,10 +44,15 @@ class AnswerRows {
   // the answer becomes larger than `max_bytes`.
   absl::Status Add(const grpc::ByteBuffer& message);
 
+  // RESOURCE_EXHAUSTED, as above, if the elements of the whole output alone are
+  // more than can be taken.
+  absl::Status CheckLimit() const;
+
   // Once the stream has ended well. INTERNAL if rows are missing.
   absl::StatusOr<ComputeResult> Finish() &&;
 
  private:
+  absl::Status CheckLimit(int64_t bytes) const;
   static absl::Status Add(const std::string& name,
                           const wire::TensorFields& tensor, TensorRows* rows);
   static absl::StatusOr<Tensor> Take(const std::string& name, TensorRows rows);

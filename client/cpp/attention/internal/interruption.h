@@ -22,6 +22,8 @@ class Interruption {
 
   // As queue.Next(). Cancels the call, again and again, once it is interrupted.
   bool Next(grpc::CompletionQueue& queue, void** tag, bool* ok);
+  // Whether it has cancelled the call.
+  bool has_cancelled() const { return has_cancelled_; }
 
  private:
   static constexpr absl::Duration kAskEvery = absl::Milliseconds(50);
@@ -29,6 +31,7 @@ class Interruption {
   const std::function<bool()>& interrupted_;
   grpc::ClientContext& context_;
   absl::Time ask_at_ = absl::Now() + kAskEvery;
+  bool has_cancelled_ = false;
 };
 
 }  // namespace attention::internal

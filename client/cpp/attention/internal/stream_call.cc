@@ -53,10 +53,19 @@ class StreamCall {
     stream->StartCall(started);
   }
 
-  absl::StatusOr<ComputeResult> Result() {
+  // `interrupted`: the caller has cancelled it by other means than its options'
+  // stop.
+  absl::StatusOr<ComputeResult> Result(bool interrupted) {
     if (!wrong_.ok()) return wrong_;
-    if (!status_.ok()) return NamedAsInRequest(connection_.Explain(status_));
-    return std::move(rows_).Finish();
+    if (status_.ok()) return std::move(rows_).Finish();
+    // gRPC 1.51 says why it refused an answer, later versions only CANCELLED.
+    if (status_.error_code() == grpc::StatusCode::CANCELLED &&
+        status_.error_message().empty() && !interrupted &&
+        !options_.stop.stop_requested()) {
+      const absl::Status limit = rows_.CheckLimit();
+      if (!limit.ok()) return limit;
+    }
+    return NamedAsInRequest(connection_.Explain(status_));
   }
   Lease TakeLease() { return std::move(lease_); }
   grpc::ClientContext& context() { return context_; }
@@ -167,7 +176,7 @@ absl::StatusOr<ComputeResult> RunStream(const Connection& connection,
     while (!done && interruption.Next(queue, &tag, &ok)) {
       static_cast<QueueEvent*>(tag)->Run(ok);
     }
-    result = call.Result();
+    result = call.Result(interruption.has_cancelled());
     lease = call.TakeLease();
   }
   lease.Wait();
@@ -179,8 +188,8 @@ void StartStream(const Connection& connection, const CallOptions& options,
                  std::function<void(absl::StatusOr<ComputeResult>)> done) {
   auto* call = new StreamCall(connection, options, request, std::move(chunks));
   call->Start(SharedQueue(), [call, done = std::move(done)] {
-    const auto result =
-        std::make_shared<absl::StatusOr<ComputeResult>>(call->Result());
+    const auto result = std::make_shared<absl::StatusOr<ComputeResult>>(
+        call->Result(/*interrupted=*/false));
     Lease lease = call->TakeLease();
     delete call;
     std::move(lease).WhenReturned([done, result] { done(std::move(*result)); });
