@@ -361,11 +361,11 @@ absl::StatusOr<KernelRequest> ToKernel(wire::RequestFields fields,
       .Convert();
 }
 
-absl::StatusOr<KernelRequest> ToKernelWithoutKeys(
-    wire::RequestFields fields, BufferPool& pool, wire::MemoryMeter& meter,
-    const CallerRegions& regions) {
+absl::StatusOr<KernelRequest> ToKernelWithoutKeys(wire::RequestFields fields,
+                                                  BufferPool& pool,
+                                                  wire::MemoryMeter& meter) {
   return Converter(std::move(fields), Converter::Elements::kNoKeys, pool, meter,
-                   regions)
+                   {})
       .Convert();
 }
 

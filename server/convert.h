@@ -86,11 +86,10 @@ absl::Status CheckOutputs(const OutputPlaces& outputs,
                           const AttentionPlan& plan);
 
 // The same where the server keeps keys and values: `fields` has their types and
-// shapes, and no elements of them.
+// shapes, and no elements of them; nothing is shared.
 absl::StatusOr<KernelRequest> ToKernelWithoutKeys(wire::RequestFields fields,
                                                   BufferPool& pool,
-                                                  wire::MemoryMeter& meter,
-                                                  const CallerRegions& regions);
+                                                  wire::MemoryMeter& meter);
 
 // The same as ToKernel() of a stream's header: keys, values and mask have type
 // and shape, and must have no elements; nothing is shared.

@@ -111,8 +111,7 @@ absl::StatusOr<LayerSnapshot> ReadLayer(const Session& session,
 absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
                                              const PageFormat& format,
                                              int64_t length, BufferPool& pool,
-                                             wire::MemoryMeter& meter,
-                                             const CallerRegions& regions) {
+                                             wire::MemoryMeter& meter) {
   absl::Status status = CheckQuery(fields.query, format);
   if (status.ok()) status = CheckOptions(fields.options);
   if (!status.ok()) return status;
@@ -134,8 +133,7 @@ absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
   } else if (request.options.causal() == v1::CAUSAL_UNSPECIFIED) {
     request.options.set_causal(v1::CAUSAL_BOTTOM_RIGHT);
   }
-  auto kernel_request =
-      ToKernelWithoutKeys(std::move(request), pool, meter, regions);
+  auto kernel_request = ToKernelWithoutKeys(std::move(request), pool, meter);
   if (kernel_request.ok()) kernel_request->inputs.mask_begin = mask_begin;
   return kernel_request;
 }

@@ -9,7 +9,6 @@
 #include "kernel/attention.h"
 #include "kernel/key_values.h"
 #include "server/convert.h"
-#include "server/shared_memory/region_table.h"
 #include "sessions/page.h"
 #include "sessions/session.h"
 #include "wire/memory_meter.h"
@@ -27,8 +26,7 @@ absl::StatusOr<LayerSnapshot> ReadLayer(const Session& session,
 absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
                                              const PageFormat& format,
                                              int64_t length, BufferPool& pool,
-                                             wire::MemoryMeter& meter,
-                                             const CallerRegions& regions);
+                                             wire::MemoryMeter& meter);
 
 // A plan of it over the layer, whose view is put into `view`; both must live as
 // long as the plan, whose outputs have no axis for the batch. Errors as of

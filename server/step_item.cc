@@ -77,14 +77,13 @@ void StepItem::LetGo() {
 }
 
 void StepItem::Begin(const std::shared_ptr<Session>& session, BufferPool& pool,
-                     wire::MemoryMeter& meter, const CallerRegions& regions) {
-  const absl::Status status = BeginParts(session, pool, meter, regions);
+                     wire::MemoryMeter& meter) {
+  const absl::Status status = BeginParts(session, pool, meter);
   if (!status.ok()) Fail(status);
 }
 
 absl::Status StepItem::BeginParts(const std::shared_ptr<Session>& session,
-                                  BufferPool& pool, wire::MemoryMeter& meter,
-                                  const CallerRegions& regions) {
+                                  BufferPool& pool, wire::MemoryMeter& meter) {
   session_ = session;
   const PageFormat& format = session->config().format;
   if (append_) {
@@ -99,8 +98,8 @@ absl::Status StepItem::BeginParts(const std::shared_ptr<Session>& session,
     length_ = keys_.length();
   }
   if (!queries_) return absl::OkStatus();
-  auto request = ToLayerRequest(*std::move(queries_), format, length_, pool,
-                                meter, regions);
+  auto request =
+      ToLayerRequest(*std::move(queries_), format, length_, pool, meter);
   if (!request.ok()) return request.status();
   request_ = *std::move(request);
   return absl::OkStatus();

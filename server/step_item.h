@@ -16,7 +16,6 @@
 #include "server/convert.h"
 #include "server/layer_append.h"
 #include "server/response_encoder.h"
-#include "server/shared_memory/region_table.h"
 #include "sessions/session.h"
 #include "wire/memory_meter.h"
 #include "wire/message_writer.h"
@@ -47,7 +46,7 @@ class StepItem {
   // Looks at everything but what stands in masks, and makes room for the
   // tokens. Throws.
   void Begin(const std::shared_ptr<Session>& session, BufferPool& pool,
-             wire::MemoryMeter& meter, const CallerRegions& regions);
+             wire::MemoryMeter& meter);
 
   // Copies a part of what the message has, of at most some MiB; each part once,
   // on any threads.
@@ -81,8 +80,7 @@ class StepItem {
  private:
   absl::Status CheckFields() const;
   absl::Status BeginParts(const std::shared_ptr<Session>& session,
-                          BufferPool& pool, wire::MemoryMeter& meter,
-                          const CallerRegions& regions);
+                          BufferPool& pool, wire::MemoryMeter& meter);
   absl::Status PrepareParts(const AttentionLimits& limits);
   void LetGo();
 

@@ -39,9 +39,8 @@ class AttendCall final : public TensorCall {
     if (status.ok() && fields->shard) status = TakeShard(*fields);
     if (!status.ok()) return status;
     length_ = of_shard_ ? of_shard_->total_length : keys_.length();
-    return ToLayerRequest(
-        *std::move(fields), keys_.format(), length_, env_.buffers, meter,
-        {.table = &env_.regions, .tenant = record_.tenant->id});
+    return ToLayerRequest(*std::move(fields), keys_.format(), length_,
+                          env_.buffers, meter);
   }
 
   absl::Status Find(const wire::LayerFields& where) {

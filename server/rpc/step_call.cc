@@ -197,8 +197,7 @@ class StepCall final : public AdmittedCall {
         item.Fail(SessionError(item.id(), session.status()));
         continue;
       }
-      item.Begin(*session, env_.buffers, meter,
-                 {.table = &env_.regions, .tenant = record_.tenant->id});
+      item.Begin(*session, env_.buffers, meter);
     }
     return absl::OkStatus();
   }
