@@ -57,7 +57,7 @@ std::string Capped(absl::string_view text) {
   size_t fits = 0;  // so much of it, with kCut behind
   while (!text.empty()) {
     const size_t bytes = CharacterBytes(text);
-    capped.append(bytes == 0 ? "?" : text.substr(0, bytes));
+    absl::StrAppend(&capped, bytes == 0 ? "?" : text.substr(0, bytes));
     text.remove_prefix(std::max<size_t>(bytes, 1));
     if (capped.size() > kMaxStatusMessageBytes) {
       return absl::StrCat(absl::string_view(capped).substr(0, fits), kCut);
