@@ -277,6 +277,10 @@ TEST_F(ShardedSessionTest, RefusesWhatIsWrong) {
                 .status()),
       "blocks_per_run");
   EXPECT_EQ(field(ShardedSession::Open(Clients(1), {}).status()), "id");
+  v1::SessionConfig windowed = Config();
+  windowed.add_retain_window(300);
+  EXPECT_EQ(field(ShardedSession::Create(Clients(2), windowed).status()),
+            "config.retain_window");
   auto sharded = ShardedSession::Create(Clients(2), Config());
   const Tensor key = Keys(300), value = Values(300), query = Query();
   EXPECT_EQ(field(sharded->Append(0, value, value).status()), "key.shape");
@@ -319,6 +323,9 @@ TEST_F(ShardedSessionTest, RefusesWhatIsWrong) {
           [](ShardedAttendOptions& attend) { attend.options.set_kv_heads(2); },
           query),
       "options.kv_heads");
+  EXPECT_EQ(wrong([](ShardedAttendOptions& attend) { attend.mask_begin = 256; },
+                  query),
+            "mask_begin");
   const Tensor mask = Random(v1::DATA_TYPE_BOOL, {1, 301});
   EXPECT_EQ(
       wrong([&](ShardedAttendOptions& attend) { attend.mask = mask; }, query),

@@ -219,6 +219,26 @@ TEST_F(ShardTest, RefusesWhatIsWrong) {
       "mask.shape: got (7, 300), wanted a shape that broadcasts to (1, 4, 1, "
       "300)");
 
+  refused(
+      [](Request& r) { r.set_mask_begin(256); },
+      "mask_begin: got 256, wanted 0 with shard: the mask has the columns of "
+      "its tokens");
+
+  v1::CreateSessionRequest create;
+  create.set_id("windowed");
+  create.mutable_config()->set_kv_heads(kHeads);
+  create.mutable_config()->set_head_size(kKeySize);
+  create.mutable_config()->add_retain_window(300);
+  Call(&v1::SessionService::Stub::CreateSession, create);
+  ExpectOk();
+  refused(
+      [](Request& r) {
+        r.set_id("windowed");
+        r.mutable_shard()->set_total_length(0);
+      },
+      "shard: got it, wanted none: the layer keeps a window of its tokens "
+      "only");
+
   v1::AttendRequest longer = good;
   longer.mutable_shard()->set_total_length(301);
   Attend(longer);
