@@ -343,17 +343,16 @@ TEST_F(LentMemoryTest, AStreamIsInterrupted) {
   EXPECT_EQ(result.get().status().code(), absl::StatusCode::kCancelled);
 }
 
-// Which the system does, and for TCP alone.
+// Which the system does, and for TCP alone. Nothing else ends the call: a time
+// limit could be over before the server is stalled.
 TEST_F(LentMemoryTest, AConnectionThatTakesNothingIsGivenUp) {
   StalledServer server(AF_INET);
   ClientOptions options;
   // In place of 20 seconds.
   options.arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 200);
   const absl::Status status =
-      Client(server.address(), options)
-          .Compute(Request(), {.timeout = absl::Milliseconds(100)})
-          .status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+      Client(server.address(), options).Compute(Request()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
 }
 
 TEST_F(LentMemoryTest, ABrokenConnectionLetsGo) {
