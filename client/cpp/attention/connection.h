@@ -68,9 +68,10 @@ struct ClientOptions {
 
   // Largest answer accepted, in bytes, however it comes: in one message, in
   // pieces or through shared memory. A larger one fails with
-  // RESOURCE_EXHAUSTED; one of a session's step with CANCELLED where gRPC is
-  // newer than 1.51 and does not tell. -1: no limit. gRPC's own default, 4 MiB,
-  // is too small for tensors; set a limit where the server is not trusted.
+  // RESOURCE_EXHAUSTED. gRPC 1.83 does not say why a stream ended: with it a
+  // step fails with CANCELLED, and so does a streamed request whose output
+  // alone would be taken. -1: no limit. gRPC's own default, 4 MiB, is too small
+  // for tensors; set a limit where the server is not trusted.
   int max_receive_bytes = -1;
 
   // Whether calls go through the HTTP proxy that grpc_proxy, https_proxy or

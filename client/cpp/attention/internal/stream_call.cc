@@ -58,7 +58,7 @@ class StreamCall {
   absl::StatusOr<ComputeResult> Result(bool interrupted) {
     if (!wrong_.ok()) return wrong_;
     if (status_.ok()) return std::move(rows_).Finish();
-    // gRPC 1.51 says why it refused an answer, later versions only CANCELLED.
+    // gRPC 1.51 says why it refused an answer, 1.83 no more than CANCELLED.
     if (status_.error_code() == grpc::StatusCode::CANCELLED &&
         status_.error_message().empty() && !interrupted &&
         !options_.stop.stop_requested()) {
