@@ -11,7 +11,7 @@ namespace attention::wire {
 // Errors: InvalidArgument with ErrorField() for numbers that an enum does not
 // have. All else is PlanAttention's to check.
 absl::StatusOr<AttentionOptions> ToKernelOptions(
-    const v1::AttentionOptions& options);
+    const v1::AttentionOptions& from);
 
 }  // namespace attention::wire
 

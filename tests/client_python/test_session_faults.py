@@ -169,8 +169,9 @@ def test_a_server_that_stays_away_is_told(steps, session, monkeypatch):
     assert steps.requests[-1].items[0].expected_length == 0
 
 
-# A native message of so many bytes is lent, and must be let go without having
-# been sent.
+# A message of so many bytes is lent, and must be let go without having been
+# sent.
+@pytest.mark.parametrize("core", ["native"], indirect=True)
 @pytest.mark.parametrize("used", [True, False])
 def test_a_large_message_for_no_server_is_told(server, steps, session, used):
     if used:

@@ -72,7 +72,7 @@ Sharded::Sharded(Servers servers, ShardedSession session)
 Sharded::~Sharded() {
   if (getpid() != process_) {
     // Without gRPC's threads its end could wait for ever: it has none.
-    static_cast<void>(session_.release());
+    [[maybe_unused]] const auto* const kept = session_.release();
     return;
   }
   const WithoutGil without_gil;
@@ -112,6 +112,7 @@ nb::object Sharded::Make(const nb::list& cores,
 
 std::vector<int64_t> Sharded::Lengths() const {
   std::vector<int64_t> lengths;
+  lengths.reserve(static_cast<size_t>(session_->config().num_layers()));
   for (int64_t layer = 0; layer < session_->config().num_layers(); ++layer) {
     lengths.push_back(session_->length(layer));
   }
