@@ -211,7 +211,7 @@ TEST_F(ShardedSessionTest, DealsOutRuns) {
   auto sharded = ShardedSession::Create(Clients(3), Config(2),
                                         {.id = "s", .blocks_per_run = 2});
   ASSERT_TRUE(sharded.ok()) << sharded.status();
-  EXPECT_THAT(sharded->ids(), ElementsAre("s/0", "s/1", "s/2"));
+  EXPECT_THAT(sharded->ids(), ElementsAre("s/0of3x2", "s/1of3x2", "s/2of3x2"));
   EXPECT_EQ(*sharded->Append(1, Keys(1700), Values(1700)), 1700);
   EXPECT_EQ(sharded->length(0), 0);
   EXPECT_EQ(sharded->length(1), 1700);
@@ -219,8 +219,8 @@ TEST_F(ShardedSessionTest, DealsOutRuns) {
   EXPECT_THAT(sharded->TokensOf(0, 1),
               ElementsAre(TokenRange{0, 512}, TokenRange{1536, 1700}));
   EXPECT_THAT(sharded->TokensOf(2, 1), ElementsAre(TokenRange{1024, 1536}));
-  EXPECT_EQ(one_.GetSession("s/0")->lengths(1), 512 + 164);
-  EXPECT_EQ(one_.GetSession("s/1")->lengths(1), 512);
+  EXPECT_EQ(one_.GetSession("s/0of3x2")->lengths(1), 512 + 164);
+  EXPECT_EQ(one_.GetSession("s/1of3x2")->lengths(1), 512);
 
   auto opened =
       ShardedSession::Open(Clients(3), {.id = "s", .blocks_per_run = 2});
@@ -232,6 +232,13 @@ TEST_F(ShardedSessionTest, DealsOutRuns) {
   EXPECT_EQ(*opened->Append(1, Keys(3), Values(3)), 1703);
   EXPECT_TRUE(sharded->Refresh().ok());
   EXPECT_EQ(sharded->length(1), 1703);
+  // Tokens would have other places.
+  for (const auto& [servers, blocks] : {std::pair(3, 1), {3, 4}, {2, 2}}) {
+    EXPECT_TRUE(absl::IsNotFound(
+        ShardedSession::Open(Clients(servers),
+                             {.id = "s", .blocks_per_run = blocks})
+            .status()));
+  }
 }
 
 TEST_F(ShardedSessionTest, ForksAndTruncates) {
@@ -479,6 +486,9 @@ TEST_F(ShardedFaultTest, AnAppendIsDoneOnceHoweverItFails) {
     EXPECT_EQ(ErrorReason(others), "APPEND_UNFINISHED");
     EXPECT_EQ(sharded.Append(0, Keys(1), Values(1)).status().code(),
               absl::StatusCode::kAborted);
+    EXPECT_EQ(ErrorReason(sharded.Fork().status()), "APPEND_UNFINISHED");
+    ASSERT_TRUE(sharded.Refresh().ok());
+    EXPECT_EQ(sharded.length(), 300);
     const auto length = sharded.Append(0, key, value);
     ASSERT_TRUE(length.ok()) << length.status();
     EXPECT_EQ(*length, 1300);
@@ -525,6 +535,28 @@ TEST_F(ShardedFaultTest, ATruncationThatFailedIsMadeUpFor) {
   ExpectSame(sharded, whole);
   Append(sharded, whole, 900);
   ExpectSame(sharded, whole);
+}
+
+TEST_F(ShardedFaultTest, ForksAndRefreshesBringNothingBack) {
+  ShardedSession sharded = Create();
+  ClientSession whole = one_.CreateSession(Config()).value();
+  Append(sharded, whole, 1000);
+  relays_[1]->refuse_truncations = 1;
+  EXPECT_FALSE(sharded.Truncate(300).ok());
+  ASSERT_TRUE(whole.Truncate(300).ok());
+  relays_[1]->refuse_truncations = 1;
+  EXPECT_EQ(sharded.Fork().status().code(), absl::StatusCode::kUnavailable);
+  relays_[1]->refuse_truncations = 1;
+  EXPECT_EQ(sharded.Refresh().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(sharded.length(), 300);
+  absl::StatusOr<ShardedSession> fork = sharded.Fork();
+  ASSERT_TRUE(fork.ok()) << fork.status();
+  EXPECT_EQ(fork->length(), 300);
+  ExpectSame(*fork, whole);
+  ASSERT_TRUE(sharded.Refresh().ok());
+  EXPECT_EQ(sharded.length(), 300);
+  Append(*fork, whole, 900);
+  ExpectSame(*fork, whole);
 }
 
 TEST_F(ShardedFaultTest, SessionsThatLieAreRefused) {

@@ -94,7 +94,7 @@ def test_forks_truncates_and_opens(clients, rng):
         fork.attend(query).output, sharded.attend(query).output
     )
     opened = ShardedSession.open(clients, "python", blocks_per_run=1)
-    assert opened.ids == ("python/0", "python/1", "python/2")
+    assert opened.ids == ("python/0of3x1", "python/1of3x1", "python/2of3x1")
     assert opened.append(key, value) == 1200
     sharded.refresh()
     assert sharded.length == 1200

@@ -217,6 +217,31 @@ def test_another_batch(llama, cache):
         generate(llama, "remote", prompt(3, 30), cache)
 
 
+def test_a_pass_that_fails_spoils_the_cache(llama, cache, remote, monkeypatch):
+    expected = generate(llama, "remote", prompt(2), cache)
+    steps = []
+
+    def step(items, step=remote.step):
+        steps.append(items)
+        if len(steps) == 2:
+            raise ZeroDivisionError
+        return step(items)
+
+    monkeypatch.setattr(remote, "step", step)
+    with pytest.raises(ZeroDivisionError):
+        generate(llama, "remote", prompt(2, 30), cache)
+    for use in (
+        lambda: generate(llama, "remote", prompt(2, 30), cache),
+        lambda: cache.crop(-1),
+        lambda: cache.reorder_cache(torch.tensor([1, 0])),
+        lambda: copy.deepcopy(cache),
+    ):
+        with pytest.raises(RuntimeError, match="forward pass .* has failed"):
+            use()
+    cache.reset()
+    assert torch.equal(generate(llama, "remote", prompt(2), cache), expected)
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_another_attention(llama, cache, implementation):
     with pytest.raises(NotImplementedError, match="keys of layer 0"):

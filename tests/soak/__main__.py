@@ -121,7 +121,7 @@ class Traffic:
 def metrics_of(http):
     text = urllib.request.urlopen(f"{http}/metrics", timeout=30).read().decode()
     found = re.findall(
-        r"^([a-z_]+)(\{[^}]*\})? ([0-9.e+]+)$", text, re.MULTILINE
+        r"^([a-z_]+)(\{[^}]*\})? ([-+0-9.e]+|NaN)$", text, re.MULTILINE
     )
     return {name + labels: float(value) for name, labels, value in found}
 

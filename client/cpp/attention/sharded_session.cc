@@ -114,8 +114,12 @@ absl::Status CheckShards(const std::vector<ClientSession>& shards) {
   return absl::OkStatus();
 }
 
-std::string IdOf(const std::string& id, size_t shard) {
-  return id.empty() ? "" : absl::StrCat(id, "/", shard);
+// The layout is in it: with another one there is no such session.
+std::string IdOf(const std::string& id, size_t shard,
+                 const ShardLayout& layout) {
+  return id.empty() ? ""
+                    : absl::StrCat(id, "/", shard, "of", layout.count, "x",
+                                   layout.run / kKeyBlock);
 }
 
 // (Hkv, n, size) with all of its bytes.
@@ -221,6 +225,13 @@ class ShardedSession::State {
   absl::Status Truncate(int64_t length, const CallOptions& options);
   absl::Status Refresh(const CallOptions& options);
   absl::Status Delete(const CallOptions& options);
+  // Makes the servers' sessions those of the sequence, with nothing more: for a
+  // fork. Then the lengths of the layers.
+  absl::StatusOr<std::vector<int64_t>> Whole(const CallOptions& options);
+  // Before anybody else knows the object.
+  void SetLengths(const std::vector<int64_t>& lengths) {
+    for (size_t i = 0; i < lengths.size(); ++i) layers_[i].length = lengths[i];
+  }
 
  private:
   // An append that some servers have and others may not.
@@ -251,6 +262,7 @@ class ShardedSession::State {
                int64_t begin, bool again, const CallOptions& options,
                ShardPart& part);
   absl::Status Settle(size_t shard, const CallOptions& options);
+  absl::Status SettleAll(const CallOptions& options);
   void TakeLengths();
 
   const ShardLayout layout_;
@@ -265,9 +277,11 @@ class ShardedSession::State {
 };
 
 // With mutex_ held, or before anybody else knows the object. The sequence ends
-// where the first shard's next token would be.
+// where the first shard's next token would be. Of an append that is not done
+// nothing is taken: it shows as a whole.
 void ShardedSession::State::TakeLengths() {
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    if (layers_[layer].appending || layers_[layer].unfinished) continue;
     int64_t length = ShardLayout::kMaxLength;
     for (size_t shard = 0; shard < shards_.size(); ++shard) {
       const int64_t own = std::clamp<int64_t>(
@@ -277,7 +291,6 @@ void ShardedSession::State::TakeLengths() {
           std::min(length, layout_.PlaceOf(static_cast<int64_t>(shard), own));
     }
     layers_[layer].length = length;
-    layers_[layer].unfinished.reset();
   }
 }
 
@@ -350,7 +363,17 @@ absl::Status ShardedSession::State::Settle(size_t shard,
       layout_.TokensOf(static_cast<int64_t>(shard), *owed), options);
   if (!status.ok()) return status;
   const std::lock_guard<std::mutex> lock(mutex_);
-  owed_[shard].reset();
+  // Another truncation may have come meanwhile.
+  if (owed_[shard] == owed) owed_[shard].reset();
+  return absl::OkStatus();
+}
+
+absl::Status ShardedSession::State::SettleAll(const CallOptions& options) {
+  std::vector<absl::Status> ended(shards_.size());
+  RunAll(shards_.size(), [&](size_t i) { ended[i] = Settle(i, options); });
+  for (size_t i = 0; i < ended.size(); ++i) {
+    if (!ended[i].ok()) return OfShard(static_cast<int64_t>(i), ended[i]);
+  }
   return absl::OkStatus();
 }
 
@@ -557,15 +580,35 @@ absl::Status ShardedSession::State::Truncate(int64_t length,
     }
     for (auto& owed : owed_) owed = std::min(owed.value_or(length), length);
   }
-  std::vector<absl::Status> ended(shards_.size());
-  RunAll(shards_.size(), [&](size_t i) { ended[i] = Settle(i, options); });
-  for (size_t i = 0; i < ended.size(); ++i) {
-    if (!ended[i].ok()) return OfShard(static_cast<int64_t>(i), ended[i]);
+  return SettleAll(options);
+}
+
+absl::StatusOr<std::vector<int64_t>> ShardedSession::State::Whole(
+    const CallOptions& options) {
+  absl::Status status = SettleAll(options);
+  if (!status.ok()) return status;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<int64_t> lengths;
+  lengths.reserve(layers_.size());
+  for (const Layer& layer : layers_) {
+    if (layer.appending || layer.unfinished) {
+      return WithReason(
+          absl::AbortedError(absl::StrCat(
+              "layer ", lengths.size(), ": an append to it is ",
+              layer.appending ? "under way in this client"
+                              : "unfinished: append the same tokens again, or "
+                                "truncate")),
+          "APPEND_UNFINISHED", "length", absl::StrCat(layer.length));
+    }
+    lengths.push_back(layer.length);
   }
-  return absl::OkStatus();
+  return lengths;
 }
 
 absl::Status ShardedSession::State::Refresh(const CallOptions& options) {
+  // Else tokens that were given up would come back.
+  const absl::Status settled = SettleAll(options);
+  if (!settled.ok()) return settled;
   std::vector<absl::Status> ended(shards_.size());
   RunAll(shards_.size(),
          [&](size_t i) { ended[i] = shards_[i].Refresh(options); });
@@ -608,8 +651,8 @@ absl::StatusOr<ShardedSession> ShardedSession::Create(
   }
   std::vector<ClientSession> shards;
   for (size_t i = 0; i < clients.size(); ++i) {
-    absl::StatusOr<ClientSession> shard =
-        clients[i].CreateSession(config, IdOf(sharding.id, i), options);
+    absl::StatusOr<ClientSession> shard = clients[i].CreateSession(
+        config, IdOf(sharding.id, i, *layout), options);
     if (shard.ok()) {
       shards.push_back(*std::move(shard));
       continue;
@@ -636,7 +679,7 @@ absl::StatusOr<ShardedSession> ShardedSession::Open(
   std::vector<ClientSession> shards;
   for (size_t i = 0; i < clients.size(); ++i) {
     absl::StatusOr<ClientSession> shard =
-        clients[i].OpenSession(IdOf(sharding.id, i), options);
+        clients[i].OpenSession(IdOf(sharding.id, i, *layout), options);
     if (!shard.ok()) return OfShard(static_cast<int64_t>(i), shard.status());
     shards.push_back(*std::move(shard));
   }
@@ -679,10 +722,13 @@ absl::StatusOr<ShardedResult> ShardedSession::Attend(
 
 absl::StatusOr<ShardedSession> ShardedSession::Fork(
     const std::string& id, const CallOptions& options) const {
+  const absl::StatusOr<std::vector<int64_t>> lengths = state_->Whole(options);
+  if (!lengths.ok()) return lengths.status();
   std::vector<ClientSession> forks;
   const std::vector<ClientSession>& shards = state_->shards();
   for (size_t i = 0; i < shards.size(); ++i) {
-    absl::StatusOr<ClientSession> fork = shards[i].Fork(IdOf(id, i), options);
+    absl::StatusOr<ClientSession> fork =
+        shards[i].Fork(IdOf(id, i, state_->layout()), options);
     if (fork.ok()) {
       forks.push_back(*std::move(fork));
       continue;
@@ -692,8 +738,9 @@ absl::StatusOr<ShardedSession> ShardedSession::Fork(
   }
   const absl::Status status = CheckShards(forks);
   if (!status.ok()) return status;
-  return ShardedSession(
-      std::make_unique<State>(state_->layout(), std::move(forks)));
+  auto state = std::make_unique<State>(state_->layout(), std::move(forks));
+  state->SetLengths(*lengths);
+  return ShardedSession(std::move(state));
 }
 
 absl::Status ShardedSession::Truncate(int64_t length,

@@ -59,8 +59,9 @@
 namespace attention {
 
 struct ShardedOptions {
-  // What the ids of the sessions begin with: that of shard i is "ID/i". Empty:
-  // each server chooses, and Open() cannot find the sequence.
+  // What the ids of the sessions begin with: that of shard i of N is
+  // "ID/iofNxR", R being blocks_per_run. Empty: each server chooses, and Open()
+  // cannot find the sequence.
   std::string id = {};
   // Blocks of 256 tokens, a power of two up to 2^20.
   int64_t blocks_per_run = 16;
@@ -93,8 +94,8 @@ class ShardedSession {
       std::span<const Client> clients, const v1::SessionConfig& config,
       const ShardedOptions& sharding = {}, const CallOptions& options = {});
 
-  // The sequence of that id, which must have been created over the same servers
-  // in the same order, with the same blocks_per_run.
+  // The sequence of that id, created over the same servers in the same order,
+  // with the same blocks_per_run: NOT_FOUND otherwise.
   static absl::StatusOr<ShardedSession> Open(std::span<const Client> clients,
                                              const ShardedOptions& sharding,
                                              const CallOptions& options = {});
@@ -124,7 +125,8 @@ class ShardedSession {
                                        const CallOptions& options = {}) const;
 
   // A new sequence with the tokens of this one, at the same servers. If one
-  // fails the others' forks are deleted, as far as they can be reached.
+  // fails the others' forks are deleted, as far as they can be reached. ABORTED
+  // while an append is under way or unfinished.
   absl::StatusOr<ShardedSession> Fork(const std::string& id = "",
                                       const CallOptions& options = {}) const;
 
@@ -134,7 +136,8 @@ class ShardedSession {
   absl::Status Truncate(int64_t length, const CallOptions& options = {});
 
   // Takes over the lengths that the servers have: of each layer as many tokens
-  // as are there without a gap.
+  // as are there without a gap. Layers with an append of this object that is
+  // under way or unfinished keep theirs.
   absl::Status Refresh(const CallOptions& options = {});
 
   // Ends the sessions of all servers. The first error of those that were not

@@ -103,6 +103,9 @@ class RemoteCache(Cache):  # type: ignore[misc]
 
     Layers without keys and values (linear attention, convolutions) stay in this
     process. Layers with a sliding window, or chunks, keep what it covers.
+
+    A forward pass that fails leaves its tokens in some layers and not in others.
+    Everything but reset() raises RuntimeError then.
     """
 
     def __init__(
@@ -188,8 +191,8 @@ class RemoteCache(Cache):  # type: ignore[misc]
         super().reset()
 
     def crop(self, tokens_to_remove: int) -> None:
+        self._store.truncate(max(0, -tokens_to_remove))
         super().crop(tokens_to_remove)
-        self._store.truncate(-tokens_to_remove)
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         super().reorder_cache(beam_idx)
@@ -327,6 +330,13 @@ class _NewTokens:
     rows: list[Session] = field(default_factory=list)
 
     def attended(self, asked: _Asked) -> torch.Tensor:
+        try:
+            return self._attended(asked)
+        except BaseException as error:
+            self.store.failure = error
+            raise
+
+    def _attended(self, asked: _Asked) -> torch.Tensor:
         asked.check_length(self.length - self.mask_begin)
         options = asked.options
         if self.window:
@@ -388,12 +398,23 @@ class _Store:
         self.rows: dict[tuple[Any, ...], list[Session]] = {}
         # What update() was given and no attention has come for yet.
         self.expected: _NewTokens | None = None
+        # What a forward pass failed with: some layers lack its tokens then.
+        self.failure: BaseException | None = None
+
+    def check_whole(self) -> None:
+        if self.failure is not None:
+            raise RuntimeError(
+                "a forward pass over this RemoteCache has failed, so that its "
+                "layers do not have the same tokens any more: reset() it, and "
+                "begin anew"
+            ) from self.failure
 
     @property
     def batch_size(self) -> int:
         return len(next(iter(self.rows.values()), []))
 
     def expect(self, new: _NewTokens) -> None:
+        self.check_whole()
         if self.expected is not None:
             layer, self.expected = self.expected.layer, None
             raise NotImplementedError(
@@ -430,14 +451,21 @@ class _Store:
         return rows
 
     def truncate(self, tokens: int) -> None:
+        self.check_whole()
         if tokens == 0:
             return
+        if len(self.rows) > 1:
+            # Each of its sessions has layers without tokens.
+            raise NotImplementedError(
+                "crop: the model's layers have keys of several shapes"
+            )
         for rows in self.rows.values():
             for session in rows:
                 session.truncate(max(0, session.length - tokens))
 
     def select(self, indices: Sequence[int]) -> None:
         """Makes row i a copy of what row indices[i] was."""
+        self.check_whole()
         for form, rows in self.rows.items():
             left = set(range(len(rows)))
             selected: list[Session | None] = []
@@ -470,6 +498,7 @@ class _Store:
         return made
 
     def copy(self) -> _Store:
+        self.check_whole()
         made = _Store(
             self.client,
             False,
@@ -483,7 +512,8 @@ class _Store:
         return made
 
     def delete_all(self) -> None:
-        rows, self.rows, self.expected = self.rows, {}, None
+        rows, self.rows = self.rows, {}
+        self.expected = self.failure = None
         for sessions in rows.values():
             for session in sessions:
                 session.delete()
