@@ -1,6 +1,7 @@
 #include "server/shard_attend.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -86,6 +87,18 @@ std::vector<KeyPart> CutIntoRuns(const ShardOfSequence& shard,
   return parts;
 }
 
+// Keeps the memory of a slice until gRPC lets go of it, on some thread.
+struct Keeper {
+  explicit Keeper(std::shared_ptr<const void> kept) : memory(std::move(kept)) {
+    made.store(true, std::memory_order_release);
+  }
+  ~Keeper() { static_cast<void>(made.load(std::memory_order_acquire)); }
+
+  const std::shared_ptr<const void> memory;
+  // gRPC orders the two, but ThreadSanitizer does not see into it.
+  std::atomic<bool> made{false};
+};
+
 // A Tensor in `bytes` bytes from `data` on, which `memory` keeps.
 wire::MessageWriter BorrowedTensor(DataType type,
                                    absl::Span<const int64_t> shape,
@@ -93,7 +106,6 @@ wire::MessageWriter BorrowedTensor(DataType type,
                                    const std::shared_ptr<const void>& memory) {
   wire::MessageWriter tensor = wire::StartTensor(wire::ToWire(type), shape);
   if (bytes == 0) return tensor;
-  using Keeper = std::shared_ptr<const void>;
   tensor.Borrow(v1::Tensor::kDataFieldNumber,
                 grpc::Slice(
                     const_cast<void*>(data), bytes,
