@@ -556,7 +556,7 @@ def test_arguments(session, call, error, words):
         (
             lambda c: c.step([StepItem(None, query="x")]),
             TypeError,
-            r"items\[0\]\.query: got",
+            r"items\[0\]\.session: got",
         ),
     ],
 )
