@@ -53,7 +53,7 @@ bool MayBeDone(const absl::Status& status) {
 // Runs work(0) to work(count - 1), each on a thread of its own but for one,
 // and waits for all.
 void RunAll(size_t count, const std::function<void(size_t)>& work) {
-  std::vector<std::thread> threads;
+  std::vector<std::jthread> threads;  // joined also where work(0) throws
   threads.reserve(count);
   for (size_t i = 1; i < count; ++i) {
     try {
@@ -63,7 +63,6 @@ void RunAll(size_t count, const std::function<void(size_t)>& work) {
     }
   }
   if (count > 0) work(0);
-  for (std::thread& thread : threads) thread.join();
 }
 
 bool IsPowerOfTwo(int64_t number) {
