@@ -108,7 +108,7 @@ std::shared_ptr<PageTable> PageTable::Create(
   const int64_t count = end - begin;
   MemoryCharge charge(std::move(account), Bytes(count + more));
   if (!charge) return nullptr;
-  std::shared_ptr<PageTable> table(new PageTable(std::move(charge)));
+  auto table = std::make_shared<PageTable>(std::move(charge));
   table->first = begin;
   table->pages.reserve(static_cast<size_t>(count + more));
   table->blocks.reserve(static_cast<size_t>(count + more));

@@ -123,8 +123,7 @@ class Page {
 // The pages of one layer, all full but the last: those from number `first` on,
 // page i being that of tokens [i * kKeyBlock, (i + 1) * kKeyBlock). Immutable:
 // sessions and readers share it.
-class PageTable {
- public:
+struct PageTable {
   // Copies pages [begin, end) of `from`, which has them, with room for `more`
   // behind them. `from` may be null where there are none. Null if `account` has
   // no room for it. Throws std::bad_alloc.
@@ -134,19 +133,16 @@ class PageTable {
   // What a table of so many pages takes of the account, without the pages.
   static int64_t Bytes(int64_t pages);
 
+  explicit PageTable(MemoryCharge taken) : charge(std::move(taken)) {}
+
   void Add(std::shared_ptr<Page> page);
 
   const std::shared_ptr<Page>& page(int64_t number) const {
     return pages[static_cast<size_t>(number - first)];
   }
 
- private:
-  explicit PageTable(MemoryCharge charge) : charge_(std::move(charge)) {}
-
   // Given back after the rest.
-  const MemoryCharge charge_;
-
- public:
+  const MemoryCharge charge;
   int64_t first = 0;
   std::vector<std::shared_ptr<Page>> pages;
   // Those of the pages, as the kernel takes them.
