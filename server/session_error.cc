@@ -8,7 +8,7 @@ namespace attention::server {
 absl::Status SessionError(absl::string_view id, const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kNotFound:
-      return UnknownSession(id);
+      return UnknownSession(id, SessionStore::IsOfAnother(status));
     case absl::StatusCode::kAlreadyExists:
       return WithReason(Reason::kSessionExists, status);
     case absl::StatusCode::kAborted:

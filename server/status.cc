@@ -269,9 +269,13 @@ absl::Status UnknownRegion(absl::string_view field) {
                    "caller has registered and whose connection is open"));
 }
 
-absl::Status UnknownSession(absl::string_view id) {
-  return NotFound(Reason::kSessionUnknown, "attention.v1.Session", id,
-                  absl::StrCat("there is no session ", id));
+absl::Status UnknownSession(absl::string_view id, bool another) {
+  return NotFound(
+      Reason::kSessionUnknown, "attention.v1.Session", id,
+      another ? absl::StrCat("incarnation: the session ", id,
+                             " that it names has ended: the session of this "
+                             "id is another one, made since")
+              : absl::StrCat("there is no session ", id));
 }
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {

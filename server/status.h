@@ -84,8 +84,9 @@ absl::Status WithQuota(absl::string_view subject, absl::Status status);
 // A NotFound error of the field that names shared memory, which is not there
 // for the caller: the same whether it was never there or is another's.
 absl::Status UnknownRegion(absl::string_view field);
-// The same of a session.
-absl::Status UnknownSession(absl::string_view id);
+// The same of a session; `another`: the one that was meant has ended, and
+// another one of the caller's has its id now.
+absl::Status UnknownSession(absl::string_view id, bool another = false);
 
 // The same code and text, with google.rpc details: ErrorInfo always, BadRequest
 // where ErrorField() names a field, RetryInfo where RetryLater() made the

@@ -36,6 +36,7 @@ class StepItem {
   StepItem& operator=(const StepItem&) = delete;
 
   const std::string& id() const { return where_.id; }
+  uint64_t incarnation() const { return where_.incarnation; }
   int64_t layer() const { return where_.layer; }
   bool appends() const { return append_.has_value(); }
   bool attends() const { return queries_.has_value(); }

@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/field_error.h"
+#include "base/random_bytes.h"
 #include "base/saturating.h"
 
 namespace attention {
@@ -117,14 +118,23 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Create(
         absl::StrCat("no memory for a session: ", account->used(), " of ",
                      account->limit(), " bytes are held"));
   }
-  return std::shared_ptr<Session>(new Session(
-      config, std::move(pool), std::move(account), std::move(charge), now));
+  uint64_t incarnation = 0;
+  while (incarnation == 0) {
+    if (!RandomBytes(&incarnation, sizeof(incarnation))) {
+      return absl::InternalError("the system has no random numbers");
+    }
+  }
+  return std::shared_ptr<Session>(
+      new Session(config, incarnation, std::move(pool), std::move(account),
+                  std::move(charge), now));
 }
 
-Session::Session(const SessionConfig& config, std::shared_ptr<BufferPool> pool,
+Session::Session(const SessionConfig& config, uint64_t incarnation,
+                 std::shared_ptr<BufferPool> pool,
                  std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
                  absl::Time now)
     : config_(config),
+      incarnation_(incarnation),
       pool_(std::move(pool)),
       account_(std::move(account)),
       charge_(std::move(charge)),

@@ -151,13 +151,16 @@ class Session : public std::enable_shared_from_this<Session> {
   static int64_t Bytes(const SessionConfig& config);
 
   // `pool` has the memory of the pages, which `account` counts. Errors:
-  // ResourceExhausted if the account has no room for Bytes(). Throws
-  // std::bad_alloc.
+  // ResourceExhausted if the account has no room for Bytes(); Internal if the
+  // system has no random numbers. Throws std::bad_alloc.
   static absl::StatusOr<std::shared_ptr<Session>> Create(
       const SessionConfig& config, std::shared_ptr<BufferPool> pool,
       std::shared_ptr<MemoryAccount> account, absl::Time now);
 
   const SessionConfig& config() const { return config_; }
+
+  // A random number, never 0: no other session has the same, whatever its id.
+  uint64_t incarnation() const { return incarnation_; }
 
   // All errors of the functions below: NotFound if the session is gone;
   // OutOfRange if there is no such layer.
@@ -210,7 +213,8 @@ class Session : public std::enable_shared_from_this<Session> {
   friend class Append;
   class CallUse;
 
-  Session(const SessionConfig& config, std::shared_ptr<BufferPool> pool,
+  Session(const SessionConfig& config, uint64_t incarnation,
+          std::shared_ptr<BufferPool> pool,
           std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
           absl::Time now);
 
@@ -244,6 +248,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void GiveUp(Append& append) noexcept;
 
   const SessionConfig config_;
+  const uint64_t incarnation_;
   const std::shared_ptr<BufferPool> pool_;
   const std::shared_ptr<MemoryAccount> account_;
   const MemoryCharge charge_;

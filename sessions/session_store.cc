@@ -44,12 +44,24 @@ absl::Status TooMany(absl::string_view message) {
 }
 
 constexpr char kSessionPayload[] = "attention/session";
+constexpr char kAnotherPayload[] = "attention/another-session";
 
 absl::Status NoSession(absl::string_view id) {
   absl::Status status =
       absl::NotFoundError(absl::StrCat("there is no session ", id));
   status.SetPayload(kSessionPayload, absl::Cord(id));
   return status;
+}
+
+absl::Status AnotherSession(absl::string_view id) {
+  absl::Status status = NoSession(id);
+  status.SetPayload(kAnotherPayload, absl::Cord());
+  return status;
+}
+
+// Whether `session` is the one that `incarnation` means.
+bool IsMeant(const Session& session, uint64_t incarnation) {
+  return incarnation == 0 || incarnation == session.incarnation();
 }
 
 }  // namespace
@@ -101,6 +113,10 @@ absl::Status SessionStore::Check(const SessionConfig& config) {
 
 bool SessionStore::IsOfNumber(const absl::Status& status) {
   return status.GetPayload(kNumberPayload).has_value();
+}
+
+bool SessionStore::IsOfAnother(const absl::Status& status) {
+  return status.GetPayload(kAnotherPayload).has_value();
 }
 
 SessionStore::SessionStore(const Limits& limits,
@@ -168,25 +184,29 @@ absl::StatusOr<SessionStore::SessionPtr> SessionStore::Create(
 }
 
 absl::StatusOr<SessionStore::SessionPtr> SessionStore::FindLocked(
-    absl::string_view owner, absl::string_view id, absl::Time now) const {
+    absl::string_view owner, absl::string_view id, absl::Time now,
+    uint64_t incarnation) const {
   const auto of = owners_.find(owner);
   if (of == owners_.end()) return NoSession(id);
   const auto found = of->second.sessions.find(id);
   if (found == of->second.sessions.end() || found->second->Expired(now)) {
     return NoSession(id);
   }
+  if (!IsMeant(*found->second, incarnation)) return AnotherSession(id);
   return found->second;
 }
 
 absl::StatusOr<SessionStore::SessionPtr> SessionStore::Find(
-    absl::string_view owner, absl::string_view id, absl::Time now) const {
+    absl::string_view owner, absl::string_view id, absl::Time now,
+    uint64_t incarnation) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return FindLocked(owner, id, now);
+  return FindLocked(owner, id, now, incarnation);
 }
 
 absl::StatusOr<SessionStore::SessionPtr> SessionStore::Use(
-    absl::string_view owner, absl::string_view id, absl::Time now) {
-  const absl::StatusOr<SessionPtr> session = Find(owner, id, now);
+    absl::string_view owner, absl::string_view id, absl::Time now,
+    uint64_t incarnation) {
+  const absl::StatusOr<SessionPtr> session = Find(owner, id, now, incarnation);
   if (!session.ok()) return session.status();
   SessionPtr used = (*session)->Use(now);
   if (used == nullptr) return NoSession(id);
@@ -207,14 +227,18 @@ SessionStore::List(absl::string_view owner, absl::string_view after,
   return sessions;
 }
 
-bool SessionStore::Delete(absl::string_view owner, absl::string_view id) {
+bool SessionStore::Delete(absl::string_view owner, absl::string_view id,
+                          uint64_t incarnation) {
   SessionPtr deleted;  // freed without the lock
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto of = owners_.find(owner);
     if (of == owners_.end()) return false;
     const auto found = of->second.sessions.find(id);
-    if (found == of->second.sessions.end()) return false;
+    if (found == of->second.sessions.end() ||
+        !IsMeant(*found->second, incarnation)) {
+      return false;
+    }
     deleted = std::move(found->second);
     of->second.sessions.erase(found);
     --sessions_;
@@ -237,7 +261,8 @@ absl::StatusOr<std::vector<SessionStore::SessionPtr>> SessionStore::Fork(
     if (absl::Status status = CheckId(field, forks[i].target); !status.ok()) {
       return status;
     }
-    const auto source = FindLocked(owner, forks[i].source, now);
+    const auto source =
+        FindLocked(owner, forks[i].source, now, forks[i].source_incarnation);
     if (!source.ok()) return source.status();
     const auto existing = of.sessions.find(forks[i].target);
     if (existing != of.sessions.end() && !existing->second->Expired(now)) {
@@ -245,8 +270,8 @@ absl::StatusOr<std::vector<SessionStore::SessionPtr>> SessionStore::Fork(
           absl::StrCat("session ", forks[i].target, " exists already"));
     }
     absl::StatusOr<SessionPtr> fork = (*source)->Fork(now);
-    if (absl::IsResourceExhausted(fork.status())) return fork.status();
-    if (!fork.ok()) return NoSession(forks[i].source);
+    if (absl::IsNotFound(fork.status())) return NoSession(forks[i].source);
+    if (!fork.ok()) return fork.status();
     if (!added.emplace(forks[i].target, *fork).second) {
       return FieldError(field, "got the same id twice");
     }

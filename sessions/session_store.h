@@ -26,6 +26,10 @@ std::string MissingSession(const absl::Status& status);
 
 // Thread-safe. An owner sees its own sessions only.
 //
+// An `incarnation` beside an id is that of the session that is meant: where the
+// session of this id has another, the one that is meant has ended. 0: whichever
+// session has the id.
+//
 // Invariants:
 //   1. Only sessions whose lease is over are evicted, however short memory is.
 //   2. The bytes of all pages, those that only readers still hold included, are
@@ -60,6 +64,9 @@ class SessionStore {
   // about bytes.
   static bool IsOfNumber(const absl::Status& status);
 
+  // Whether a NotFound error is about a session whose id another one has now.
+  static bool IsOfAnother(const absl::Status& status);
+
   // A new session, or the one that `id` names already if its configuration is
   // the same.
   //
@@ -74,11 +81,12 @@ class SessionStore {
 
   // For a call, as Session::Use(). Errors: NotFound.
   absl::StatusOr<SessionPtr> Use(absl::string_view owner, absl::string_view id,
-                                 absl::Time now);
+                                 absl::Time now, uint64_t incarnation = 0);
 
   // Without renewing the lease. Errors: NotFound.
   absl::StatusOr<SessionPtr> Find(absl::string_view owner, absl::string_view id,
-                                  absl::Time now) const;
+                                  absl::Time now,
+                                  uint64_t incarnation = 0) const;
 
   // Sessions and their ids, in the order of the ids, from the first one after
   // `after` on.
@@ -88,11 +96,13 @@ class SessionStore {
                                                        absl::Time now) const;
 
   // Whether there was such a session.
-  bool Delete(absl::string_view owner, absl::string_view id);
+  bool Delete(absl::string_view owner, absl::string_view id,
+              uint64_t incarnation = 0);
 
   struct ForkRequest {
     std::string source;
     std::string target;
+    uint64_t source_incarnation = 0;
   };
   // All or none. Renews the sources. Errors: InvalidArgument naming
   // "forks[i]"; NotFound; AlreadyExists if there is a target already, or twice;
@@ -122,8 +132,8 @@ class SessionStore {
   Owner& OwnerOf(absl::string_view name);
   absl::Status CheckRoom(const Owner& owner, int64_t more) const;
   absl::StatusOr<SessionPtr> FindLocked(absl::string_view owner,
-                                        absl::string_view id,
-                                        absl::Time now) const;
+                                        absl::string_view id, absl::Time now,
+                                        uint64_t incarnation) const;
 
   const Limits limits_;
   const std::shared_ptr<BufferPool> pool_;

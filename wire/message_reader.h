@@ -121,7 +121,7 @@ class MessageReader {
   // An unknown field.
   void Skip();
 
-  // int32, int64 and enums. The last of several counts.
+  // int32, int64, uint64 and enums. The last of several counts.
   template <typename Number>
   void Integer(Number* number) {
     uint64_t value;

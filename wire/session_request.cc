@@ -61,6 +61,9 @@ void DecodeItem(MessageReader& reader, absl::string_view path,
       case StepItem::kIdFieldNumber:
         DecodeId(reader, &item->append.where.id);
         break;
+      case StepItem::kIncarnationFieldNumber:
+        reader.Integer(&item->append.where.incarnation);
+        break;
       case StepItem::kLayerFieldNumber:
         reader.Integer(&item->append.where.layer);
         break;
@@ -111,6 +114,9 @@ absl::StatusOr<AppendFields> DecodeAppendRequest(
       case AppendKeyValuesRequest::kIdFieldNumber:
         DecodeId(reader, &fields.where.id);
         break;
+      case AppendKeyValuesRequest::kIncarnationFieldNumber:
+        reader.Integer(&fields.where.incarnation);
+        break;
       case AppendKeyValuesRequest::kLayerFieldNumber:
         reader.Integer(&fields.where.layer);
         break;
@@ -145,6 +151,9 @@ absl::StatusOr<AttendFields> DecodeAttendRequest(
     switch (reader.field()) {
       case AttendRequest::kIdFieldNumber:
         DecodeId(reader, &fields.where.id);
+        break;
+      case AttendRequest::kIncarnationFieldNumber:
+        reader.Integer(&fields.where.incarnation);
         break;
       case AttendRequest::kLayerFieldNumber:
         reader.Integer(&fields.where.layer);

@@ -24,6 +24,7 @@ inline constexpr size_t kMaxIdBytes = 128;
 
 struct LayerFields {
   std::string id;
+  uint64_t incarnation = 0;
   int64_t layer = 0;
   std::optional<int64_t> expected_length;
 };

@@ -79,7 +79,8 @@ class AppendCall final : public OneMessageCall {
     auto fields = wire::DecodeAppendRequest(slices_, env_.buffers, meter);
     if (!fields.ok()) return fields.status();
     const std::string id = fields->where.id;
-    auto session = store_.Use(record_.tenant->name, id, absl::Now());
+    auto session = store_.Use(record_.tenant->name, id, absl::Now(),
+                              fields->where.incarnation);
     if (!session.ok()) return SessionError(id, session.status());
     session_ = *std::move(session);
     append_.emplace(*std::move(fields));

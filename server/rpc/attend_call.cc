@@ -44,7 +44,8 @@ class AttendCall final : public TensorCall {
   }
 
   absl::Status Find(const wire::LayerFields& where) {
-    auto session = store_.Use(record_.tenant->name, where.id, absl::Now());
+    auto session = store_.Use(record_.tenant->name, where.id, absl::Now(),
+                              where.incarnation);
     if (!session.ok()) return SessionError(where.id, session.status());
     session_ = *std::move(session);
     auto keys = ReadLayer(*session_, where);

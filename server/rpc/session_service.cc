@@ -1,10 +1,7 @@
 #include "server/rpc/session_service.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -16,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/field_error.h"
+#include "base/random_bytes.h"
 #include "server/auth/authenticator.h"
 #include "server/rpc/append_call.h"
 #include "server/rpc/attend_call.h"
@@ -37,13 +35,8 @@ constexpr absl::Duration kDefaultLease = absl::Minutes(1);
 
 absl::StatusOr<std::string> RandomId() {
   std::array<char, 16> bytes;
-  for (size_t filled = 0; filled < bytes.size();) {
-    const ssize_t got =
-        getrandom(bytes.data() + filled, bytes.size() - filled, 0);
-    if (got < 0 && errno != EINTR) {
-      return absl::InternalError("the system has no random numbers");
-    }
-    filled += static_cast<size_t>(std::max<ssize_t>(0, got));
+  if (!RandomBytes(bytes.data(), bytes.size())) {
+    return absl::InternalError("the system has no random numbers");
   }
   return absl::BytesToHexString(absl::string_view(bytes.data(), bytes.size()));
 }
@@ -69,6 +62,7 @@ absl::StatusOr<v1::Session> Describe(absl::string_view id,
   const SessionConfig& config = session.config();
   v1::Session described;
   described.set_id(std::string(id));
+  described.set_incarnation(session.incarnation());
   v1::SessionConfig* const to = described.mutable_config();
   to->set_num_layers(config.num_layers);
   to->set_kv_heads(config.format.kv_heads);
@@ -207,7 +201,8 @@ absl::StatusOr<v1::CreateSessionResponse> SessionService::Create(
 
 absl::StatusOr<v1::GetSessionResponse> SessionService::Get(
     const v1::GetSessionRequest& request, const Tenant& tenant) {
-  const auto session = store_.Use(tenant.name, request.id(), absl::Now());
+  const auto session =
+      store_.Use(tenant.name, request.id(), absl::Now(), request.incarnation());
   if (!session.ok()) return SessionError(request.id(), session.status());
   return Answer<v1::GetSessionResponse>(request.id(), **session);
 }
@@ -240,7 +235,7 @@ absl::StatusOr<v1::ListSessionsResponse> SessionService::List(
 
 absl::StatusOr<v1::DeleteSessionResponse> SessionService::Delete(
     const v1::DeleteSessionRequest& request, const Tenant& tenant) {
-  store_.Delete(tenant.name, request.id());
+  store_.Delete(tenant.name, request.id(), request.incarnation());
   return v1::DeleteSessionResponse();
 }
 
@@ -252,7 +247,7 @@ absl::StatusOr<v1::ForkSessionsResponse> SessionService::Fork(
   }
   std::vector<SessionStore::ForkRequest> forks;
   for (const auto& fork : request.forks()) {
-    forks.push_back({fork.source(), fork.target()});
+    forks.push_back({fork.source(), fork.target(), fork.source_incarnation()});
     if (!fork.target().empty()) continue;
     absl::StatusOr<std::string> random = RandomId();
     if (!random.ok()) return random.status();
@@ -274,7 +269,8 @@ absl::StatusOr<v1::ForkSessionsResponse> SessionService::Fork(
 
 absl::StatusOr<v1::TruncateSessionResponse> SessionService::Truncate(
     const v1::TruncateSessionRequest& request, const Tenant& tenant) {
-  const auto session = store_.Use(tenant.name, request.id(), absl::Now());
+  const auto session =
+      store_.Use(tenant.name, request.id(), absl::Now(), request.incarnation());
   if (!session.ok()) return SessionError(request.id(), session.status());
   if (absl::Status status = (*session)->Truncate(request.length());
       !status.ok()) {

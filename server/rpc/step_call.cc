@@ -192,7 +192,8 @@ class StepCall final : public AdmittedCall {
     const absl::Time now = absl::Now();
     for (StepItem& item : items_) {
       if (!item.status().ok()) continue;
-      const auto session = store_.Use(record_.tenant->name, item.id(), now);
+      const auto session =
+          store_.Use(record_.tenant->name, item.id(), now, item.incarnation());
       if (!session.ok()) {
         item.Fail(SessionError(item.id(), session.status()));
         continue;

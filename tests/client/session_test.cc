@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -564,6 +565,60 @@ TEST_F(SessionTest, ForksTruncatesListsAndDeletes) {
   EXPECT_EQ(ErrorReason(session.Fork().status()), "SESSION_UNKNOWN");
   EXPECT_EQ(ErrorReason(session.AttendAsync(0, query).get().status()),
             "SESSION_UNKNOWN");
+}
+
+// Nobody told the handle that its session had ended.
+TEST_F(SessionTest, AHandleTouchesNoOtherSessionOfItsId) {
+  const auto expect_unknown = [](const absl::Status& status) {
+    EXPECT_EQ(ErrorReason(status), "SESSION_UNKNOWN") << status;
+  };
+  using Use = std::function<absl::Status(ClientSession&)>;
+  const Tensor key = Keys(1), value = Values(1), query = Query();
+  const std::vector<Use> uses = {
+      [&](ClientSession& s) { return s.Append(0, key, value).status(); },
+      [&](ClientSession& s) {
+        // In pieces of their own.
+        return s.Append(0, Keys(100000), Values(100000)).status();
+      },
+      [&](ClientSession& s) { return s.Attend(0, query).status(); },
+      [&](ClientSession& s) { return s.AttendAsync(0, query).get().status(); },
+      [&](ClientSession& s) { return s.Step(0, key, value, query).status(); },
+      [&](ClientSession& s) { return s.Fork().status(); },
+      [&](ClientSession& s) { return s.ForkMany(2).status(); },
+      [&](ClientSession& s) { return s.Truncate(0); },
+      [&](ClientSession& s) { return s.Refresh(); },
+  };
+  for (const Use& use : uses) {
+    ClientSession old = client_.CreateSession(Config(), "a").value();
+    ClientSession deleted = client_.OpenSession("a").value();
+    EXPECT_NE(old.incarnation(), 0);
+    EXPECT_EQ(deleted.incarnation(), old.incarnation());
+    ASSERT_TRUE(client_.DeleteSession("a").ok());
+    ClientSession now = client_.CreateSession(Config(), "a").value();
+    EXPECT_NE(now.incarnation(), old.incarnation());
+    ASSERT_TRUE(now.Append(0, Keys(3), Values(3)).ok());
+    expect_unknown(use(old));
+    EXPECT_TRUE(deleted.Delete().ok());
+    ASSERT_TRUE(now.Refresh().ok());
+    EXPECT_EQ(now.length(), 3);
+    ASSERT_TRUE(now.Delete().ok());
+  }
+}
+
+TEST_F(SessionTest, NoLeaseIsRenewedOfAnotherSession) {
+  relay_.TellLease(std::chrono::milliseconds(30));
+  const ClientSession old = Create("a");
+  ASSERT_TRUE(client_.DeleteSession("a").ok());
+  ASSERT_TRUE(client_.CreateSession(Config(), "a").ok());
+  // What fails there renews no lease.
+  const Tensor wrong = RandomTensor({1, 1, 1});
+  EXPECT_TRUE(WaitUntil([&] {
+    return ErrorReason(old.Attend(0, wrong).status()) == "SESSION_UNKNOWN";
+  }));
+  const int asked = relay_.gets("a");
+  const ClientSession other = Create("other");
+  EXPECT_TRUE(WaitUntil([&] { return relay_.gets("other") >= 5; }));
+  EXPECT_LE(relay_.gets("a"), asked + 1);
 }
 
 TEST_F(SessionTest, ListsAllPages) {

@@ -438,6 +438,22 @@ TEST_F(ShardedFaultTest, ALostSessionIsALostServer) {
   }
 }
 
+// Also where somebody has made one of the same id since.
+TEST_F(ShardedFaultTest, ASessionMadeAnewIsALostServer) {
+  ShardedSession sharded = Create();
+  ASSERT_TRUE(sharded.Append(0, Keys(600), Values(600)).ok());
+  const std::string id = sharded.ids()[1];
+  ASSERT_TRUE(one_.DeleteSession(id).ok());
+  ClientSession other = one_.CreateSession(sharded.config(), id).value();
+  ASSERT_TRUE(other.Append(0, Keys(256), Values(256)).ok());
+  const absl::Status lost = sharded.Attend(0, Query()).status();
+  EXPECT_EQ(lost.code(), absl::StatusCode::kUnavailable) << lost;
+  EXPECT_THAT(MissingTokens(lost), ElementsAre(TokenRange{256, 512}));
+  EXPECT_FALSE(sharded.Append(0, Keys(600), Values(600)).ok());
+  ASSERT_TRUE(other.Refresh().ok());
+  EXPECT_EQ(other.length(), 256);
+}
+
 // Errors that are no loss stay what they are.
 TEST_F(ShardedFaultTest, AShorterSessionIsAConflict) {
   ShardedSession sharded = Create();

@@ -393,8 +393,8 @@ def renewals(server, steps, monkeypatch):
     server.answers["GetSession"] = renew
     original = leases.Lease.__init__
 
-    def short(self, session_id, seconds):
-        original(self, session_id, 0.3)
+    def short(self, session_id, seconds, incarnation=0):
+        original(self, session_id, 0.3, incarnation)
 
     monkeypatch.setattr(leases.Lease, "__init__", short)
     return asked
@@ -477,6 +477,27 @@ def test_a_session_that_expired_is_told(server, steps, renewals, fake_client):
     with pytest.raises(attention_client.NotFound, match="'story' is gone"):
         session.append(KEY, KEY)
     assert steps.requests == []
+
+
+def test_renewals_name_the_session_that_they_mean(
+    server, renewals, fake_client
+):
+    asked = queue.SimpleQueue()
+
+    def create(request, context):
+        answer = described(request)
+        answer.session.config.lease.FromMilliseconds(30)
+        answer.session.incarnation = 2**64 - 7
+        return answer
+
+    def get(request, context):
+        asked.put(request.incarnation)
+        return create(request, context)
+
+    server.answers["CreateSession"] = create
+    server.answers["GetSession"] = get
+    session = fake_client.create_session("story")
+    assert asked.get(timeout=30) == session.incarnation == 2**64 - 7
 
 
 def test_asyncio_s_sessions_are_renewed(server, renewals):

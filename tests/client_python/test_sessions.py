@@ -445,6 +445,55 @@ def test_a_deleted_session_is_told_apart(client, session, rng):
     assert isinstance(client.step([StepItem(same, query=key)])[0], NotFound)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s, client, key: s.append(key, key),
+        lambda s, client, key: s.attend(key),
+        lambda s, client, key: s.step(key, key, key),
+        lambda s, client, key: s.refresh(),
+        lambda s, client, key: s.truncate(0),
+        lambda s, client, key: s.fork(),
+        lambda s, client, key: client.fork_sessions({"fork": s}),
+    ],
+)
+def test_no_other_session_of_the_same_id_is_touched(client, rng, use):
+    """Nobody told the object that its session had ended."""
+    key = tokens(rng, 1)
+    old = client.create_session("again", 1, HKV, D)
+    same = client.get_session("again")
+    assert same.incarnation == old.incarnation != 0
+    client.get_session("again").delete()
+    with client.create_session("again", 1, HKV, D) as new:
+        assert new.incarnation != old.incarnation
+        new.append(key, key)
+        with pytest.raises(NotFound, match="another one, made since") as caught:
+            use(old, client, key)
+        assert caught.value.reason == "SESSION_UNKNOWN"
+        same.delete()
+        new.refresh()
+        assert new.length == 1
+
+
+def test_awaited_calls_touch_no_other_session_either(server_address, rng):
+    key = tokens(rng, 1)
+
+    async def main():
+        async with aio.Client(server_address) as client:
+            old = await client.create_session("again", 1, HKV, D)
+            await (await client.get_session("again")).delete()
+            async with await client.create_session("again", 1, HKV, D):
+                for use in (
+                    lambda: old.append(key, key),
+                    old.refresh,
+                    old.fork,
+                ):
+                    with pytest.raises(NotFound):
+                        await use()
+
+    asyncio.run(main())
+
+
 def test_sessions_of_another_client_are_refused(
     client, session, server_address
 ):

@@ -25,6 +25,7 @@ namespace attention::testing {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 class SessionServiceTest : public SessionFixture {};
 
@@ -240,6 +241,75 @@ TEST_F(SessionServiceTest, WhatWasDeletedIsUnknown) {
   Append(AppendRequest("a", 1));
   ExpectError(grpc::StatusCode::NOT_FOUND, "SESSION_UNKNOWN");
   Attend(AttendRequest("a", 1));
+  ExpectError(grpc::StatusCode::NOT_FOUND, "SESSION_UNKNOWN");
+}
+
+TEST_F(SessionServiceTest, AnIncarnationTellsSessionsOfOneIdApart) {
+  const uint64_t old = Create("a").incarnation();
+  EXPECT_NE(old, 0);
+  EXPECT_EQ(Create("a").incarnation(), old);
+  EXPECT_EQ(Get("a").incarnation(), old);
+  v1::DeleteSessionRequest deletion;
+  deletion.set_id("a");
+  Call(&v1::SessionService::Stub::DeleteSession, deletion);
+  const uint64_t now = Create("a").incarnation();
+  EXPECT_NE(now, old);
+  Append(AppendRequest("a", 2));
+  ExpectOk();
+
+  const auto expect_another = [&] {
+    ExpectError(grpc::StatusCode::NOT_FOUND, "SESSION_UNKNOWN");
+    EXPECT_EQ(DetailsOf(status_).resource, "a");
+    EXPECT_THAT(status_.error_message(), HasSubstr("another one, made since"));
+  };
+  v1::GetSessionRequest get;
+  get.set_id("a");
+  get.set_incarnation(old);
+  Call(&v1::SessionService::Stub::GetSession, get);
+  expect_another();
+  v1::TruncateSessionRequest truncation;
+  truncation.set_id("a");
+  truncation.set_incarnation(old);
+  Call(&v1::SessionService::Stub::TruncateSession, truncation);
+  expect_another();
+  v1::ForkSessionsRequest forks;
+  forks.add_forks()->set_source("a");
+  forks.mutable_forks(0)->set_source_incarnation(old);
+  Call(&v1::SessionService::Stub::ForkSessions, forks);
+  expect_another();
+  v1::AppendKeyValuesRequest append = AppendRequest("a", 1);
+  append.set_incarnation(old);
+  Append(append);
+  expect_another();
+  keys_.Truncate(2);
+  values_.Truncate(2);
+  v1::AttendRequest attend = AttendRequest("a", 1);
+  attend.set_incarnation(old);
+  Attend(attend);
+  expect_another();
+  // It has ended already.
+  deletion.set_incarnation(old);
+  Call(&v1::SessionService::Stub::DeleteSession, deletion);
+  ExpectOk();
+
+  get.set_incarnation(now);
+  EXPECT_EQ(
+      Call(&v1::SessionService::Stub::GetSession, get).session().lengths(0), 2);
+  attend.set_incarnation(now);
+  ExpectAttends(attend);
+  append.set_incarnation(now);
+  EXPECT_EQ(Append(append).length(), 3);
+  forks.mutable_forks(0)->set_source_incarnation(now);
+  const v1::Session fork =
+      Call(&v1::SessionService::Stub::ForkSessions, forks).sessions(0);
+  EXPECT_NE(fork.incarnation(), 0);
+  EXPECT_NE(fork.incarnation(), now);
+  truncation.set_incarnation(now);
+  Call(&v1::SessionService::Stub::TruncateSession, truncation);
+  ExpectOk();
+  deletion.set_incarnation(now);
+  Call(&v1::SessionService::Stub::DeleteSession, deletion);
+  Get("a");
   ExpectError(grpc::StatusCode::NOT_FOUND, "SESSION_UNKNOWN");
 }
 

@@ -1,5 +1,6 @@
 // Step: batches of appends and attends over sessions, each item with its own
 // status and the bits of ComputeAttention.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -23,6 +24,8 @@
 
 namespace attention::testing {
 namespace {
+
+using ::testing::HasSubstr;
 
 // An open stream.
 class StepStream {
@@ -321,6 +324,20 @@ TEST_F(StepTest, ALayerIsChangedByOneItemAtMost) {
   ASSERT_TRUE(response);
   ExpectAnswer(attend, response->results(0));
   ExpectAnswer(attend, response->results(1));
+}
+
+TEST_F(StepTest, ItemsNameTheSessionThatTheyMean) {
+  const uint64_t now = Create("a").incarnation();
+  StepStream stream(*stub_);
+  v1::StepItem item = Appending("a", 4);
+  AddQuery(item);
+  v1::StepItem other = item;
+  other.set_incarnation(now + 1 == 0 ? 1 : now + 1);
+  const v1::StepResult failed = Do(stream, other);
+  ExpectFailed(failed, grpc::StatusCode::NOT_FOUND, "SESSION_UNKNOWN");
+  EXPECT_THAT(failed.message(), HasSubstr("another one, made since"));
+  item.set_incarnation(now);
+  ExpectAnswer(item, Do(stream, item));
 }
 
 TEST_F(StepTest, TheSameAgainIsTheSameAnswer) {

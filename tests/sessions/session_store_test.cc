@@ -56,6 +56,38 @@ TEST_F(SessionStoreTest, CreatingTwiceGivesTheSameSession) {
       absl::IsAlreadyExists(store_.Create("me", "a", other, kNow).status()));
 }
 
+TEST_F(SessionStoreTest, AnIncarnationTellsSessionsOfOneIdApart) {
+  const auto first = store_.Create("me", "a", config_, kNow);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const uint64_t old = (*first)->incarnation();
+  EXPECT_NE(old, 0);
+  EXPECT_EQ((*store_.Create("me", "a", config_, kNow))->incarnation(), old);
+  EXPECT_TRUE(store_.Use("me", "a", kNow, old).ok());
+  // It ends, and somebody makes another.
+  ASSERT_TRUE(store_.Delete("me", "a", old));
+  ASSERT_TRUE(store_.Create("me", "a", config_, kNow).ok());
+  const uint64_t now = (*store_.Find("me", "a", kNow))->incarnation();
+  EXPECT_NE(now, old);
+
+  const absl::Status status = store_.Use("me", "a", kNow, old).status();
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_TRUE(SessionStore::IsOfAnother(status));
+  EXPECT_EQ(MissingSession(status), "a");
+  EXPECT_FALSE(
+      SessionStore::IsOfAnother(store_.Use("me", "b", kNow, old).status()));
+  EXPECT_TRUE(absl::IsNotFound(store_.Find("me", "a", kNow, old).status()));
+  SessionStore::ForkRequest fork[] = {{"a", "b", old}};
+  EXPECT_TRUE(
+      SessionStore::IsOfAnother(store_.Fork("me", fork, kNow).status()));
+  EXPECT_FALSE(store_.Delete("me", "a", old));
+  EXPECT_TRUE(store_.Find("me", "a", kNow, now).ok());
+  fork[0].source_incarnation = now;
+  const auto forked = store_.Fork("me", fork, kNow);
+  ASSERT_TRUE(forked.ok()) << forked.status();
+  EXPECT_NE((*forked)[0]->incarnation(), now);
+  EXPECT_TRUE(store_.Delete("me", "a", now));
+}
+
 TEST_F(SessionStoreTest, OwnersSeeTheirOwnOnly) {
   ASSERT_TRUE(store_.Create("me", "a", config_, kNow).ok());
   const absl::Status status = store_.Use("you", "a", kNow).status();

@@ -292,7 +292,7 @@ absl::StatusOr<ClientSession> Client::CreateSession(
 absl::StatusOr<v1::Session> Client::GetSession(
     const std::string& id, const CallOptions& options) const {
   if (!connection_.ok()) return connection_.status();
-  return session_client_->Get(id, options);
+  return session_client_->Get(id, /*incarnation=*/0, options);
 }
 
 absl::StatusOr<ClientSession> Client::OpenSession(
@@ -316,7 +316,7 @@ absl::StatusOr<std::vector<ClientSession>> Client::ForkSessions(
 absl::Status Client::DeleteSession(const std::string& id,
                                    const CallOptions& options) const {
   if (!connection_.ok()) return connection_.status();
-  return session_client_->Delete(id, options);
+  return session_client_->Delete(id, /*incarnation=*/0, options);
 }
 
 std::vector<absl::StatusOr<AttendResult>> Client::Step(

@@ -30,6 +30,8 @@ void ClientSession::Release() {
 
 const std::string& ClientSession::id() const { return state_->id(); }
 
+uint64_t ClientSession::incarnation() const { return state_->incarnation(); }
+
 const v1::SessionConfig& ClientSession::config() const {
   return state_->config();
 }
@@ -82,6 +84,7 @@ absl::StatusOr<ClientSession> ClientSession::Fork(
   v1::ForkSessionsRequest request;
   v1::ForkSessionsRequest::Fork& fork = *request.add_forks();
   fork.set_source(state_->id());
+  fork.set_source_incarnation(state_->incarnation());
   fork.set_target(id);
   absl::StatusOr<std::vector<ClientSession>> made =
       client_->Fork(*state_, request, options);
@@ -93,7 +96,9 @@ absl::StatusOr<std::vector<ClientSession>> ClientSession::ForkMany(
     int count, const CallOptions& options) const {
   v1::ForkSessionsRequest request;
   for (int i = 0; i < count; ++i) {
-    request.add_forks()->set_source(state_->id());
+    v1::ForkSessionsRequest::Fork& fork = *request.add_forks();
+    fork.set_source(state_->id());
+    fork.set_source_incarnation(state_->incarnation());
   }
   return client_->Fork(*state_, request, options);
 }

@@ -52,7 +52,8 @@
 // it asks for the session when nothing has used it for about a third of the
 // lease. That is one thread per client, which begins with the first session.
 // Once the server knows the session no more, every call fails with NOT_FOUND,
-// without asking: a session with the same id is another one.
+// without asking. A session with the same id is another one, which this object
+// never touches: it names the `incarnation` of its own in every call.
 //
 // The destructor stops renewing, and does nothing else: the session lives on
 // until its lease is over, and OpenSession() finds it. Delete() ends it.
@@ -146,6 +147,9 @@ class ClientSession {
   ~ClientSession();
 
   const std::string& id() const;
+  // Tells the session from others that had or will have its id
+  // (attention.v1.Session).
+  uint64_t incarnation() const;
   // With every default filled in.
   const v1::SessionConfig& config() const;
   // The tokens of a layer, as far as this object knows; -1 if the session has

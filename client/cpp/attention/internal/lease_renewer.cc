@@ -110,6 +110,7 @@ class LeaseRenewer::Schedule
   void Renew(const Session& session) {
     v1::GetSessionRequest request;
     request.set_id(session->id());
+    request.set_incarnation(session->incarnation());
     const Clock::time_point begun = Clock::now();
     StartUnary(
         connection_, {.timeout = TimeoutOf(*session)},

@@ -94,6 +94,7 @@ const TensorSpan* PointerTo(const std::optional<TensorSpan>& tensor) {
 void AddItem(const StepItem& item, const SessionState& session,
              std::optional<LayerClaim> claim, SentItems& sent) {
   LayerRequest request{.id = session.id(),
+                       .incarnation = session.incarnation(),
                        .layer = item.layer,
                        .key = PointerTo(item.key),
                        .value = PointerTo(item.value),
@@ -138,9 +139,11 @@ absl::StatusOr<ClientSession> SessionClient::Create(
 }
 
 absl::StatusOr<v1::Session> SessionClient::Get(const std::string& id,
+                                               uint64_t incarnation,
                                                const CallOptions& options) {
   v1::GetSessionRequest request;
   request.set_id(id);
+  request.set_incarnation(incarnation);
   v1::GetSessionResponse response;
   absl::Status status =
       Call(connection_, options, "GetSession", request, &response);
@@ -150,7 +153,8 @@ absl::StatusOr<v1::Session> SessionClient::Get(const std::string& id,
 
 absl::StatusOr<ClientSession> SessionClient::Open(const std::string& id,
                                                   const CallOptions& options) {
-  const absl::StatusOr<v1::Session> session = Get(id, options);
+  const absl::StatusOr<v1::Session> session =
+      Get(id, /*incarnation=*/0, options);
   if (!session.ok()) return session.status();
   return Handle(*session);
 }
@@ -193,10 +197,11 @@ absl::StatusOr<std::vector<ClientSession>> SessionClient::Fork(
   return sessions;
 }
 
-absl::Status SessionClient::Delete(const std::string& id,
+absl::Status SessionClient::Delete(const std::string& id, uint64_t incarnation,
                                    const CallOptions& options) {
   v1::DeleteSessionRequest request;
   request.set_id(id);
+  request.set_incarnation(incarnation);
   v1::DeleteSessionResponse response;
   return Call(connection_, options, "DeleteSession", request, &response);
 }
@@ -216,7 +221,7 @@ absl::Status SessionClient::Delete(SessionState& session,
                                    const CallOptions& options) {
   // A session with the same id would be another.
   if (!session.Check().ok()) return absl::OkStatus();
-  absl::Status status = Delete(session.id(), options);
+  absl::Status status = Delete(session.id(), session.incarnation(), options);
   if (status.ok()) session.Deleted();
   return status;
 }
@@ -228,8 +233,11 @@ absl::StatusOr<int64_t> SessionClient::Append(SessionState& session,
                                               const CallOptions& options) {
   absl::StatusOr<LayerClaim> claim = LayerClaim::Of(session, layer);
   if (!claim.ok()) return claim.status();
-  LayerRequest request{
-      .id = session.id(), .layer = layer, .key = &key, .value = value};
+  LayerRequest request{.id = session.id(),
+                       .incarnation = session.incarnation(),
+                       .layer = layer,
+                       .key = &key,
+                       .value = value};
   const absl::Time begin = absl::Now();
   const auto ranges = RangesOf(key, value, kAppendBytes);
   absl::StatusOr<int64_t> length = 0;
@@ -277,8 +285,11 @@ absl::StatusOr<AttendResult> SessionClient::Attend(SessionState& session,
                                                    const CallOptions& options) {
   absl::Status status = session.Check();
   if (!status.ok()) return status;
-  const LayerRequest request{
-      .id = session.id(), .layer = layer, .query = &query, .attend = &attend};
+  const LayerRequest request{.id = session.id(),
+                             .incarnation = session.incarnation(),
+                             .layer = layer,
+                             .query = &query,
+                             .attend = &attend};
   const Clock::time_point begun = Clock::now();
   // A step that does not append: half the time of a call of its own.
   auto outcomes = Exchange({&request, 1}, options);
@@ -294,15 +305,18 @@ void SessionClient::AttendAsync(
     const TensorSpan& query, const AttendOptions& attend,
     const CallOptions& options,
     std::function<void(absl::StatusOr<AttendResult>)> done) {
-  StartAttend(
-      session,
-      {.id = session->id(), .layer = layer, .query = &query, .attend = &attend},
-      options,
-      [outputs = attend.outputs,
-       done = std::move(done)](absl::StatusOr<grpc::ByteBuffer> answer) {
-        if (!answer.ok()) return done(answer.status());
-        done(DecodeAttend(*answer, outputs));
-      });
+  StartAttend(session,
+              {.id = session->id(),
+               .incarnation = session->incarnation(),
+               .layer = layer,
+               .query = &query,
+               .attend = &attend},
+              options,
+              [outputs = attend.outputs, done = std::move(done)](
+                  absl::StatusOr<grpc::ByteBuffer> answer) {
+                if (!answer.ok()) return done(answer.status());
+                done(DecodeAttend(*answer, outputs));
+              });
 }
 
 void SessionClient::AttendShardAsync(
@@ -312,6 +326,7 @@ void SessionClient::AttendShardAsync(
     std::function<void(absl::StatusOr<grpc::ByteBuffer>)> done) {
   StartAttend(session,
               {.id = session->id(),
+               .incarnation = session->incarnation(),
                .layer = layer,
                .query = &query,
                .attend = &attend,
@@ -352,6 +367,7 @@ absl::StatusOr<int64_t> SessionClient::AppendRange(SessionState& session,
   const absl::StatusOr<int64_t> length =
       AppendOnce(connection_, options,
                  {.id = session.id(),
+                  .incarnation = session.incarnation(),
                   .layer = layer,
                   .expected_length = claim->expected_length(),
                   .request_id = claim->request_id(),
@@ -422,6 +438,7 @@ absl::Status SessionClient::Truncate(SessionState& session, int64_t length,
   if (!status.ok()) return status;
   v1::TruncateSessionRequest request;
   request.set_id(session.id());
+  request.set_incarnation(session.incarnation());
   request.set_length(length);
   v1::TruncateSessionResponse response;
   const Clock::time_point begun = Clock::now();
@@ -436,7 +453,8 @@ absl::Status SessionClient::Refresh(SessionState& session,
   absl::Status status = session.Check();
   if (!status.ok()) return status;
   const Clock::time_point begun = Clock::now();
-  const absl::StatusOr<v1::Session> got = Get(session.id(), options);
+  const absl::StatusOr<v1::Session> got =
+      Get(session.id(), session.incarnation(), options);
   session.CallEnded(got.status(), begun);
   if (got.ok()) session.SetLengths(*got);
   return got.status();

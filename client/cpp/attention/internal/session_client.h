@@ -35,14 +35,16 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   absl::StatusOr<ClientSession> Create(const v1::SessionConfig& config,
                                        const std::string& id,
                                        const CallOptions& options);
-  absl::StatusOr<v1::Session> Get(const std::string& id,
+  // An incarnation of 0: whichever session has the id.
+  absl::StatusOr<v1::Session> Get(const std::string& id, uint64_t incarnation,
                                   const CallOptions& options);
   absl::StatusOr<ClientSession> Open(const std::string& id,
                                      const CallOptions& options);
   absl::StatusOr<std::vector<v1::Session>> List(const CallOptions& options);
   absl::StatusOr<std::vector<ClientSession>> Fork(
       const v1::ForkSessionsRequest& request, const CallOptions& options);
-  absl::Status Delete(const std::string& id, const CallOptions& options);
+  absl::Status Delete(const std::string& id, uint64_t incarnation,
+                      const CallOptions& options);
 
   // Of a session that this client made.
   absl::StatusOr<std::vector<ClientSession>> Fork(

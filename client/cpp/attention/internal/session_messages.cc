@@ -40,7 +40,12 @@ static_assert(static_cast<int>(AppendKeyValuesRequest::kKeyFieldNumber) ==
               Item::kKeyFieldNumber);
 static_assert(static_cast<int>(AppendKeyValuesRequest::kValueFieldNumber) ==
               Item::kValueFieldNumber);
+static_assert(
+    static_cast<int>(AppendKeyValuesRequest::kIncarnationFieldNumber) ==
+    Item::kIncarnationFieldNumber);
 // An attend too.
+static_assert(static_cast<int>(AttendRequest::kIncarnationFieldNumber) ==
+              Item::kIncarnationFieldNumber);
 static_assert(static_cast<int>(AttendRequest::kIdFieldNumber) ==
               Item::kIdFieldNumber);
 static_assert(static_cast<int>(AttendRequest::kLayerFieldNumber) ==
@@ -72,6 +77,8 @@ void WriteWhere(const LayerRequest& request, MessageWriter& message) {
                             *request.expected_length);
   }
   message.Copy(Item::kRequestIdFieldNumber, request.request_id);
+  message.Integer(Item::kIncarnationFieldNumber,
+                  static_cast<int64_t>(request.incarnation));
 }
 
 void WriteKeyValues(const LayerRequest& request, Lease& lease,

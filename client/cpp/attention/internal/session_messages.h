@@ -24,6 +24,8 @@ namespace attention::internal {
 // has a query. Null: absent. Refers to the caller's memory.
 struct LayerRequest {
   std::string id;
+  // 0: whichever session has the id.
+  uint64_t incarnation = 0;
   int64_t layer = 0;
   std::optional<int64_t> expected_length = std::nullopt;
   std::string request_id = {};

@@ -52,6 +52,7 @@ absl::Status Conflict(int64_t layer, int64_t length) {
 
 SessionState::SessionState(const v1::Session& session)
     : id_(session.id()),
+      incarnation_(session.incarnation()),
       config_(session.config()),
       lease_(LeaseOf(session.config())),
       nonce_(RandomNonce()),

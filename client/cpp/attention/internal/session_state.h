@@ -33,6 +33,8 @@ class SessionState {
   SessionState& operator=(const SessionState&) = delete;
 
   const std::string& id() const { return id_; }
+  // 0: the server, an older one, told none.
+  uint64_t incarnation() const { return incarnation_; }
   const v1::SessionConfig& config() const { return config_; }
   // How long it lives unused.
   Clock::duration lease() const { return lease_; }
@@ -63,6 +65,7 @@ class SessionState {
   Layer* Find(int64_t layer);
 
   const std::string id_;
+  const uint64_t incarnation_;
   const v1::SessionConfig config_;
   const Clock::duration lease_;
   // What begins every request id: no other object has the same.

@@ -453,27 +453,25 @@ class ClientBase(
         """
         if not isinstance(forks, Mapping):
             arguments.wrong_type(forks, "forks", "{target: source, ...}")
-        pairs = []
+        wanted = []
         sources = []
         for target, source in forks.items():
             field = f"forks[{target!r}]"
+            new_id = arguments.text(target, "forks")
             if isinstance(source, SessionBase):
                 self._check_own(source, field)
                 sources.append(source)
-                source = source.id
-            pairs.append(
-                (
-                    arguments.text(target, "forks"),
-                    arguments.text(source, field),
-                )
-            )
+                wanted.append(source.fork_to(new_id))
+            else:
+                source_id = arguments.text(source, field)
+                wanted.append(sessions.Fork(new_id, source_id))
         limit = self._limit(timeout)
 
         async def fork() -> Any:
             for session in sources:
                 if error := session.gone():
                     raise error
-            return await self._calls.fork(pairs, limit)
+            return await self._calls.fork(wanted, limit)
 
         return self._calls.run(fork())  # type: ignore[no-any-return]
 

@@ -21,8 +21,12 @@ _SOONEST = 0.8
 class Lease:
     """The lease of one session; lives as long as the session's object."""
 
-    def __init__(self, session_id: str, seconds: float) -> None:
+    def __init__(
+        self, session_id: str, seconds: float, incarnation: int = 0
+    ) -> None:
         self.session_id = session_id
+        # Tells the session from others of its id; 0: the server told none.
+        self.incarnation = incarnation
         self.interval = seconds / 3
         self.used_at = time.monotonic()
         # Whether it is not to be renewed any more.
@@ -46,7 +50,7 @@ class LeaseRenewer:
     ends when no lease is left, and keeps no process alive. Thread-safe.
     """
 
-    def __init__(self, renew: Callable[[str, float], None]) -> None:
+    def __init__(self, renew: Callable[[Lease, float], None]) -> None:
         """`renew` asks the server, within so many seconds."""
         self._renew = renew
         self._changed = threading.Condition()
@@ -107,7 +111,7 @@ class LeaseRenewer:
         due = lease.used_at + _jitter(lease.interval)
         if time.monotonic() - lease.used_at >= _SOONEST * lease.interval:
             try:
-                self._renew(lease.session_id, lease.interval)
+                self._renew(lease, lease.interval)
             except errors.NotFound:
                 lease.lost()
             except errors.AttentionError:

@@ -76,21 +76,23 @@ class SessionCalls:
         )
 
     async def get(self, lease: Lease, limit: float) -> SessionInfo:
-        request = session_pb.GetSessionRequest(id=lease.session_id)
+        request = _get_request(lease)
         return await self._known_session("GetSession", request, lease, limit)
 
     async def truncate(
         self, lease: Lease, length: int, limit: float
     ) -> SessionInfo:
         request = session_pb.TruncateSessionRequest(
-            id=lease.session_id, length=length
+            id=lease.session_id, length=length, incarnation=lease.incarnation
         )
         return await self._known_session(
             "TruncateSession", request, lease, limit
         )
 
-    async def delete(self, session_id: str, limit: float) -> None:
-        request = session_pb.DeleteSessionRequest(id=session_id)
+    async def delete(self, lease: Lease, limit: float) -> None:
+        request = session_pb.DeleteSessionRequest(
+            id=lease.session_id, incarnation=lease.incarnation
+        )
         await self._again("DeleteSession", request, limit, lambda _: None)
 
     async def list_all(self, limit: float) -> list[SessionInfo]:
@@ -110,16 +112,18 @@ class SessionCalls:
             request.page_token = page.next_page_token
 
     async def fork(
-        self, forks: Sequence[tuple[str, str]], limit: float
+        self, forks: Sequence[sessions.Fork], limit: float
     ) -> list[Any]:
-        """Of pairs (target, source). Not tried again: whether a session that
-        exists then is the one wanted cannot be told."""
+        """Not tried again: whether a session that exists then is the one wanted
+        cannot be told."""
         request = session_pb.ForkSessionsRequest(
             forks=[
                 session_pb.ForkSessionsRequest.Fork(
-                    source=source, target=target
+                    source=fork.source,
+                    target=fork.target,
+                    source_incarnation=fork.source_incarnation,
                 )
-                for target, source in forks
+                for fork in forks
             ]
         )
         answer = await self._call(
@@ -205,12 +209,10 @@ class SessionCalls:
 
         return await retries.until_answered(call, limit, self._sleep)
 
-    def _renew(self, session_id: str, limit: float) -> None:
+    def _renew(self, lease: Lease, limit: float) -> None:
         """Waits, also for a client of asyncio."""
-        request = session_pb.GetSessionRequest(id=session_id)
-        self._blocking().call(
-            _method("GetSession"), request.SerializeToString(), limit, _info
-        )
+        message = _get_request(lease).SerializeToString()
+        self._blocking().call(_method("GetSession"), message, limit, _info)
 
     # How the two kinds differ.
 
@@ -309,6 +311,12 @@ class AwaitedCalls(SessionCalls):
 
 def _method(name: str) -> str:
     return f"/attention.v1.SessionService/{name}"
+
+
+def _get_request(lease: Lease) -> session_pb.GetSessionRequest:
+    return session_pb.GetSessionRequest(
+        id=lease.session_id, incarnation=lease.incarnation
+    )
 
 
 def _info(message: bytes) -> SessionInfo:

@@ -83,6 +83,9 @@ class SessionInfo:
     # it can be truncated to.
     first_tokens: tuple[int, ...] = ()
     least_lengths: tuple[int, ...] = ()
+    # Tells the session from every other that had or will have its id; 0: the
+    # server, an older one, told none.
+    incarnation: int = 0
 
 
 def info_of(message: session_pb.Session) -> SessionInfo:
@@ -104,7 +107,19 @@ def info_of(message: session_pb.Session) -> SessionInfo:
         expire_time=message.expire_time.ToDatetime(datetime.timezone.utc),
         first_tokens=tuple(message.first_tokens),
         least_lengths=tuple(message.least_lengths),
+        incarnation=message.incarnation,
     )
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A session to be made of another."""
+
+    # Ids.
+    target: str
+    source: str
+    # 0: whichever session has the source's id.
+    source_incarnation: int = 0
 
 
 class Calls(Protocol):
@@ -126,13 +141,11 @@ class Calls(Protocol):
         self, lease: Lease, length: int, limit: float
     ) -> SessionInfo: ...
 
-    async def fork(
-        self, forks: Sequence[tuple[str, str]], limit: float
-    ) -> list[Any]: ...
+    async def fork(self, forks: Sequence[Fork], limit: float) -> list[Any]: ...
 
     async def get(self, lease: Lease, limit: float) -> SessionInfo: ...
 
-    async def delete(self, session_id: str, limit: float) -> None: ...
+    async def delete(self, lease: Lease, limit: float) -> None: ...
 
     def watch(self, lease: Lease) -> None: ...
 
@@ -146,7 +159,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         self._calls = calls
         self._config = info.config
         self._lengths = list(info.lengths)
-        self._lease = Lease(info.id, info.config.lease)
+        self._lease = Lease(info.id, info.config.lease, info.incarnation)
         # Of appends: each is done once, however often it is sent.
         prefix = secrets.token_hex(8)
         self._request_ids = (f"{prefix}-{i}" for i in itertools.count())
@@ -155,6 +168,13 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
     @property
     def id(self) -> str:
         return self._lease.session_id
+
+    @property
+    def incarnation(self) -> int:
+        """Tells the session from others that had or will have its id, which
+        this object never touches: its calls raise NotFound where the session of
+        its id is another."""
+        return self._lease.incarnation
 
     @property
     def config(self) -> SessionConfig:
@@ -339,7 +359,8 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         async def fork() -> Any:
             if error := self.gone():
                 raise error
-            return (await self._calls.fork([(target, self.id)], limit))[0]
+            made = await self._calls.fork([self.fork_to(target)], limit)
+            return made[0]
 
         return self._calls.run(fork())  # type: ignore[no-any-return]
 
@@ -378,7 +399,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         async def delete() -> None:
             # One with the same id would be another.
             if not self._lease.gone:
-                await self._calls.delete(self.id, limit)
+                await self._calls.delete(self._lease, limit)
                 self._lease.lost()
 
         return self._calls.run(delete())  # type: ignore[no-any-return]
@@ -387,6 +408,10 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         """Stops renewing the lease, as happens where the object is forgotten.
         The session stays until its lease is over. May be repeated."""
         self._lease.over = True
+
+    def fork_to(self, target: str) -> Fork:
+        """For Client.fork_sessions()."""
+        return Fork(target, self.id, self.incarnation)
 
     def belongs_to(self, calls: Any) -> bool:
         """Whether it is one of the client that makes these calls."""
@@ -552,15 +577,13 @@ class Item:
 
     def message(self) -> Any:
         session = self.session
+        place = step_messages.Place(session.id, session.incarnation, self.layer)
         if self.new is None:
-            return step_messages.item(
-                session.id, self.layer, None, self.queries, None, ""
-            )
+            return step_messages.item(place, None, self.queries, None, "")
         known = session._lengths
         length = known[self.layer] if 0 <= self.layer < len(known) else None
         return step_messages.item(
-            session.id,
-            self.layer,
+            place,
             self.new,
             self.queries,
             length,

@@ -78,16 +78,25 @@ class Queries:
     mask_begin: int
 
 
+class Place(NamedTuple):
+    """Where an item belongs."""
+
+    session_id: str
+    incarnation: int
+    layer: int
+
+
 def item(
-    session_id: str,
-    layer: int,
+    place: Place,
     new: NewTokens | None,
     queries: Queries | None,
     expected_length: int | None,
     request_id: str,
 ) -> wire.Message:
     """A StepItem."""
-    small = session_pb.StepItem(id=session_id, layer=layer)
+    small = session_pb.StepItem(
+        id=place.session_id, layer=place.layer, incarnation=place.incarnation
+    )
     sent: dict[str, Sendable] = {}
     if new is not None:
         if expected_length is not None:
