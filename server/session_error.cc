@@ -1,9 +1,17 @@
 #include "server/session_error.h"
 
+#include "absl/time/time.h"
 #include "server/status.h"
 #include "sessions/session_store.h"
 
 namespace attention::server {
+namespace {
+
+// How long a client should leave an append that is under way alone: most take
+// less.
+constexpr absl::Duration kUnderWayDelay = absl::Milliseconds(20);
+
+}  // namespace
 
 absl::Status SessionError(absl::string_view id, const absl::Status& status) {
   switch (status.code()) {
@@ -13,6 +21,9 @@ absl::Status SessionError(absl::string_view id, const absl::Status& status) {
       return WithReason(Reason::kSessionExists, status);
     case absl::StatusCode::kAborted:
       return WithReason(Reason::kLengthConflict, status);
+    case absl::StatusCode::kUnavailable:
+      return WithReason(Reason::kAppendUnderWay,
+                        WithRetryDelay(kUnderWayDelay, status));
     case absl::StatusCode::kFailedPrecondition:
       return WithReason(Reason::kTokensReleased, status);
     case absl::StatusCode::kOutOfRange:

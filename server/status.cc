@@ -163,6 +163,8 @@ absl::string_view ReasonName(Reason reason) {
       return "LAYER_UNKNOWN";
     case Reason::kLengthConflict:
       return "LENGTH_CONFLICT";
+    case Reason::kAppendUnderWay:
+      return "APPEND_UNDER_WAY";
     case Reason::kTokensReleased:
       return "TOKENS_RELEASED";
     case Reason::kHeadersTooLarge:
@@ -230,16 +232,20 @@ Reason ReasonOf(const absl::Status& status) {
                                     : Reason::kInvalidField;
 }
 
-absl::Status RetryLater(Reason reason, absl::string_view message,
-                        absl::Duration delay) {
+absl::Status WithRetryDelay(absl::Duration delay, absl::Status status) {
   details::v1::RetryInfo info;
   const int64_t nanoseconds = absl::ToInt64Nanoseconds(delay);
   info.mutable_retry_delay()->set_seconds(nanoseconds / 1000000000);
   info.mutable_retry_delay()->set_nanos(
       static_cast<int32_t>(nanoseconds % 1000000000));
-  absl::Status status = absl::ResourceExhaustedError(message);
   SetPayload(kRetryInfoUrl, info.SerializeAsString(), &status);
-  return WithReason(reason, std::move(status));
+  return status;
+}
+
+absl::Status RetryLater(Reason reason, absl::string_view message,
+                        absl::Duration delay) {
+  return WithReason(
+      reason, WithRetryDelay(delay, absl::ResourceExhaustedError(message)));
 }
 
 std::optional<absl::Duration> RetryDelay(const absl::Status& status) {

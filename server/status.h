@@ -33,6 +33,7 @@ enum class Reason : uint8_t {
   kSessionExists,   // with another configuration
   kLayerUnknown,    // of a session
   kLengthConflict,  // of a layer: TrueLength()
+  kAppendUnderWay,  // the same append of a layer, by an earlier try
   kTokensReleased,  // of a layer: FirstToken() or LeastLength()
 
   // Why the server would not do it: IsRefusal().
@@ -72,7 +73,9 @@ bool IsRefusal(Reason reason);
 absl::Status WithReason(Reason reason, absl::Status status);
 Reason ReasonOf(const absl::Status& status);
 
-// A ResourceExhausted error that says when to try again.
+// `status` that says when to try again; and a ResourceExhausted error that
+// does.
+absl::Status WithRetryDelay(absl::Duration delay, absl::Status status);
 absl::Status RetryLater(Reason reason, absl::string_view message,
                         absl::Duration delay);
 // What RetryLater() was given; nothing for other statuses.
@@ -89,8 +92,8 @@ absl::Status UnknownRegion(absl::string_view field);
 absl::Status UnknownSession(absl::string_view id, bool another = false);
 
 // The same code and text, with google.rpc details: ErrorInfo always, BadRequest
-// where ErrorField() names a field, RetryInfo where RetryLater() made the
-// status, QuotaFailure where WithQuota() did, ResourceInfo where
+// where ErrorField() names a field, RetryInfo where WithRetryDelay() told a
+// delay, QuotaFailure where WithQuota() did, ResourceInfo where
 // UnknownRegion() or UnknownSession() did.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 

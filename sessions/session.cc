@@ -103,7 +103,7 @@ LayerSnapshot LayerSnapshot::First(int64_t length) const {
 int64_t Session::Bytes(const SessionConfig& config) {
   // Request ids that a string does not hold in itself.
   constexpr int64_t kIdBytes =
-      (kMaxRequestIdBytes + 1) * std::tuple_size_v<decltype(Layer::done)>;
+      (kMaxRequestIdBytes + 1) * (std::tuple_size_v<decltype(Layer::done)> + 1);
   return static_cast<int64_t>(sizeof(Session)) +
          config.num_layers * (static_cast<int64_t>(sizeof(Layer)) + kIdBytes) +
          static_cast<int64_t>(config.retain_window.size() * sizeof(int64_t));
@@ -186,7 +186,13 @@ absl::Status Session::CheckAppend(const Layer& layer,
   if (request.expected_length.value_or(layer.length) != layer.length) {
     return LengthConflict(layer.length, *request.expected_length);
   }
-  if (layer.appending) {
+  if (layer.under_way) {
+    if (!request.request_id.empty() &&
+        layer.under_way->request_id == request.request_id &&
+        layer.under_way->tokens == request.tokens) {
+      return absl::UnavailableError(
+          "request_id: an earlier try of the same append is under way");
+    }
     return AppendConflict(layer.length,
                           "another append of this layer is under way");
   }
@@ -200,7 +206,9 @@ absl::Status Session::CheckAppend(const Layer& layer,
 
 absl::StatusOr<Append> Session::BeginAppend(int64_t layer,
                                             const AppendRequest& request) {
+  // Copied without the lock.
   std::string request_id = request.request_id;
+  Layer::UnderWay under_way = {request.request_id, request.tokens};
   std::shared_ptr<Session> self = shared_from_this();
   std::unique_lock<std::mutex> lock(mutex_);
   if (absl::Status status = Check(layer); !status.ok()) return status;
@@ -218,7 +226,8 @@ absl::StatusOr<Append> Session::BeginAppend(int64_t layer,
                 state.length + request.tokens);
   append.request_id_ = std::move(request_id);
   append.before_ = state.table;
-  state.appending = true;  // Until the append is published or given up.
+  // Until the append is published or given up.
+  state.under_way = std::move(under_way);
   lock.unlock();
   if (absl::Status status = Prepare(append); !status.ok()) return status;
   return append;
@@ -302,7 +311,7 @@ absl::Status Session::Publish(Append& append) {
                                    append.end_};
     layer.next_done = (layer.next_done + 1) % layer.done.size();
   }
-  layer.appending = false;
+  layer.under_way.reset();
   return absl::OkStatus();
 }
 
@@ -314,7 +323,7 @@ void Session::GiveUp(Append& append) noexcept {
                  append.end_ - append.begin_ / kKeyBlock * kKeyBlock));
   }
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!gone_) layers_[append.layer_].appending = false;
+  if (!gone_) layers_[append.layer_].under_way.reset();
 }
 
 LayerExtent Session::ExtentOf(size_t layer) const {

@@ -174,7 +174,9 @@ class Session : public std::enable_shared_from_this<Session> {
   //
   // Errors: Aborted with TrueLength() if the layer has another length than
   // expected, if another append of it is under way, or if the request id was
-  // used for another append lately; ResourceExhausted if the account has no
+  // used for another append lately; Unavailable if the same append is under way
+  // (request id, length and number of tokens): it will be done() or, if that
+  // one is given up, this one's to do; ResourceExhausted if the account has no
   // room; InvalidArgument beyond kMaxLength. Throws std::bad_alloc.
   absl::StatusOr<Append> BeginAppend(int64_t layer,
                                      const AppendRequest& request);
@@ -228,7 +230,12 @@ class Session : public std::enable_shared_from_this<Session> {
     int64_t length = 0;
     // Null without tokens.
     std::shared_ptr<const PageTable> table;
-    bool appending = false;
+    // The append that is under way.
+    struct UnderWay {
+      std::string request_id;
+      int64_t tokens = 0;
+    };
+    std::optional<UnderWay> under_way;
     // The last appends that told an id, the oldest replaced first.
     std::array<Done, 4> done;
     size_t next_done = 0;

@@ -75,6 +75,12 @@ class SessionRelay final : public v1::SessionService::Service {
   // So many next messages of Step are not handed on, and get no answer while
   // the client waits.
   std::atomic<int> stall_steps{0};
+  // So many next appends and messages of Step are handed on, and done there,
+  // but answered as if their first try still ran.
+  std::atomic<int> say_under_way{0};
+  // The next message of Step is handed on, and goes on at the server also where
+  // the client leaves: until this is 0 again, when it is cancelled.
+  std::atomic<int> hold_steps{0};
   // Streams begun, messages handed on.
   std::atomic<int> streams{0};
   std::atomic<int> steps{0};
@@ -152,6 +158,7 @@ class SessionRelay final : public v1::SessionService::Service {
     grpc::ClientContext context;
     const grpc::Status status =
         to_->AppendKeyValues(&context, *request, response);
+    if (Take(say_under_way)) return UnderWay();
     return Take(lose_answers) ? Lost() : status;
   }
   grpc::Status ForkSessions(grpc::ServerContext*,
@@ -196,12 +203,28 @@ class SessionRelay final : public v1::SessionService::Service {
         static_cast<void>(to->Finish());
         return grpc::Status::CANCELLED;
       }
+      if (hold_steps > 0) {
+        static_cast<void>(to->Write(request));
+        while (hold_steps > 0) std::this_thread::yield();
+        context.TryCancel();
+        static_cast<void>(to->Finish());
+        return grpc::Status::CANCELLED;
+      }
       ++steps;
       if (!to->Write(request) || !to->Read(&response)) return to->Finish();
       if (Take(lose_answers)) {
         context.TryCancel();
         static_cast<void>(to->Finish());
         return Lost();
+      }
+      if (Take(say_under_way)) {
+        const grpc::Status status = UnderWay();
+        for (v1::StepResult& result : *response.mutable_results()) {
+          result.Clear();
+          result.set_code(status.error_code());
+          result.set_message(status.error_message());
+          result.set_status_details(status.error_details());
+        }
       }
       stream->Write(response);
       if (const auto then = OnAnswer()) then();
@@ -219,6 +242,9 @@ class SessionRelay final : public v1::SessionService::Service {
  private:
   static grpc::Status Lost() {
     return {grpc::StatusCode::UNAVAILABLE, "Connection reset by peer"};
+  }
+  static grpc::Status UnderWay() {
+    return WithReason(grpc::StatusCode::UNAVAILABLE, "APPEND_UNDER_WAY");
   }
   std::function<void()> OnAnswer() {
     const std::lock_guard<std::mutex> lock(mutex_);

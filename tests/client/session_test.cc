@@ -383,6 +383,87 @@ TEST_F(SessionTest, WhatHasNoAnswerMayBeTriedAgain) {
   EXPECT_EQ(session.Append(0, key, value).value(), 2);
 }
 
+TEST_F(SessionTest, AnAppendWaitsForItsFirstTry) {
+  ClientSession session = Create();
+  Mirror mirror;
+  relay_.say_under_way = 3;
+  Append(session, mirror, 9);
+  EXPECT_EQ(relay_.appends, 4);
+  EXPECT_EQ(session.length(), 9);
+  // Of a step the item alone is asked for again.
+  ClientSession other = Create();
+  relay_.say_under_way = 2;
+  const Tensor key = Keys(1), value = Values(1), query = Query();
+  mirror.Add(key, value);
+  const StepItem items[] = {
+      {.session = &session, .key = key, .value = value, .query = query},
+      {.session = &other, .query = query}};
+  const auto results = relayed_.Step(items);
+  ASSERT_TRUE(results[0].ok()) << results[0].status();
+  EXPECT_EQ(BytesOf(results[0]->output), mirror.Wanted(client_, query));
+  EXPECT_TRUE(results[1].ok()) << results[1].status();
+  EXPECT_EQ(relay_.steps, 3);
+  EXPECT_EQ(session.length(), 10);
+}
+
+TEST_F(SessionTest, AnAppendWaitsForItsFirstTryAsLongAsItMay) {
+  ClientSession session = Create();
+  const Tensor key = Keys(1), value = Values(1), query = Query();
+  relay_.say_under_way = 1 << 30;
+  const CallOptions in_time = {.timeout = absl::Milliseconds(100)};
+  EXPECT_TRUE(absl::IsDeadlineExceeded(
+      session.Append(0, key, value, in_time).status()));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(
+      session.Step(0, key, value, query, {}, in_time).status()));
+  std::stop_source stop;
+  std::thread stopping([&] {
+    const int appends = relay_.appends;
+    EXPECT_TRUE(WaitUntil([&] { return relay_.appends > appends + 2; }));
+    stop.request_stop();
+  });
+  EXPECT_TRUE(absl::IsCancelled(
+      session.Append(0, key, value, {.stop = stop.get_token()}).status()));
+  stopping.join();
+  relay_.say_under_way = 0;
+  EXPECT_EQ(session.Append(0, key, value).value(), 1);
+}
+
+// The first try computes for many seconds when its client leaves; the network
+// has not told the server yet.
+TEST_F(SessionTest, ARetryBesideItsFirstTryIsDoneOnce) {
+  ClientSession session = Create();
+  const int64_t before = server_.server().sessions().totals().bytes;
+  const Tensor key = Keys(60000), value = Values(60000);
+  relay_.hold_steps = 1;
+  std::stop_source stop;
+  absl::Status first;
+  std::thread stepping([&] {
+    first =
+        session
+            .Step(0, key, value, Query(100000), {}, {.stop = stop.get_token()})
+            .status();
+  });
+  // Pages are there once the tokens are being copied.
+  EXPECT_TRUE(WaitUntil(
+      [&] { return server_.server().sessions().totals().bytes > before; }));
+  stop.request_stop();
+  stepping.join();
+  EXPECT_TRUE(absl::IsCancelled(first)) << first;
+  // Somebody else's append is a conflict.
+  ClientSession other = client_.OpenSession(session.id()).value();
+  EXPECT_TRUE(absl::IsAborted(other.Append(0, Keys(1), Values(1)).status()));
+  std::thread releasing([&] {
+    EXPECT_TRUE(WaitUntil([&] { return relay_.appends >= 2; }));
+    relay_.hold_steps = 0;
+  });
+  const auto length = session.Append(0, key, value);
+  releasing.join();
+  ASSERT_TRUE(length.ok()) << length.status();
+  EXPECT_EQ(*length, 60000);
+  ASSERT_TRUE(session.Refresh().ok());
+  EXPECT_EQ(session.length(), 60000);
+}
+
 TEST_F(SessionTest, AStreamThatEndedBetweenMessagesIsBegunAnew) {
   ClientSession session = Create();
   Mirror mirror;

@@ -157,6 +157,73 @@ def test_a_lost_answer_is_asked_for_again(steps, session):
     assert len({r.SerializeToString() for r in steps.requests}) == 1
 
 
+def under_way(results):
+    code = grpc.StatusCode.UNAVAILABLE
+    for result in results:
+        result.CopyFrom(
+            session_pb.StepResult(
+                code=code.value[0],
+                message="an earlier try is under way",
+                status_details=details("APPEND_UNDER_WAY", code),
+            )
+        )
+
+
+class UnderWay(Stepping):
+    """So many next items are answered as if their first try still ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.left = 0
+
+    def result(self, item):
+        if self.left == 0:
+            return super().result(item)
+        self.left -= 1
+        result = session_pb.StepResult()
+        under_way([result])
+        return result
+
+
+def test_an_append_waits_for_its_first_try(server, steps, session, fake_client):
+    server.answers["Step"] = steps = UnderWay()
+    steps.left = 3
+    result = session.step(KEY, KEY, KEY)
+    np.testing.assert_array_equal(result.output, KEY)
+    assert len(steps.requests) == 4
+    assert len({r.SerializeToString() for r in steps.requests}) == 1
+    assert session.lengths == (1,)
+    # Of a batch the item alone is sent again.
+    steps.requests.clear()
+    other = fake_client.create_session("other")
+    steps.left = 1
+    results = fake_client.step(
+        [StepItem(session, key=KEY, value=KEY), StepItem(other, query=KEY)]
+    )
+    assert results[0] == 2
+    np.testing.assert_array_equal(results[1].output, KEY)
+    assert [len(r.items) for r in steps.requests] == [2, 1]
+    assert steps.requests[0].items[0] == steps.requests[1].items[0]
+
+
+def test_an_append_waits_no_longer_than_it_may(server, steps, session):
+    server.answers["Step"] = steps = UnderWay()
+    steps.left = 1 << 30
+    with pytest.raises(attention_client.DeadlineExceeded):
+        session.append(KEY, KEY, timeout=0.1)
+    assert session.lengths == (0,)
+
+    async def main():
+        async with aio.Client(server.address) as client:
+            other = await client.create_session()
+            with pytest.raises(attention_client.DeadlineExceeded):
+                await other.append(KEY, KEY, timeout=0.1)
+            steps.left = 2
+            return await other.append(KEY, KEY)
+
+    assert asyncio.run(main()) == 1
+
+
 def test_a_server_that_stays_away_is_told(steps, session, monkeypatch):
     monkeypatch.setattr(retries, "DELAYS", (0, 0))
     steps.faults = [aborts(grpc.StatusCode.UNAVAILABLE)] * 3

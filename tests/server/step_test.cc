@@ -427,6 +427,44 @@ TEST_F(StepTest, ACancelledBatchIsUndone) {
 }
 
 // It would be copied before anybody has been asked for the time.
+// A retry that comes while its first try still computes.
+TEST_F(StepTest, TheSameAgainWaitsForTheFirst) {
+  Create("a");
+  v1::StepItem item = Appending("a", 60000);
+  item.set_expected_length(0);
+  item.set_request_id("one");
+  AddQuery(item);
+  v1::StepItem longer = item;
+  *longer.mutable_query() =
+      RandomTensor(v1::DATA_TYPE_FLOAT32, {2, 100000, kKeySize}, 1);
+  const int64_t before = server_.server().sessions().totals().bytes;
+  StepStream first(*stub_);
+  ASSERT_TRUE(first.Write(Batch({longer})));
+  ASSERT_TRUE(WaitUntil(
+      [&] { return server_.server().sessions().totals().bytes > before; }));
+  StepStream second(*stub_);
+  const v1::StepResult under_way = Do(second, item);
+  ExpectFailed(under_way, grpc::StatusCode::UNAVAILABLE, "APPEND_UNDER_WAY");
+  EXPECT_GT(
+      DetailsOf(StatusOf(under_way)).retry_delay.value_or(absl::ZeroDuration()),
+      absl::ZeroDuration());
+  // Anything else is in its way.
+  v1::StepItem other = item;
+  other.set_request_id("two");
+  ExpectFailed(Do(second, other), grpc::StatusCode::ABORTED, "LENGTH_CONFLICT");
+  other = item;
+  other.set_expected_length(1);
+  ExpectFailed(Do(second, other), grpc::StatusCode::ABORTED, "LENGTH_CONFLICT");
+  first.Cancel();
+  v1::StepResult result;
+  EXPECT_TRUE(WaitUntil([&] {
+    result = Do(second, item);
+    return result.code() != grpc::StatusCode::UNAVAILABLE;
+  }));
+  ExpectAnswer(item, result);
+  EXPECT_EQ(Get("a").lengths(0), 60000);
+}
+
 TEST_F(StepTest, RefusesMasksInSharedMemory) {
   Create("a");
   StepStream stream(*stub_);

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -115,7 +116,7 @@ TEST_F(SessionTest, RowsMayBeScaled) {
         ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
         all.Add(more);
       }
-      const auto fork = session->Fork(absl::UnixEpoch());
+      const auto fork = session->Fork(kNow);
       ASSERT_TRUE(fork.ok());
       for (Session* each : {session.get(), fork->get()}) {
         Tokens longer = all;
@@ -259,6 +260,39 @@ TEST_F(SessionTest, OneAppendOfALayerAtATime) {
   EXPECT_TRUE(session->BeginAppend(1, {.tokens = 1}).ok());
   first = absl::CancelledError();
   EXPECT_TRUE(session->BeginAppend(0, {.tokens = 1}).ok());
+}
+
+TEST_F(SessionTest, TheSameAppendWaitsForItsFirstTry) {
+  const auto session = Make();
+  const Tokens tokens = Some(5);
+  const Session::AppendRequest request = {
+      .tokens = 5, .expected_length = 0, .request_id = "a"};
+  auto first = session->BeginAppend(0, request);
+  ASSERT_TRUE(first.ok());
+  EXPECT_TRUE(absl::IsUnavailable(session->BeginAppend(0, request).status()));
+  // What is another append is in its way.
+  for (const auto& [count, length, id] :
+       {std::tuple(5, 0, "b"), std::tuple(5, 0, ""), std::tuple(4, 0, "a"),
+        std::tuple(5, 1, "a")}) {
+    EXPECT_TRUE(absl::IsAborted(session
+                                    ->BeginAppend(0, {.tokens = count,
+                                                      .expected_length = length,
+                                                      .request_id = id})
+                                    .status()))
+        << count << " " << length << " " << id;
+  }
+  // Given up, it is the retry's to do; and once it is done, it is done.
+  first = absl::CancelledError();
+  auto retry = session->BeginAppend(0, request);
+  ASSERT_TRUE(retry.ok());
+  EXPECT_FALSE(retry->done());
+  EXPECT_TRUE(absl::IsUnavailable(session->BeginAppend(0, request).status()));
+  Write(*retry, tokens);
+  ASSERT_EQ((*std::move(retry)).Publish(), absl::OkStatus());
+  const auto again = session->BeginAppend(0, request);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->done());
+  EXPECT_TRUE(Holds(*session->Read(0), tokens));
 }
 
 // Invariant 4, and 5: forks share pages, and each goes its own way.

@@ -43,6 +43,9 @@
 // UNAVAILABLE), nobody knows whether its tokens were appended. To append the
 // same tokens to the same layer with the same ClientSession once more is safe:
 // they are appended once. Other tokens get ABORTED if the first ones are there.
+// Where the first try still runs at the server (APPEND_UNDER_WAY), the client
+// waits for it within the timeout, trying again from time to time, and returns
+// what it came to.
 // The client itself tries once more, at once, where a connection was lost
 // before the answer; and where a stream on which Step() and Attend() send has
 // ended between messages, as that of a server that drains. It tries nothing

@@ -31,6 +31,16 @@ struct Patience {
            (interrupted && interrupted());
   }
 
+  // Waits so long, or until it is over.
+  void Sleep(absl::Duration time) const {
+    const absl::Time end = std::min(deadline, absl::Now() + time);
+    while (!IsOver()) {
+      const absl::Duration left = end - absl::Now();
+      if (left <= absl::ZeroDuration()) return;
+      absl::SleepFor(std::min(left, absl::FromChrono(kLook)));
+    }
+  }
+
   absl::Time deadline = absl::InfiniteFuture();
   std::stop_token stop = {};
   std::function<bool()> interrupted = {};

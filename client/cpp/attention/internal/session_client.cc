@@ -10,10 +10,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "attention/internal/patience.h"
 #include "attention/internal/session_calls.h"
 #include "attention/internal/session_messages.h"
 #include "attention/internal/tensor_message.h"
 #include "attention/internal/unary_call.h"
+#include "attention/status.h"
 
 namespace attention::internal {
 namespace {
@@ -24,6 +26,32 @@ using Clock = SessionState::Clock;
 constexpr size_t kAppendBytes = size_t{8} << 20;
 // The most items of a StepRequest.
 constexpr size_t kMostItems = 1024;
+
+// Whether an earlier try of the same append still runs.
+bool IsUnderWay(const absl::Status& status) {
+  return ErrorReason(status) == "APPEND_UNDER_WAY";
+}
+
+// The pauses between the tries of an append that is under way: each as long as
+// the server asks for at least, and twice as long as the last one, so that
+// large tokens are not sent over and over.
+class UnderWayPauses {
+ public:
+  explicit UnderWayPauses(const CallOptions& options)
+      : patience_(Patience::Of(options)) {}
+
+  // Where the patience is over the next call will tell.
+  void Wait(const absl::Status& status) {
+    const absl::Duration asked = RetryDelay(status).value_or(next_);
+    patience_.Sleep(std::clamp(asked, next_, kLongest));
+    next_ = std::min(2 * next_, kLongest);
+  }
+
+ private:
+  static constexpr absl::Duration kLongest = absl::Milliseconds(500);
+  const Patience patience_;
+  absl::Duration next_ = absl::Milliseconds(10);
+};
 
 // Makes a call that is safe to do twice: once more if its connection was lost.
 // `encode` gives its message.
@@ -57,12 +85,20 @@ absl::StatusOr<int64_t> AppendOnce(const Connection& connection,
                                    const CallOptions& options,
                                    const LayerRequest& request,
                                    const std::optional<TokenRange>& range) {
-  const UnaryAnswer answer =
-      RunSafely(connection, options, "AppendKeyValues", [&](Lease& lease) {
-        return range ? EncodeAppend(request, *range, lease)
-                     : EncodeAppend(request, lease);
-      });
-  if (!answer.status.ok()) return connection.Explain(answer.status);
+  const absl::Time begin = absl::Now();
+  UnderWayPauses pauses(options);
+  UnaryAnswer answer;
+  while (true) {
+    answer = RunSafely(connection, InTimeLeft(options, begin),
+                       "AppendKeyValues", [&](Lease& lease) {
+                         return range ? EncodeAppend(request, *range, lease)
+                                      : EncodeAppend(request, lease);
+                       });
+    if (answer.status.ok()) break;
+    absl::Status status = connection.Explain(answer.status);
+    if (!IsUnderWay(status)) return status;
+    pauses.Wait(status);
+  }
   v1::AppendKeyValuesResponse response;
   absl::Status status = Parse(answer.message, &response);
   if (!status.ok()) return status;
@@ -267,6 +303,31 @@ absl::StatusOr<int64_t> SessionClient::Append(SessionState& session,
 }
 
 absl::StatusOr<std::vector<StepOutcome>> SessionClient::Exchange(
+    std::span<const LayerRequest> items, const CallOptions& options) {
+  const absl::Time begin = absl::Now();
+  auto outcomes = ExchangeOnce(items, options);
+  UnderWayPauses pauses(options);
+  while (outcomes.ok()) {
+    std::vector<LayerRequest> again;
+    std::vector<size_t> numbers;
+    for (size_t i = 0; i < items.size(); ++i) {
+      if (!IsUnderWay((*outcomes)[i].result.status())) continue;
+      again.push_back(items[i]);
+      numbers.push_back(i);
+    }
+    if (again.empty()) break;
+    pauses.Wait((*outcomes)[numbers[0]].result.status());
+    auto answered = ExchangeOnce(again, InTimeLeft(options, begin));
+    for (size_t i = 0; i < again.size(); ++i) {
+      (*outcomes)[numbers[i]] = answered.ok()
+                                    ? std::move((*answered)[i])
+                                    : StepOutcome{.result = answered.status()};
+    }
+  }
+  return outcomes;
+}
+
+absl::StatusOr<std::vector<StepOutcome>> SessionClient::ExchangeOnce(
     std::span<const LayerRequest> items, const CallOptions& options) {
   UnaryCall call;
   grpc::ByteBuffer message = EncodeStep(items, call.lease);

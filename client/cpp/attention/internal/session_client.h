@@ -82,8 +82,11 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   void Release(const std::shared_ptr<SessionState>& session);
 
  private:
-  // Sends items as one message, and waits for the answer.
+  // Sends items as one message, and waits for the answer; and those of which an
+  // earlier try is under way once more, until they have another answer.
   absl::StatusOr<std::vector<StepOutcome>> Exchange(
+      std::span<const LayerRequest> items, const CallOptions& options);
+  absl::StatusOr<std::vector<StepOutcome>> ExchangeOnce(
       std::span<const LayerRequest> items, const CallOptions& options);
   absl::StatusOr<ClientSession> Handle(const v1::Session& session);
   void StartAttend(const std::shared_ptr<SessionState>& session,

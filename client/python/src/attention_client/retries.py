@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from attention_client import errors
@@ -15,6 +15,20 @@ Sleep = Callable[[float], Awaitable[None]]
 
 # Seconds before the second and the third try, on average.
 DELAYS = (0.05, 0.25)
+
+
+# Seconds: the first and the longest pause before an append is sent again of
+# which an earlier try still runs.
+_PAUSES = (0.01, 0.5)
+
+
+def growing_pauses() -> Iterator[float]:
+    """Each twice as long as the last, so that large messages are not sent over
+    and over."""
+    pause, longest = _PAUSES
+    while True:
+        yield pause
+        pause = min(2 * pause, longest)
 
 
 async def until_answered(

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 from google.protobuf.message import Message
 
@@ -26,6 +26,9 @@ from attention_client.leases import Lease, LeaseRenewer
 from attention_client.sessions import Item, ItemOutcome, SessionInfo, info_of
 
 _Read = TypeVar("_Read")
+
+# How an item ended at the server.
+_ItemEnd = Union[step_messages.ItemResult, errors.AttentionError]
 
 STEP = "/attention.v1.SessionService/Step"
 _PAGE = 1000
@@ -160,10 +163,33 @@ class SessionCalls:
     ) -> list[ItemOutcome]:
         gone = [item.session.gone() for item in items]
         living = [item for item, error in zip(items, gone) if error is None]
-        found: list[step_messages.ItemResult | errors.AttentionError] = []
-        for count, message in step_messages.requests(
-            [item.message() for item in living]
-        ):
+        found = await self._results([item.message() for item in living], end)
+        ended = iter(
+            [item.ended(result) for item, result in zip(living, found)]
+        )
+        return [next(ended) if error is None else error for error in gone]
+
+    async def _results(
+        self, messages: Sequence[wire.Message], end: float
+    ) -> list[_ItemEnd]:
+        """Sends items, and those of which an earlier try still runs once more,
+        until they have another answer or the time is up."""
+        found = await self._results_once(messages, end)
+        pauses = retries.growing_pauses()
+        while again := [i for i, end_ in enumerate(found) if _under_way(end_)]:
+            await self._sleep(max(0, min(next(pauses), end - time.monotonic())))
+            answered = await self._results_once(
+                [messages[i] for i in again], end
+            )
+            for i, result in zip(again, answered):
+                found[i] = result
+        return found
+
+    async def _results_once(
+        self, messages: Sequence[wire.Message], end: float
+    ) -> list[_ItemEnd]:
+        found: list[_ItemEnd] = []
+        for count, message in step_messages.requests(messages):
             read = functools.partial(
                 step_messages.results_of, count=count, target=self._target
             )
@@ -173,10 +199,7 @@ class SessionCalls:
                 )
             except errors.AttentionError as error:
                 found += [error] * count
-        ended = iter(
-            [item.ended(result) for item, result in zip(living, found)]
-        )
-        return [next(ended) if error is None else error for error in gone]
+        return found
 
     async def _session(
         self, method: str, request: Message, limit: float
@@ -307,6 +330,13 @@ class AwaitedCalls(SessionCalls):
 
     async def _sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def _under_way(result: _ItemEnd) -> bool:
+    return (
+        isinstance(result, errors.AttentionError)
+        and result.reason == sessions.UNDER_WAY
+    )
 
 
 def _method(name: str) -> str:

@@ -27,6 +27,9 @@ from attention_client.step_messages import NewTokens, Queries
 # The reason of errors for sessions that there are not, or no longer.
 UNKNOWN = "SESSION_UNKNOWN"
 
+# And of those for appends of which an earlier try still runs.
+UNDER_WAY = "APPEND_UNDER_WAY"
+
 # How an item of Client.step() ends: a result, or a layer's length where
 # nothing was attended to, or why it failed.
 ItemOutcome = Union[AttentionResult, int, errors.AttentionError]
@@ -461,7 +464,8 @@ class Session(SessionBase[AttentionResult, int, None, "Session"]):
     that append to one layer by one at a time.
 
     Calls that are safe to send again are, where the server could not be reached
-    or ended a stream: appends have a request id, and are done once.
+    or ended a stream: appends have a request id, and are done once. Where the
+    server still works on an earlier try, they wait for it within the timeout.
     """
 
     def __enter__(self) -> Session:  # noqa: PYI034
