@@ -17,6 +17,8 @@ constexpr absl::Duration kAfterFailure = absl::Milliseconds(10);
 constexpr absl::Duration kTotalsInterval = absl::Milliseconds(100);
 // Giving freed memory back takes the allocator's locks for a while.
 constexpr absl::Duration kTrimInterval = absl::Seconds(1);
+// Sessions whose lease is over hold memory for so long at the most.
+constexpr absl::Duration kEvictionInterval = absl::Seconds(1);
 constexpr int64_t kMuchFreed = int64_t{1} << 20;
 // Of the time, one part in so many at most goes into measuring what is
 // allocated.
@@ -78,6 +80,7 @@ Housekeeping::Housekeeping(Admission& admission, CostModel& costs,
       costs_(costs),
       log_limiter_(log_limiter),
       sessions_(sessions),
+      lease_clock_(options.lease_clock),
       quota_(quota),
       max_bytes_(options.max_inflight_bytes),
       own_process_(options.own_process),
@@ -98,6 +101,7 @@ void Housekeeping::Run() {
     try {
       pause = admission_.Tick(now, TransportBytes(now));
       LookAtMemory(now);
+      EvictSessions();
     } catch (const std::bad_alloc&) {
       pause = kAfterFailure;
     }
@@ -136,9 +140,16 @@ void Housekeeping::LookAtMemory(absl::Time now) {
   if (now >= next_trim_) {
     next_trim_ = now + kTrimInterval;
     log_limiter_.Tell(now);
-    sessions_.EvictExpired(now);
     TrimIfFreed(now);
   }
+}
+
+// By the clock of leases: wall time may be set back.
+void Housekeeping::EvictSessions() {
+  const LeaseTime now = lease_clock_->Now();
+  if (now < next_eviction_) return;
+  next_eviction_ = now + kEvictionInterval;
+  sessions_.EvictExpired(now);
 }
 
 // After calls, which free their messages, and after anything else that freed

@@ -4,6 +4,7 @@
 #define ATTENTION_SERVER_HOUSEKEEPING_H_
 
 #include <cstdint>
+#include <memory>
 #include <thread>
 
 #include "absl/time/time.h"
@@ -12,6 +13,7 @@
 #include "server/admission/cost_model.h"
 #include "server/log_limiter.h"
 #include "server/options.h"
+#include "sessions/lease_clock.h"
 #include "sessions/session_store.h"
 
 namespace attention::server {
@@ -36,12 +38,14 @@ class Housekeeping {
   int64_t TransportBytes(absl::Time now);
   void TrimIfFreed(absl::Time now);
   void LookAtMemory(absl::Time now);
+  void EvictSessions();
   void SetQuota();
 
   Admission& admission_;
   CostModel& costs_;
   LogLimiter& log_limiter_;
   SessionStore& sessions_;
+  const std::shared_ptr<const LeaseClock> lease_clock_;
   grpc::ResourceQuota& quota_;
   const int64_t max_bytes_;
   const bool own_process_;
@@ -53,6 +57,7 @@ class Housekeeping {
   int64_t free_bytes_ = 0;
   int64_t least_free_bytes_ = 0;
   absl::Time next_measure_, next_totals_, next_trim_;
+  LeaseTime next_eviction_;
   std::thread thread_;
 };
 

@@ -3,12 +3,14 @@
 #define ATTENTION_SERVER_OPTIONS_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "kernel/attention.h"
+#include "sessions/lease_clock.h"
 
 namespace attention::server {
 
@@ -228,6 +230,9 @@ struct Options {
   // program. Then admission also counts what gRPC has really allocated, beyond
   // what it was charged for.
   bool own_process = false;
+  // No flag: what leases of sessions run on; never null. Tests have their own.
+  std::shared_ptr<const LeaseClock> lease_clock =
+      std::make_shared<const LeaseClock>();
   // No flag: how often files are looked at that are read again.
   absl::Duration reload_interval = absl::Seconds(1);
 

@@ -111,7 +111,7 @@ int64_t Session::Bytes(const SessionConfig& config) {
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Create(
     const SessionConfig& config, std::shared_ptr<BufferPool> pool,
-    std::shared_ptr<MemoryAccount> account, absl::Time now) {
+    std::shared_ptr<MemoryAccount> account, LeaseTime now) {
   MemoryCharge charge(account, Bytes(config));
   if (!charge) {
     return absl::ResourceExhaustedError(
@@ -132,7 +132,7 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Create(
 Session::Session(const SessionConfig& config, uint64_t incarnation,
                  std::shared_ptr<BufferPool> pool,
                  std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
-                 absl::Time now)
+                 LeaseTime now)
     : config_(config),
       incarnation_(incarnation),
       pool_(std::move(pool)),
@@ -388,7 +388,7 @@ absl::StatusOr<std::vector<LayerExtent>> Session::layers() const {
   return layers;
 }
 
-absl::StatusOr<std::shared_ptr<Session>> Session::Fork(absl::Time now) const {
+absl::StatusOr<std::shared_ptr<Session>> Session::Fork(LeaseTime now) const {
   auto created = Create(config_, pool_, account_, now);
   if (!created.ok()) return created.status();
   const std::shared_ptr<Session> fork = *std::move(created);
@@ -404,7 +404,7 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Fork(absl::Time now) const {
 // A shared_ptr to it is what Use() returns.
 class Session::CallUse {
  public:
-  CallUse(std::shared_ptr<Session> session, absl::Time now)
+  CallUse(std::shared_ptr<Session> session, LeaseTime now)
       : session_(std::move(session)), now_(now) {
     const std::lock_guard<std::mutex> lock(session_->lease_mutex_);
     ++session_->uses_;
@@ -423,42 +423,42 @@ class Session::CallUse {
 
  private:
   const std::shared_ptr<Session> session_;
-  const absl::Time now_;
+  const LeaseTime now_;
   const std::chrono::steady_clock::time_point begun_ =
       std::chrono::steady_clock::now();
 };
 
-bool Session::ExpiredLocked(absl::Time now) const {
+bool Session::ExpiredLocked(LeaseTime now) const {
   return lease_ended_ || (uses_ == 0 && expires_ <= now);
 }
 
-void Session::RenewLocked(absl::Time now) {
+void Session::RenewLocked(LeaseTime now) {
   expires_ = std::max(expires_, now + config_.lease);
 }
 
-bool Session::Expired(absl::Time now) const {
+bool Session::Expired(LeaseTime now) const {
   const std::lock_guard<std::mutex> lock(lease_mutex_);
   return ExpiredLocked(now);
 }
 
-bool Session::Renew(absl::Time now) {
+bool Session::Renew(LeaseTime now) {
   const std::lock_guard<std::mutex> lock(lease_mutex_);
   if (ExpiredLocked(now)) return false;
   RenewLocked(now);
   return true;
 }
 
-std::shared_ptr<Session> Session::Use(absl::Time now) {
+std::shared_ptr<Session> Session::Use(LeaseTime now) {
   if (!Renew(now)) return nullptr;
   return {std::make_shared<CallUse>(shared_from_this(), now), this};
 }
 
-absl::Time Session::expires() const {
+LeaseTime Session::expires() const {
   const std::lock_guard<std::mutex> lock(lease_mutex_);
   return expires_;
 }
 
-bool Session::End(std::optional<absl::Time> now) {
+bool Session::End(std::optional<LeaseTime> now) {
   {
     const std::lock_guard<std::mutex> lock(lease_mutex_);
     if (lease_ended_ || (now && !ExpiredLocked(*now))) return false;
@@ -469,7 +469,7 @@ bool Session::End(std::optional<absl::Time> now) {
   return true;
 }
 
-bool Session::DeleteIfExpired(absl::Time now) { return End(now); }
+bool Session::DeleteIfExpired(LeaseTime now) { return End(now); }
 
 bool Session::Delete() { return End(std::nullopt); }
 

@@ -45,6 +45,7 @@
 #include "absl/time/time.h"
 #include "base/buffer_pool.h"
 #include "kernel/key_values.h"
+#include "sessions/lease_clock.h"
 #include "sessions/memory_account.h"
 #include "sessions/page.h"
 
@@ -155,7 +156,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // system has no random numbers. Throws std::bad_alloc.
   static absl::StatusOr<std::shared_ptr<Session>> Create(
       const SessionConfig& config, std::shared_ptr<BufferPool> pool,
-      std::shared_ptr<MemoryAccount> account, absl::Time now);
+      std::shared_ptr<MemoryAccount> account, LeaseTime now);
 
   const SessionConfig& config() const { return config_; }
 
@@ -193,22 +194,22 @@ class Session : public std::enable_shared_from_this<Session> {
   // A new session with the same keys and values; those of appends that are
   // under way are not among them. Takes no memory for rows. Other errors as for
   // Create(). Throws std::bad_alloc.
-  absl::StatusOr<std::shared_ptr<Session>> Fork(absl::Time now) const;
+  absl::StatusOr<std::shared_ptr<Session>> Fork(LeaseTime now) const;
 
   // The lease begins anew. False if the session is gone, or its lease was over.
-  bool Renew(absl::Time now);
-  absl::Time expires() const;
+  bool Renew(LeaseTime now);
+  LeaseTime expires() const;
   // Whether it is gone, or its lease was over.
-  bool Expired(absl::Time now) const;
+  bool Expired(LeaseTime now) const;
 
   // A call that uses the session: the lease is renewed now, does not end while
   // the result lives, and begins anew afterwards. Null where Renew() is false.
   // Throws std::bad_alloc.
-  std::shared_ptr<Session> Use(absl::Time now);
+  std::shared_ptr<Session> Use(LeaseTime now);
 
   // The session is gone if its lease was over; or in any case. True if it was
   // not gone before, and is now. What nobody reads is freed with the session.
-  bool DeleteIfExpired(absl::Time now);
+  bool DeleteIfExpired(LeaseTime now);
   bool Delete();
 
  private:
@@ -218,7 +219,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Session(const SessionConfig& config, uint64_t incarnation,
           std::shared_ptr<BufferPool> pool,
           std::shared_ptr<MemoryAccount> account, MemoryCharge charge,
-          absl::Time now);
+          LeaseTime now);
 
   struct Done {
     std::string request_id;
@@ -261,14 +262,14 @@ class Session : public std::enable_shared_from_this<Session> {
   const MemoryCharge charge_;
 
   // With lease_mutex_ held.
-  bool ExpiredLocked(absl::Time now) const;
-  void RenewLocked(absl::Time now);
+  bool ExpiredLocked(LeaseTime now) const;
+  void RenewLocked(LeaseTime now);
   // The session is gone from here on; if `now` is told, only where its lease
   // was over. True if it was not gone before.
-  bool End(std::optional<absl::Time> now);
+  bool End(std::optional<LeaseTime> now);
 
   mutable std::mutex lease_mutex_;
-  absl::Time expires_;
+  LeaseTime expires_;
   bool lease_ended_ = false;
   int64_t uses_ = 0;
 

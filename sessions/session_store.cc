@@ -157,7 +157,7 @@ absl::Status SessionStore::CheckRoom(const Owner& owner, int64_t more) const {
 
 absl::StatusOr<SessionStore::SessionPtr> SessionStore::Create(
     absl::string_view owner, absl::string_view id, const SessionConfig& config,
-    absl::Time now) {
+    LeaseTime now) {
   if (absl::Status status = CheckId("id", id); !status.ok()) return status;
   if (absl::Status status = Check(config); !status.ok()) return status;
   SessionPtr expired;  // freed without the lock
@@ -184,7 +184,7 @@ absl::StatusOr<SessionStore::SessionPtr> SessionStore::Create(
 }
 
 absl::StatusOr<SessionStore::SessionPtr> SessionStore::FindLocked(
-    absl::string_view owner, absl::string_view id, absl::Time now,
+    absl::string_view owner, absl::string_view id, LeaseTime now,
     uint64_t incarnation) const {
   const auto of = owners_.find(owner);
   if (of == owners_.end()) return NoSession(id);
@@ -197,14 +197,14 @@ absl::StatusOr<SessionStore::SessionPtr> SessionStore::FindLocked(
 }
 
 absl::StatusOr<SessionStore::SessionPtr> SessionStore::Find(
-    absl::string_view owner, absl::string_view id, absl::Time now,
+    absl::string_view owner, absl::string_view id, LeaseTime now,
     uint64_t incarnation) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return FindLocked(owner, id, now, incarnation);
 }
 
 absl::StatusOr<SessionStore::SessionPtr> SessionStore::Use(
-    absl::string_view owner, absl::string_view id, absl::Time now,
+    absl::string_view owner, absl::string_view id, LeaseTime now,
     uint64_t incarnation) {
   const absl::StatusOr<SessionPtr> session = Find(owner, id, now, incarnation);
   if (!session.ok()) return session.status();
@@ -215,7 +215,7 @@ absl::StatusOr<SessionStore::SessionPtr> SessionStore::Use(
 
 std::vector<std::pair<std::string, SessionStore::SessionPtr>>
 SessionStore::List(absl::string_view owner, absl::string_view after,
-                   size_t most, absl::Time now) const {
+                   size_t most, LeaseTime now) const {
   std::vector<std::pair<std::string, SessionPtr>> sessions;
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto of = owners_.find(owner);
@@ -248,7 +248,7 @@ bool SessionStore::Delete(absl::string_view owner, absl::string_view id,
 
 absl::StatusOr<std::vector<SessionStore::SessionPtr>> SessionStore::Fork(
     absl::string_view owner, absl::Span<const ForkRequest> forks,
-    absl::Time now) {
+    LeaseTime now) {
   std::vector<SessionPtr> made;
   std::vector<SessionPtr> expired;  // freed without the lock
   expired.reserve(forks.size());
@@ -302,7 +302,7 @@ absl::StatusOr<std::vector<SessionStore::SessionPtr>> SessionStore::Fork(
   return made;
 }
 
-int64_t SessionStore::EvictExpired(absl::Time now) {
+int64_t SessionStore::EvictExpired(LeaseTime now) {
   std::vector<SessionPtr> expired;  // freed without the lock
   const std::lock_guard<std::mutex> lock(mutex_);
   int64_t evicted = 0;

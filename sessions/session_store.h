@@ -13,9 +13,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/buffer_pool.h"
+#include "sessions/lease_clock.h"
 #include "sessions/memory_account.h"
 #include "sessions/session.h"
 
@@ -24,7 +24,8 @@ namespace attention {
 // The session that a NotFound error of the store is about; empty for others.
 std::string MissingSession(const absl::Status& status);
 
-// Thread-safe. An owner sees its own sessions only.
+// Thread-safe. An owner sees its own sessions only. Every `now` is that of one
+// LeaseClock.
 //
 // An `incarnation` beside an id is that of the session that is meant: where the
 // session of this id has another, the one that is meant has ended. 0: whichever
@@ -76,16 +77,15 @@ class SessionStore {
   // Throws std::bad_alloc, as the functions below may.
   absl::StatusOr<SessionPtr> Create(absl::string_view owner,
                                     absl::string_view id,
-                                    const SessionConfig& config,
-                                    absl::Time now);
+                                    const SessionConfig& config, LeaseTime now);
 
   // For a call, as Session::Use(). Errors: NotFound.
   absl::StatusOr<SessionPtr> Use(absl::string_view owner, absl::string_view id,
-                                 absl::Time now, uint64_t incarnation = 0);
+                                 LeaseTime now, uint64_t incarnation = 0);
 
   // Without renewing the lease. Errors: NotFound.
   absl::StatusOr<SessionPtr> Find(absl::string_view owner, absl::string_view id,
-                                  absl::Time now,
+                                  LeaseTime now,
                                   uint64_t incarnation = 0) const;
 
   // Sessions and their ids, in the order of the ids, from the first one after
@@ -93,7 +93,7 @@ class SessionStore {
   std::vector<std::pair<std::string, SessionPtr>> List(absl::string_view owner,
                                                        absl::string_view after,
                                                        size_t most,
-                                                       absl::Time now) const;
+                                                       LeaseTime now) const;
 
   // Whether there was such a session.
   bool Delete(absl::string_view owner, absl::string_view id,
@@ -109,10 +109,10 @@ class SessionStore {
   // ResourceExhausted as for Create().
   absl::StatusOr<std::vector<SessionPtr>> Fork(
       absl::string_view owner, absl::Span<const ForkRequest> forks,
-      absl::Time now);
+      LeaseTime now);
 
   // Evicts the sessions whose lease is over; how many.
-  int64_t EvictExpired(absl::Time now);
+  int64_t EvictExpired(LeaseTime now);
 
   struct Totals {
     int64_t sessions = 0;
@@ -132,7 +132,7 @@ class SessionStore {
   Owner& OwnerOf(absl::string_view name);
   absl::Status CheckRoom(const Owner& owner, int64_t more) const;
   absl::StatusOr<SessionPtr> FindLocked(absl::string_view owner,
-                                        absl::string_view id, absl::Time now,
+                                        absl::string_view id, LeaseTime now,
                                         uint64_t incarnation) const;
 
   const Limits limits_;

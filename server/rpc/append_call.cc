@@ -79,8 +79,9 @@ class AppendCall final : public OneMessageCall {
     auto fields = wire::DecodeAppendRequest(slices_, env_.buffers, meter);
     if (!fields.ok()) return fields.status();
     const std::string id = fields->where.id;
-    auto session = store_.Use(record_.tenant->name, id, absl::Now(),
-                              fields->where.incarnation);
+    auto session =
+        store_.Use(record_.tenant->name, id, env_.options.lease_clock->Now(),
+                   fields->where.incarnation);
     if (!session.ok()) return SessionError(id, session.status());
     session_ = *std::move(session);
     append_.emplace(*std::move(fields));

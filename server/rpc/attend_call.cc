@@ -7,7 +7,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "attention/v1/session.pb.h"
 #include "base/field_error.h"
@@ -44,8 +43,9 @@ class AttendCall final : public TensorCall {
   }
 
   absl::Status Find(const wire::LayerFields& where) {
-    auto session = store_.Use(record_.tenant->name, where.id, absl::Now(),
-                              where.incarnation);
+    auto session =
+        store_.Use(record_.tenant->name, where.id,
+                   env_.options.lease_clock->Now(), where.incarnation);
     if (!session.ok()) return SessionError(where.id, session.status());
     session_ = *std::move(session);
     auto keys = ReadLayer(*session_, where);

@@ -10,7 +10,6 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/field_error.h"
 #include "base/random_bytes.h"
@@ -56,7 +55,8 @@ void SetDuration(absl::Duration duration, google::protobuf::Duration* to) {
 }
 
 absl::StatusOr<v1::Session> Describe(absl::string_view id,
-                                     const Session& session) {
+                                     const Session& session,
+                                     const LeaseClock& clock) {
   const absl::StatusOr<std::vector<LayerExtent>> layers = session.layers();
   if (!layers.ok()) return SessionError(id, layers.status());
   const SessionConfig& config = session.config();
@@ -79,14 +79,15 @@ absl::StatusOr<v1::Session> Describe(absl::string_view id,
     described.add_first_tokens(layer.first_token);
     described.add_least_lengths(layer.least_length);
   }
-  SetTime(session.expires(), described.mutable_expire_time());
+  SetTime(clock.ToWallTime(session.expires()), described.mutable_expire_time());
   return described;
 }
 
 // A response that holds the session.
 template <typename Response>
-absl::StatusOr<Response> Answer(absl::string_view id, const Session& session) {
-  absl::StatusOr<v1::Session> described = Describe(id, session);
+absl::StatusOr<Response> Answer(absl::string_view id, const Session& session,
+                                const LeaseClock& clock) {
+  absl::StatusOr<v1::Session> described = Describe(id, session, clock);
   if (!described.ok()) return described.status();
   Response response;
   *response.mutable_session() = *std::move(described);
@@ -194,17 +195,17 @@ absl::StatusOr<v1::CreateSessionResponse> SessionService::Create(
     if (!random.ok()) return random.status();
     id = *std::move(random);
   }
-  const auto session = store_.Create(tenant.name, id, *config, absl::Now());
+  const auto session = store_.Create(tenant.name, id, *config, Now());
   if (!session.ok()) return SessionError(id, session.status());
-  return Answer<v1::CreateSessionResponse>(id, **session);
+  return Answer<v1::CreateSessionResponse>(id, **session, clock());
 }
 
 absl::StatusOr<v1::GetSessionResponse> SessionService::Get(
     const v1::GetSessionRequest& request, const Tenant& tenant) {
   const auto session =
-      store_.Use(tenant.name, request.id(), absl::Now(), request.incarnation());
+      store_.Use(tenant.name, request.id(), Now(), request.incarnation());
   if (!session.ok()) return SessionError(request.id(), session.status());
-  return Answer<v1::GetSessionResponse>(request.id(), **session);
+  return Answer<v1::GetSessionResponse>(request.id(), **session, clock());
 }
 
 absl::StatusOr<v1::ListSessionsResponse> SessionService::List(
@@ -215,8 +216,7 @@ absl::StatusOr<v1::ListSessionsResponse> SessionService::List(
   }
   const size_t most = request.page_size() == 0 ? kMaxPage : request.page_size();
   // One more tells whether there is another page.
-  auto found =
-      store_.List(tenant.name, request.page_token(), most + 1, absl::Now());
+  auto found = store_.List(tenant.name, request.page_token(), most + 1, Now());
   v1::ListSessionsResponse response;
   int64_t layers = 0;
   for (size_t i = 0; i < found.size(); ++i) {
@@ -226,7 +226,7 @@ absl::StatusOr<v1::ListSessionsResponse> SessionService::List(
       response.set_next_page_token(found[i - 1].first);
       break;
     }
-    absl::StatusOr<v1::Session> described = Describe(id, *session);
+    absl::StatusOr<v1::Session> described = Describe(id, *session, clock());
     // Not one that has ended meanwhile.
     if (described.ok()) *response.add_sessions() = *std::move(described);
   }
@@ -253,14 +253,14 @@ absl::StatusOr<v1::ForkSessionsResponse> SessionService::Fork(
     if (!random.ok()) return random.status();
     forks.back().target = *std::move(random);
   }
-  const auto made = store_.Fork(tenant.name, forks, absl::Now());
+  const auto made = store_.Fork(tenant.name, forks, Now());
   if (!made.ok()) {
     return SessionError(MissingSession(made.status()), made.status());
   }
   v1::ForkSessionsResponse response;
   for (size_t i = 0; i < forks.size(); ++i) {
     absl::StatusOr<v1::Session> described =
-        Describe(forks[i].target, *(*made)[i]);
+        Describe(forks[i].target, *(*made)[i], clock());
     if (!described.ok()) return described.status();
     *response.add_sessions() = *std::move(described);
   }
@@ -270,13 +270,13 @@ absl::StatusOr<v1::ForkSessionsResponse> SessionService::Fork(
 absl::StatusOr<v1::TruncateSessionResponse> SessionService::Truncate(
     const v1::TruncateSessionRequest& request, const Tenant& tenant) {
   const auto session =
-      store_.Use(tenant.name, request.id(), absl::Now(), request.incarnation());
+      store_.Use(tenant.name, request.id(), Now(), request.incarnation());
   if (!session.ok()) return SessionError(request.id(), session.status());
   if (absl::Status status = (*session)->Truncate(request.length());
       !status.ok()) {
     return SessionError(request.id(), status);
   }
-  return Answer<v1::TruncateSessionResponse>(request.id(), **session);
+  return Answer<v1::TruncateSessionResponse>(request.id(), **session, clock());
 }
 
 }  // namespace attention::server

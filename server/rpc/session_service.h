@@ -37,6 +37,8 @@ class SessionService {
   absl::StatusOr<v1::TruncateSessionResponse> Truncate(
       const v1::TruncateSessionRequest& request, const Tenant& tenant);
 
+  const LeaseClock& clock() const { return *environment_.options.lease_clock; }
+  LeaseTime Now() const { return clock().Now(); }
   absl::StatusOr<SessionConfig> ConfigOf(const v1::SessionConfig& config) const;
 
   const ComputeEnvironment environment_;

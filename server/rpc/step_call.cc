@@ -189,7 +189,7 @@ class StepCall final : public AdmittedCall {
     if (!status.ok()) return status;
     for (wire::StepFields& item : *fields) items_.emplace_back(std::move(item));
     RefuseConflicts();
-    const absl::Time now = absl::Now();
+    const LeaseTime now = env_.options.lease_clock->Now();
     for (StepItem& item : items_) {
       if (!item.status().ok()) continue;
       const auto session =

@@ -7,15 +7,19 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "attention/details/v1/details.pb.h"
 #include "attention/v1/attention.grpc.pb.h"
 #include "attention/v1/session.grpc.pb.h"
 #include "kernel/scaled.h"
+#include "sessions/lease_clock.h"
 #include "sessions/page.h"
 #include "tests/support/messages.h"
 #include "tests/support/session_fixture.h"
@@ -538,6 +542,83 @@ TEST_F(SessionServiceTest, ALayerWithAWindowIsTruncatedAsFarAsItSays) {
                   .first_tokens(),
               ElementsAre(0));
   ExpectOk();
+}
+
+// Stands still unless it is moved.
+class TestClock final : public LeaseClock {
+ public:
+  LeaseTime Now() const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return now_;
+  }
+  absl::Time WallTime() const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return wall_;
+  }
+  void Pass(absl::Duration time) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    now_ += time;
+    wall_ += time;
+  }
+  void JumpTo(absl::Time wall) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    wall_ = wall;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  LeaseTime now_{absl::Seconds(1000)};
+  absl::Time wall_ = absl::FromUnixSeconds(2000000);
+};
+
+class SessionLeaseTest : public SessionFixture {
+ protected:
+  SessionLeaseTest() : SessionLeaseTest(std::make_shared<TestClock>()) {}
+  explicit SessionLeaseTest(const std::shared_ptr<TestClock>& clock)
+      : SessionFixture(WithClock(clock)), clock_(clock) {}
+
+  static server::Options WithClock(std::shared_ptr<const LeaseClock> clock) {
+    server::Options options = TestServer::DefaultOptions();
+    options.lease_clock = std::move(clock);
+    return options;
+  }
+  static int64_t ExpiryOf(const v1::Session& session) {
+    return session.expire_time().seconds();
+  }
+  int64_t sessions() { return server_.server().sessions().totals().sessions; }
+
+  const std::shared_ptr<TestClock> clock_;
+};
+
+TEST_F(SessionLeaseTest, AJumpOfWallTimeEndsNoSession) {
+  EXPECT_EQ(ExpiryOf(Create("a")), 2000060);
+  Append(AppendRequest("a", 3));
+  for (const int64_t wall : {9000000, 1000}) {
+    clock_->JumpTo(absl::FromUnixSeconds(wall));
+    // So much of the lease is over that an eviction is due.
+    clock_->Pass(absl::Seconds(50));
+    v1::ListSessionsRequest list;
+    const auto listed = Call(&v1::SessionService::Stub::ListSessions, list);
+    ASSERT_EQ(listed.sessions_size(), 1);
+    EXPECT_EQ(ExpiryOf(listed.sessions(0)), wall + 60);
+    EXPECT_EQ(ExpiryOf(Get("a")), wall + 110);
+    ExpectAttends(AttendRequest("a", 1));
+  }
+}
+
+TEST_F(SessionLeaseTest, WhatNothingUsesIsEvicted) {
+  Create("a");
+  Create("b");
+  clock_->Pass(absl::Seconds(59));
+  Get("b");
+  clock_->Pass(absl::Seconds(2));
+  Get("a");
+  ExpectError(grpc::StatusCode::NOT_FOUND, "SESSION_UNKNOWN");
+  EXPECT_TRUE(WaitUntil([&] { return sessions() == 1; }));
+  // Wall time that is set back puts nothing off.
+  clock_->JumpTo(absl::FromUnixSeconds(0));
+  clock_->Pass(absl::Seconds(60));
+  EXPECT_TRUE(WaitUntil([&] { return sessions() == 0; }));
 }
 
 TEST(SessionLimitsTest, AreThoseOfTheOptions) {

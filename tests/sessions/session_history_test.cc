@@ -35,7 +35,7 @@ struct Layer {
 
 struct Model {
   std::vector<Layer> layers;
-  absl::Time expires;
+  LeaseTime expires;
 };
 
 // A reader, and what it must go on seeing.
@@ -326,7 +326,7 @@ class History {
   std::mt19937 random_;
   SessionConfig config_;
   std::unique_ptr<SessionStore> store_;
-  absl::Time now_ = absl::FromUnixSeconds(1000);
+  LeaseTime now_{absl::Seconds(1000)};
   int64_t requests_ = 0;
   std::map<std::string, Model> models_;
   std::vector<Held> held_;

@@ -20,7 +20,7 @@
 namespace attention {
 namespace {
 
-const absl::Time kNow = absl::FromUnixSeconds(1000);
+const LeaseTime kNow(absl::Seconds(1000));
 
 class SessionStoreTest : public testing::Test {
  protected:
@@ -28,7 +28,7 @@ class SessionStoreTest : public testing::Test {
     return Tokens::Random(config_.format, count, random_);
   }
   std::vector<std::string> Ids(absl::string_view owner, absl::string_view after,
-                               size_t most, absl::Time now = kNow) {
+                               size_t most, LeaseTime now = kNow) {
     std::vector<std::string> ids;
     for (const auto& [id, session] : store_.List(owner, after, most, now)) {
       ids.push_back(id);
@@ -114,7 +114,7 @@ TEST_F(SessionStoreTest, ListsInPages) {
 TEST_F(SessionStoreTest, OnlyWhatHasExpiredIsEvicted) {
   ASSERT_TRUE(store_.Create("me", "a", config_, kNow).ok());
   ASSERT_TRUE(store_.Create("me", "b", config_, kNow).ok());
-  const absl::Time later = kNow + config_.lease - absl::Seconds(1);
+  const LeaseTime later = kNow + config_.lease - absl::Seconds(1);
   ASSERT_TRUE(store_.Use("me", "b", later).ok());
   EXPECT_EQ(store_.EvictExpired(kNow + config_.lease), 1);
   EXPECT_EQ(Ids("me", "", 10, later), (std::vector<std::string>{"b"}));
@@ -127,7 +127,7 @@ TEST_F(SessionStoreTest, ALeaseThatIsOverIsNotRenewed) {
   const auto session = store_.Create("me", "a", config_, kNow);
   ASSERT_TRUE(session.ok());
   ASSERT_EQ(AppendTokens(**session, 0, Some(5)), absl::OkStatus());
-  const absl::Time later = kNow + config_.lease;
+  const LeaseTime later = kNow + config_.lease;
   EXPECT_TRUE(absl::IsNotFound(store_.Use("me", "a", later).status()));
   EXPECT_TRUE(absl::IsNotFound(store_.Find("me", "a", later).status()));
   const auto next = store_.Create("me", "a", config_, later);
@@ -162,7 +162,7 @@ TEST_F(SessionStoreTest, ForksAllOrNone) {
 
 TEST_F(SessionStoreTest, ForksTakeThePlaceOfWhatHasExpired) {
   ASSERT_TRUE(store_.Create("me", "old", config_, kNow).ok());
-  const absl::Time later = kNow + config_.lease;
+  const LeaseTime later = kNow + config_.lease;
   ASSERT_TRUE(store_.Create("me", "a", config_, later).ok());
   const SessionStore::ForkRequest forks[] = {{"a", "old"}};
   ASSERT_TRUE(store_.Fork("me", forks, later).ok());

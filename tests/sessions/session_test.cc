@@ -24,7 +24,7 @@
 namespace attention {
 namespace {
 
-const absl::Time kNow = absl::FromUnixSeconds(1000);
+const LeaseTime kNow(absl::Seconds(1000));
 constexpr int64_t kPlenty = int64_t{1} << 30;
 
 class SessionTest : public testing::Test {

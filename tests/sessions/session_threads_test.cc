@@ -24,7 +24,7 @@ namespace {
 constexpr char kOwner[] = "me";
 constexpr int kThreads = 4;
 constexpr int kSteps = 2000;
-const absl::Time kNow = absl::FromUnixSeconds(1000);
+const LeaseTime kNow(absl::Seconds(1000));
 
 class Threads {
  public:
