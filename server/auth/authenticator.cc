@@ -89,6 +89,7 @@ void Authenticator::SetTokens(TokenFile file) {
     table->tokens.push_back({token.hash, tenants[token.tenant]});
   }
   table_ = std::move(table);
+  version_.fetch_add(1, std::memory_order_release);
 }
 
 std::shared_ptr<const Authenticator::Table> Authenticator::table() const {

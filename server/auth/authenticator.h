@@ -2,6 +2,8 @@
 #ifndef ATTENTION_SERVER_AUTH_AUTHENTICATOR_H_
 #define ATTENTION_SERVER_AUTH_AUTHENTICATOR_H_
 
+#include <atomic>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,7 +31,8 @@ class Authenticator {
   Authenticator& operator=(const Authenticator&) = delete;
 
   // From here on these are good, and no others. A tenant whose name was there
-  // before stays the same; calls that run keep the settings they came with.
+  // before stays the same; calls that run keep the settings they came with, and
+  // streams look at their token again with each message.
   void SetTokens(TokenFile file);
 
   // Whose call it is, by its header "authorization: Bearer TOKEN"; no other
@@ -40,6 +43,10 @@ class Authenticator {
   absl::StatusOr<TenantPtr> Check(const Metadata& metadata) const;
   // The same for health: also OK without a token if that is open.
   absl::Status CheckHealth(const Metadata& metadata) const;
+
+  // Grows with each SetTokens(): as long as it is the same, so is what Check()
+  // says. To be asked for before Check().
+  int64_t version() const { return version_.load(std::memory_order_acquire); }
 
   // Those with tokens now, by name; none if everybody may call.
   std::vector<TenantPtr> tenants() const;
@@ -61,6 +68,7 @@ class Authenticator {
   mutable std::mutex mutex_;
   std::shared_ptr<const Table> table_;  // guarded by mutex_; null: no tokens
   int last_id_ = 0;                     // guarded by mutex_
+  std::atomic<int64_t> version_{0};     // of table_: grows after it
 };
 
 // PermissionDenied, with a reason, if the tenant may not.

@@ -43,6 +43,7 @@ void AdmittedCall::Start() {
     if (!status.ok()) return (void)End(status);
     Hold();  // Until Admitted() or Refused().
     try {
+      tokens_version_ = env_.authenticator.version();
       auto tenant = env_.authenticator.Check(context_->client_metadata());
       if (!tenant.ok()) return Refused(tenant.status());
       record_.tenant = *std::move(tenant);
@@ -59,6 +60,22 @@ void AdmittedCall::Start() {
     }
   });
   HandOver();
+}
+
+absl::Status AdmittedCall::CheckTokenAgain() {
+  const int64_t version = env_.authenticator.version();
+  if (version == tokens_version_) return absl::OkStatus();
+  const auto tenant = env_.authenticator.Check(context_->client_metadata());
+  if (!tenant.ok()) return tenant.status();
+  if ((*tenant)->name != record_.tenant->name) {
+    return WithReason(Reason::kTokenUnknown,
+                      absl::UnauthenticatedError(
+                          "authorization: the token is another tenant's since "
+                          "the stream began, wanted a new stream"));
+  }
+  absl::Status allowed = MayCompute(**tenant);
+  if (allowed.ok()) tokens_version_ = version;
+  return allowed;
 }
 
 void AdmittedCall::Admitted(Admission::Ticket ticket) {

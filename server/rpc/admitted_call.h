@@ -79,6 +79,11 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   void OnCancel() final;
   void OnDone() final;
 
+  // Whether the caller's token is still good, and of the same tenant: for the
+  // later messages of a stream. Costs next to nothing unless the tokens were
+  // read again. Throws std::bad_alloc.
+  absl::Status CheckTokenAgain();
+
   // A message of no more bytes is decoded and copied on gRPC's thread, in some
   // microseconds: handing it over would cost more.
   static constexpr int64_t kInlineBytes = int64_t{64} << 10;
@@ -182,6 +187,9 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   // Of these gRPC and the jobs: Admission may end the call while there are any.
   std::atomic<int> users_{1};
   std::atomic<int> handovers_{0};
+  // Authenticator::version() when the token was looked at last. Of who has the
+  // turn.
+  int64_t tokens_version_ = 0;
   bool admitted_ = false;              // guarded by mutex_
   bool done_ = false;                  // guarded by mutex_
   std::atomic<bool> given_up_{false};  // cancelled before its deadline

@@ -141,6 +141,7 @@ class StepCall final : public AdmittedCall {
       record_.request_bytes = bytes;
       message_bytes_ = 0;  // traffic_ is told here.
     }
+    if (absl::Status status = CheckTokenAgain(); !status.ok()) return status;
     decode_stage_ = 0;
     traffic_.Next(bytes, std::exchange(answer_bytes_, 0),
                   env_.options.max_request_bytes);

@@ -472,7 +472,8 @@ TEST_F(SessionTest, AStreamThatEndedBetweenMessagesIsBegunAnew) {
   for (const auto& [code, reason] :
        {std::pair(grpc::StatusCode::UNAVAILABLE, "DRAINING"),
         std::pair(grpc::StatusCode::RESOURCE_EXHAUSTED, "MEMORY_BUSY"),
-        std::pair(grpc::StatusCode::DEADLINE_EXCEEDED, "IDLE_TOO_LONG")}) {
+        std::pair(grpc::StatusCode::DEADLINE_EXCEEDED, "IDLE_TOO_LONG"),
+        std::pair(grpc::StatusCode::UNAUTHENTICATED, "TOKEN_UNKNOWN")}) {
     relay_.EndStreams(WithReason(code, reason));
     for (int i = 0; i < 3; ++i) {
       const Tensor key = Keys(1), value = Values(1), query = Query();
@@ -483,17 +484,17 @@ TEST_F(SessionTest, AStreamThatEndedBetweenMessagesIsBegunAnew) {
       EXPECT_EQ(relay_.streams, ++streams);
     }
   }
-  EXPECT_EQ(relay_.steps, 9);
+  EXPECT_EQ(relay_.steps, 12);
 }
 
 TEST_F(SessionTest, AnotherEndOfAStreamIsTold) {
   ClientSession session = Create();
   const Tensor key = Keys(1), value = Values(1), query = Query();
   relay_.EndStreams(
-      WithReason(grpc::StatusCode::UNAUTHENTICATED, "TOKEN_UNKNOWN"));
+      WithReason(grpc::StatusCode::PERMISSION_DENIED, "TENANT_NOT_ALLOWED"));
   ASSERT_TRUE(session.Step(0, key, value, query).ok());
   const auto result = session.Step(0, key, value, query);
-  EXPECT_EQ(ErrorReason(result.status()), "TOKEN_UNKNOWN");
+  EXPECT_EQ(ErrorReason(result.status()), "TENANT_NOT_ALLOWED");
   EXPECT_EQ(relay_.steps, 1);
 }
 

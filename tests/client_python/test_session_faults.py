@@ -120,8 +120,9 @@ ENDS = pytest.mark.parametrize(
         aborts(grpc.StatusCode.UNAVAILABLE, "DRAINING"),
         aborts(grpc.StatusCode.RESOURCE_EXHAUSTED, "MEMORY_BUSY"),
         aborts(grpc.StatusCode.DEADLINE_EXCEEDED, "IDLE_TOO_LONG"),
+        aborts(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_UNKNOWN"),
     ],
-    ids=["well", "drain", "memory", "idle"],
+    ids=["well", "drain", "memory", "idle", "token"],
 )
 
 

@@ -11,7 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "attention/v1/attention.grpc.pb.h"
 #include "attention/v1/session.grpc.pb.h"
+#include "grpcpp/client_context.h"
 #include "grpcpp/generic/generic_stub.h"
+#include "grpcpp/support/sync_stream.h"
 #include "server/auth/token_file.h"
 #include "tests/support/certificates.h"
 #include "tests/support/messages.h"
@@ -163,6 +165,68 @@ TEST_F(TokensTest, AreReadAgain) {
   folder_.Write("tokens", Line("t-b", "b"));
   EXPECT_TRUE(WaitUntil([&] { return Compute("t-b").ok(); }));
   EXPECT_EQ(Compute("t-a").error_code(), grpc::StatusCode::UNAUTHENTICATED);
+}
+
+// A stream that stays open, of a session "s".
+class StepStreamOf {
+ public:
+  StepStreamOf(v1::SessionService::Stub& stub, const std::string& token) {
+    context_.AddMetadata("authorization", "Bearer " + token);
+    stream_ = stub.Step(&context_);
+  }
+  ~StepStreamOf() { context_.TryCancel(); }
+
+  // Whether an attend to the session is answered, well or not.
+  bool IsAnswered() {
+    v1::StepRequest request;
+    v1::StepItem& item = *request.add_items();
+    item.set_id("s");
+    *item.mutable_query() = RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 1, 64}, 1);
+    v1::StepResponse response;
+    return stream_->Write(request) && stream_->Read(&response);
+  }
+  grpc::Status End() { return stream_->Finish(); }
+
+ private:
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::StepRequest, v1::StepResponse>>
+      stream_;
+};
+
+// The streams of steps stay open for hours.
+TEST_F(TokensTest, OpenStreamsAreLookedAtAgain) {
+  Start(Line("t-a", "a") + Line("t-b", "b") + Line("t-c", "c") +
+        Line("t-d", "d") + Line("t-old", "e"));
+  const auto stub =
+      v1::SessionService::NewStub(server_->Channel(Transport::kLoopback));
+  StepStreamOf gone(*stub, "t-a"), stays(*stub, "t-b"), moved(*stub, "t-c"),
+      probes(*stub, "t-d");
+  for (StepStreamOf* stream : {&gone, &stays, &moved, &probes}) {
+    EXPECT_TRUE(stream->IsAnswered());
+    EXPECT_TRUE(stream->IsAnswered());
+  }
+  // The same tenant with other numbers; another tenant; one that may not.
+  folder_.Write("tokens", Line("t-b", "b 2 64MiB") + Line("t-c", "a") +
+                              Line("t-d", "d 0") + Line("t-new", "e"));
+  ASSERT_TRUE(WaitUntil([&] { return Compute("t-new").ok(); }));
+  EXPECT_TRUE(stays.IsAnswered());
+  EXPECT_TRUE(stays.IsAnswered());
+  ASSERT_FALSE(gone.IsAnswered());
+  grpc::Status status = gone.End();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(status.error_message(),
+            "authorization: the token is not known here");
+  EXPECT_EQ(DetailsOf(status).reason, "TOKEN_UNKNOWN");
+  ASSERT_FALSE(moved.IsAnswered());
+  status = moved.End();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_THAT(status.error_message(), HasSubstr("another tenant's since"));
+  ASSERT_FALSE(probes.IsAnswered());
+  status = probes.End();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(DetailsOf(status).reason, "TENANT_NOT_ALLOWED");
+  EXPECT_TRUE(
+      WaitUntil([&] { return server_->server().running_calls() == 1; }));
 }
 
 TEST_F(TokensTest, ABadFileIsAnErrorAtTheStart) {

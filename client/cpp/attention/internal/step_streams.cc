@@ -38,8 +38,10 @@ bool MayTryAgain(const grpc::Status& grpc_status, bool reused) {
   const std::string reason = ErrorReason(status);
   // The connection was lost, or could not be made.
   if (absl::IsUnavailable(status) && reason.empty()) return true;
-  return reused && (reason == "DRAINING" || reason == "IDLE_TOO_LONG" ||
-                    reason == "MEMORY_BUSY");
+  // A stream keeps the token that it began with, which may be good no more; a
+  // new one has the token of now.
+  return reused && (absl::IsUnauthenticated(status) || reason == "DRAINING" ||
+                    reason == "IDLE_TOO_LONG" || reason == "MEMORY_BUSY");
 }
 
 }  // namespace

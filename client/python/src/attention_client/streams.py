@@ -168,11 +168,11 @@ def ended(target: str) -> errors.AttentionError:
 
 def _ended_between(error: errors.AttentionError) -> bool:
     """Whether a stream may have failed for what happened while it was idle: the
-    server drains, heard nothing for long or is short of memory."""
-    return isinstance(error, errors.Unavailable) or error.reason in (
-        "IDLE_TOO_LONG",
-        "MEMORY_BUSY",
-    )
+    server drains, heard nothing for long, is short of memory or knows its token
+    no more, in whose place a new stream may have another."""
+    return isinstance(
+        error, (errors.Unavailable, errors.Unauthenticated)
+    ) or error.reason in ("IDLE_TOO_LONG", "MEMORY_BUSY")
 
 
 def _left(end: float) -> float:
