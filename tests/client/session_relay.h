@@ -66,6 +66,8 @@ class SessionRelay final : public v1::SessionService::Service {
   // So many next answers, of AppendKeyValues and Step, are lost: the server has
   // done what was asked, and the client hears of a broken connection.
   std::atomic<int> lose_answers{0};
+  // The answers to so many appends before those come.
+  std::atomic<int> answers_before_loss{0};
   // So many next appends are not handed on, but refused.
   std::atomic<int> refuse_appends{0};
   // Those before are handed on.
@@ -159,6 +161,7 @@ class SessionRelay final : public v1::SessionService::Service {
     const grpc::Status status =
         to_->AppendKeyValues(&context, *request, response);
     if (Take(say_under_way)) return UnderWay();
+    if (Take(answers_before_loss)) return status;
     return Take(lose_answers) ? Lost() : status;
   }
   grpc::Status ForkSessions(grpc::ServerContext*,

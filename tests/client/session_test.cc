@@ -609,6 +609,62 @@ TEST_F(SessionTest, LargeAppendsGoInPieces) {
             mirror.Wanted(client_, query));
 }
 
+TEST_F(SessionTest, ALargeAppendThatFailedHalfWayMayBeMadeAgain) {
+  v1::SessionConfig config = Config();
+  config.set_head_size(128);
+  config.clear_value_head_size();
+  ClientSession session = relayed_.CreateSession(config).value();
+  Mirror mirror;
+  const Tensor query = RandomTensor({kQueryHeads, 1, 128});
+  const auto large = [&] { return RandomTensor({kHeads, 10000, 128}); };
+  const auto expect_all = [&](int64_t length) {
+    EXPECT_EQ(session.length(), length);
+    EXPECT_EQ(BytesOf(session.Attend(0, query).value().output),
+              mirror.Wanted(client_, query));
+  };
+  Tensor key = large(), value = large();
+  // In three calls: a later one is refused, or its answer is lost, which the
+  // client asks for once more.
+  for (const bool refused : {true, false}) {
+    relay_.appends = 0;
+    if (refused) {
+      relay_.appends_before_refusal = 1;
+      relay_.refuse_appends = 1;
+    } else {
+      relay_.answers_before_loss = 1;
+      relay_.lose_answers = 2;
+    }
+    EXPECT_FALSE(session.Append(0, key, value).ok());
+    EXPECT_EQ(session.length() % 10000, 4096);
+    // Once more, and again.
+    relay_.appends_before_refusal = 1;
+    relay_.refuse_appends = 1;
+    EXPECT_FALSE(session.Append(0, key, value).ok());
+    EXPECT_EQ(session.length() % 10000, 8192);
+    const auto length = session.Append(0, key, value);
+    ASSERT_TRUE(length.ok()) << length.status();
+    mirror.Add(key, value);
+    expect_all(refused ? 10000 : 20000);
+    EXPECT_EQ(relay_.appends, refused ? 3 : 5);
+  }
+  // The same once more are new tokens; and what was given up is.
+  EXPECT_EQ(session.Append(0, key, value).value(), 30000);
+  mirror.Add(key, value);
+  relay_.appends_before_refusal = 1;
+  relay_.refuse_appends = 1;
+  EXPECT_FALSE(session.Append(0, key, value).ok());
+  ASSERT_TRUE(session.Truncate(30000).ok());
+  EXPECT_EQ(session.Append(0, key, value).value(), 40000);
+  mirror.Add(key, value);
+  expect_all(40000);
+  // Others go behind those that are there.
+  relay_.appends_before_refusal = 1;
+  relay_.refuse_appends = 1;
+  EXPECT_FALSE(session.Append(0, key, value).ok());
+  EXPECT_EQ(session.Append(0, large(), large()).value(), 54096);
+  EXPECT_EQ(session.Append(0, key, value).value(), 64096);
+}
+
 TEST_F(SessionTest, ForksTruncatesListsAndDeletes) {
   ClientSession session = client_.CreateSession(Config(), "a").value();
   Mirror mirror;

@@ -225,6 +225,62 @@ def test_an_append_waits_no_longer_than_it_may(server, steps, session):
     assert asyncio.run(main()) == 1
 
 
+def test_a_retry_beside_its_first_try_is_done_once(server, server_address):
+    """The first try computes for seconds at a real server, which nobody has told
+    yet that its client has left."""
+    key = np.ones((1, 60000, 2), np.float32)
+    query = np.ones((1, 100000, 2), np.float32)
+    codes = []
+    first = []
+    with grpc.insecure_channel(server_address) as channel:
+        create = channel.unary_unary(
+            "/attention.v1.SessionService/CreateSession",
+            session_pb.CreateSessionRequest.SerializeToString,
+            session_pb.CreateSessionResponse.FromString,
+        )
+        step = channel.stream_stream(
+            "/attention.v1.SessionService/Step",
+            session_pb.StepRequest.SerializeToString,
+            session_pb.StepResponse.FromString,
+        )
+
+        def relay(requests, context):
+            for request in requests:
+                handed_on = step(iter([request]))
+                if not first:
+                    first.append(handed_on)
+                    while context.is_active():
+                        time.sleep(0.01)
+                    return
+                answer = next(handed_on)
+                codes.append(answer.results[0].code)
+                if len(codes) == 2:
+                    first[0].cancel()
+                yield answer
+
+        server.answers["CreateSession"] = lambda request, context: create(
+            request
+        )
+        server.answers["Step"] = relay
+        with Client(server.address) as client, Client(server_address) as other:
+            session = client.create_session(kv_heads=1, head_size=2)
+            with pytest.raises(attention_client.DeadlineExceeded):
+                session.step(query, key, key, timeout=2)
+            # An append of no tokens is done until that one has begun.
+            probe = other.get_session(session.id)
+            none = np.ones((1, 0, 2), np.float32)
+            with pytest.raises(attention_client.Aborted):
+                while True:
+                    probe.append(none, none)
+            assert session.append(key, key, timeout=60) == 60000
+            unavailable = grpc.StatusCode.UNAVAILABLE.value[0]
+            assert set(codes[:-1]) == {unavailable}
+            assert len(codes) >= 3
+            assert codes[-1] == 0
+            probe.refresh()
+            assert probe.length == 60000
+
+
 def test_a_server_that_stays_away_is_told(steps, session, monkeypatch):
     monkeypatch.setattr(retries, "DELAYS", (0, 0))
     steps.faults = [aborts(grpc.StatusCode.UNAVAILABLE)] * 3
@@ -283,6 +339,113 @@ def test_an_append_that_ends_half_way_is_told(steps, session, monkeypatch):
     with pytest.raises(attention_client.Internal):
         session.append(five, five)
     assert session.lengths == (2,)
+
+
+class Appending(Stepping):
+    """Counts the tokens that are sent, each once."""
+
+    def __init__(self):
+        super().__init__()
+        self.done = {}
+        self.tokens = []
+
+    def result(self, item):
+        if item.request_id not in self.done:
+            rows = np.frombuffer(item.key.data, np.float32)[::2]
+            assert item.expected_length == len(self.tokens)
+            self.tokens += rows.tolist()
+            self.done[item.request_id] = len(self.tokens)
+        result = session_pb.StepResult(length=self.done[item.request_id])
+        if item.HasField("query"):
+            result.output.CopyFrom(item.query)
+        return result
+
+
+def numbered(*numbers):
+    return np.array([[(number, 0) for number in numbers]], np.float32)
+
+
+@pytest.mark.parametrize("with_query", [False, True])
+def test_a_large_append_that_failed_half_way_may_be_made_again(
+    server, steps, session, monkeypatch, with_query
+):
+    monkeypatch.setattr(attention_client.step_messages, "MAX_APPEND_BYTES", 32)
+    server.answers["Step"] = steps = Appending()
+    five = numbered(1, 2, 3, 4, 5)
+
+    def append(new):
+        if not with_query:
+            return session.append(new, new)
+        session.step(KEY, new, new)
+        return session.length
+
+    # Of three messages the second, and then the third, fails.
+    for fault in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED):
+        steps.requests.clear()
+        before = session.length
+        steps.faults = [None, aborts(fault)]
+        with pytest.raises(attention_client.AttentionError):
+            append(five)
+        assert session.length == before + 2
+        steps.faults = [None, aborts(fault)]
+        with pytest.raises(attention_client.AttentionError):
+            append(five.copy())
+        assert session.length == before + 4
+        assert append(five) == before + 5
+        assert len(steps.requests) == 5
+    assert steps.tokens == [1, 2, 3, 4, 5] * 2
+    # The same once more are new ones, and others go behind what is there.
+    assert append(five) == 15
+    steps.faults = [None, aborts(grpc.StatusCode.INTERNAL)]
+    with pytest.raises(attention_client.AttentionError):
+        append(five)
+    assert append(numbered(6, 7, 8, 9, 10)) == 22
+    assert steps.tokens[15:] == [1, 2, 6, 7, 8, 9, 10]
+
+
+def test_an_append_that_is_interrupted_may_be_made_again(
+    server, steps, monkeypatch
+):
+    monkeypatch.setattr(attention_client.step_messages, "MAX_APPEND_BYTES", 32)
+    server.answers["Step"] = steps = Appending()
+    five = numbered(1, 2, 3, 4, 5)
+    held, over = threading.Event(), threading.Event()
+
+    def hold(context):
+        held.set()
+        over.wait(30)
+
+    async def main():
+        async with aio.Client(server.address) as client:
+            session = await client.create_session("story")
+            steps.faults = [None, hold]
+            task = asyncio.ensure_future(session.append(five, five))
+            await asyncio.get_running_loop().run_in_executor(None, held.wait)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            over.set()
+            assert session.lengths == (2,)
+            return await session.append(five, five)
+
+    assert asyncio.run(main()) == 5
+    assert steps.tokens == [1, 2, 3, 4, 5]
+
+
+def test_an_append_without_an_answer_may_be_made_again(steps, session):
+    steps.faults = [aborts(grpc.StatusCode.DEADLINE_EXCEEDED)]
+    with pytest.raises(attention_client.DeadlineExceeded):
+        session.append(KEY, KEY)
+    assert session.append(KEY, KEY) == 1
+    first, second = (r.items[0].request_id for r in steps.requests)
+    assert first == second
+    # Once the lengths are told anew it would be another append.
+    steps.faults = [aborts(grpc.StatusCode.DEADLINE_EXCEEDED)]
+    with pytest.raises(attention_client.DeadlineExceeded):
+        session.append(KEY, KEY)
+    session.refresh()
+    session.append(KEY, KEY)
+    assert len({r.items[0].request_id for r in steps.requests}) == 3
 
 
 def test_an_item_s_details(steps, session):

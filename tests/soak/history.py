@@ -18,7 +18,6 @@ import ml_dtypes
 import numpy as np
 
 from attention_client import (
-    Aborted,
     AttentionError,
     Cancelled,
     Client,
@@ -154,29 +153,24 @@ class History:
         self.held.append(Held(session, layers, rollback))
 
     def settle(self, held):
-        """Finds out about appends that had no answer."""
+        """Makes appends that had no answer again: the server does them once."""
         for number, layer in enumerate(held.layers):
-            while layer.pending is not None:
-                key, value = layer.pending
-                old = layer.length
-                try:
-                    held.session.append(key, value, number, timeout=60)
-                except Aborted as error:
-                    if error.length == old:
-                        time.sleep(0.002)  # It is still under way.
-                        continue
-                    if error.length != old + key.shape[1]:
-                        raise WrongAnswerError(
-                            f"an append of {key.shape[1]} tokens to {old} left "
-                            f"{error.length}"
-                        ) from error
-                    held.session.refresh(timeout=60)
-                    self.counts["appends whose answer was lost"] += 1
-                except ResourceExhausted:
-                    layer.pending = None
-                    raise
-                layer.append(key, value, held.rollback)
+            if layer.pending is None:
+                continue
+            key, value = layer.pending
+            wanted = layer.length + key.shape[1]
+            try:
+                length = held.session.append(key, value, number, timeout=60)
+            except ResourceExhausted:
                 layer.pending = None
+                raise
+            if length != wanted:
+                raise WrongAnswerError(
+                    f"an append made again left {length} tokens, not {wanted}"
+                )
+            self.counts["appends made again"] += 1
+            layer.append(key, value, held.rollback)
+            layer.pending = None
 
     def options(self, layer, queries, length):
         """Of an attend, and of compute()."""

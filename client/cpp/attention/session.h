@@ -42,14 +42,15 @@
 // again. Where a call fails without an answer (DEADLINE_EXCEEDED, CANCELLED,
 // UNAVAILABLE), nobody knows whether its tokens were appended. To append the
 // same tokens to the same layer with the same ClientSession once more is safe:
-// they are appended once. Other tokens get ABORTED if the first ones are there.
-// Where the first try still runs at the server (APPEND_UNDER_WAY), the client
-// waits for it within the timeout, trying again from time to time, and returns
-// what it came to.
+// they are appended once, also where they are so many that they go in several
+// calls. Other tokens get ABORTED if the first ones are there.
+//
 // The client itself tries once more, at once, where a connection was lost
 // before the answer; and where a stream on which Step() and Attend() send has
-// ended between messages, as that of a server that drains. It tries nothing
-// else again.
+// ended between messages, as that of a server that drains. Where the first try
+// of an append still runs at the server (APPEND_UNDER_WAY), the client tries
+// again from time to time within the timeout, until it knows what that came to.
+// It tries nothing else again.
 //
 // Leases. While a ClientSession lives, the client renews the session's lease:
 // it asks for the session when nothing has used it for about a third of the
@@ -163,9 +164,11 @@ class ClientSession {
   // nothing where the session stores none. Returns the layer's length.
   //
   // More than 8 MiB are sent in several calls, one after another, each of which
-  // is done whole or not at all. If one fails, those before it stay: what they
-  // appended is counted by length(), the status says how many tokens that are,
-  // and the caller goes on with the rest or truncates.
+  // is done whole or not at all. If one fails, those before it stay: length()
+  // counts their tokens, and the status says how many they are. The caller may
+  // append the same tokens once more, all of them: what is there is not sent
+  // again. Or truncate; or append something else, which goes behind those that
+  // are there.
   absl::StatusOr<int64_t> Append(int64_t layer, const TensorSpan& key,
                                  const std::optional<TensorSpan>& value,
                                  const CallOptions& options = {});

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <functional>
 #include <mutex>
-#include <string_view>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -20,12 +19,14 @@
 #include "attention/internal/shard_mask.h"
 #include "attention/internal/shard_merge.h"
 #include "attention/internal/shard_status.h"
+#include "attention/internal/tensor_digest.h"
 #include "attention/internal/unary_call.h"
 #include "kernel/shard.h"
 
 namespace attention {
 namespace {
 
+using internal::DigestOf;
 using internal::LengthConflictOf;
 using internal::MaskColumns;
 using internal::OfShard;
@@ -137,17 +138,6 @@ absl::Status CheckTokens(absl::string_view field, const TensorSpan& tensor,
                                    " bytes, wanted those of the shape"));
   }
   return absl::OkStatus();
-}
-
-// What tells one append from another.
-size_t DigestOf(const TensorSpan& key, const TensorSpan* value) {
-  const auto digest = [](const TensorSpan& tensor) {
-    return std::hash<std::string_view>()(std::string_view(
-               reinterpret_cast<const char*>(tensor.bytes.data()),
-               tensor.bytes.size())) +
-           static_cast<size_t>(tensor.type);
-  };
-  return digest(key) * 31 + (value == nullptr ? 0 : digest(*value));
 }
 
 // Calls that have been started, and how each ended.

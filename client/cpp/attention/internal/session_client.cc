@@ -13,6 +13,7 @@
 #include "attention/internal/patience.h"
 #include "attention/internal/session_calls.h"
 #include "attention/internal/session_messages.h"
+#include "attention/internal/tensor_digest.h"
 #include "attention/internal/tensor_message.h"
 #include "attention/internal/unary_call.h"
 #include "attention/status.h"
@@ -276,8 +277,14 @@ absl::StatusOr<int64_t> SessionClient::Append(SessionState& session,
                        .value = value};
   const absl::Time begin = absl::Now();
   const auto ranges = RangesOf(key, value, kAppendBytes);
+  const int64_t tokens = ranges.back().end;
+  // The same tokens again go on where they ended.
+  const std::optional<UnfinishedAppend> before = claim->unfinished();
+  const bool again = before && before->tokens == tokens &&
+                     before->digest == DigestOf(key, value);
   absl::StatusOr<int64_t> length = 0;
   for (const TokenRange& range : ranges) {
+    if (again && range.end <= before->done) continue;
     const Clock::time_point begun = Clock::now();
     request.expected_length = claim->expected_length();
     request.request_id = claim->request_id();
@@ -287,16 +294,19 @@ absl::StatusOr<int64_t> SessionClient::Append(SessionState& session,
     session.CallEnded(length.status(), begun);
     if (!length.ok()) {
       if (range.begin == 0) return length;
+      claim->LeaveUnfinished({.digest = DigestOf(key, value),
+                              .tokens = tokens,
+                              .done = range.begin});
       return WithMessage(
           length.status(),
           absl::StrCat(length.status().message(), "; the first ", range.begin,
-                       " of ", ranges.back().end, " tokens were appended"));
+                       " of ", tokens, " tokens were appended"));
     }
     claim->Appended(*length);
     if (options.progress && ranges.size() > 1) {
       const auto total = static_cast<int64_t>(
           key.bytes.size() + (value == nullptr ? 0 : value->bytes.size()));
-      options.progress(total / ranges.back().end * range.end, total);
+      options.progress(total / tokens * range.end, total);
     }
   }
   return length;

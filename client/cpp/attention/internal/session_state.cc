@@ -109,6 +109,7 @@ void SessionState::SetLengths(const v1::Session& session) {
     if (layers_[i].appending) continue;
     layers_[i].length = session.lengths(static_cast<int>(i));
     ++layers_[i].appends;
+    layers_[i].unfinished.reset();
   }
 }
 
@@ -151,6 +152,19 @@ void LayerClaim::Appended(int64_t length) {
   const std::lock_guard<std::mutex> lock(state_.mutex_);
   layer_->length = length;
   ++layer_->appends;
+  layer_->unfinished.reset();
+}
+
+std::optional<UnfinishedAppend> LayerClaim::unfinished() const {
+  if (layer_ == nullptr) return std::nullopt;
+  const std::lock_guard<std::mutex> lock(state_.mutex_);
+  return layer_->unfinished;
+}
+
+void LayerClaim::LeaveUnfinished(const UnfinishedAppend& append) {
+  if (layer_ == nullptr) return;
+  const std::lock_guard<std::mutex> lock(state_.mutex_);
+  layer_->unfinished = append;
 }
 
 }  // namespace attention::internal

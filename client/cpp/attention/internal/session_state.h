@@ -3,6 +3,7 @@
 #define ATTENTION_INTERNAL_SESSION_STATE_H_
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -14,6 +15,14 @@
 #include "attention/v1/session.pb.h"
 
 namespace attention::internal {
+
+// An append in several calls, of which not all were done.
+struct UnfinishedAppend {
+  size_t digest = 0;
+  int64_t tokens = 0;
+  // The first so many of them are in the layer, at its end.
+  int64_t done = 0;
+};
 
 // Thread-safe.
 //
@@ -60,6 +69,7 @@ class SessionState {
     bool appending = false;
     // Request ids used up.
     int64_t appends = 0;
+    std::optional<UnfinishedAppend> unfinished;
   };
 
   Layer* Find(int64_t layer);
@@ -99,6 +109,10 @@ class LayerClaim {
   // The tokens are there, the layer has `length` with them. The next append
   // that the claim is used for has another request id.
   void Appended(int64_t length);
+
+  // What was left last, if nothing has been appended or truncated since.
+  std::optional<UnfinishedAppend> unfinished() const;
+  void LeaveUnfinished(const UnfinishedAppend& append);
 
  private:
   LayerClaim(SessionState& state, SessionState::Layer* layer, int64_t number)

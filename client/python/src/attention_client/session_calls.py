@@ -163,7 +163,14 @@ class SessionCalls:
     ) -> list[ItemOutcome]:
         gone = [item.session.gone() for item in items]
         living = [item for item, error in zip(items, gone) if error is None]
-        found = await self._results([item.message() for item in living], end)
+        try:
+            found = await self._results(
+                [item.message() for item in living], end
+            )
+        except BaseException:  # The caller was interrupted.
+            for item in living:
+                item.left()
+            raise
         ended = iter(
             [item.ended(result) for item, result in zip(living, found)]
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import itertools
+import hashlib
 import secrets
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -125,6 +125,25 @@ class Fork:
     source_incarnation: int = 0
 
 
+@dataclass
+class _Layer:
+    """What a session's object knows of one layer."""
+
+    length: int
+    # Request ids used up: an append whose outcome is not known keeps its own,
+    # so that it is done once when it is made again.
+    appends: int = 0
+    # Of an append in several pieces that failed: its digest, and how many of
+    # them are there.
+    unfinished: tuple[bytes, int] | None = None
+
+    def told(self, length: int) -> None:
+        """The server has said how long it is."""
+        self.length = length
+        self.appends += 1
+        self.unfinished = None
+
+
 class Calls(Protocol):
     """What a session needs of its client."""
 
@@ -161,11 +180,10 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         sessions."""
         self._calls = calls
         self._config = info.config
-        self._lengths = list(info.lengths)
+        self._layers = [_Layer(length) for length in info.lengths]
         self._lease = Lease(info.id, info.config.lease, info.incarnation)
-        # Of appends: each is done once, however often it is sent.
-        prefix = secrets.token_hex(8)
-        self._request_ids = (f"{prefix}-{i}" for i in itertools.count())
+        # What request ids begin with: no other object has the same.
+        self._nonce = secrets.token_hex(8)
         calls.watch(self._lease)
 
     @property
@@ -187,12 +205,12 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
     def lengths(self) -> tuple[int, ...]:
         """Tokens of each layer, by what this object knows: what it has appended
         and truncated itself, and what refresh() was told."""
-        return tuple(self._lengths)
+        return tuple(layer.length for layer in self._layers)
 
     @property
     def length(self) -> int:
         """The least of lengths: tokens that every layer has."""
-        return min(self._lengths)
+        return min(self.lengths)
 
     def gone(self) -> errors.AttentionError | None:
         """What its calls raise once the server has said that there is no such
@@ -218,6 +236,11 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         More than 4 MiB are sent in several messages. Where a later one fails,
         the layer has the tokens of those before: `lengths` tells how many.
 
+        Where it failed half-way, or for want of an answer (DeadlineExceeded,
+        Cancelled, Unavailable), the same arrays may be appended again, to the
+        same layer with the same object: they are there once, and what is known
+        to be there is not sent again.
+
         Args:
             key, value: (Hkv, n, D) and (Hkv, n, Dv), of any float type; rounded
                 to the session's. No value with value_is_key_prefix.
@@ -225,10 +248,9 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
             timeout: seconds; None is the client's.
 
         Raises:
-            Aborted: somebody else has changed the layer, or an append that
-                failed for want of an answer (DeadlineExceeded, Cancelled,
-                Unavailable) was done after all. Its `length` is the layer's.
-                Nothing was added.
+            Aborted: somebody else has changed the layer, or an append of other
+                tokens, which failed for want of an answer, was done after all.
+                Its `length` is the layer's. Nothing was added.
             NotFound: the session's lease was over, or it was deleted.
             ResourceExhausted: the server holds as many bytes of sessions as it
                 may.
@@ -434,8 +456,14 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         return self._calls.run(one())
 
     def _known(self, info: SessionInfo) -> None:
-        self._lengths = list(info.lengths)
+        for layer, length in zip(self._layers, info.lengths):
+            layer.told(length)
         self._lease.used()
+
+    def _layer(self, number: int) -> _Layer | None:
+        """None: there is no such layer, as the server will say."""
+        known = 0 <= number < len(self._layers)
+        return self._layers[number] if known else None
 
 
 class Session(SessionBase[AttentionResult, int, None, "Session"]):
@@ -564,6 +592,9 @@ class Item:
     layer: int
     new: NewTokens | None
     queries: Queries | None
+    # Of what it is a piece, and its number.
+    whole: NewTokens | None = None
+    number: int = 0
 
     def parts(self) -> list[Item]:
         """It as items that can each be sent in one message, to be done one
@@ -573,26 +604,53 @@ class Item:
         if self.queries is not None and self.session.config.window(self.layer):
             # The queries may see what a part before the last would release.
             return [self]
-        *before, last = self.new.split()
+        pieces = self.new.split()
+        if len(pieces) == 1:
+            return [self]
+        last = len(pieces) - 1
+        done = self._done()
         return [
-            *(Item(self.session, self.layer, new, None) for new in before),
-            Item(self.session, self.layer, last, self.queries),
+            Item(
+                self.session,
+                self.layer,
+                piece,
+                self.queries if number == last else None,
+                self.new,
+                number,
+            )
+            for number, piece in enumerate(pieces)
+            if number >= done
         ]
+
+    def _done(self) -> int:
+        """How many pieces an earlier try has left in the layer."""
+        layer = self.session._layer(self.layer)
+        if layer is None or layer.unfinished is None:
+            return 0
+        digest, pieces = layer.unfinished
+        return pieces if digest == _digest_of(self.new) else 0
 
     def message(self) -> Any:
         session = self.session
         place = step_messages.Place(session.id, session.incarnation, self.layer)
         if self.new is None:
             return step_messages.item(place, None, self.queries, None, "")
-        known = session._lengths
-        length = known[self.layer] if 0 <= self.layer < len(known) else None
+        layer = session._layer(self.layer)
+        if layer is None:
+            return step_messages.item(place, self.new, self.queries, None, "")
         return step_messages.item(
             place,
             self.new,
             self.queries,
-            length,
-            next(session._request_ids),
+            layer.length,
+            f"{session._nonce}-{self.layer}-{layer.appends}",
         )
+
+    def left(self) -> None:
+        """It has no answer, or failed: the pieces before it are there."""
+        layer = self.session._layer(self.layer)
+        if layer is not None and self.number > 0:
+            layer.unfinished = (_digest_of(self.whole), self.number)
 
     def ended(
         self, result: step_messages.ItemResult | errors.AttentionError
@@ -602,11 +660,22 @@ class Item:
         if isinstance(result, errors.AttentionError):
             if result.reason == UNKNOWN:
                 session._lease.lost()
+            self.left()
             return result
         session._lease.used()
-        if self.new is not None:
-            session._lengths[self.layer] = result.length
+        layer = session._layer(self.layer)
+        if self.new is not None and layer is not None:
+            layer.told(result.length)
         return result.length if result.attended is None else result.attended
+
+
+def _digest_of(new: NewTokens | None) -> bytes:
+    """Tells the tokens of one append from those of another."""
+    digest = hashlib.blake2b(digest_size=16)
+    for data_type, array in (part for part in new or () if part is not None):
+        digest.update(f"{data_type} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
 
 
 def config_message(
