@@ -108,6 +108,11 @@ class SessionRelay final : public v1::SessionService::Service {
     const std::lock_guard<std::mutex> lock(mutex_);
     change_created_ = std::move(change);
   }
+  // Called before each unary call but appends is handed on.
+  void BeforeCalls(std::function<void(const grpc::ServerContext&)> before) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    before_calls_ = std::move(before);
+  }
   // The lease of sessions that are created, as the client is told.
   void TellLease(std::chrono::milliseconds lease) {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -124,9 +129,10 @@ class SessionRelay final : public v1::SessionService::Service {
     return gets_of_[id];
   }
 
-  grpc::Status CreateSession(grpc::ServerContext*,
+  grpc::Status CreateSession(grpc::ServerContext* call,
                              const v1::CreateSessionRequest* request,
                              v1::CreateSessionResponse* response) override {
+    Before(*call);
     grpc::ClientContext context;
     const grpc::Status status =
         to_->CreateSession(&context, *request, response);
@@ -139,9 +145,10 @@ class SessionRelay final : public v1::SessionService::Service {
     }
     return status;
   }
-  grpc::Status GetSession(grpc::ServerContext*,
+  grpc::Status GetSession(grpc::ServerContext* call,
                           const v1::GetSessionRequest* request,
                           v1::GetSessionResponse* response) override {
+    Before(*call);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       ++gets_of_[request->id()];
@@ -164,27 +171,32 @@ class SessionRelay final : public v1::SessionService::Service {
     if (Take(answers_before_loss)) return status;
     return Take(lose_answers) ? Lost() : status;
   }
-  grpc::Status ForkSessions(grpc::ServerContext*,
+  grpc::Status ForkSessions(grpc::ServerContext* call,
                             const v1::ForkSessionsRequest* request,
                             v1::ForkSessionsResponse* response) override {
+    Before(*call);
     grpc::ClientContext context;
     return to_->ForkSessions(&context, *request, response);
   }
-  grpc::Status DeleteSession(grpc::ServerContext*,
+  grpc::Status DeleteSession(grpc::ServerContext* call,
                              const v1::DeleteSessionRequest* request,
                              v1::DeleteSessionResponse* response) override {
+    Before(*call);
     grpc::ClientContext context;
     return to_->DeleteSession(&context, *request, response);
   }
-  grpc::Status TruncateSession(grpc::ServerContext*,
+  grpc::Status TruncateSession(grpc::ServerContext* call,
                                const v1::TruncateSessionRequest* request,
                                v1::TruncateSessionResponse* response) override {
+    Before(*call);
     if (Take(refuse_truncations)) return Lost();
     grpc::ClientContext context;
     return to_->TruncateSession(&context, *request, response);
   }
-  grpc::Status Attend(grpc::ServerContext*, const v1::AttendRequest* request,
+  grpc::Status Attend(grpc::ServerContext* call,
+                      const v1::AttendRequest* request,
                       v1::AttendResponse* response) override {
+    Before(*call);
     grpc::ClientContext context;
     const grpc::Status status = to_->Attend(&context, *request, response);
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -249,6 +261,14 @@ class SessionRelay final : public v1::SessionService::Service {
   static grpc::Status UnderWay() {
     return WithReason(grpc::StatusCode::UNAVAILABLE, "APPEND_UNDER_WAY");
   }
+  void Before(const grpc::ServerContext& call) {
+    std::function<void(const grpc::ServerContext&)> before;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      before = before_calls_;
+    }
+    if (before) before(call);
+  }
   std::function<void()> OnAnswer() {
     const std::lock_guard<std::mutex> lock(mutex_);
     return after_answers_;
@@ -268,6 +288,7 @@ class SessionRelay final : public v1::SessionService::Service {
   grpc::Status end_streams_;
   grpc::Status gets_;
   std::function<void()> after_answers_;
+  std::function<void(const grpc::ServerContext&)> before_calls_;
   std::function<void(v1::AttendResponse&)> change_attends_;
   std::function<void(v1::Session&)> change_created_;
   std::chrono::milliseconds lease_{0};

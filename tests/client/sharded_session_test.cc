@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -14,10 +16,12 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "attention/client.h"
 #include "attention/status.h"
 #include "tests/client/session_relay.h"
@@ -424,6 +428,76 @@ TEST_F(ShardedFaultTest, ALostServerIsToldWithItsTokens) {
   for (const auto& relay : relays_) relay->Kill();
   EXPECT_EQ(sharded.Attend(0, query, attend).status().code(),
             absl::StatusCode::kUnavailable);
+}
+
+// Until the call is cancelled, or its time is up.
+void Hang(const grpc::ServerContext& call) {
+  while (!call.IsCancelled()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+TEST_F(ShardedFaultTest, AServerThatDoesNotAnswerInTimeIsLost) {
+  ShardedSession sharded = Create();
+  ClientSession whole = one_.CreateSession(Config()).value();
+  Append(sharded, whole, 600);
+  const CallOptions in_time = {.timeout = absl::Seconds(3)};
+  const Tensor query = Query();
+  relays_[1]->BeforeCalls(Hang);
+  const absl::Status lost = sharded.Attend(0, query, {}, in_time).status();
+  EXPECT_EQ(ErrorReason(lost), "SHARD_LOST") << lost;
+  EXPECT_EQ(lost.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(MissingTokens(lost), ElementsAre(TokenRange{256, 512}));
+  ShardedAttendOptions attend;
+  attend.allow_missing = true;
+  const auto rest = sharded.Attend(0, query, attend, in_time);
+  ASSERT_TRUE(rest.ok()) << rest.status();
+  EXPECT_THAT(rest->missing, ElementsAre(TokenRange{256, 512}));
+  // No server is at fault where none had the time.
+  for (const auto& relay : relays_) relay->BeforeCalls(Hang);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(
+      sharded.Attend(0, query, attend, {.timeout = absl::Milliseconds(100)})
+          .status()));
+  for (const auto& relay : relays_) relay->BeforeCalls(nullptr);
+  ExpectSame(sharded, whole);
+}
+
+// Each server waits for the others' calls: one after another none would answer.
+TEST_F(ShardedFaultTest, AllServersAreAskedAtOnce) {
+  std::atomic<int> calls{0};
+  const auto meet = [&](const grpc::ServerContext& call) {
+    ++calls;
+    while (calls < kShards && !call.IsCancelled()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  };
+  for (const auto& relay : relays_) relay->BeforeCalls(meet);
+  const ShardedOptions named = {.id = "s", .blocks_per_run = 1};
+  const CallOptions in_time = {.timeout = absl::Seconds(20)};
+  auto sharded = ShardedSession::Create(relayed_, Config(), named, in_time);
+  ASSERT_TRUE(sharded.ok()) << sharded.status();
+  calls = 0;
+  const auto opened = ShardedSession::Open(relayed_, named, in_time);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  calls = 0;
+  const auto fork = sharded->Fork("fork", in_time);
+  ASSERT_TRUE(fork.ok()) << fork.status();
+  calls = 0;
+  EXPECT_EQ(sharded->Truncate(0, in_time), absl::OkStatus());
+  calls = 0;
+  EXPECT_EQ(sharded->Refresh(in_time), absl::OkStatus());
+  calls = 0;
+  EXPECT_EQ(sharded->Delete(in_time), absl::OkStatus());
+  for (const auto& relay : relays_) relay->BeforeCalls(nullptr);
+}
+
+TEST_F(ShardedFaultTest, ACreationThatFailsLeavesNothing) {
+  relays_[1]->Kill();
+  const auto sharded =
+      ShardedSession::Create(relayed_, Config(), {.blocks_per_run = 1});
+  EXPECT_EQ(sharded.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(sharded.status().message()), HasSubstr("shard 1: "));
+  EXPECT_EQ(server_.server().sessions().totals().sessions, 0);
 }
 
 // A server that was started anew has lost its sessions.

@@ -22,6 +22,8 @@ METHODS = {
         "DeleteSession": session_pb.DeleteSessionRequest,
         "ForkSessions": session_pb.ForkSessionsRequest,
         "TruncateSession": session_pb.TruncateSessionRequest,
+        "AppendKeyValues": session_pb.AppendKeyValuesRequest,
+        "Attend": session_pb.AttendRequest,
         "Step": session_pb.StepRequest,
     },
     "grpc.health.v1.Health": {"Check": health_pb2.HealthCheckRequest},

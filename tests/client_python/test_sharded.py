@@ -2,6 +2,7 @@
 a client of its own."""
 
 import contextlib
+import threading
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from attention_client import (
     Unavailable,
     missing_tokens,
 )
+from attention_client import session_pb2 as session_pb
 
 HKV, HQ, D = 2, 4, 8
 
@@ -120,6 +122,46 @@ def test_tells_what_is_missing(client, sharded, rng):
     with pytest.raises(OutOfRange) as other:
         sharded.attend(query, layer=2)
     assert missing_tokens(other.value) == ()
+
+
+def test_a_server_that_does_not_answer_in_time_is_lost(
+    core, client, server, fake_client, rng
+):
+    if core == "pure":
+        pytest.skip("only with the native core")
+    config = {"kv_heads": 1, "head_size": D, "blocks_per_run": 1}
+
+    def created(request, context):
+        config = request.config
+        config.num_layers, config.value_head_size = 1, D
+        config.lease.FromSeconds(60)
+        return session_pb.CreateSessionResponse(
+            session=session_pb.Session(
+                id=request.id, config=config, lengths=[0]
+            )
+        )
+
+    over = threading.Event()
+    server.answers.update(
+        CreateSession=created,
+        AppendKeyValues=lambda request, context: (
+            session_pb.AppendKeyValuesResponse(length=request.key.shape[1])
+        ),
+        Attend=lambda request, context: over.wait(60),
+    )
+    sharded = ShardedSession.create([client, fake_client], **config)
+    key = tokens(rng, 300, 1)
+    assert sharded.append(key, key) == 300
+    query = tokens(rng, 1, 1)
+    with pytest.raises(Unavailable, match="are missing") as raised:
+        sharded.attend(query, timeout=3)
+    assert missing_tokens(raised.value) == ((256, 300),)
+    result = sharded.attend(query, allow_missing=True, timeout=3)
+    assert result.missing == ((256, 300),)
+    whole = client.create_session(kv_heads=1, head_size=D)
+    whole.append(key[:, :256], key[:, :256])
+    np.testing.assert_array_equal(result.output, whole.attend(query).output)
+    over.set()
 
 
 def test_says_what_is_wrong(clients, sharded, rng):

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <cstddef>
+#include <deque>
 #include <functional>
 #include <mutex>
 #include <system_error>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
+#include "attention/internal/patience.h"
 #include "attention/internal/session_calls.h"
 #include "attention/internal/session_messages.h"
 #include "attention/internal/shard_calls.h"
@@ -39,9 +41,10 @@ using internal::WrongField;
 // An append of more bytes to one server is sent in several calls.
 constexpr size_t kAppendBytes = size_t{8} << 20;
 
-// Whether the tokens that a shard keeps are out of reach.
+// Whether the tokens that a shard keeps are out of reach, now or for good.
 bool IsLost(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsNotFound(status);
+  return absl::IsUnavailable(status) || absl::IsNotFound(status) ||
+         absl::IsDeadlineExceeded(status);
 }
 
 // Whether an append that ended so may have been done all the same.
@@ -64,6 +67,35 @@ void RunAll(size_t count, const std::function<void(size_t)>& work) {
     }
   }
   if (count > 0) work(0);
+}
+
+// What `make` gives for each of `count` servers, which are all asked at once,
+// in the time that `options` give to all of them together. If one fails that is
+// the error, and `undo` says whether the sessions of the others are deleted, as
+// far as there is time.
+absl::StatusOr<std::vector<ClientSession>> MakeAll(
+    size_t count, const CallOptions& options, bool undo,
+    const std::function<
+        absl::StatusOr<ClientSession>(size_t, const CallOptions&)>& make) {
+  const absl::Time begun = absl::Now();
+  std::vector<std::optional<absl::StatusOr<ClientSession>>> made(count);
+  RunAll(count, [&](size_t i) {
+    made[i].emplace(make(i, internal::InTimeLeft(options, begun)));
+  });
+  const auto failed = std::find_if(
+      made.begin(), made.end(), [](const auto& each) { return !each->ok(); });
+  std::vector<ClientSession> sessions;
+  for (auto& each : made) {
+    if (each->ok()) sessions.push_back(**std::move(each));
+  }
+  if (failed == made.end()) return sessions;
+  if (undo) {
+    RunAll(sessions.size(), [&](size_t i) {
+      static_cast<void>(
+          sessions[i].Delete(internal::InTimeLeft(options, begun)));
+    });
+  }
+  return OfShard(failed - made.begin(), (*failed)->status());
 }
 
 bool IsPowerOfTwo(int64_t number) {
@@ -180,6 +212,7 @@ class ShardedSession::State {
   State(const ShardLayout& layout, std::vector<ClientSession> shards)
       : layout_(layout),
         shards_(std::move(shards)),
+        settling_(shards_.size()),
         owed_(shards_.size()),
         layers_(static_cast<size_t>(shards_[0].config().num_layers())) {
     TakeLengths();
@@ -256,8 +289,8 @@ class ShardedSession::State {
 
   const ShardLayout layout_;
   std::vector<ClientSession> shards_;
-  // Held while a server is asked to truncate, before the other mutex.
-  std::mutex settling_;
+  // Of each server: held while it is asked to truncate, before the mutex.
+  std::deque<internal::Turns> settling_;
   mutable std::mutex mutex_;
   // Both guarded by mutex_. The length that a shard is still to be truncated
   // to, in tokens of the sequence.
@@ -341,7 +374,14 @@ absl::Status ShardedSession::State::BeginAppend(
 // Truncates a server that could not be reached when the sequence was.
 absl::Status ShardedSession::State::Settle(size_t shard,
                                            const CallOptions& options) {
-  const std::lock_guard<std::mutex> settling(settling_);
+  const absl::Time begun = absl::Now();
+  const auto turn = settling_[shard].Take(internal::Patience::Of(options));
+  if (!turn) {
+    return options.stop.stop_requested()
+               ? absl::CancelledError("the call was cancelled")
+               : absl::DeadlineExceededError(
+                     "another call still truncates the session");
+  }
   std::optional<int64_t> owed;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -349,7 +389,8 @@ absl::Status ShardedSession::State::Settle(size_t shard,
   }
   if (!owed) return absl::OkStatus();
   const absl::Status status = shards_[shard].Truncate(
-      layout_.TokensOf(static_cast<int64_t>(shard), *owed), options);
+      layout_.TokensOf(static_cast<int64_t>(shard), *owed),
+      internal::InTimeLeft(options, begun));
   if (!status.ok()) return status;
   const std::lock_guard<std::mutex> lock(mutex_);
   // Another truncation may have come meanwhile.
@@ -358,8 +399,11 @@ absl::Status ShardedSession::State::Settle(size_t shard,
 }
 
 absl::Status ShardedSession::State::SettleAll(const CallOptions& options) {
+  const absl::Time begun = absl::Now();
   std::vector<absl::Status> ended(shards_.size());
-  RunAll(shards_.size(), [&](size_t i) { ended[i] = Settle(i, options); });
+  RunAll(shards_.size(), [&](size_t i) {
+    ended[i] = Settle(i, internal::InTimeLeft(options, begun));
+  });
   for (size_t i = 0; i < ended.size(); ++i) {
     if (!ended[i].ok()) return OfShard(static_cast<int64_t>(i), ended[i]);
   }
@@ -515,6 +559,7 @@ absl::StatusOr<ShardedResult> ShardedSession::State::Attend(
   absl::Status lost;
   std::vector<TokenRange> missing;
   bool any = false;
+  bool all_late = true;  // of those that are lost
   for (size_t i = 0; i < count; ++i) {
     if (!is_asked(i)) continue;
     const auto shard = static_cast<int64_t>(i);
@@ -526,6 +571,7 @@ absl::StatusOr<ShardedResult> ShardedSession::State::Attend(
     }
     if (!IsLost(status)) return OfShard(shard, status);
     if (lost.ok()) lost = OfShard(shard, status);
+    all_late = all_late && absl::IsDeadlineExceeded(status);
     merge->Miss(shard);
     const std::vector<TokenRange> ranges = RangesOf(shard, length);
     missing.insert(missing.end(), ranges.begin(), ranges.end());
@@ -534,6 +580,8 @@ absl::StatusOr<ShardedResult> ShardedSession::State::Attend(
             [](const TokenRange& a, const TokenRange& b) {
               return a.begin < b.begin;
             });
+  // Not the servers are to blame where no one of them had time enough.
+  if (!lost.ok() && !any && all_late) return lost;
   if (!lost.ok() && (!attend.allow_missing || !any)) {
     return internal::ShardLost(layer, missing, lost);
   }
@@ -595,12 +643,14 @@ absl::StatusOr<std::vector<int64_t>> ShardedSession::State::Whole(
 }
 
 absl::Status ShardedSession::State::Refresh(const CallOptions& options) {
+  const absl::Time begun = absl::Now();
   // Else tokens that were given up would come back.
   const absl::Status settled = SettleAll(options);
   if (!settled.ok()) return settled;
   std::vector<absl::Status> ended(shards_.size());
-  RunAll(shards_.size(),
-         [&](size_t i) { ended[i] = shards_[i].Refresh(options); });
+  RunAll(shards_.size(), [&](size_t i) {
+    ended[i] = shards_[i].Refresh(internal::InTimeLeft(options, begun));
+  });
   for (size_t i = 0; i < ended.size(); ++i) {
     if (!ended[i].ok()) return OfShard(static_cast<int64_t>(i), ended[i]);
   }
@@ -610,9 +660,11 @@ absl::Status ShardedSession::State::Refresh(const CallOptions& options) {
 }
 
 absl::Status ShardedSession::State::Delete(const CallOptions& options) {
+  const absl::Time begun = absl::Now();
   std::vector<absl::Status> ended(shards_.size());
-  RunAll(shards_.size(),
-         [&](size_t i) { ended[i] = shards_[i].Delete(options); });
+  RunAll(shards_.size(), [&](size_t i) {
+    ended[i] = shards_[i].Delete(internal::InTimeLeft(options, begun));
+  });
   for (size_t i = 0; i < ended.size(); ++i) {
     if (!ended[i].ok()) return OfShard(static_cast<int64_t>(i), ended[i]);
   }
@@ -638,25 +690,17 @@ absl::StatusOr<ShardedSession> ShardedSession::Create(
                                    ", wanted none: servers that share a "
                                    "sequence keep all of its tokens"));
   }
-  std::vector<ClientSession> shards;
-  for (size_t i = 0; i < clients.size(); ++i) {
-    absl::StatusOr<ClientSession> shard = clients[i].CreateSession(
-        config, IdOf(sharding.id, i, *layout), options);
-    if (shard.ok()) {
-      shards.push_back(*std::move(shard));
-      continue;
-    }
-    // Sessions that were asked for by name may have been there before.
-    if (sharding.id.empty()) {
-      for (ClientSession& made : shards) {
-        static_cast<void>(made.Delete(options));
-      }
-    }
-    return OfShard(static_cast<int64_t>(i), shard.status());
-  }
-  const absl::Status status = CheckShards(shards);
+  // Sessions that were asked for by name may have been there before.
+  absl::StatusOr<std::vector<ClientSession>> shards =
+      MakeAll(clients.size(), options, /*undo=*/sharding.id.empty(),
+              [&](size_t i, const CallOptions& in_time) {
+                return clients[i].CreateSession(
+                    config, IdOf(sharding.id, i, *layout), in_time);
+              });
+  if (!shards.ok()) return shards.status();
+  const absl::Status status = CheckShards(*shards);
   if (!status.ok()) return status;
-  return ShardedSession(std::make_unique<State>(*layout, std::move(shards)));
+  return ShardedSession(std::make_unique<State>(*layout, *std::move(shards)));
 }
 
 absl::StatusOr<ShardedSession> ShardedSession::Open(
@@ -665,16 +709,15 @@ absl::StatusOr<ShardedSession> ShardedSession::Open(
   const absl::StatusOr<ShardLayout> layout = LayoutOf(clients.size(), sharding);
   if (!layout.ok()) return layout.status();
   if (sharding.id.empty()) return WrongField("id", "missing");
-  std::vector<ClientSession> shards;
-  for (size_t i = 0; i < clients.size(); ++i) {
-    absl::StatusOr<ClientSession> shard =
-        clients[i].OpenSession(IdOf(sharding.id, i, *layout), options);
-    if (!shard.ok()) return OfShard(static_cast<int64_t>(i), shard.status());
-    shards.push_back(*std::move(shard));
-  }
-  const absl::Status status = CheckShards(shards);
+  absl::StatusOr<std::vector<ClientSession>> shards = MakeAll(
+      clients.size(), options, /*undo=*/false,
+      [&](size_t i, const CallOptions& in_time) {
+        return clients[i].OpenSession(IdOf(sharding.id, i, *layout), in_time);
+      });
+  if (!shards.ok()) return shards.status();
+  const absl::Status status = CheckShards(*shards);
   if (!status.ok()) return status;
-  return ShardedSession(std::make_unique<State>(*layout, std::move(shards)));
+  return ShardedSession(std::make_unique<State>(*layout, *std::move(shards)));
 }
 
 std::vector<std::string> ShardedSession::ids() const {
@@ -711,23 +754,19 @@ absl::StatusOr<ShardedResult> ShardedSession::Attend(
 
 absl::StatusOr<ShardedSession> ShardedSession::Fork(
     const std::string& id, const CallOptions& options) const {
+  const absl::Time begun = absl::Now();
   const absl::StatusOr<std::vector<int64_t>> lengths = state_->Whole(options);
   if (!lengths.ok()) return lengths.status();
-  std::vector<ClientSession> forks;
   const std::vector<ClientSession>& shards = state_->shards();
-  for (size_t i = 0; i < shards.size(); ++i) {
-    absl::StatusOr<ClientSession> fork =
-        shards[i].Fork(IdOf(id, i, state_->layout()), options);
-    if (fork.ok()) {
-      forks.push_back(*std::move(fork));
-      continue;
-    }
-    for (ClientSession& made : forks) static_cast<void>(made.Delete(options));
-    return OfShard(static_cast<int64_t>(i), fork.status());
-  }
-  const absl::Status status = CheckShards(forks);
+  absl::StatusOr<std::vector<ClientSession>> forks =
+      MakeAll(shards.size(), internal::InTimeLeft(options, begun),
+              /*undo=*/true, [&](size_t i, const CallOptions& in_time) {
+                return shards[i].Fork(IdOf(id, i, state_->layout()), in_time);
+              });
+  if (!forks.ok()) return forks.status();
+  const absl::Status status = CheckShards(*forks);
   if (!status.ok()) return status;
-  auto state = std::make_unique<State>(state_->layout(), std::move(forks));
+  auto state = std::make_unique<State>(state_->layout(), *std::move(forks));
   state->SetLengths(*lengths);
   return ShardedSession(std::move(state));
 }

@@ -28,17 +28,23 @@
 // A server that is lost. Attend() fails with UNAVAILABLE (SHARD_LOST), whose
 // MissingTokens() are the tokens that nobody answered for; or, with
 // `allow_missing`, answers over the others, as if the missing ones were masked,
-// and says which were missing. A server is lost that cannot be reached, or
-// knows the session no more: its tokens are gone then. What any other error
-// says of one server is the error of the call.
+// and says which were missing. A server is lost that cannot be reached, that
+// does not answer within the timeout, or that knows the session no more: its
+// tokens are gone then. What any other error says of one server is the error of
+// the call. Where no server at all answers within the timeout, it is
+// DEADLINE_EXCEEDED.
+//
+// Time. All servers are asked at once, and CallOptions::timeout is that of a
+// call as a whole. With `allow_missing` an answer without a server that hangs
+// comes when the timeout is over.
 //
 // Memory: this process holds the partials of one Attend() while it merges them,
 // S * Hq * (Dv + 2) numbers for each run; no more is taken from any server.
 // Long runs mean fewer, and are spread less evenly over the servers. Keys,
 // values, queries and masks are lent, as for ClientSession.
 //
-// Threads: as ClientSession. An append to several servers uses a thread for
-// each, which has ended when it returns.
+// Threads: as ClientSession. Every call to several servers but Attend() uses a
+// thread for each, which has ended when it returns.
 #ifndef ATTENTION_SHARDED_SESSION_H_
 #define ATTENTION_SHARDED_SESSION_H_
 
@@ -89,7 +95,9 @@ class ShardedSession {
  public:
   // Makes a session at each client's server, in this order: at least one
   // client, at most 1024. With an id, sessions that are there already are taken
-  // over, as Open() does.
+  // over, as Open() does. If one server fails without an id, the others'
+  // sessions are deleted, as far as there is time; what is left ends with its
+  // lease.
   static absl::StatusOr<ShardedSession> Create(
       std::span<const Client> clients, const v1::SessionConfig& config,
       const ShardedOptions& sharding = {}, const CallOptions& options = {});
@@ -125,8 +133,9 @@ class ShardedSession {
                                        const CallOptions& options = {}) const;
 
   // A new sequence with the tokens of this one, at the same servers. If one
-  // fails the others' forks are deleted, as far as they can be reached. ABORTED
-  // while an append is under way or unfinished.
+  // fails the others' forks are deleted, as far as they can be reached in time;
+  // what is left ends with its lease. ABORTED while an append is under way or
+  // unfinished.
   absl::StatusOr<ShardedSession> Fork(const std::string& id = "",
                                       const CallOptions& options = {}) const;
 

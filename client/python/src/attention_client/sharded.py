@@ -63,7 +63,8 @@ class ShardedSession:
     finish it; others raise Aborted until then, or until truncate().
 
     create() and open() make it. It needs clients with the native core, which
-    keeps the leases while the object is referred to, and has no asyncio. Its
+    keeps the leases while the object is referred to, and has no asyncio. All
+    servers are asked at once; a timeout is that of the call as a whole. Its
     calls may be made by several threads; Ctrl-C waits for them, and closing one
     of the clients ends them. At the end of a `with` block it is deleted.
     """
@@ -231,11 +232,14 @@ class ShardedSession:
         Args:
             allow_missing: whether to answer over what is there where servers
                 are lost, unless all are; the result tells what is missing, and
-                has log_sum_exp.
+                has log_sum_exp. It comes when the timeout is over where one
+                does not answer.
 
         Raises:
-            Unavailable: a server cannot be reached, or has lost its session;
-                missing_tokens() of it are the tokens that it had.
+            Unavailable: a server cannot be reached, does not answer within the
+                timeout, or has lost its session; missing_tokens() of it are the
+                tokens that it had.
+            DeadlineExceeded: no server at all answered within the timeout.
             AttentionError, TypeError, ValueError: as Session.attend().
         """
         options = pb.AttentionOptions()
