@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -55,9 +56,10 @@ void Buffer::Release() {
 }
 
 std::shared_ptr<BufferPool> BufferPool::Create(size_t retained_bytes,
-                                               size_t total_bytes) {
+                                               size_t total_bytes,
+                                               Poison poison) {
   return std::shared_ptr<BufferPool>(
-      new BufferPool(retained_bytes, total_bytes));
+      new BufferPool(retained_bytes, total_bytes, poison));
 }
 
 BufferPool::~BufferPool() {
@@ -66,7 +68,17 @@ BufferPool::~BufferPool() {
   }
 }
 
+void BufferPool::Fill(Chunk chunk) const {
+  if (poison_ == Poison::kNan) std::memset(chunk.data, 0xFF, chunk.capacity);
+}
+
 Buffer BufferPool::Allocate(size_t bytes) {
+  Buffer buffer = AllocateUnfilled(bytes);
+  if (bytes > 0) Fill({buffer.data(), buffer.capacity()});
+  return buffer;
+}
+
+Buffer BufferPool::AllocateUnfilled(size_t bytes) {
   if (bytes == 0) return Buffer();
   if (bytes < kMinPooled) return Buffer(shared_from_this(), New(bytes), bytes);
   if (bytes > std::numeric_limits<size_t>::max() / 2) throw std::bad_alloc();
@@ -125,6 +137,7 @@ BufferPool::Chunk BufferPool::Evict() {
 }
 
 void BufferPool::Return(Chunk chunk) noexcept {
+  Fill(chunk);
   if (chunk.capacity < kMinPooled) return Delete(chunk.data, chunk.capacity);
   // Chunks are freed outside the lock: giving pages back takes long.
   for (;;) {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -43,12 +44,22 @@ class Buffer {
 // from the system one by one, so that what is freed goes back to it.
 class BufferPool : public std::enable_shared_from_this<BufferPool> {
  public:
+  // What memory is filled with that nobody may read, before it is handed out
+  // and once it is given back.
+  enum class Poison : uint8_t {
+    kNone,
+    // For tests: bytes of 0xFF, which are NaN in every float type, in FP8 E4M3
+    // and as a scale. What reads pages too early or too late shows then.
+    kNan,
+  };
+
   // Keeps at most `retained_bytes` of unused memory, and none that would bring
   // all memory, used and unused, above `total_bytes`. That does not bound what
   // is in use.
   static std::shared_ptr<BufferPool> Create(
       size_t retained_bytes,
-      size_t total_bytes = std::numeric_limits<size_t>::max());
+      size_t total_bytes = std::numeric_limits<size_t>::max(),
+      Poison poison = Poison::kNone);
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
@@ -71,8 +82,12 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
   // given back in destructors.
   static constexpr size_t kMaxUnused = 64;
 
-  BufferPool(size_t retained_bytes, size_t total_bytes)
-      : max_retained_(retained_bytes), max_total_(total_bytes) {}
+  BufferPool(size_t retained_bytes, size_t total_bytes, Poison poison)
+      : max_retained_(retained_bytes),
+        max_total_(total_bytes),
+        poison_(poison) {}
+  Buffer AllocateUnfilled(size_t bytes);
+  void Fill(Chunk chunk) const;
   // An unused chunk that fits; data null: none.
   Chunk TakeUnused(size_t bytes);
   void Return(Chunk chunk) noexcept;
@@ -82,6 +97,7 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
 
   const size_t max_retained_;
   const size_t max_total_;
+  const Poison poison_;
   mutable std::mutex mutex_;
   // All guarded by mutex_. Chunks of kMinPooled bytes and more only.
   std::array<Chunk, kMaxUnused> unused_;  // oldest first

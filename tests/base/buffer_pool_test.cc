@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 namespace attention {
@@ -30,6 +33,28 @@ TEST(BufferPoolTest, ReusesReturnedMemory) {
   const Buffer again = pool->Allocate(kMega - 100);
   EXPECT_EQ(again.data(), first);
   EXPECT_EQ(pool->retained(), 0u);
+}
+
+TEST(BufferPoolTest, PoisonsWhatNobodyMayRead) {
+  const auto pool = BufferPool::Create(
+      4 * kMega, std::numeric_limits<size_t>::max(), BufferPool::Poison::kNan);
+  const auto is_nan = [](const void* memory, size_t bytes) {
+    std::vector<float> numbers(bytes / sizeof(float));
+    std::memcpy(numbers.data(), memory, bytes);
+    return std::all_of(numbers.begin(), numbers.end(),
+                       [](float number) { return std::isnan(number); });
+  };
+  for (size_t bytes : {size_t{64}, kMega}) {
+    EXPECT_TRUE(is_nan(pool->Allocate(bytes).data(), bytes));
+  }
+  const void* freed = nullptr;
+  {
+    const Buffer buffer = pool->Allocate(kMega);
+    std::memset(buffer.data(), 1, kMega);
+    freed = buffer.data();
+  }
+  ASSERT_EQ(pool->retained(), kMega) << "it is not unmapped";
+  EXPECT_TRUE(is_nan(freed, kMega));
 }
 
 TEST(BufferPoolTest, DoesNotSpendLargeMemoryOnSmallBuffers) {

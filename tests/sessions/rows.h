@@ -7,13 +7,22 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <memory>
 #include <random>
 #include <vector>
 
+#include "base/buffer_pool.h"
 #include "sessions/session.h"
 #include "sessions/session_writer.h"
 
 namespace attention {
+
+// Pages of it are NaN where nothing was written, and once they are freed.
+inline std::shared_ptr<BufferPool> PoisonedPool(size_t retained_bytes) {
+  return BufferPool::Create(retained_bytes, std::numeric_limits<size_t>::max(),
+                            BufferPool::Poison::kNan);
+}
 
 // Bytes in one piece of memory; reading past their end fails the test.
 class FloatReader {

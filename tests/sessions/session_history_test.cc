@@ -16,7 +16,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "base/buffer_pool.h"
 #include "base/executor.h"
 #include "kernel/attention.h"
 #include "kernel/key_values.h"
@@ -61,7 +60,7 @@ class History {
     }
     store_ = std::make_unique<SessionStore>(
         SessionStore::Limits{.bytes = Number(20, 400) << 10, .sessions = 8},
-        BufferPool::Create(1 << 20));
+        PoisonedPool(1 << 20));
   }
 
   void Run(int steps) {

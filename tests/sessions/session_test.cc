@@ -54,7 +54,7 @@ class SessionTest : public testing::Test {
   Tokens Some(int64_t count) { return Tokens::Random(format_, count, random_); }
 
   const PageFormat format_ = {.kv_heads = 2, .key_size = 8, .value_size = 4};
-  const std::shared_ptr<BufferPool> pool_ = BufferPool::Create(0);
+  const std::shared_ptr<BufferPool> pool_ = PoisonedPool(int64_t{1} << 20);
   const std::shared_ptr<MemoryAccount> account_ =
       std::make_shared<MemoryAccount>(kPlenty);
   std::mt19937 random_{1};
@@ -293,6 +293,39 @@ TEST_F(SessionTest, TheSameAppendWaitsForItsFirstTry) {
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_TRUE(again->done());
   EXPECT_TRUE(Holds(*session->Read(0), tokens));
+}
+
+// Invariant 1. The pages that a reader holds are neither freed nor reused;
+// those of sessions that nobody reads are, and are poisoned until then.
+TEST_F(SessionTest, AReaderSeesNothingOfPagesThatAreFreedAndReused) {
+  // A page of 256 tokens is large enough for the pool to keep it.
+  const SessionConfig config = {
+      .format = {.kv_heads = 2, .key_size = 64, .value_size = 64}};
+  const auto some = [&](int64_t count) {
+    return Tokens::Random(config.format, count, random_);
+  };
+  const Tokens old = some(700), more = some(600);
+  auto session = Make(config);
+  ASSERT_EQ(AppendTokens(*session, 0, old), absl::OkStatus());
+  const LayerSnapshot held = *session->Read(0);
+  const void* freed = nullptr;
+  {
+    const auto unread = Make(config);
+    ASSERT_EQ(AppendTokens(*unread, 0, more), absl::OkStatus());
+    freed = unread->Read(0)->view().blocks[0].key;
+    // One ends, the other one is emptied, and goes on elsewhere.
+    EXPECT_TRUE(unread->Delete());
+  }
+  float first;
+  std::memcpy(&first, freed, sizeof(first));
+  EXPECT_TRUE(std::isnan(first));
+  ASSERT_EQ(session->Truncate(0), absl::OkStatus());
+  ASSERT_EQ(AppendTokens(*session, 0, more), absl::OkStatus());
+  EXPECT_TRUE(Holds(held, old));
+  EXPECT_TRUE(Holds(*session->Read(0), more));
+  EXPECT_TRUE(session->Delete());
+  session = nullptr;
+  EXPECT_TRUE(Holds(held, old));
 }
 
 // Invariant 4, and 5: forks share pages, and each goes its own way.

@@ -15,8 +15,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "base/buffer_pool.h"
 #include "sessions/session_store.h"
+#include "tests/sessions/rows.h"
 
 namespace attention {
 namespace {
@@ -28,6 +28,14 @@ const LeaseTime kNow(absl::Seconds(1000));
 
 class Threads {
  public:
+  // `window` as in SessionConfig::retain_window; 0: none.
+  explicit Threads(int64_t window) : window_(window) {
+    if (window > 0) {
+      config_.retain_window = {window};
+      config_.rollback_tokens = 30;
+    }
+  }
+
   void Run() {
     std::vector<std::thread> threads;
     for (int i = 0; i < kThreads; ++i) {
@@ -38,6 +46,7 @@ class Threads {
     EXPECT_EQ(store_.totals().bytes, 0);
     EXPECT_EQ(store_.totals().sessions, 0);
     EXPECT_GT(appended_, 0);
+    EXPECT_EQ(read_after_release_ > 0, window_ > 0);
   }
 
  private:
@@ -65,7 +74,7 @@ class Threads {
       const auto session = store_.Create(kOwner, id, config_, kNow);
       ASSERT_TRUE(session.ok()) << session.status();
       if (choice < 20) {
-        Append(**session, number(40));
+        Append(**session, number(window_ > 0 ? 400 : 40));
       } else if (choice < 22) {
         const auto length = (*session)->length(0);
         if (length.ok()) {
@@ -94,9 +103,13 @@ class Threads {
     if (std::move(*append).Publish().ok()) appended_ += tokens;
   }
 
-  void Read(const Session& session) const {
+  void Read(const Session& session) {
     const auto snapshot = session.Read(0);
     if (!snapshot.ok()) return;
+    if (snapshot->first_token() > 0) ++read_after_release_;
+    EXPECT_EQ(snapshot->first_token() % kKeyBlock, 0);
+    EXPECT_GE(snapshot->length() - snapshot->first_token(),
+              std::min(window_, snapshot->length()));
     const std::vector<float> first = Tags(*snapshot);
     std::this_thread::yield();
     EXPECT_EQ(Tags(*snapshot), first);
@@ -129,15 +142,19 @@ class Threads {
     return tags;
   }
 
-  const SessionConfig config_ = {
+  const int64_t window_;
+  SessionConfig config_ = {
       .format = {.kv_heads = 2, .key_size = 3, .value_size = 2}};
   SessionStore store_{{.bytes = int64_t{8} << 20, .sessions = 16},
-                      BufferPool::Create(1 << 20)};
+                      PoisonedPool(1 << 20)};
   std::atomic<int64_t> tags_{0};
   std::atomic<int64_t> appended_{0};
+  std::atomic<int64_t> read_after_release_{0};
 };
 
-TEST(SessionThreadsTest, ReadersSeeWholeRowsThatStay) { Threads().Run(); }
+TEST(SessionThreadsTest, ReadersSeeWholeRowsThatStay) { Threads(0).Run(); }
+
+TEST(SessionThreadsTest, SoDoThoseOfLayersWithAWindow) { Threads(100).Run(); }
 
 }  // namespace
 }  // namespace attention
