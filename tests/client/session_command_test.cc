@@ -129,6 +129,17 @@ TEST_F(SessionCommandTest, ShowsWindows) {
               HasSubstr("\nretain window    7\nrollback tokens  256\n"));
 }
 
+TEST_F(SessionCommandTest, RefusesTokensThatAreReleased) {
+  Printed("create", {"--kv-heads=1", "--head-size=2", "--retain-window=3",
+                     "--rollback-tokens=1", "--id=a"});
+  std::string rows = "[[[1,0]";
+  for (int i = 1; i < 300; ++i) rows += ",[1,0]";
+  rows += "]]";
+  Printed("append", {"--id=a", "--key=" + rows, "--value=" + rows});
+  EXPECT_THAT(Refused("truncate", {"--id=a", "--length=2"}, kRefused),
+              HasSubstr("TOKENS_RELEASED"));
+}
+
 TEST_F(SessionCommandTest, Options) {
   CreateStory();
   Printed("append", {"--id=story", kKey, kValue});

@@ -23,8 +23,9 @@ ExitCode ExitCodeOf(const absl::Status& status) {
     case absl::StatusCode::kCancelled:
       return kNoAnswer;
     case absl::StatusCode::kFailedPrecondition:
-      // The client itself, of its own flags; the server never says so.
-      return kBadInput;
+      // Of the client itself, whose flags are wrong, without a reason; or of
+      // the server, about what a session holds (TOKENS_RELEASED).
+      return ErrorReason(status).empty() ? kBadInput : kRefused;
     default:
       return kRefused;
   }
