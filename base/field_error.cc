@@ -35,12 +35,15 @@ bool IsLimitError(const absl::Status& status) {
 }
 
 absl::Status InField(absl::string_view parent, const absl::Status& status) {
+  return OfField(absl::StrCat(parent, ".", ErrorField(status)), status);
+}
+
+absl::Status OfField(absl::string_view path, const absl::Status& status) {
   const std::string field = ErrorField(status);
   if (field.empty()) return status;
   // Behind "<field>: ".
   const absl::string_view description = status.message().substr(
       std::min(status.message().size(), field.size() + 2));
-  const std::string path = absl::StrCat(parent, ".", field);
   return IsLimitError(status) ? LimitError(path, description)
                               : FieldError(path, description);
 }

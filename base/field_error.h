@@ -27,6 +27,10 @@ bool IsLimitError(const absl::Status& status);
 // statuses stay as they are.
 absl::Status InField(absl::string_view parent, const absl::Status& status);
 
+// The same error where the field has another path: "query.data_type" becomes
+// "inputs.query.datatype". Other statuses stay as they are.
+absl::Status OfField(absl::string_view path, const absl::Status& status);
+
 }  // namespace attention
 
 #endif  // ATTENTION_BASE_FIELD_ERROR_H_
