@@ -82,4 +82,13 @@ wire::MessageWriter ResponseEncoder::Finish() {
   return message;
 }
 
+std::vector<wire::InPlaceTensor> ResponseEncoder::TakeTensors() {
+  std::vector<wire::InPlaceTensor> tensors;
+  tensors.reserve(parts_.size());
+  for (Part& part : parts_) {
+    tensors.push_back(std::move(std::get<wire::InPlaceTensor>(part.tensor)));
+  }
+  return tensors;
+}
+
 }  // namespace attention::server

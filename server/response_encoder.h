@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <variant>
+#include <vector>
 
 #include "absl/container/inlined_vector.h"
 #include "attention/v1/attention.pb.h"
@@ -46,6 +47,10 @@ class ResponseEncoder {
   wire::MessageWriter Finish(const v1::Timing& timing);
   // Without timing.
   wire::MessageWriter Finish();
+
+  // The tensors in place of a message, for one of another kind, in the order of
+  // their fields. Not where some are in shared memory.
+  std::vector<wire::InPlaceTensor> TakeTensors();
 
  private:
   // Written where the client shares memory.

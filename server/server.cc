@@ -14,6 +14,7 @@
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
+#include "inference/inference.pb.h"
 #include "kernel/attention.h"
 #include "server/connections/goaway.h"
 #include "server/version.h"
@@ -156,9 +157,11 @@ Server::Server(const Options& options)
                    leaving_},
       service_(environment_),
       session_service_(environment_, sessions_),
+      inference_service_(environment_, ready_),
       health_(v1::AttentionService::service_full_name()),
       reflection_({v1::GetCapabilitiesRequest::descriptor()->file(),
                    v1::Session::descriptor()->file(),
+                   inference::ModelInferRequest::descriptor()->file(),
                    grpc::health::v1::HealthCheckRequest::descriptor()->file()}),
       streamed_service_({options_, authenticator_, connections_, *log_,
                          log_limiter_, metrics_}),
@@ -167,6 +170,7 @@ Server::Server(const Options& options)
   metrics_.SetSnapshotSource([this] { return TakeSnapshot(); });
   service_.AddTo(streamed_service_);
   session_service_.AddTo(streamed_service_);
+  inference_service_.AddTo(streamed_service_);
   health_.AddTo(streamed_service_);
   reflection_.AddTo(streamed_service_);
 }

@@ -41,6 +41,7 @@
 #include "server/options.h"
 #include "server/rpc/attention_service.h"
 #include "server/rpc/health_service.h"
+#include "server/rpc/inference_service.h"
 #include "server/rpc/reflection_service.h"
 #include "server/rpc/session_service.h"
 #include "server/rpc/streamed_service.h"
@@ -145,6 +146,7 @@ class Server {
   const ComputeEnvironment environment_;
   AttentionService service_;
   SessionService session_service_;
+  InferenceService inference_service_;
   HealthService health_;
   ReflectionService reflection_;
   StreamedService streamed_service_;

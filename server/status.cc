@@ -11,6 +11,7 @@
 #include "attention/details/v1/details.pb.h"
 #include "google/protobuf/message_lite.h"
 #include "kernel/attention.h"
+#include "server/utf8.h"
 #include "sessions/session.h"
 
 namespace attention::server {
@@ -27,28 +28,6 @@ constexpr char kErrorDomain[] = "attention";
 // Of our own statuses: the number of a Reason.
 constexpr char kReasonUrl[] = "attention/reason";
 
-// The bytes of the UTF-8 character that `text` begins with; 0 if it begins with
-// none.
-size_t CharacterBytes(absl::string_view text) {
-  const auto at = [text](size_t i) { return static_cast<uint8_t>(text[i]); };
-  const uint8_t lead = at(0);
-  if (lead < 0x80) return 1;
-  const size_t bytes = lead >= 0xc2 && lead <= 0xdf   ? 2
-                       : lead >= 0xe0 && lead <= 0xef ? 3
-                       : lead >= 0xf0 && lead <= 0xf4 ? 4
-                                                      : 0;
-  if (bytes == 0 || text.size() < bytes) return 0;
-  // The second byte of some excludes what is too long, too large, or half of a
-  // pair.
-  const uint8_t least = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
-  const uint8_t most = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
-  if (at(1) < least || at(1) > most) return 0;
-  for (size_t i = 2; i < bytes; ++i) {
-    if (at(i) < 0x80 || at(i) > 0xbf) return 0;
-  }
-  return bytes;
-}
-
 // `text` as a proto3 string may have it, whatever a caller made it quote:
 // UTF-8, with '?' for other bytes, and not too long.
 std::string Capped(absl::string_view text) {
@@ -56,7 +35,7 @@ std::string Capped(absl::string_view text) {
   std::string capped;
   size_t fits = 0;  // so much of it, with kCut behind
   while (!text.empty()) {
-    const size_t bytes = CharacterBytes(text);
+    const size_t bytes = Utf8CharacterBytes(text);
     absl::StrAppend(&capped, bytes == 0 ? "?" : text.substr(0, bytes));
     text.remove_prefix(std::max<size_t>(bytes, 1));
     if (capped.size() > kMaxStatusMessageBytes) {
@@ -153,6 +132,8 @@ absl::string_view ReasonName(Reason reason) {
       return "UNKNOWN_METHOD";
     case Reason::kUnknownService:
       return "UNKNOWN_SERVICE";
+    case Reason::kModelUnknown:
+      return "MODEL_UNKNOWN";
     case Reason::kRegionUnknown:
       return "REGION_UNKNOWN";
     case Reason::kSessionUnknown:

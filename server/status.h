@@ -28,6 +28,7 @@ enum class Reason : uint8_t {
   kLimitExceeded,     // IsLimitError(): see GetCapabilities
   kUnknownMethod,
   kUnknownService,  // of a health check
+  kModelUnknown,    // of the Open Inference Protocol
   kRegionUnknown,   // UnknownRegion()
   kSessionUnknown,  // UnknownSession()
   kSessionExists,   // with another configuration

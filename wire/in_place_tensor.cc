@@ -67,4 +67,8 @@ void InPlaceTensor::Write(MessageWriter& message) && {
   message.Message(field_, std::move(tensor));
 }
 
+void InPlaceTensor::WriteElements(int field, MessageWriter& message) && {
+  message.PlaceElement(field, std::move(payload_));
+}
+
 }  // namespace attention::wire

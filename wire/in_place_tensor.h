@@ -30,6 +30,12 @@ class InPlaceTensor {
 
   // Adds the field to `message`, copying nothing.
   void Write(MessageWriter& message) &&;
+  // Adds the elements alone, as one of the `repeated bytes` of `field`. Not
+  // with float_values.
+  void WriteElements(int field, MessageWriter& message) &&;
+
+  int field() const { return field_; }
+  const TensorSpec& spec() const { return spec_; }
 
  private:
   bool converts() const;

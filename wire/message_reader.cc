@@ -111,19 +111,25 @@ bool MessageReader::Grow(std::vector<int64_t>* list, size_t most) {
   return true;
 }
 
-void MessageReader::Floats(FloatList* list) {
-  if (tag_.type == WireType::kFixed32) {
-    return AppendFloats(bytes_, sizeof(float), 0, list);
+void MessageReader::Double(std::optional<double>* number) {
+  double value;
+  if (Is(WireType::kFixed64) &&
+      Check(bytes_.ReadBytes(&value, sizeof(value)))) {
+    *number = value;
   }
-  SliceReader packed;
-  if (!Bytes(&packed)) return;
-  AppendFloats(packed, packed.remaining(), bytes_.remaining(), list);
 }
 
-void MessageReader::AppendFloats(SliceReader& source, size_t bytes, size_t left,
-                                 FloatList* list) {
-  if (!Check(bytes % sizeof(float) == 0 && bytes <= source.remaining())) return;
-  const size_t used = list->count * sizeof(float);
+void MessageReader::Fixed(WireType single, size_t size, FloatList* list) {
+  if (tag_.type == single) return AppendFixed(bytes_, size, size, 0, list);
+  SliceReader packed;
+  if (!Bytes(&packed)) return;
+  AppendFixed(packed, size, packed.remaining(), bytes_.remaining(), list);
+}
+
+void MessageReader::AppendFixed(SliceReader& source, size_t size, size_t bytes,
+                                size_t left, FloatList* list) {
+  if (!Check(bytes % size == 0 && bytes <= source.remaining())) return;
+  const size_t used = list->count * size;
   if (used + bytes > list->values.capacity()) {
     // Doubles, but never beyond what the rest of the message could fill.
     const size_t most = used + source.remaining() + left + after_;
@@ -134,7 +140,7 @@ void MessageReader::AppendFloats(SliceReader& source, size_t bytes, size_t left,
     decoding_.Free(std::exchange(list->bytes, wanted));
     list->values = std::move(grown);
   }
-  list->count += bytes / sizeof(float);
+  list->count += bytes / size;
   Check(source.ReadBytes(list->values.data() + used, bytes));
 }
 

@@ -95,7 +95,8 @@ class Decoding {
   absl::Status error_;
 };
 
-// `repeated float` as it came, in memory that was taken from the meter.
+// `repeated float` or `repeated double` as it came, in memory that was taken
+// from the meter.
 struct FloatList {
   Buffer values;
   size_t count = 0;
@@ -161,8 +162,20 @@ class MessageReader {
   void Integers(absl::string_view path, size_t most,
                 std::vector<int64_t>* list);
 
-  // `repeated float`, added to `list`.
-  void Floats(FloatList* list);
+  // Makes room in `list` for one more number, of `most` in all. False if its
+  // memory was refused.
+  bool Grow(std::vector<int64_t>* list, size_t most);
+
+  // `repeated float` and `repeated double`, added to `list`.
+  void Floats(FloatList* list) {
+    Fixed(WireType::kFixed32, sizeof(float), list);
+  }
+  void Doubles(FloatList* list) {
+    Fixed(WireType::kFixed64, sizeof(double), list);
+  }
+
+  // `double`, of a oneof.
+  void Double(std::optional<double>* number);
 
   // `bytes`, in the slices. False if there are none.
   bool Bytes(SliceReader* bytes);
@@ -182,11 +195,12 @@ class MessageReader {
   bool Is(WireType type);
   // Whether bytes were well-formed; else that is the message's error.
   bool Check(bool well_formed);
-  bool Grow(std::vector<int64_t>* list, size_t most);
-  // `bytes` of little-endian floats from `source`, which `left` more bytes of
-  // this message follow.
-  void AppendFloats(SliceReader& source, size_t bytes, size_t left,
-                    FloatList* list);
+  // A list of numbers of `size` bytes, packed or with a tag of `single` each.
+  void Fixed(WireType single, size_t size, FloatList* list);
+  // `bytes` of little-endian numbers of `size` bytes from `source`, which
+  // `left` more bytes of this message follow.
+  void AppendFixed(SliceReader& source, size_t size, size_t bytes, size_t left,
+                   FloatList* list);
 
   SliceReader bytes_;
   Decoding& decoding_;

@@ -99,8 +99,11 @@ void MessageWriter::Borrow(int field, std::vector<grpc::Slice> bytes) {
 }
 
 void MessageWriter::Place(int field, Payload bytes) {
+  if (bytes.begin < bytes.end) PlaceElement(field, std::move(bytes));
+}
+
+void MessageWriter::PlaceElement(int field, Payload bytes) {
   const size_t size = bytes.end - bytes.begin;
-  if (size == 0) return;
   Header(field, size);
   bytes_ += size;
   pieces_.push_back({small_.size(), std::move(bytes)});

@@ -61,6 +61,8 @@ class MessageWriter {
   void Borrow(int field, grpc::Slice bytes);
   void Borrow(int field, std::vector<grpc::Slice> bytes);
   void Place(int field, Payload bytes);
+  // One of `repeated bytes`: also if it is empty.
+  void PlaceElement(int field, Payload bytes);
 
   // Of the message so far.
   size_t bytes() const { return bytes_; }

@@ -37,6 +37,7 @@ void CallRecord::BeginAgain() {
   CallRecord next(method);
   next.tenant = std::move(tenant);
   next.caller = std::move(caller);
+  next.inferences = inferences;
   *this = std::move(next);
 }
 
@@ -59,6 +60,13 @@ void CallRecord::End(const absl::Status& status, spdlog::logger& log,
                      .total = absl::Now() - arrival,
                      .predicted_seconds = predicted_seconds,
                      .used_seconds = used_seconds});
+  if (inferences != nullptr) {
+    inferences->Add(status.ok(), {.queue = wait + receive + queue,
+                                  .decode = decode,
+                                  .compute = compute,
+                                  .encode = encode,
+                                  .total = absl::Now() - arrival});
+  }
   if (tenant == nullptr) return;
   const auto result = status.ok()                   ? CallResult::kOk
                       : IsRefusal(ReasonOf(status)) ? CallResult::kRefused

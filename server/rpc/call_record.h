@@ -14,6 +14,7 @@
 #include "attention/v1/attention.pb.h"
 #include "kernel/tensor_view.h"
 #include "server/auth/tenant.h"
+#include "server/inference/statistics.h"
 #include "server/log_limiter.h"
 #include "server/metrics/metrics.h"
 #include "server/rpc/call_headers.h"
@@ -47,6 +48,8 @@ struct CallRecord {
   };
   std::optional<Shapes> shapes;
   CallerIds caller;
+  // Where the call counts as an inference too; else null.
+  InferenceStatistics* inferences = nullptr;
   // There is nothing to tell of its end: what came has been answered.
   bool answered = false;
 

@@ -1,4 +1,6 @@
-// A call that is let in before it is read, of one message and one answer.
+// A call that is let in before it is read, of one message and one answer; or of
+// one message after another, each answered before the next one is read
+// (InferStreamCall), which reads and sends by itself.
 #ifndef ATTENTION_SERVER_RPC_ONE_MESSAGE_CALL_H_
 #define ATTENTION_SERVER_RPC_ONE_MESSAGE_CALL_H_
 
@@ -20,26 +22,28 @@ class OneMessageCall : public AdmittedCall {
   // ends the call.
   virtual void Received() = 0;
 
-  // The call ends well, with this answer.
-  void Answer(const grpc::ByteBuffer& response);
+  // The message is answered; the call ends well.
+  virtual void Answer(const grpc::ByteBuffer& response);
+
+  void ReadFirst() override;
+  std::optional<absl::Time> ReadingSince() const override {
+    return read_since_;
+  }
+  void OnReadDone(bool ok) override;
+  void OnWriteDone(bool ok) override;
+  void TellSuccess() override;
+  void SendAnswer() override;
 
   grpc::ByteBuffer request_;
+  grpc::ByteBuffer response_;
   absl::Time received_;
 
  private:
-  void ReadFirst() final;
-  std::optional<absl::Time> ReadingSince() const final { return read_since_; }
-  void OnReadDone(bool ok) final;
-  void OnWriteDone(bool ok) final;
-  void TellSuccess() final;
-  void SendAnswer() final;
-
   absl::Status Accept();
 
   std::optional<absl::Time> read_since_;  // guarded by mutex_
   bool has_message_ = false;
   grpc::ByteBuffer surplus_;
-  grpc::ByteBuffer response_;
 };
 
 }  // namespace attention::server

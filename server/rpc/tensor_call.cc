@@ -161,7 +161,7 @@ void TensorCall::Decoded(JobEnd end) {
 }
 
 void TensorCall::Planned(bool inline_allowed) {
-  if (!status_.ok()) return (void)End(status_);
+  if (!status_.ok()) return Fail(status_);
   if (cancelled_) return (void)End(Abandoned());
   AttentionOutputs outputs;
   if (encoder_) outputs = encoder_->Allocate(env_.buffers);
@@ -216,27 +216,43 @@ void TensorCall::Computed(absl::Status status) {
   } else if (absl::IsResourceExhausted(status)) {
     status = OutOfMemory();
   }
-  if (!status.ok()) return (void)End(status);
+  if (!status.ok()) return Fail(status);
   const absl::Time start = absl::Now();
   plan_->problem.reset();
   // For the next request, while this one's answer is being sent.
   kernel_request_.payloads.clear();
   kernel_request_.regions.clear();
   Note([&](CallRecord& record) { record.encode += absl::Now() - start; });
-  wire::MessageWriter answer = Encode();
+  wire::MessageWriter answer = EncodeAnswer();
   AddFields(answer);
   static_cast<void>(ticket_.Hold(MemoryKind::kTensors, 0));
   static_cast<void>(ticket_.Hold(MemoryKind::kScratch, 0));
   Answer(std::move(answer).Finish());
 }
 
-wire::MessageWriter TensorCall::Encode() {
-  if (encoder_) return encoder_->Finish(record_.Timing());
+wire::MessageWriter TensorCall::Encode(ResponseEncoder& encoder) {
+  return encoder.Finish(record_.Timing());
+}
+
+wire::MessageWriter TensorCall::EncodeAnswer() {
+  if (encoder_) return Encode(*encoder_);
   wire::MessageWriter answer;
   answer.Message(v1::AttendResponse::kTimingFieldNumber, record_.Timing());
   shard_->Write(answer);
   shard_.reset();
   return answer;
+}
+
+void TensorCall::ForgetMessage() {
+  request_.Clear();
+  slices_ = {};
+  kernel_request_ = {};
+  plan_.reset();
+  encoder_.reset();
+  shard_.reset();
+  status_ = absl::OkStatus();
+  decode_stage_ = 0;
+  handed_over_copies_ = 0;
 }
 
 }  // namespace attention::server

@@ -41,15 +41,23 @@ class TensorCall : public OneMessageCall {
   // unless it sets shard_: then the plan is that one's, and partials are the
   // answer.
   virtual absl::StatusOr<AttentionPlan> Plan(const KernelRequest& request);
+  // The answer with the computed tensors, unless shard_ is set.
+  virtual wire::MessageWriter Encode(ResponseEncoder& encoder);
   // Fields of the answer beside its tensors and timing.
   virtual void AddFields(wire::MessageWriter& /*answer*/) {}
+  // The message can not be answered.
+  virtual void Fail(const absl::Status& status) { End(status); }
+
+  void Received() final;
+
+  // Lets go of all that belongs to the message, so that another may come.
+  void ForgetMessage();
 
   std::unique_ptr<ShardAttend> shard_;
 
  private:
   class DecodeJob;
 
-  void Received() final;
   int64_t BytesToCopy() const;
   int64_t NextDecodeStage();
   absl::Status FindTensors();
@@ -59,7 +67,7 @@ class TensorCall : public OneMessageCall {
   std::unique_ptr<Executor::Job> MakeJob(
       const AttentionOutputs& outputs, int threads,
       absl::AnyInvocable<void(absl::Status)> done);
-  wire::MessageWriter Encode();
+  wire::MessageWriter EncodeAnswer();
   void Decoded(JobEnd end);
   void Planned(bool inline_allowed);
   void Done(absl::Status status);

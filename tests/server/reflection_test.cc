@@ -98,7 +98,8 @@ TEST_P(ReflectionTest, ListsEveryService) {
   EXPECT_THAT(
       ServicesOf(Ask(stream_, ListServices())),
       ElementsAre("attention.v1.AttentionService",
-                  "attention.v1.SessionService", "grpc.health.v1.Health",
+                  "attention.v1.SessionService",
+                  "inference.GRPCInferenceService", "grpc.health.v1.Health",
                   "grpc.reflection.v1.ServerReflection",
                   "grpc.reflection.v1alpha.ServerReflection"));
 }
@@ -112,7 +113,7 @@ TEST_P(ReflectionTest, DescribesWhatItLists) {
     ASSERT_NE(service, nullptr) << name;
     methods += service->method_count();
   }
-  EXPECT_EQ(methods, 3 + 9 + 3 + 1 + 1);
+  EXPECT_EQ(methods, 3 + 9 + 16 + 3 + 1 + 1);
 }
 
 TEST_P(ReflectionTest, FindsTheFileOfASymbolOfAnyKind) {
@@ -213,7 +214,7 @@ TEST_P(ReflectionTest, TellsWhatThereIsNotAndGoesOn) {
             std::pair(3, std::string("message_request: got none that "
                                      "the server knows, wanted "
                                      "one")));
-  EXPECT_EQ(ServicesOf(Ask(stream_, ListServices())).size(), 5);
+  EXPECT_EQ(ServicesOf(Ask(stream_, ListServices())).size(), 6);
 }
 
 TEST_P(ReflectionTest, ABadMessageEndsItsStream) {
@@ -240,7 +241,7 @@ TEST_P(ReflectionTest, SilentStreamsHoldUpNobody) {
   for (int i = 0; i < 200; ++i) {
     silent.push_back(std::make_unique<RawStream>(channel, GetParam()));
   }
-  EXPECT_EQ(ServicesOf(Ask(stream_, ListServices())).size(), 5);
+  EXPECT_EQ(ServicesOf(Ask(stream_, ListServices())).size(), 6);
   const auto stub = v1::AttentionService::NewStub(channel);
   grpc::ClientContext context;
   v1::ComputeAttentionResponse response;

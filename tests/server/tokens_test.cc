@@ -85,6 +85,10 @@ class TokensTest : public ::testing::Test {
     if (ok && with_message) {
       stream->WriteLast(message, grpc::WriteOptions(), nullptr);
       queue.Next(&tag, &ok);
+      // No status comes before the answer has been read.
+      grpc::ByteBuffer answer;
+      stream->Read(&answer, nullptr);
+      queue.Next(&tag, &ok);
     }
     grpc::Status status;
     stream->Finish(&status, nullptr);
@@ -122,19 +126,39 @@ TEST_F(TokensTest, WithoutOneNothingIsRead) {
         "/attention.v1.AttentionService/GetCapabilities",
         "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List",
         "/grpc.health.v1.Health/Watch",
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"}) {
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/inference.GRPCInferenceService/ModelInfer",
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+        "/inference.GRPCInferenceService/ServerLive"}) {
     const grpc::Status status = Call(method, "", /*with_message=*/false);
     EXPECT_EQ(DetailsOf(status).reason, "TOKEN_MISSING") << method;
   }
 }
 
-TEST_F(TokensTest, HealthAndReflectionNeedOneToo) {
-  const std::vector<std::string> health = {"/grpc.health.v1.Health/Check",
-                                           "/grpc.health.v1.Health/List",
-                                           "/grpc.health.v1.Health/Watch"};
+TEST_F(TokensTest, HealthReflectionAndInferencesNeedOneToo) {
+  const std::vector<std::string> health = {
+      "/grpc.health.v1.Health/Check",
+      "/grpc.health.v1.Health/List",
+      "/grpc.health.v1.Health/Watch",
+      "/inference.GRPCInferenceService/ServerLive",
+      "/inference.GRPCInferenceService/ServerReady",
+      "/inference.GRPCInferenceService/ModelReady"};
   const std::vector<std::string> reflection = {
       "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"};
+      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+      "/inference.GRPCInferenceService/ServerMetadata",
+      "/inference.GRPCInferenceService/ModelMetadata",
+      "/inference.GRPCInferenceService/ModelConfig",
+      "/inference.GRPCInferenceService/ModelStatistics",
+      "/inference.GRPCInferenceService/RepositoryIndex",
+      "/inference.GRPCInferenceService/SystemSharedMemoryStatus",
+      "/inference.GRPCInferenceService/SystemSharedMemoryRegister",
+      "/inference.GRPCInferenceService/SystemSharedMemoryUnregister",
+      "/inference.GRPCInferenceService/CudaSharedMemoryStatus",
+      "/inference.GRPCInferenceService/CudaSharedMemoryRegister",
+      "/inference.GRPCInferenceService/CudaSharedMemoryUnregister",
+      "/inference.GRPCInferenceService/ModelInfer",
+      "/inference.GRPCInferenceService/ModelStreamInfer"};
   for (const bool open_health : {false, true}) {
     Start(Line("t-a", "a"), open_health);
     for (const bool is_health : {false, true}) {
@@ -157,6 +181,11 @@ TEST_F(TokensTest, OnesForProbesDoNotCompute) {
   const grpc::Status status = Compute("t-p");
   EXPECT_EQ(status.error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(DetailsOf(status).reason, "TENANT_NOT_ALLOWED");
+  for (const char* method :
+       {"/inference.GRPCInferenceService/ModelInfer",
+        "/inference.GRPCInferenceService/ModelStreamInfer"}) {
+    EXPECT_EQ(DetailsOf(Call(method, "t-p")).reason, "TENANT_NOT_ALLOWED");
+  }
 }
 
 TEST_F(TokensTest, AreReadAgain) {

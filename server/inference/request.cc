@@ -1,0 +1,300 @@
+#include "server/inference/request.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "attention/v1/attention.pb.h"
+#include "base/field_error.h"
+#include "inference/inference.pb.h"
+#include "server/inference/model.h"
+#include "server/inference/parameters.h"
+#include "server/utf8.h"
+#include "wire/buffer_slice.h"
+#include "wire/data_type.h"
+
+namespace attention::server {
+namespace {
+
+using inference::InferTensorContents;
+using v1::ComputeAttentionResponse;
+using wire::InferContents;
+using wire::InferTensor;
+using wire::TensorFields;
+
+struct Input {
+  const char* name;
+  TensorFields wire::RequestFields::* target;
+};
+
+constexpr Input kInputs[] = {{"query", &wire::RequestFields::query},
+                             {"key", &wire::RequestFields::key},
+                             {"value", &wire::RequestFields::value},
+                             {"mask", &wire::RequestFields::mask},
+                             {"past_key", &wire::RequestFields::past_key},
+                             {"past_value", &wire::RequestFields::past_value}};
+
+constexpr std::pair<const char*, int> kOutputs[] = {
+    {"output", ComputeAttentionResponse::kOutputFieldNumber},
+    {"log_sum_exp", ComputeAttentionResponse::kLogSumExpFieldNumber},
+    {"scores", ComputeAttentionResponse::kScoresFieldNumber},
+    {"present_key", ComputeAttentionResponse::kPresentKeyFieldNumber},
+    {"present_value", ComputeAttentionResponse::kPresentValueFieldNumber}};
+
+// The list that holds elements of a type; nothing where none does.
+std::optional<int> ListOf(DataType type) {
+  switch (type) {
+    case DataType::kBool:
+      return InferTensorContents::kBoolContentsFieldNumber;
+    case DataType::kInt8:
+    case DataType::kInt32:
+      return InferTensorContents::kIntContentsFieldNumber;
+    case DataType::kInt64:
+      return InferTensorContents::kInt64ContentsFieldNumber;
+    case DataType::kFloat32:
+      return InferTensorContents::kFp32ContentsFieldNumber;
+    case DataType::kFloat64:
+      return InferTensorContents::kFp64ContentsFieldNumber;
+    default:
+      return std::nullopt;
+  }
+}
+
+std::string ListName(int field) {
+  // A string_view in newer versions of protobuf.
+  return std::string(
+      InferTensorContents::descriptor()->FindFieldByNumber(field)->name());
+}
+
+class Converter {
+ public:
+  Converter(size_t most_numbers, BufferPool& pool, wire::MemoryMeter& meter)
+      : most_numbers_(most_numbers), pool_(pool), meter_(meter) {}
+
+  absl::StatusOr<InferRequest> Convert(wire::InferRequestFields from) {
+    absl::Status status = CheckModel(from.model_name, from.model_version);
+    if (status.ok()) status = CheckId(from.id);
+    if (status.ok()) status = Inputs(from);
+    if (status.ok()) {
+      status = SetParameters(from.parameters, most_numbers_, &request_.fields);
+    }
+    if (status.ok()) status = Outputs(from.outputs);
+    if (!status.ok()) return status;
+    return std::move(request_);
+  }
+
+ private:
+  static absl::Status CheckId(const std::string& id) {
+    if (id.size() > wire::kMaxInferIdBytes) {
+      return FieldError("id",
+                        absl::StrCat("got more than ", wire::kMaxInferIdBytes,
+                                     " bytes, the most there may be"));
+    }
+    if (!IsUtf8(id)) return FieldError("id", "got bytes, wanted UTF-8");
+    return absl::OkStatus();
+  }
+
+  absl::Status Inputs(wire::InferRequestFields& from) {
+    const size_t raw = from.raw_input_contents.size();
+    if (raw > 0 && raw != from.inputs.size()) {
+      return FieldError(
+          "raw_input_contents",
+          absl::StrCat("got ", raw, ", wanted ", from.inputs.size(),
+                       ": one for each of inputs, or none"));
+    }
+    for (size_t i = 0; i < from.inputs.size(); ++i) {
+      absl::Status status = SetInput(
+          from.inputs[i], raw > 0 ? &from.raw_input_contents[i] : nullptr);
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status SetInput(InferTensor& from, const wire::SliceReader* raw) {
+    const std::string path = absl::StrCat("inputs.", Shown(from.name));
+    const auto* const input = std::find_if(
+        std::begin(kInputs), std::end(kInputs),
+        [&](const Input& known) { return from.name == known.name; });
+    if (input == std::end(kInputs)) {
+      return FieldError(path,
+                        "unknown, wanted query, key, value, mask, past_key or "
+                        "past_value");
+    }
+    TensorFields& to = request_.fields.*input->target;
+    if (to.present) return FieldError(path, "got two, wanted one");
+    absl::Status status = CheckTensorParameters(path, from.parameters);
+    if (!status.ok()) return status;
+    const std::optional<DataType> type = DatatypeFromName(from.datatype);
+    if (!type) {
+      return FieldError(absl::StrCat(path, ".datatype"),
+                        absl::StrCat("got \"", Shown(from.datatype),
+                                     "\", wanted ", kDatatypeNames));
+    }
+    to.present = true;
+    to.data_type = wire::ToWire(*type);
+    to.shape = std::move(from.shape);
+    to.rank = from.rank;
+    return SetElements(absl::StrCat(path, ".contents"), *type, from.contents,
+                       raw, &to);
+  }
+
+  absl::Status SetElements(const std::string& path, DataType type,
+                           InferContents& contents,
+                           const wire::SliceReader* raw, TensorFields* to) {
+    if (raw != nullptr) {
+      to->data = *raw;
+      if (contents.lists == 0) return absl::OkStatus();
+      return FieldError(path, "got both it and raw_input_contents, wanted one");
+    }
+    if (contents.lists == 0) return absl::OkStatus();
+    const std::optional<int> list = ListOf(type);
+    if (!list) {
+      return FieldError(path, absl::StrCat("got it for ", DatatypeName(type),
+                                           ", wanted raw_input_contents"));
+    }
+    if (contents.lists != uint32_t{1} << *list) {
+      const uint32_t others = contents.lists & ~(uint32_t{1} << *list);
+      return FieldError(
+          path,
+          absl::StrCat("got ", ListName(std::countr_zero(others)), ", wanted ",
+                       ListName(*list), " for ", DatatypeName(type)));
+    }
+    if (type == DataType::kFloat32) {
+      to->float_values = std::move(contents.floats);
+      return absl::OkStatus();
+    }
+    if (type == DataType::kFloat64) {
+      const size_t bytes = contents.doubles.count * sizeof(double);
+      to->data = Keep(std::move(contents.doubles.values), bytes);
+      return absl::OkStatus();
+    }
+    return SetIntegers(absl::StrCat(path, ".", ListName(*list)), type,
+                       contents.integers, to);
+  }
+
+  absl::Status SetIntegers(const std::string& path, DataType type,
+                           const std::vector<int64_t>& from, TensorFields* to) {
+    if (type == DataType::kInt8) {
+      for (const int64_t number : from) {
+        if (number == static_cast<int8_t>(number)) continue;
+        return FieldError(path, absl::StrCat("got ", number,
+                                             ", wanted -128 to 127 for INT8"));
+      }
+    }
+    const size_t size = attention::SizeOf(type);
+    const size_t bytes = from.size() * size;
+    absl::Status status = meter_.Take(static_cast<int64_t>(bytes));
+    if (!status.ok()) return status;
+    Buffer elements = pool_.Allocate(bytes);
+    // Little-endian: the low bytes come first.
+    for (size_t i = 0; i < from.size(); ++i) {
+      std::memcpy(elements.data() + i * size, &from[i], size);
+    }
+    to->data = Keep(std::move(elements), bytes);
+    return absl::OkStatus();
+  }
+
+  wire::SliceReader Keep(Buffer buffer, size_t bytes) {
+    const grpc::Slice& slice = request_.contents.emplace_back(
+        wire::ToSlice(std::move(buffer), 0, bytes));
+    return wire::SliceReader(absl::MakeConstSpan(&slice, 1));
+  }
+
+  absl::Status Outputs(const std::vector<InferTensor>& outputs) {
+    for (const InferTensor& output : outputs) {
+      const std::string path = absl::StrCat("outputs.", Shown(output.name));
+      const auto* const known = std::find_if(
+          std::begin(kOutputs), std::end(kOutputs),
+          [&](const auto& entry) { return output.name == entry.first; });
+      if (known == std::end(kOutputs)) {
+        return FieldError(path,
+                          "unknown, wanted output, log_sum_exp, scores, "
+                          "present_key or present_value");
+      }
+      absl::Status status = CheckTensorParameters(path, output.parameters);
+      if (!status.ok()) return status;
+      if (Asked(known->second)) {
+        return FieldError(path, "got two, wanted one");
+      }
+      request_.outputs.push_back(known->second);
+    }
+    if (!outputs.empty()) ComputeThose();
+    return absl::OkStatus();
+  }
+
+  bool Asked(int field) const {
+    return std::find(request_.outputs.begin(), request_.outputs.end(), field) !=
+           request_.outputs.end();
+  }
+
+  // The options that make the outputs, and no others, from those that were
+  // named.
+  void ComputeThose() {
+    v1::AttentionOptions& options = request_.fields.options;
+    options.set_return_log_sum_exp(
+        Asked(ComputeAttentionResponse::kLogSumExpFieldNumber));
+    options.set_return_present(
+        Asked(ComputeAttentionResponse::kPresentKeyFieldNumber) ||
+        Asked(ComputeAttentionResponse::kPresentValueFieldNumber));
+    if (!Asked(ComputeAttentionResponse::kScoresFieldNumber)) {
+      options.set_return_scores(v1::SCORES_UNSPECIFIED);
+    } else if (options.return_scores() == v1::SCORES_UNSPECIFIED) {
+      options.set_return_scores(v1::SCORES_WEIGHTS);
+    }
+  }
+
+  const size_t most_numbers_;
+  BufferPool& pool_;
+  wire::MemoryMeter& meter_;
+  InferRequest request_;
+};
+
+// The path in a ModelInferRequest of "query.data_type".
+std::string PathOfInput(absl::string_view field) {
+  if (absl::ConsumeSuffix(&field, ".data_type")) {
+    return absl::StrCat("inputs.", field, ".datatype");
+  }
+  if (absl::ConsumeSuffix(&field, ".float_values")) {
+    return absl::StrCat("inputs.", field, ".contents.fp32_contents");
+  }
+  return absl::StrCat("inputs.", field);
+}
+
+}  // namespace
+
+absl::StatusOr<InferRequest> ToInferRequest(wire::InferRequestFields fields,
+                                            size_t most_numbers,
+                                            BufferPool& pool,
+                                            wire::MemoryMeter& meter) {
+  return Converter(most_numbers, pool, meter).Convert(std::move(fields));
+}
+
+absl::Status OfInferRequest(const absl::Status& status) {
+  const std::string field = ErrorField(status);
+  absl::string_view rest = field;
+  for (const Input& input : kInputs) {
+    if (field == input.name ||
+        absl::StartsWith(field, absl::StrCat(input.name, "."))) {
+      return OfField(PathOfInput(field), status);
+    }
+  }
+  // "valid_lengths[0]" too.
+  if (absl::ConsumePrefix(&rest, "options.") ||
+      absl::StartsWith(field, "valid_lengths") ||
+      absl::StartsWith(field, "query_starts") ||
+      absl::StartsWith(field, "key_starts")) {
+    return OfField(absl::StrCat("parameters.", rest), status);
+  }
+  return status;
+}
+
+}  // namespace attention::server
