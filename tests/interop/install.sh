@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what tools.txt lists, unless it is there already: programs into
-# FOLDER/bin, Node's packages into FOLDER/node_modules, and a Go module with the
-# libraries into FOLDER/go.
+# FOLDER/bin, Node's packages into FOLDER/node_modules, a Go module with the
+# libraries into FOLDER/go, Python's packages into the environment FOLDER/triton,
+# and the files of wheels into FOLDER/wheels.
 # Usage: install.sh FOLDER
 set -euo pipefail
 list=$(cd "$(dirname "$0")" && pwd)/tools.txt
@@ -20,7 +21,7 @@ go_module() {
   go mod edit "${@/#/-require=}"
 } 2>/dev/null
 
-rm -rf bin go programs node_modules package.json package-lock.json
+rm -rf bin go programs node_modules package.json package-lock.json triton wheels
 mkdir bin
 bin=$PWD/bin
 while read -r kind name version folder; do
@@ -32,9 +33,22 @@ while read -r kind name version folder; do
       ;;
     library) libraries+=("$name@$version") ;;
     npm) packages+=("$name@$version") ;;
+    pip) python_packages+=("$name==$version") ;;
+    wheel) wheels+=("$name==$version") ;;
   esac
 done < <(grep -v '^#' "$list")
 (go_module go "${libraries[@]}")
 echo "Installing: ${packages[*]}"
 npm install --silent --no-audit --no-fund --prefix . "${packages[@]}"
+echo "Installing: ${python_packages[*]}"
+python3 -m venv triton
+triton/bin/pip install -q --no-deps "${python_packages[@]}"
+echo "Unpacking: ${wheels[*]}"
+triton/bin/pip download -q --no-deps --only-binary=:all: -d wheels "${wheels[@]}"
+for wheel in wheels/*.whl; do
+  python3 -m zipfile -e "$wheel" wheels
+  rm "$wheel"
+done
+# Unpacked files have lost that they are programs.
+find wheels -name perf_analyzer -exec chmod +x {} + -exec ln -sf ../{} bin/ \;
 cp "$list" installed.txt

@@ -19,6 +19,7 @@ SERVICES = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "inference.GRPCInferenceService",
 ]
 # Of the request in request_json.
 ANSWER = [0.669762, 0.330238, 0.330238, 0.669762]

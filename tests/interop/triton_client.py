@@ -1,0 +1,140 @@
+"""What stock tritonclient gets of the server: sync, asyncio and on a stream.
+
+Run with the Python that has it: triton_client.py ADDRESS FOLDER. Reads cases from
+FOLDER/NAME.npz, arrays by the names of inputs, with what else to ask for in
+FOLDER/NAME.json: "datatypes", "parameters" and "outputs". Writes FOLDER/answers.npz:
+an array for each "WAY/NAME/OUTPUT".
+"""
+
+import asyncio
+import json
+import queue
+import sys
+from pathlib import Path
+
+import numpy as np
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from tritonclient.utils import InferenceServerException
+
+
+class Case:
+    def __init__(self, path):
+        self.name = path.stem
+        asked = json.loads(path.with_suffix(".json").read_text())
+        self.outputs = asked["outputs"]
+        inputs = []
+        for name, array in np.load(path).items():
+            datatype = asked["datatypes"].get(name, "FP32")
+            tensor = triton.InferInput(name, list(array.shape), datatype)
+            inputs.append(tensor.set_data_from_numpy(array))
+        self.arguments = {
+            "model_name": "attention",
+            "inputs": inputs,
+            "request_id": self.name,
+            "parameters": asked["parameters"],
+            "outputs": [
+                triton.InferRequestedOutput(name) for name in self.outputs
+            ],
+        }
+
+    def save(self, way, result, answers):
+        assert result.get_response().id == self.name
+        for name in self.outputs:
+            answers[f"{way}/{self.name}/{name}"] = result.as_numpy(name)
+
+
+def bad_request(case):
+    return case.arguments | {"parameters": {"casual": 1}}
+
+
+def check_error(error):
+    assert isinstance(error, InferenceServerException), error
+    assert "parameters.casual: unknown" in error.message(), error
+
+
+def ask_in_turn(address, cases, answers):
+    with triton.InferenceServerClient(address) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("attention")
+        assert client.get_server_metadata().name == "attention_server"
+        metadata = client.get_model_metadata("attention", as_json=True)
+        assert metadata["inputs"][0]["name"] == "query"
+        config = client.get_model_config("attention").config
+        assert [i.name for i in config.input if not i.optional] == [
+            "query",
+            "key",
+            "value",
+        ]
+        assert client.get_model_repository_index().models[0].state == "READY"
+        client.unregister_system_shared_memory()
+        client.unregister_cuda_shared_memory()
+        before = count_inferences(client)
+        for case in cases:
+            case.save("sync", client.infer(**case.arguments), answers)
+        assert count_inferences(client) == before + len(cases)
+        try:
+            client.infer(**bad_request(cases[0]))
+        except InferenceServerException as error:
+            assert error.status() == "StatusCode.INVALID_ARGUMENT"
+            check_error(error)
+        else:
+            raise AssertionError("a bad request was answered")
+
+
+def count_inferences(client):
+    statistics = client.get_inference_statistics("attention")
+    return statistics.model_stats[0].inference_count
+
+
+async def ask_at_once(address, cases, answers):
+    async with triton_aio.InferenceServerClient(address) as client:
+        assert await client.is_server_ready()
+        results = await asyncio.gather(
+            *(client.infer(**case.arguments) for case in cases)
+        )
+        for case, result in zip(cases, results, strict=True):
+            case.save("aio", result, answers)
+
+        async def requests():
+            for case in cases:
+                yield case.arguments
+                yield bad_request(case)
+
+        stream = client.stream_infer(requests())
+        for case in cases:
+            result, error = await anext(stream)
+            assert error is None
+            case.save("aio_stream", result, answers)
+            result, error = await anext(stream)
+            check_error(error)
+
+
+def ask_on_a_stream(address, cases, answers):
+    came = queue.Queue()
+    with triton.InferenceServerClient(address) as client:
+        client.start_stream(lambda result, error: came.put((result, error)))
+        for case in cases:
+            client.async_stream_infer(**case.arguments)
+            client.async_stream_infer(**bad_request(case))
+        for case in cases:
+            result, error = came.get(timeout=60)
+            assert error is None
+            case.save("stream", result, answers)
+            result, error = came.get(timeout=60)
+            check_error(error)
+        client.stop_stream()
+
+
+def main(address, folder):
+    cases = [Case(path) for path in sorted(Path(folder).glob("*.npz"))]
+    answers = {}
+    ask_in_turn(address, cases, answers)
+    asyncio.run(ask_at_once(address, cases, answers))
+    ask_on_a_stream(address, cases, answers)
+    np.savez(Path(folder, "answers.npz"), **answers)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
