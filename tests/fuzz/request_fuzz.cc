@@ -10,18 +10,25 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_join.h"
+#include "absl/types/span.h"
 #include "attention/v1/attention.pb.h"
 #include "base/buffer_pool.h"
 #include "base/executor.h"
+#include "inference/inference.pb.h"
 #include "kernel/attention.h"
 #include "server/convert.h"
+#include "server/inference/request.h"
 #include "wire/compute_request.h"
+#include "wire/infer_request.h"
 #include "wire/memory_meter.h"
 
 namespace attention::server {
@@ -228,7 +235,27 @@ void Compute(const AttentionPlan& plan) {
         bytes);
 }
 
-void Run(const std::string& message) {
+// What a message asks for. Tensors refer to the slices, and to `contents`.
+absl::StatusOr<wire::RequestFields> Decode(
+    absl::Span<const grpc::Slice> slices, BufferPool& pool,
+    wire::MemoryMeter& meter, std::deque<grpc::Slice>& /*contents*/) {
+  return wire::DecodeRequest(slices, pool, meter, kMostNumbers);
+}
+
+// The same of one of the Open Inference Protocol.
+absl::StatusOr<wire::RequestFields> DecodeInfer(
+    absl::Span<const grpc::Slice> slices, BufferPool& pool,
+    wire::MemoryMeter& meter, std::deque<grpc::Slice>& contents) {
+  wire::InferRequestFields fields;
+  absl::Status status = wire::DecodeInferRequest(slices, pool, meter, &fields);
+  if (!status.ok()) return status;
+  auto request = ToInferRequest(std::move(fields), kMostNumbers, pool, meter);
+  if (!request.ok()) return request.status();
+  contents = std::move(request->contents);
+  return std::move(request->fields);
+}
+
+void Run(const std::string& message, decltype(&Decode) decode) {
   static const auto pool = BufferPool::Create(0);
   const std::vector<grpc::Slice> slices = {grpc::Slice(message)};
   const auto size = static_cast<int64_t>(message.size());
@@ -239,7 +266,10 @@ void Run(const std::string& message) {
     return absl::OkStatus();
   });
   const Peak peak;
-  auto fields = wire::DecodeRequest(slices, *pool, meter, kMostNumbers);
+  std::deque<grpc::Slice> contents;
+  auto fields = decode(slices, *pool, meter, contents);
+  Check(peak.bytes() <= granted + kSlack, "bytes to decode", peak.bytes(),
+        granted);
   if (!fields.ok()) return;
   auto request = ToKernel(*std::move(fields), *pool, meter);
   Check(peak.bytes() <= granted + kSlack, "bytes to decode", peak.bytes(),
@@ -255,10 +285,69 @@ void Run(const std::string& message) {
   Check(!ErrorField(plan.status()).empty(), "length of the field", 0, 1);
 }
 
+// The message as one of the Open Inference Protocol, with what it cannot say
+// left out; then `rest`.
+std::string AsInference(const std::string& message, const std::string& rest) {
+  v1::ComputeAttentionRequest from;
+  inference::ModelInferRequest to;
+  if (!from.ParseFromString(message)) return rest;
+  to.set_model_name("attention");
+  const auto add = [&](const char* name, bool present,
+                       const v1::Tensor& tensor) {
+    if (!present) return;
+    constexpr std::array<const char*, 5> kNames = {"FP32", "FP32", "FP16",
+                                                   "BF16", "FP64"};
+    auto* const input = to.add_inputs();
+    input->set_name(name);
+    // What follows the author's message may have changed it.
+    const auto type = static_cast<size_t>(tensor.data_type());
+    input->set_datatype(type < kNames.size() ? kNames[type] : "BOOL");
+    *input->mutable_shape() = tensor.shape();
+    *input->mutable_contents()->mutable_fp32_contents() = tensor.float_values();
+    to.add_raw_input_contents(tensor.data());
+  };
+  add("query", from.has_query(), from.query());
+  add("key", from.has_key(), from.key());
+  add("value", from.has_value(), from.value());
+  add("mask", from.has_mask(), from.mask());
+  add("past_key", from.has_past_key(), from.past_key());
+  add("past_value", from.has_past_value(), from.past_value());
+  // Only one of the two holds elements.
+  if (!from.query().float_values().empty()) to.clear_raw_input_contents();
+  const v1::AttentionOptions& options = from.options();
+  const auto set = [&](const char* name, int64_t number) {
+    if (number != 0) {
+      (*to.mutable_parameters())[name].set_int64_param(number);
+    }
+  };
+  set("layout", options.layout());
+  set("query_heads", options.query_heads());
+  set("kv_heads", options.kv_heads());
+  set("causal", options.causal());
+  set("return_scores", options.return_scores());
+  const auto set_list = [&](const char* name, const auto& numbers) {
+    if (!numbers.empty()) {
+      (*to.mutable_parameters())[name].set_string_param(
+          absl::StrJoin(numbers, ","));
+    }
+  };
+  set_list("valid_lengths", from.valid_lengths());
+  set_list("query_starts", from.query_starts());
+  set_list("key_starts", from.key_starts());
+  set_list("sinks", options.sinks());
+  set_list("alibi_slopes", options.alibi_slopes());
+  if (options.return_log_sum_exp()) to.add_outputs()->set_name("log_sum_exp");
+  return to.SerializeAsString() + rest;
+}
+
 }  // namespace
 }  // namespace attention::server
 
 extern "C" int LLVMFuzzerInitialize(int* /*argc*/, char*** /*argv*/) {
+  // Descriptors are made when they are first asked for, and stay.
+  attention::v1::AttentionOptions::default_instance().GetReflection();
+  attention::v1::AttentionOptions::descriptor();
+  inference::InferTensorContents::descriptor();
   using attention::server::CountFree;
   using attention::server::CountMalloc;
   return __sanitizer_install_malloc_and_free_hooks(CountMalloc, CountFree) == 0;
@@ -266,13 +355,14 @@ extern "C" int LLVMFuzzerInitialize(int* /*argc*/, char*** /*argv*/) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
-  // Every other input is the message itself.
-  if (data[0] % 2 == 0) {
-    attention::server::Run(
-        std::string(reinterpret_cast<const char*>(data) + 1, size - 1));
-  } else {
-    attention::server::Run(
-        attention::server::Author(data + 1, size - 1).Write());
-  }
+  namespace server = attention::server;
+  const std::string rest(reinterpret_cast<const char*>(data) + 1, size - 1);
+  // Every other input is the message itself, and every other one of another
+  // protocol.
+  const bool written = data[0] % 2 != 0, infer = data[0] / 2 % 2 != 0;
+  std::string message =
+      written ? server::Author(data + 1, size - 1).Write() : rest;
+  if (written && infer) message = server::AsInference(message, rest);
+  server::Run(message, infer ? server::DecodeInfer : server::Decode);
   return 0;
 }
