@@ -73,7 +73,7 @@ enum class Scores : uint8_t {
   kNone,
   kRaw,      // scale * Q·K
   kCapped,   // then soft cap
-  kBiased,   // then mask, ALiBi, causal mask and window
+  kBiased,   // then mask, ALiBi, causal mask, window and chunk
   kWeights,  // then softmax
 };
 
@@ -90,6 +90,9 @@ struct AttentionOptions {
   // Keys before and after the query's own position; >= -1, -1 is unbounded.
   int64_t window_left = -1;
   int64_t window_right = -1;
+  // A query sees the keys of its own chunk of so many positions; >= 0, 0 is all
+  // keys.
+  int64_t chunk_size = 0;
   // Empty or Hq finite values.
   std::vector<double> alibi_slopes;
   // Empty or Hq values, neither NaN nor +infinity.

@@ -67,13 +67,16 @@ wire::TensorFields Kept(const PageFormat& format, int64_t length,
 absl::Status CheckWindow(const AttentionOptions& options, int64_t window) {
   if (window == 0) return absl::OkStatus();
   const absl::string_view of_layer = ": the layer has a window (retain_window)";
-  if (options.window_left < 0 || options.window_left >= window) {
-    return FieldError("options.window.left",
-                      absl::StrCat("got ",
-                                   options.window_left < 0
-                                       ? "none"
-                                       : absl::StrCat(options.window_left),
-                                   ", wanted 0 to ", window - 1, of_layer));
+  const bool in_chunk = options.chunk_size > 0 && options.chunk_size <= window;
+  if (!in_chunk && (options.window_left < 0 || options.window_left >= window)) {
+    return FieldError(
+        "options.window.left",
+        absl::StrCat("got ",
+                     options.window_left < 0
+                         ? "none"
+                         : absl::StrCat(options.window_left),
+                     ", wanted 0 to ", window - 1,
+                     ", or a chunk_size of at most ", window, of_layer));
   }
   if (options.return_scores == Scores::kNone) return absl::OkStatus();
   return FieldError("options.return_scores",

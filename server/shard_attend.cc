@@ -187,8 +187,9 @@ absl::StatusOr<std::unique_ptr<ShardAttend>> ShardAttend::Plan(
   }
   // The plan's cost is that of all tokens. The shard's part of it; all of it
   // with a window, which may lie in this shard.
-  const bool windowed =
-      request.options.window_left >= 0 || request.options.window_right >= 0;
+  const bool windowed = request.options.window_left >= 0 ||
+                        request.options.window_right >= 0 ||
+                        request.options.chunk_size > 0;
   const double part =
       windowed || shard.total_length == 0
           ? 1

@@ -1,20 +1,27 @@
 #!/usr/bin/env bash
 # Starts a server on a free port, asks it what attention is and what a layer of
-# a real model attends to, and stops it. Usage: demo.sh FOLDER_OF_BINARIES
+# a real model attends to, and stops it; with --stay only once it is interrupted.
+# Usage: demo.sh FOLDER_OF_BINARIES [--stay]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bin=$1
+bin=$1 stay=${2:-}
+if [[ -n $stay && $stay != --stay ]]; then
+  echo "demo: got '$stay', wanted --stay or nothing" >&2
+  exit 2
+fi
 
 log=$(mktemp)
-"$bin/attention_server" --listen=127.0.0.1:0 >"$log" 2>"$log.err" &
+"$bin/attention_server" --listen=127.0.0.1:0 --http-listen=127.0.0.1:0 >"$log" 2>"$log.err" &
 server=$!
 trap 'kill $server 2>/dev/null || true; rm -f "$log" "$log.err"' EXIT
 
-address=
-until address=$(sed -n 's/^listening on //p' "$log") && [[ -n $address ]]; do
+# The line of HTTP comes last.
+until page=$(sed -n 's/^listening on \(http:.*\)/\1/p' "$log") && [[ -n $page ]]; do
   kill -0 $server 2>/dev/null || { cat "$log.err" >&2; exit 1; }
   sleep 0.05
 done
+
+address=$(sed -n '1s/^listening on //p' "$log")
 
 say() { printf '\n%s\n' "$*"; }
 
@@ -27,6 +34,14 @@ sample=examples/minilm_layer0.safetensors
 "$bin/attention_client" compute --server="$address" --explain \
   --query=$sample:query --key=$sample:key --value=$sample:value
 
+if [[ -n $stay ]]; then
+  trap : INT TERM  # A signal only ends the wait.
+  say "The server stays, at $address. Its page, to open in a browser: $page/"
+  echo "Ctrl+C stops it."
+  wait $server || true
+  trap - INT TERM
+fi
+
 say "Stopping the server."
-kill -TERM $server
+kill -TERM $server 2>/dev/null || true
 wait $server

@@ -52,6 +52,7 @@ absl::StatusOr<AttentionOptions> ToKernelOptions(
   enums.Convert("causal", from.causal(), Causal::kBottomRight, &to.causal);
   if (from.window().has_left()) to.window_left = from.window().left();
   if (from.window().has_right()) to.window_right = from.window().right();
+  to.chunk_size = from.chunk_size();
   to.alibi_slopes.assign(from.alibi_slopes().begin(),
                          from.alibi_slopes().end());
   to.sinks.assign(from.sinks().begin(), from.sinks().end());

@@ -89,7 +89,7 @@ constexpr double kRowWork = 4000;
 constexpr double kTaskWork = 40000;
 
 // Number of (query head, query, key) triples that causal mask, window and valid
-// lengths leave.
+// lengths leave; of chunks as many as there are at most.
 double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
   // Without rows the batch size is not limited by memory: no loop over it.
   if (NumElements(inputs.query.shape) == 0) return 0;
@@ -97,6 +97,9 @@ double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
   // clamped to the valid keys.
   int64_t right = problem.window_right;
   if (problem.causal != Causal::kNone) right = 0;
+  const auto chunk = problem.chunk_size > 0
+                         ? static_cast<double>(problem.chunk_size)
+                         : std::numeric_limits<double>::infinity();
   // Without starts and valid lengths all sequences are alike.
   const bool alike = !problem.ragged && problem.valid_lengths.empty();
   const int64_t different = alike ? 1 : problem.batch;
@@ -106,13 +109,15 @@ double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
     const auto rows = static_cast<double>(s.query_length);
     const auto valid = static_cast<double>(s.valid_length);
     const auto offset = static_cast<double>(s.offset);
-    pairs += right < 0 ? rows * valid
-                       : SumClamped(offset + static_cast<double>(right) + 1,
-                                    rows, valid);
+    double visible =
+        right < 0
+            ? rows * valid
+            : SumClamped(offset + static_cast<double>(right) + 1, rows, valid);
     if (problem.window_left >= 0) {
-      pairs -= SumClamped(offset - static_cast<double>(problem.window_left),
-                          rows, valid);
+      visible -= SumClamped(offset - static_cast<double>(problem.window_left),
+                            rows, valid);
     }
+    pairs += std::min(visible, rows * chunk);
   }
   if (alike) pairs *= static_cast<double>(problem.batch);
   return pairs * static_cast<double>(problem.query_heads);

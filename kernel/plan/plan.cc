@@ -501,6 +501,13 @@ class Planner {
         ResolveWindow("left", options_.window_left, &p_.window_left));
     ATTENTION_RETURN_IF_ERROR(
         ResolveWindow("right", options_.window_right, &p_.window_right));
+    if (options_.chunk_size < 0) {
+      return FieldError("options.chunk_size",
+                        GotNumber(options_.chunk_size, "at least 0"));
+    }
+    // One chunk of all positions hides as little as a larger one.
+    p_.chunk_size =
+        std::min(options_.chunk_size, p_.query_length + p_.total_keys() + 1);
     ATTENTION_RETURN_IF_ERROR(
         CheckPerHead("alibi_slopes", options_.alibi_slopes));
     for (size_t h = 0; h < options_.alibi_slopes.size(); ++h) {

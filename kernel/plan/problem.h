@@ -106,6 +106,7 @@ struct Problem {
   Causal causal = Causal::kNone;
   int64_t window_left = -1;
   int64_t window_right = -1;
+  int64_t chunk_size = 0;
   std::vector<double> alibi_slopes;  // empty or [Hq]
   std::vector<double> sinks;         // empty or [Hq]
   bool fast_math = false;            // bf16_pairs-inl.h or bf16_tiles-inl.h
@@ -140,8 +141,8 @@ struct Problem {
     return s;
   }
 
-  // Keys that causal mask, window and valid length let a query see. Neither end
-  // decreases from one query to the next.
+  // Keys that causal mask, window, chunk and valid length let a query see.
+  // Neither end decreases from one query to the next.
   KeyRange Visible(const Sequence& s, int64_t query_index) const {
     const int64_t position = query_index + s.offset;
     KeyRange range{0, s.valid_length};
@@ -151,6 +152,13 @@ struct Problem {
     }
     if (window_left >= 0) {
       range.begin = std::max<int64_t>(0, position - window_left);
+    }
+    if (chunk_size > 0) {
+      // Before the first key, whose chunk is whole, no key is seen anyway.
+      const int64_t chunk =
+          position < 0 ? -chunk_size : position / chunk_size * chunk_size;
+      range.begin = std::max(range.begin, chunk);
+      range.end = std::min(range.end, chunk + chunk_size);
     }
     range.end = std::max(range.end, range.begin);
     return range;

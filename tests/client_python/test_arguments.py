@@ -213,6 +213,7 @@ OF_COMPUTE = {
     "kv_heads": NO_WHOLE_NUMBER,
     "scale": NO_NUMBER,
     "softcap": NO_NUMBER,
+    "chunk_size": NO_WHOLE_NUMBER,
     "causal": NO_NAME,
     "window": [
         (3, TypeError, "got the number 3, wanted (left, right), each"),

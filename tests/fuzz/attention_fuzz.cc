@@ -98,6 +98,7 @@ void DrawOptions(Source& source, const Sizes& sizes,
   if (source.Coin()) {
     options->window_left = source.Size(source.Integer(-1, 9));
     options->window_right = source.Size(source.Integer(-1, 9));
+    options->chunk_size = source.Size(source.Integer(-1, 9));
   }
   if (source.Coin()) {
     options->alibi_slopes.assign(sizes.query_heads, source.Number(false));

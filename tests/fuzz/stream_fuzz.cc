@@ -214,6 +214,7 @@ class Author {
     options.set_kv_heads(heads_);
     options.set_causal(static_cast<v1::Causal>(Integer(0, 2)));
     options.set_softcap(Integer(0, 1));
+    options.set_chunk_size(std::max<int64_t>(0, Integer(-600, 600)));
     Fill(group * heads_, rows, size, request_.mutable_query());
     Fill(heads_, tokens_, size, request_.mutable_key());
     Fill(heads_, tokens_, value_size, request_.mutable_value());

@@ -413,6 +413,8 @@ std::vector<Bad> BadNumbers() {
        "options.scale", "got 1e+39, wanted a finite FLOAT32"},
       {"scale_double", doubles, [](Views& v) { v.options.scale = kInf; },
        "options.scale", "got inf, wanted a finite FLOAT64"},
+      {"chunk_negative", Bhsd, [](Views& v) { v.options.chunk_size = -1; },
+       "options.chunk_size", "got -1, wanted at least 0"},
       {"softcap_negative", Bhsd, [](Views& v) { v.options.softcap = -1; },
        "options.softcap", "got -1, wanted a finite FLOAT32 of at least 0"},
       {"softcap_nan", Bhsd, [](Views& v) { v.options.softcap = NAN; },

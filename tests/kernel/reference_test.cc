@@ -213,6 +213,21 @@ TEST(ReferenceTest, Windows) {
             (std::vector<double>{1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1}));
 }
 
+TEST(ReferenceTest, Chunks) {
+  AttentionCase request = ScoresOf({0, 0, 0, 0, 0}, {1, 2, 3, 4, 5}, 3);
+  request.options.chunk_size = 2;
+  EXPECT_EQ(Visible(request),
+            (std::vector<double>{1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0}));
+  request.options.causal = Causal::kBottomRight;
+  EXPECT_EQ(Visible(request),
+            (std::vector<double>{0, 0, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1}));
+  // Queries that stand before all keys share a chunk with none of them.
+  request = ScoresOf({0}, {1}, 3);
+  request.options.causal = Causal::kBottomRight;
+  request.options.chunk_size = 2;
+  EXPECT_EQ(Visible(request), (std::vector<double>{0, 0, 1}));
+}
+
 TEST(ReferenceTest, Alibi) {
   AttentionCase request = ScoresOf({0, 0, 0}, {1, 2, 3}, 2);
   request.options.alibi_slopes = {0.5};

@@ -304,14 +304,18 @@ TEST(SameBitsTest, AnyPaddingOfKeys) {
 }
 
 // A mask that says what an option says.
-TEST(SameBitsTest, MaskInsteadOfCausalOrWindow) {
+TEST(SameBitsTest, MaskInsteadOfCausalWindowOrChunk) {
   for (uint64_t seed = 700; seed < 730; ++seed) {
     Random random(seed);
     AttentionCase whole = LargeCase(random, kKinds[seed % 5]);
     whole.mask.reset();
     // Only the bias decides what is masked, not what a tile could skip.
     const int64_t offset = OffsetOf(whole);
+    if (seed % 2 == 0) {
+      whole.options.chunk_size = random.Integer(1, whole.key.shape()[2] + 1);
+    }
     AttentionCase masked = whole;
+    masked.options.chunk_size = 0;
     masked.options.causal = Causal::kNone;
     masked.options.window_left = masked.options.window_right = -1;
     masked.options.alibi_slopes.clear();
@@ -323,10 +327,15 @@ TEST(SameBitsTest, MaskInsteadOfCausalOrWindow) {
       for (int64_t j = 0; j < keys; ++j) {
         const int64_t distance = j - (i + offset);
         const AttentionOptions& o = whole.options;
+        const int64_t n = o.chunk_size;
+        const int64_t chunk_end = n == 0           ? keys
+                                  : i + offset < 0 ? 0
+                                                   : ((i + offset) / n + 1) * n;
         masked.mask->Set(
             {i, j}, (o.causal == Causal::kNone || distance <= 0) &&
                         (o.window_left < 0 || -distance <= o.window_left) &&
-                        (o.window_right < 0 || distance <= o.window_right));
+                        (o.window_right < 0 || distance <= o.window_right) &&
+                        (n == 0 || (j < chunk_end && j >= chunk_end - n)));
       }
     }
     ASSERT_TRUE(SameBits(RunKernel(masked), RunKernel(whole)))

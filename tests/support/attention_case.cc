@@ -82,6 +82,7 @@ void DrawOptions(Random& random, const Sizes& sizes, int64_t keys,
     options->window_left = random.Integer(-1, keys + 1);
     options->window_right = random.Integer(-1, keys + 1);
   }
+  if (random.Chance(0.2)) options->chunk_size = random.Integer(1, keys + 2);
   if (random.Chance(0.25)) {
     for (int64_t h = 0; h < sizes.query_heads; ++h) {
       options->alibi_slopes.push_back(std::exp2(-1 - h % 8) *
@@ -232,7 +233,8 @@ std::string AttentionCase::ToString() const {
   if (options.scale) absl::StrAppend(&text, " scale ", *options.scale);
   absl::StrAppend(&text, " softcap ", options.softcap, " causal ",
                   static_cast<int>(options.causal), " window ",
-                  options.window_left, ",", options.window_right, " alibi ",
+                  options.window_left, ",", options.window_right, " chunk ",
+                  options.chunk_size, " alibi ",
                   absl::StrJoin(options.alibi_slopes, ","), " sinks ",
                   absl::StrJoin(options.sinks, ","), " scores ",
                   static_cast<int>(options.return_scores));

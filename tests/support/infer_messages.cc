@@ -84,6 +84,9 @@ void SetOptions(const v1::AttentionOptions& from, ModelInferRequest* request) {
   if (from.causal() != 0) {
     to["causal"].set_string_param(v1::Causal_Name(from.causal()));
   }
+  if (from.chunk_size() != 0) {
+    to["chunk_size"].set_int64_param(from.chunk_size());
+  }
   if (from.window().has_left()) {
     to["window.left"].set_int64_param(from.window().left());
   }

@@ -65,6 +65,7 @@ AttentionOptions KernelOptions(const v1::AttentionOptions& options) {
   result.softcap = options.softcap();
   result.causal = static_cast<Causal>(options.causal());
   if (options.window().has_left()) result.window_left = options.window().left();
+  result.chunk_size = options.chunk_size();
   if (options.window().has_right()) {
     result.window_right = options.window().right();
   }

@@ -73,6 +73,7 @@ class Generator:
             "softcap": self.choose((0.0, 0.5, 3.0, 30.0), (6, 1, 1, 1)),
             "causal": self.choose((None, "top_left", "bottom_right")),
             "window": (left, right) if self.chance(0.3) else None,
+            "chunk_size": self.choose((0, 1, 7, 64), (6, 1, 1, 1)),
             "alibi_slopes": (
                 self.rng.uniform(0, 0.2, heads) if self.chance(0.2) else None
             ),

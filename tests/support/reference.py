@@ -45,6 +45,7 @@ def compute(
     softcap=0.0,
     causal=None,
     window=None,
+    chunk_size=0,
     alibi_slopes=None,
     sinks=None,
     return_scores=None,
@@ -56,6 +57,7 @@ def compute(
         "softcap": softcap,
         "causal": causal,
         "window": window,
+        "chunk_size": chunk_size,
         "alibi_slopes": alibi_slopes,
         "sinks": sinks,
     }
@@ -186,6 +188,9 @@ def _position_bias(length, keys, past, valid, head, options):
         seen &= own - left <= j
     if right not in (None, -1):
         seen &= j <= own + right
+    if options["chunk_size"]:
+        chunk = options["chunk_size"]
+        seen &= np.floor_divide(j, chunk) == np.floor_divide(own, chunk)
     bias = np.where(seen, 0.0, -np.inf)
     if options["alibi_slopes"] is not None:
         bias = bias - options["alibi_slopes"][head] * np.abs(own - j)

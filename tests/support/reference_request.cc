@@ -183,7 +183,15 @@ bool ReferenceRequest::Hidden(int64_t b, int64_t i, int64_t j) const {
   if (options_.window_left >= 0 && position - j > options_.window_left) {
     return true;
   }
-  return options_.window_right >= 0 && j - position > options_.window_right;
+  if (options_.window_right >= 0 && j - position > options_.window_right) {
+    return true;
+  }
+  if (options_.chunk_size == 0) return false;
+  const auto chunk_of = [&](int64_t at) {
+    return std::floor(static_cast<double>(at) /
+                      static_cast<double>(options_.chunk_size));
+  };
+  return chunk_of(position) != chunk_of(j);
 }
 
 double ReferenceRequest::MaskValue(int64_t b, int64_t h, int64_t i,

@@ -84,6 +84,7 @@ v1::ComputeAttentionRequest RequestOf(const test::AttentionCase& c) {
   to.set_causal(static_cast<v1::Causal>(from.causal));
   to.mutable_window()->set_left(from.window_left);
   to.mutable_window()->set_right(from.window_right);
+  to.set_chunk_size(from.chunk_size);
   to.mutable_alibi_slopes()->Add(from.alibi_slopes.begin(),
                                  from.alibi_slopes.end());
   to.mutable_sinks()->Add(from.sinks.begin(), from.sinks.end());

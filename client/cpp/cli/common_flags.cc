@@ -67,6 +67,10 @@ void AddScoreOptions(CLI::App& app, v1::AttentionOptions& options) {
       },
       "Keys seen before and after the query's own; -1 is unbounded")
       ->type_name("LEFT,RIGHT");
+  app.add_option_function<int64_t>(
+         "--chunk-size", [&](int64_t size) { options.set_chunk_size(size); },
+         "Only keys of the query's own chunk of N positions are seen")
+      ->type_name("N");
   AddList<double>(app, "--alibi-slopes",
                   SetRepeated<double>(options.mutable_alibi_slopes()),
                   "Per query head: score lost for each key of distance");

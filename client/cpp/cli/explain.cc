@@ -13,7 +13,7 @@ bool IsBiased(const ComputeRequest& request) {
   const v1::AttentionOptions& options = request.options;
   return request.mask.has_value() || !request.valid_lengths.empty() ||
          options.causal() != v1::CAUSAL_UNSPECIFIED || options.has_window() ||
-         options.alibi_slopes_size() > 0;
+         options.chunk_size() != 0 || options.alibi_slopes_size() > 0;
 }
 
 // Axes of the output of any layout but RAGGED.

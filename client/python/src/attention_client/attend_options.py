@@ -20,6 +20,7 @@ def fill(
     softcap: float,
     causal: str | None,
     window: tuple[int | None, int | None] | None,
+    chunk_size: int,
     alibi_slopes: Sequence[float] | None,
     sinks: Sequence[float] | None,
     math_mode: str | None,
@@ -37,6 +38,7 @@ def fill(
     if window is not None:
         sides = arguments.window(window, "window")
         options.window.CopyFrom(pb.Window(left=sides[0], right=sides[1]))
+    options.chunk_size = arguments.whole_number(chunk_size, "chunk_size")
     if alibi_slopes is not None:
         options.alibi_slopes.extend(
             arguments.numbers(alibi_slopes, "alibi_slopes")

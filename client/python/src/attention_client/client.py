@@ -188,6 +188,7 @@ class ClientBase(
         softcap: float = 0,
         causal: str | None = None,
         window: tuple[int | None, int | None] | None = None,
+        chunk_size: int = 0,
         alibi_slopes: Sequence[float] | None = None,
         sinks: Sequence[float] | None = None,
         math_mode: str | None = None,
@@ -234,6 +235,8 @@ class ClientBase(
                 FlashAttention's) or None.
             window: (left, right), how many keys before and after its own
                 position a query sees; None or -1 is no bound.
+            chunk_size: a query sees keys of its own chunk of so many positions
+                only; 0 is none.
             alibi_slopes: Hq numbers.
             sinks: Hq logits that take part in the softmax's sum.
             math_mode: "reproducible" (same bits on every server; the default)
@@ -274,6 +277,7 @@ class ClientBase(
             softcap=softcap,
             causal=causal,
             window=window,
+            chunk_size=chunk_size,
             alibi_slopes=alibi_slopes,
             sinks=sinks,
             math_mode=math_mode,

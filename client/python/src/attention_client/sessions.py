@@ -269,6 +269,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         softcap: float = 0,
         causal: str | None = "bottom_right",
         window: tuple[int | None, int | None] | None = None,
+        chunk_size: int = 0,
         alibi_slopes: Sequence[float] | None = None,
         sinks: Sequence[float] | None = None,
         math_mode: str | None = None,
@@ -308,6 +309,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
             softcap=softcap,
             causal=causal,
             window=window,
+            chunk_size=chunk_size,
             alibi_slopes=alibi_slopes,
             sinks=sinks,
             math_mode=math_mode,
@@ -330,6 +332,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         softcap: float = 0,
         causal: str | None = "bottom_right",
         window: tuple[int | None, int | None] | None = None,
+        chunk_size: int = 0,
         alibi_slopes: Sequence[float] | None = None,
         sinks: Sequence[float] | None = None,
         math_mode: str | None = None,
@@ -356,6 +359,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
             softcap=softcap,
             causal=causal,
             window=window,
+            chunk_size=chunk_size,
             alibi_slopes=alibi_slopes,
             sinks=sinks,
             math_mode=math_mode,
@@ -525,6 +529,7 @@ class StepItem:
     softcap: float = 0
     causal: str | None = "bottom_right"
     window: tuple[int | None, int | None] | None = None
+    chunk_size: int = 0
     alibi_slopes: Sequence[float] | None = None
     sinks: Sequence[float] | None = None
     math_mode: str | None = None
@@ -566,6 +571,7 @@ class StepItem:
             softcap=self.softcap,
             causal=self.causal,
             window=self.window,
+            chunk_size=self.chunk_size,
             alibi_slopes=self.alibi_slopes,
             sinks=self.sinks,
             math_mode=self.math_mode,
