@@ -189,9 +189,9 @@ void AddLimitFlags(CLI::App& app, Options& options) {
 
 void AddHttpFlags(CLI::App& app, Options& options) {
   app.add_option("--http-listen", options.http_listen,
-                 "Address of an HTTP listener with /metrics, /livez and "
-                 "/readyz: host:port (port 0: any) or [ip6]:port. Default: "
-                 "none");
+                 "Address of an HTTP listener with a page at /, calls in JSON "
+                 "at /v1/ and /v2, /metrics, /livez and /readyz: host:port "
+                 "(port 0: any) or [ip6]:port. Default: none");
   AddParsed(
       app, "--http-max-connections", &options.http_max_connections,
       [](const std::string& text, int64_t* target) {
@@ -204,6 +204,14 @@ void AddHttpFlags(CLI::App& app, Options& options) {
       app, "--http-timeout", &options.http_timeout,
       "How long an HTTP client may take for a request and its answer, and stay "
       "idle. Default: 10s");
+  AddParsed(app, "--http-max-body-bytes", &options.http_max_body_bytes,
+            ParseBytes, "a number of bytes such as 1048576, 64MiB or 2GiB",
+            "Largest body of an HTTP request, and largest answer as a message. "
+            "Default: 8MiB");
+  app.add_option("--http-allow-origin", options.http_allow_origins,
+                 "Origin whose pages may call over HTTP from a browser, such "
+                 "as https://a.example, or *; may be repeated. Default: none")
+      ->allow_extra_args(false);
 }
 
 // Permissions in octal digits.

@@ -6,6 +6,7 @@
 #include <set>
 #include <thread>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -121,6 +122,18 @@ void CheckListen(const Options& options, Validator& validator) {
   }
 }
 
+// "https://a.example:8443", as browsers send it.
+bool IsOrigin(absl::string_view text) {
+  if (text == "*") return true;
+  if (!absl::ConsumePrefix(&text, "http://") &&
+      !absl::ConsumePrefix(&text, "https://")) {
+    return false;
+  }
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+    return absl::ascii_isalnum(c) || absl::StrContains(".-:[]_", c);
+  });
+}
+
 void CheckHttp(const Options& options, Validator& validator) {
   const std::string& address = options.http_listen;
   const bool good =
@@ -150,6 +163,15 @@ void CheckHttp(const Options& options, Validator& validator) {
         absl::StrCat("got ", absl::FormatDuration(options.http_timeout),
                      ", wanted ", absl::FormatDuration(kMinHttpTimeout), " to ",
                      absl::FormatDuration(kMaxHttpTimeout)));
+  }
+  validator.CheckRange("http-max-body-bytes", options.http_max_body_bytes,
+                       1 << 10, 1 << 30);
+  for (const std::string& origin : options.http_allow_origins) {
+    if (IsOrigin(origin)) continue;
+    validator.Add("http-allow-origin",
+                  absl::StrCat("got \"", origin,
+                               "\", wanted an origin such as "
+                               "https://a.example:8443, or *"));
   }
 }
 

@@ -23,10 +23,11 @@ struct Options {
   // of loopback only.
   std::vector<std::string> listen = {"127.0.0.1:50051"};
 
-  // Address of the HTTP listener with /metrics, /livez and /readyz: "host:port"
-  // (port 0 takes a free one) or "[ip6]:port". Default, empty: none. It has
-  // neither encryption nor authentication and tells how busy the server is, so
-  // name one that only those who watch the server can reach.
+  // Address of the HTTP listener with /v1/, /metrics, /livez and /readyz:
+  // "host:port" (port 0 takes a free one) or "[ip6]:port". Default, empty:
+  // none. It has no encryption. Calls need a token where `tokens` are given;
+  // the rest is open to all and tells how busy the server is, so name one that
+  // only those who may know that can reach.
   std::string http_listen;
 
   // Permissions of the files of Unix sockets, [0, 0777]; an abstract one has
@@ -107,13 +108,22 @@ struct Options {
   // gone longest without finishing a request is closed. The default is 64, or
   // less where descriptors are few. Raise it for many scrapers and probes; each
   // costs a descriptor, which max_connections must then leave, and at most some
-  // 50 KiB.
+  // 150 KiB: the page is the largest answer.
   int64_t http_max_connections = DefaultHttpConnections();
   // How long an HTTP client may take from connecting, or from its answer
   // before, to the end of its answer, [100 ms, 1 h]. Raise it to keep
   // connections open between rare scrapes; slow clients then hold theirs as
   // long.
   absl::Duration http_timeout = absl::Seconds(10);
+  // Largest body of a request over HTTP, and largest answer, counted as the
+  // message that gRPC would send, bytes, [1 KiB, 1 GiB]. All requests over HTTP
+  // together hold at most 8 times as much, beside max_inflight_bytes; reading a
+  // body as JSON takes 5 times as much for a moment. Raise it for large tensors
+  // over HTTP.
+  int64_t http_max_body_bytes = int64_t{8} << 20;
+  // Origins whose pages may call over HTTP from a browser ("https://a.example",
+  // or "*" for all), as CORS has them. None: only pages of this server's own.
+  std::vector<std::string> http_allow_origins;
 
   // What sessions may hold.
 

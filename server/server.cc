@@ -1,14 +1,19 @@
 #include "server/server.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <chrono>
 #include <limits>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "attention/v1/attention.grpc.pb.h"
 #include "grpc/health/v1/health.pb.h"
+#include "grpcpp/create_channel_posix.h"
 #include "grpcpp/ext/health_check_service_server_builder_option.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/resource_quota.h"
@@ -17,6 +22,8 @@
 #include "inference/inference.pb.h"
 #include "kernel/attention.h"
 #include "server/connections/goaway.h"
+#include "server/http/page.h"
+#include "server/http/status_json.h"
 #include "server/version.h"
 
 namespace attention::server {
@@ -38,6 +45,13 @@ constexpr absl::Duration kLeaveTime = absl::Milliseconds(500);
 // How often the server looks whether they have left, at first and later.
 constexpr absl::Duration kDrainLook = absl::Milliseconds(20);
 constexpr absl::Duration kLateDrainLook = absl::Milliseconds(200);
+// How long answers over HTTP, of calls that have ended, may take to be written
+// and taken.
+constexpr absl::Duration kAnswerTime = absl::Seconds(1);
+
+constexpr char kNoClientCertificates[] =
+    "this server wants client certificates (--tls-client-ca), which its HTTP "
+    "listener cannot ask for: call by gRPC";
 
 Admission::Settings AdmissionSettings(const Options& options,
                                       const ConnectionTable& connections) {
@@ -298,14 +312,60 @@ absl::Status Server::ListenHttp() {
         .body = metrics_.Text(),
         .content_type = "text/plain; version=0.0.4; charset=utf-8"};
   };
+  auto caller = GrpcCaller::Create([this] { return ConnectToItself(); },
+                                   options_.http_max_body_bytes);
+  if (!caller.ok()) return caller.status();
+  origins_.emplace(
+      options_.http_allow_origins,
+      options_.http_listen.substr(0, options_.http_listen.rfind(':')));
+  call_guard_.emplace(
+      *origins_, authenticator_,
+      options_.tls_client_ca.empty() ? "" : kNoClientCertificates);
+  gateway_.emplace(*call_guard_, **caller);
+  inference_gateway_.emplace(*call_guard_, **caller, ready_);
+  grpc_caller_ = *std::move(caller);
+  const HttpTask call = [this](const HttpRequest& request,
+                               const std::shared_ptr<HttpExchange>& exchange) {
+    gateway_->Handle(request, exchange);
+  };
+  const HttpTask infer = [this](const HttpRequest& request,
+                                const std::shared_ptr<HttpExchange>& exchange) {
+    inference_gateway_->Handle(request, exchange);
+  };
+  const auto guard = [this](const HttpRequest& request) {
+    return gateway_->Guard(request);
+  };
+  const auto infer_guard = [this](const HttpRequest& request) {
+    return inference_gateway_->Guard(request);
+  };
+  const auto error = [](int status, absl::string_view text,
+                        absl::string_view path) -> HttpResponse {
+    if (absl::StartsWith(path, "/v1/")) return ErrorResponse(status, text);
+    if (absl::StartsWith(path, "/v2")) return InferenceError(status, text);
+    return {.status = status, .body = absl::StrCat(text, "\n")};
+  };
+  std::vector<HttpRoute> routes = {{"GET", "/", PageHandler()},
+                                   {"GET", "/livez", livez},
+                                   {"GET", "/readyz", readyz},
+                                   {"GET", "/metrics", metrics},
+                                   {"", "/v1/*", call, guard}};
+  for (const char* path : kHealthPaths) {
+    routes.push_back({"GET", path, [this](const HttpRequest& request) {
+                        return inference_gateway_->Health(request);
+                      }});
+  }
+  // Other methods of those too.
+  routes.push_back({"", "/v2", infer, infer_guard});
+  routes.push_back({"", "/v2/*", infer, infer_guard});
   auto http =
       HttpServer::Start({.address = options_.http_listen,
                          .loopback_only = !options_.allow_plaintext,
                          .max_connections = options_.http_max_connections,
-                         .timeout = options_.http_timeout},
-                        {{"GET", "/livez", livez},
-                         {"GET", "/readyz", readyz},
-                         {"GET", "/metrics", metrics}});
+                         .timeout = options_.http_timeout,
+                         .max_body_bytes = options_.http_max_body_bytes,
+                         .max_held_bytes = 8 * options_.http_max_body_bytes,
+                         .error_response = error},
+                        std::move(routes));
   if (!http.ok()) {
     return absl::Status(
         http.status().code(),
@@ -363,7 +423,35 @@ absl::Status Server::Listen() {
   acceptor_ = std::make_unique<Acceptor>(
       std::move(listeners), options_.max_connections,
       Acceptor::Sinks{*tcp_sink_, *unix_sink_}, connections_, *log_);
+  serving_ = true;
   return absl::OkStatus();
+}
+
+// Null where clients are told to leave. The connection is not counted among
+// those of clients, nor does it take one of their places.
+std::shared_ptr<grpc::Channel> Server::ConnectToItself() {
+  grpc::ChannelArguments arguments;
+  // The server has been told of the limit, and keeps it.
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetMaxSendMessageSize(-1);
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0,
+                 ends) != 0) {
+    return nullptr;
+  }
+  Descriptor server_end(ends[0]);
+  Descriptor client_end(ends[1]);
+  {
+    // A server that has stopped would keep the descriptor for ever.
+    const std::lock_guard<std::mutex> lock(connect_mutex_);
+    if (!serving_ || leaving_) return nullptr;
+    Acceptor::Sink::NewConnectionParameters parameters;
+    parameters.fd = server_end.Release();
+    unix_sink_->HandleNewConnection(&parameters);
+  }
+  return grpc::CreateCustomInsecureChannelFromFd("http", client_end.Release(),
+                                                 arguments);
 }
 
 Server::~Server() {
@@ -391,9 +479,12 @@ void Server::Drain() {
   stop_.WaitUntil(absl::Now() + options_.drain_delay);
   acceptor_.reset();
   if (region_socket_ != nullptr) region_socket_->StopListening();
+  {
+    const std::lock_guard<std::mutex> lock(connect_mutex_);
+    leaving_ = true;
+  }
   // They know no GOAWAY, and would be cut.
   if (in_process_) return;
-  leaving_ = true;
   const absl::Time leave = absl::Now() + kLeaveTime;
   do {
     // Again each time: a connection may just have been made.
@@ -420,6 +511,9 @@ void Server::Wait() {
   grpc_server_->Wait();
   // Jobs of calls that were cut end within a turn.
   admission_.WaitUntilEmpty();
+  if (http_server_ != nullptr) {
+    http_server_->WaitUntilAnswered(absl::Now() + kAnswerTime);
+  }
   region_socket_.reset();
   http_server_.reset();
 }

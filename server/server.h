@@ -34,7 +34,12 @@
 #include "server/connections/connection_guard.h"
 #include "server/connections/connection_table.h"
 #include "server/housekeeping.h"
+#include "server/http/call_guard.h"
+#include "server/http/gateway.h"
+#include "server/http/grpc_caller.h"
 #include "server/http/http_server.h"
+#include "server/http/inference_gateway.h"
+#include "server/http/origins.h"
 #include "server/log_limiter.h"
 #include "server/logging.h"
 #include "server/metrics/metrics.h"
@@ -74,7 +79,8 @@ class Server {
 
   // Where it serves HTTP, "host:port" with the real port; empty if it does not.
   // /livez says 200, /readyz 200 until Shutdown() and 503 from then on,
-  // /metrics what metrics() counts.
+  // /metrics what metrics() counts; /v1/ takes calls in JSON, as gRPC does,
+  // and /v2 those of the Open Inference Protocol.
   const std::string& http_address() const { return http_address_; }
 
   // A channel inside the process. MUST be destroyed before the server. It can
@@ -92,6 +98,7 @@ class Server {
   // - For Options::drain_delay everything is served as before.
   // - The listeners close, and each client is told to make its next calls
   //   elsewhere (GOAWAY). Those that were on their way are served.
+  // - Calls over HTTP are refused; those that run go on.
   // - When no ComputeAttention call runs and every client has left, or had half
   //   a second for it, or at the deadline, what is left is closed; HTTP and
   //   shared memory last.
@@ -123,6 +130,7 @@ class Server {
   void TellRefused(const absl::Status& status, std::string& last);
   absl::Status Listen();
   absl::Status ListenHttp();
+  std::shared_ptr<grpc::Channel> ConnectToItself();
   absl::Status ListenSharedMemory();
   void Drain();
   Snapshot TakeSnapshot() const;
@@ -155,6 +163,7 @@ class Server {
   std::string http_address_;
   // From when every listener serves until Shutdown().
   std::atomic<bool> ready_{false};
+  std::atomic<bool> serving_{false};  // gRPC's listeners do, or have done so
   std::atomic<bool> draining_{false};
   std::atomic<bool> in_process_{false};  // there was such a channel
   std::atomic<bool> leaving_{false};     // clients were told to
@@ -165,6 +174,14 @@ class Server {
   std::optional<TlsIdentity> tls_;
   std::unique_ptr<Acceptor::Sink> tcp_sink_, unix_sink_;
   std::unique_ptr<grpc::Server> grpc_server_;
+  // Held while a connection of the server's own is handed over.
+  std::mutex connect_mutex_;
+  // What handlers of the HTTP server use, each before who uses it.
+  std::optional<Origins> origins_;
+  std::optional<CallGuard> call_guard_;
+  std::optional<Gateway> gateway_;
+  std::optional<InferenceGateway> inference_gateway_;
+  std::unique_ptr<GrpcCaller> grpc_caller_;
   // Guarded by stop_mutex_ once Start() has returned.
   std::unique_ptr<HttpServer> http_server_;
   std::unique_ptr<RegionSocket> region_socket_;

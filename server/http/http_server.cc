@@ -16,12 +16,19 @@
 #include <chrono>
 #include <csignal>
 #include <list>
+#include <mutex>
 #include <new>
+#include <optional>
 #include <system_error>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "base/descriptor.h"
 #include "server/http/listen_socket.h"
 
@@ -37,11 +44,164 @@ constexpr auto kAcceptPause = std::chrono::milliseconds(50);
 constexpr int kSendBufferBytes = 64 << 10;
 // Room for the headers of an answer in a connection's memory.
 constexpr int64_t kAnswerHeaderBytes = 1024;
+// What is polled beside connections that wait: the loop's own.
+constexpr size_t kPolledFirst = 3;
+constexpr auto kAnsweredPoll = absl::Milliseconds(2);
+
+// What bodies and exchanges hold together.
+class HeldBytes {
+ public:
+  explicit HeldBytes(int64_t most) : most_(most) {}
+
+  // Holds `bytes` in place of `before`. False, and nothing changes, where that
+  // is too much.
+  bool Change(int64_t before, int64_t bytes) {
+    const int64_t more = bytes - before;
+    if (held_.fetch_add(more) + more <= most_ || more <= 0) return true;
+    held_ -= more;
+    return false;
+  }
+
+ private:
+  const int64_t most_;
+  std::atomic<int64_t> held_{0};
+};
+
+// What exchanges share with the loop, and may outlive it.
+struct Shared {
+  explicit Shared(int64_t max_held_bytes)
+      : wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), held(max_held_bytes) {}
+
+  // Wakes up the loop.
+  const Descriptor wake;
+  HeldBytes held;
+  std::atomic<int64_t> exchanges{0};
+};
+
+class Exchange final : public HttpExchange {
+ public:
+  // `held` bytes are its own from here on.
+  Exchange(std::shared_ptr<Shared> shared, int64_t held)
+      : shared_(std::move(shared)), held_(held) {
+    ++shared_->exchanges;
+  }
+  ~Exchange() override {
+    shared_->held.Change(held_, 0);
+    --shared_->exchanges;
+  }
+
+  void Answer(HttpResponse response) override {
+    // Destroyed without the lock: it may own anything.
+    std::function<void()> give_up;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (gone_ || answered_) return;
+    answered_ = true;
+    answer_ = std::move(response);
+    give_up.swap(give_up_);
+    eventfd_write(shared_->wake.get(), 1);
+  }
+
+  void Abort() noexcept override {
+    std::function<void()> give_up;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (gone_ || answered_) return;
+    answered_ = true;
+    give_up.swap(give_up_);
+    eventfd_write(shared_->wake.get(), 1);
+  }
+
+  bool gone() const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return gone_;
+  }
+
+  bool Hold(int64_t bytes) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!shared_->held.Change(held_, bytes)) return false;
+    held_ = bytes;
+    return true;
+  }
+
+  void OnGone(std::function<void()> give_up) override {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (answered_) return;
+      if (!gone_) {
+        give_up_ = std::move(give_up);
+        return;
+      }
+    }
+    give_up();
+  }
+
+  // The loop's side.
+
+  bool answered() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return answered_;
+  }
+  // Nothing: it was aborted.
+  std::optional<HttpResponse> TakeAnswer() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return std::exchange(answer_, std::nullopt);
+  }
+  // The request is over, however it ended.
+  void Leave() {
+    std::function<void()> give_up;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      gone_ = true;
+      give_up.swap(give_up_);
+    }
+    if (give_up) give_up();
+  }
+
+ private:
+  const std::shared_ptr<Shared> shared_;
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
+  int64_t held_;
+  bool gone_ = false;
+  bool answered_ = false;
+  std::optional<HttpResponse> answer_;
+  std::function<void()> give_up_;
+};
 
 // What is kept of a request from its headers until its answer is sent.
 struct PendingRequest {
-  std::string body;
+  MHD_Connection* connection;
+  std::string body = {};
+  // Bytes that count as held for `body`; none once an exchange counts them.
+  int64_t held = 0;
+  // What is answered when the body has come, which is not kept.
+  std::optional<HttpResponse> refusal = {};
+  std::shared_ptr<Exchange> exchange = {};
+  // Where it stands among those that wait for an answer.
+  std::optional<std::list<PendingRequest*>::iterator> waiting = {};
 };
+
+// Percent-decoding in place, but for %00: what stands behind it would be cut
+// off.
+size_t Unescape(void*, MHD_Connection*, char* text) {
+  const auto digit = [](char c) {
+    return absl::ascii_isdigit(c)    ? c - '0'
+           : absl::ascii_isxdigit(c) ? absl::ascii_tolower(c) - 'a' + 10
+                                     : -1;
+  };
+  char* to = text;
+  for (const char* from = text; *from != '\0'; ++from) {
+    const int high = *from == '%' ? digit(from[1]) : -1;
+    const int low = high >= 0 ? digit(from[2]) : -1;
+    if (low < 0 || (high == 0 && low == 0)) {
+      *to++ = *from;
+    } else {
+      *to++ = static_cast<char>(16 * high + low);
+      from += 2;
+    }
+  }
+  *to = '\0';
+  return static_cast<size_t>(to - text);
+}
 
 HttpResponse PlainText(int status, absl::string_view text) {
   HttpResponse response;
@@ -50,8 +210,15 @@ HttpResponse PlainText(int status, absl::string_view text) {
   return response;
 }
 
+bool IsAt(const HttpRoute& route, absl::string_view path) {
+  absl::string_view begin = route.path;
+  if (absl::ConsumeSuffix(&begin, "*")) return absl::StartsWith(path, begin);
+  return path == route.path;
+}
+
 bool Serves(const HttpRoute& route, absl::string_view method) {
-  return method == route.method || (method == "HEAD" && route.method == "GET");
+  return route.method.empty() || method == route.method ||
+         (method == "HEAD" && route.method == "GET");
 }
 
 // Whether the request says that its body is longer than `most` bytes.
@@ -92,10 +259,16 @@ class HttpServer::Loop {
         answer_patience_(absl::ToChronoNanoseconds(options.answer_patience)),
         routes_(std::move(routes)),
         socket_(std::move(socket)),
-        wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+        shared_(std::make_shared<Shared>(options.max_held_bytes)) {
+    polled_.reserve(kPolledFirst);
+  }
 
   ~Loop() {
-    if (daemon_ != nullptr) MHD_stop_daemon(daemon_);
+    if (daemon_ == nullptr) return;
+    // libmicrohttpd dies of suspended connections.
+    while (!waiting_.empty()) Abandon(*waiting_.front());
+    MHD_run(daemon_);
+    MHD_stop_daemon(daemon_);
   }
 
   absl::Status Start();
@@ -103,11 +276,12 @@ class HttpServer::Loop {
 
   void Stop() {
     stopping_ = true;
-    eventfd_write(wake_.get(), 1);
+    eventfd_write(shared_->wake.get(), 1);
   }
 
   const std::string& address() const { return socket_.address; }
   int64_t connections() const { return count_; }
+  int64_t unanswered() const { return unanswered_; }
 
  private:
   struct Connection {
@@ -115,6 +289,8 @@ class HttpServer::Loop {
     Clock::time_point deadline;
     // An answer is on its way: it makes room for others only after a while.
     bool answering = false;
+    // An exchange is: the connection stays, for as long as that takes.
+    bool waiting = false;
     std::list<Connection>::iterator self = {};
   };
 
@@ -138,16 +314,35 @@ class HttpServer::Loop {
   void CutExpired(Clock::time_point now);
   void CutLongestWaiting(Clock::time_point now);
   void Extend(Connection& connection, Clock::time_point now);
-  HttpResponse Route(const HttpRequest& request) const;
+  HttpResponse ErrorResponse(int status, absl::string_view text,
+                             absl::string_view path) const;
+  HttpResponse Busy(absl::string_view text, absl::string_view path) const;
+  const HttpRoute* RouteOf(const HttpRequest& request) const;
+  MHD_Result Headers(const HttpRequest& request, PendingRequest& pending);
+  void TakeBody(absl::string_view data, absl::string_view path,
+                PendingRequest& pending);
+  void DropBody(PendingRequest& pending);
+  MHD_Result Route(const HttpRequest& request, PendingRequest& pending);
+  MHD_Result Begin(const HttpTask& task, const HttpRequest& request,
+                   PendingRequest& pending);
+  // One that waits for its answer goes on: to send it, or to be closed.
+  void Resume(PendingRequest& pending);
+  void Abandon(PendingRequest& pending);
+  void ResumeAnswered();
 
   const HttpServerOptions options_;
   const Clock::duration timeout_;
   const Clock::duration answer_patience_;
   const std::vector<HttpRoute> routes_;
   const ListenSocket socket_;
-  const Descriptor wake_;
+  const std::shared_ptr<Shared> shared_;
   std::atomic<bool> stopping_{false};
   std::atomic<int64_t> count_{0};
+  // Requests with an exchange, until their answer was taken.
+  std::atomic<int64_t> unanswered_{0};
+  // Requests whose exchange has not answered; their connections are suspended.
+  std::list<PendingRequest*> waiting_;
+  std::vector<pollfd> polled_;
   // Earliest deadline first: each new deadline is later than all others.
   std::list<Connection> connections_;
   Clock::time_point accept_after_ = Clock::time_point::min();
@@ -155,16 +350,17 @@ class HttpServer::Loop {
 };
 
 absl::Status HttpServer::Loop::Start() {
-  if (wake_.valid()) {
+  if (shared_->wake.valid()) {
     daemon_ = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET, 0, nullptr, nullptr,
-        &Loop::OnRequest, this, MHD_OPTION_CONNECTION_LIMIT,
+        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME, 0,
+        nullptr, nullptr, &Loop::OnRequest, this, MHD_OPTION_CONNECTION_LIMIT,
         static_cast<unsigned>(options_.max_connections),
         MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         static_cast<size_t>(options_.max_header_bytes + kAnswerHeaderBytes),
         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_NOTIFY_COMPLETED,
         &Loop::OnCompleted, this, MHD_OPTION_NOTIFY_CONNECTION,
-        &Loop::OnConnection, this, MHD_OPTION_END);
+        &Loop::OnConnection, this, MHD_OPTION_UNESCAPE_CALLBACK, &Unescape,
+        nullptr, MHD_OPTION_END);
   }
   if (daemon_ == nullptr) {
     return absl::UnavailableError(
@@ -177,6 +373,7 @@ absl::Status HttpServer::Loop::Start() {
 void HttpServer::Loop::Run() {
   while (!stopping_) {
     const bool waits = WaitForWork(Clock::now());
+    ResumeAnswered();
     // First what has come on connections, so that none which has sent its
     // request is cut for it.
     MHD_run(daemon_);
@@ -201,14 +398,28 @@ bool HttpServer::Loop::WaitForWork(Clock::time_point now) {
     wait = std::min<Clock::duration>(wait, std::chrono::milliseconds(ms));
   }
   wait = std::max(wait, Clock::duration::zero());
-  pollfd events[] = {{wake_.get(), POLLIN, 0},
-                     {info->epoll_fd, POLLIN, 0},
-                     // poll() passes over what is negative.
-                     {paused ? -1 : socket_.fd.get(), POLLIN, 0}};
-  poll(events, std::size(events),
+  // Room for all was made when they began to wait.
+  polled_.clear();
+  polled_.push_back({shared_->wake.get(), POLLIN, 0});
+  polled_.push_back({info->epoll_fd, POLLIN, 0});
+  // poll() passes over what is negative.
+  polled_.push_back({paused ? -1 : socket_.fd.get(), POLLIN, 0});
+  for (const PendingRequest* pending : waiting_) {
+    polled_.push_back({ConnectionOf(pending->connection)->fd, POLLRDHUP, 0});
+  }
+  poll(polled_.data(), polled_.size(),
        static_cast<int>(
            std::chrono::ceil<std::chrono::milliseconds>(wait).count()));
-  return events[2].revents != 0;
+  if (polled_[0].revents != 0) {
+    eventfd_t count;
+    eventfd_read(shared_->wake.get(), &count);
+  }
+  auto next = waiting_.begin();
+  for (size_t i = kPolledFirst; i < polled_.size(); ++i) {
+    PendingRequest& pending = **next++;
+    if (polled_[i].revents != 0) Abandon(pending);
+  }
+  return polled_[2].revents != 0;
 }
 
 void HttpServer::Loop::Accept(Clock::time_point now) {
@@ -252,12 +463,18 @@ void HttpServer::Loop::Cut(Connection& connection, Clock::time_point now) {
 
 void HttpServer::Loop::CutExpired(Clock::time_point now) {
   while (!connections_.empty() && connections_.front().deadline <= now) {
-    Cut(connections_.front(), now);
+    Connection& connection = connections_.front();
+    if (connection.waiting) {
+      Extend(connection, now);
+    } else {
+      Cut(connection, now);
+    }
   }
 }
 
 void HttpServer::Loop::CutLongestWaiting(Clock::time_point now) {
   for (Connection& connection : connections_) {
+    if (connection.waiting) continue;
     const Clock::duration unfinished = now - (connection.deadline - timeout_);
     if (!connection.answering || unfinished >= answer_patience_) {
       return Cut(connection, now);
@@ -300,60 +517,225 @@ void HttpServer::Loop::OnConnection(void* loop, MHD_Connection* connection,
 
 void HttpServer::Loop::OnCompleted(void* loop, MHD_Connection* connection,
                                    void** pending, MHD_RequestTerminationCode) {
-  delete static_cast<PendingRequest*>(*pending);
+  Loop& self = *static_cast<Loop*>(loop);
+  auto* const request = static_cast<PendingRequest*>(*pending);
+  if (request != nullptr) {
+    if (request->exchange != nullptr) {
+      request->exchange->Leave();
+      --self.unanswered_;
+    }
+    self.DropBody(*request);
+    delete request;
+  }
   *pending = nullptr;
   if (Connection* const done = ConnectionOf(connection); done != nullptr) {
     done->answering = false;
-    static_cast<Loop*>(loop)->Extend(*done, Clock::now());
+    self.Extend(*done, Clock::now());
   }
 }
 
 // Called once when a request's headers have come, then with each piece of its
-// body, then without one at its end.
+// body, then without one at its end, and again when an exchange has answered.
 MHD_Result HttpServer::Loop::OnRequest(void* loop, MHD_Connection* connection,
                                        const char* path, const char* method,
                                        const char*, const char* data,
                                        size_t* data_bytes, void** pending) {
-  const Loop& self = *static_cast<Loop*>(loop);
-  const int64_t most = self.options_.max_body_bytes;
+  Loop& self = *static_cast<Loop*>(loop);
   try {
-    auto* const request = static_cast<PendingRequest*>(*pending);
+    auto* request = static_cast<PendingRequest*>(*pending);
     if (request == nullptr) {
-      *pending = new PendingRequest;
-      if (!TellsALongerBody(connection, most)) return MHD_YES;
-      // An answer before the body makes libmicrohttpd close the connection.
-      return Send(connection,
-                  PlainText(413, absl::StrCat("the body is longer than ", most,
-                                              " bytes")));
+      request = new PendingRequest{.connection = connection};
+      *pending = request;
+      return self.Headers({method, path, request->body, connection}, *request);
+    }
+    if (request->exchange != nullptr) {
+      // Without an answer its client has gone, or there is none to be had.
+      std::optional<HttpResponse> answer;
+      if (request->exchange->answered()) {
+        answer = request->exchange->TakeAnswer();
+      }
+      return answer ? Send(connection, *std::move(answer)) : MHD_NO;
     }
     if (*data_bytes > 0) {
+      const auto most = static_cast<size_t>(self.options_.max_body_bytes);
       if (request->body.size() + *data_bytes > most) return MHD_NO;
-      request->body.append(data, *data_bytes);
+      self.TakeBody(absl::string_view(data, *data_bytes), path, *request);
       *data_bytes = 0;
       return MHD_YES;
     }
+    if (request->refusal) return Send(connection, *std::move(request->refusal));
     if (Connection* const its = ConnectionOf(connection); its != nullptr) {
       its->answering = true;
     }
-    return Send(connection, self.Route({method, path, request->body}));
+    return self.Route({method, path, request->body, connection}, *request);
   } catch (const std::bad_alloc&) {
     return MHD_NO;
   }
 }
 
-HttpResponse HttpServer::Loop::Route(const HttpRequest& request) const {
+const HttpRoute* HttpServer::Loop::RouteOf(const HttpRequest& request) const {
+  for (const HttpRoute& route : routes_) {
+    if (IsAt(route, request.path) && Serves(route, request.method)) {
+      return &route;
+    }
+  }
+  return nullptr;
+}
+
+// An answer before the body makes libmicrohttpd close the connection.
+MHD_Result HttpServer::Loop::Headers(const HttpRequest& request,
+                                     PendingRequest& pending) {
+  const int64_t most = options_.max_body_bytes;
+  if (TellsALongerBody(pending.connection, most)) {
+    return Send(
+        pending.connection,
+        ErrorResponse(413,
+                      absl::StrCat("the body is longer than ", most, " bytes"),
+                      request.path));
+  }
+  const HttpRoute* const route = RouteOf(request);
+  if (route == nullptr || !route->guard) return MHD_YES;
+  std::optional<HttpResponse> refusal = route->guard(request);
+  if (!refusal) return MHD_YES;
+  // With no body to come the connection may stay.
+  const char* const length = MHD_lookup_connection_value(
+      pending.connection, MHD_HEADER_KIND, "Content-Length");
+  const bool chunked =
+      MHD_lookup_connection_value(pending.connection, MHD_HEADER_KIND,
+                                  "Transfer-Encoding") != nullptr;
+  if (!chunked && (length == nullptr || absl::string_view(length) == "0")) {
+    pending.refusal = std::move(refusal);
+    return MHD_YES;
+  }
+  return Send(pending.connection, *std::move(refusal));
+}
+
+void HttpServer::Loop::TakeBody(absl::string_view data, absl::string_view path,
+                                PendingRequest& pending) {
+  // libmicrohttpd takes no answer in the middle of a body.
+  if (pending.refusal) return;
+  const size_t needed = pending.body.size() + data.size();
+  if (needed > pending.body.capacity()) {
+    const size_t room = std::max(
+        needed, std::min(2 * pending.body.capacity(),
+                         static_cast<size_t>(options_.max_body_bytes)));
+    if (!shared_->held.Change(pending.held, static_cast<int64_t>(room))) {
+      DropBody(pending);
+      pending.refusal =
+          Busy("requests over HTTP hold too much memory: try again", path);
+      return;
+    }
+    pending.held = static_cast<int64_t>(room);
+    pending.body.reserve(room);
+  }
+  pending.body.append(data.data(), data.size());
+}
+
+void HttpServer::Loop::DropBody(PendingRequest& pending) {
+  shared_->held.Change(std::exchange(pending.held, 0), 0);
+  std::string().swap(pending.body);
+}
+
+// Of what may work in a moment.
+HttpResponse HttpServer::Loop::Busy(absl::string_view text,
+                                    absl::string_view path) const {
+  HttpResponse response = ErrorResponse(503, text, path);
+  response.headers.emplace_back("Retry-After", "1");
+  return response;
+}
+
+HttpResponse HttpServer::Loop::ErrorResponse(int status, absl::string_view text,
+                                             absl::string_view path) const {
+  if (!options_.error_response) return PlainText(status, text);
+  return options_.error_response(status, text, path);
+}
+
+MHD_Result HttpServer::Loop::Route(const HttpRequest& request,
+                                   PendingRequest& pending) {
+  if (const HttpRoute* const route = RouteOf(request); route != nullptr) {
+    if (const auto* handler = std::get_if<HttpHandler>(&route->handler)) {
+      return Send(request.connection, (*handler)(request));
+    }
+    return Begin(std::get<HttpTask>(route->handler), request, pending);
+  }
   std::string allowed;
   for (const HttpRoute& route : routes_) {
-    if (route.path != request.path) continue;
-    if (Serves(route, request.method)) return route.handler(request);
+    if (!IsAt(route, request.path)) continue;
     absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", route.method,
                     route.method == "GET" ? ", HEAD" : "");
   }
-  if (allowed.empty()) return PlainText(404, "there is nothing at this path");
-  HttpResponse response =
-      PlainText(405, absl::StrCat("this path takes ", allowed));
+  if (allowed.empty()) {
+    return Send(
+        request.connection,
+        ErrorResponse(404, "there is nothing at this path", request.path));
+  }
+  HttpResponse response = ErrorResponse(
+      405, absl::StrCat("this path takes ", allowed), request.path);
   response.headers.emplace_back("Allow", allowed);
-  return response;
+  return Send(request.connection, std::move(response));
+}
+
+MHD_Result HttpServer::Loop::Begin(const HttpTask& task,
+                                   const HttpRequest& request,
+                                   PendingRequest& pending) {
+  const int64_t most =
+      std::min(options_.max_exchanges,
+               std::max<int64_t>(1, options_.max_connections - 1));
+  if (shared_->exchanges >= most) {
+    return Send(
+        request.connection,
+        Busy("too many requests over HTTP are being worked on: try again",
+             request.path));
+  }
+  Connection* const connection = ConnectionOf(request.connection);
+  if (connection == nullptr) return MHD_NO;
+  // All that can fail comes first.
+  polled_.reserve(kPolledFirst + waiting_.size() + 1);
+  std::list<PendingRequest*> waiting = {&pending};
+  pending.exchange = std::make_shared<Exchange>(shared_, pending.held);
+  pending.held = 0;
+  ++unanswered_;
+  task(request, pending.exchange);
+  pending.waiting = waiting.begin();
+  waiting_.splice(waiting_.end(), waiting);
+  connection->waiting = true;
+  MHD_suspend_connection(request.connection);
+  return MHD_YES;
+}
+
+void HttpServer::Loop::Resume(PendingRequest& pending) {
+  waiting_.erase(*pending.waiting);
+  pending.waiting.reset();
+  Connection* const connection = ConnectionOf(pending.connection);
+  connection->waiting = false;
+  // The answer has as long as any other.
+  Extend(*connection, Clock::now());
+  MHD_resume_connection(pending.connection);
+}
+
+void HttpServer::Loop::Abandon(PendingRequest& pending) {
+  pending.exchange->Leave();
+  shutdown(ConnectionOf(pending.connection)->fd, SHUT_RDWR);
+  Resume(pending);
+}
+
+void HttpServer::Loop::ResumeAnswered() {
+  for (auto next = waiting_.begin(); next != waiting_.end();) {
+    PendingRequest& pending = **next++;
+    if (pending.exchange->answered()) Resume(pending);
+  }
+}
+
+absl::string_view HttpRequest::Header(const char* name) const {
+  const char* const value =
+      MHD_lookup_connection_value(connection, MHD_HEADER_KIND, name);
+  return value == nullptr ? absl::string_view() : value;
+}
+
+absl::string_view HttpRequest::Parameter(const char* name) const {
+  const char* const value =
+      MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, name);
+  return value == nullptr ? absl::string_view() : value;
 }
 
 HttpServer::HttpServer(std::unique_ptr<Loop> loop) : loop_(std::move(loop)) {}
@@ -392,5 +774,13 @@ HttpServer::~HttpServer() {
 const std::string& HttpServer::address() const { return loop_->address(); }
 
 int64_t HttpServer::connections() const { return loop_->connections(); }
+
+bool HttpServer::WaitUntilAnswered(absl::Time deadline) const {
+  while (loop_->unanswered() > 0) {
+    if (absl::Now() >= deadline) return false;
+    absl::SleepFor(kAnsweredPoll);
+  }
+  return true;
+}
 
 }  // namespace attention::server

@@ -13,25 +13,38 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
+struct MHD_Connection;
+
 namespace attention::server {
 
 // Valid during the handler's call only.
-struct HttpRequest {
+class HttpRequest {
+ public:
   // As it was sent: "GET", "HEAD", "POST".
   absl::string_view method;
   // Without the query, percent-decoded.
   absl::string_view path;
-  // Whole, at most HttpServerOptions::max_body_bytes.
-  absl::string_view body;
+  // Whole, at most HttpServerOptions::max_body_bytes. May be moved from.
+  std::string& body;
+
+  // The value of a header, whatever the case of its name; of a parameter of the
+  // query, percent-decoded. Empty if it is not there; the first of several.
+  absl::string_view Header(const char* name) const;
+  absl::string_view Parameter(const char* name) const;
+
+  // The library's.
+  MHD_Connection* connection;
 };
 
 struct HttpResponse {
@@ -46,12 +59,54 @@ struct HttpResponse {
 // May throw std::bad_alloc alone: that request's connection is closed.
 using HttpHandler = std::function<HttpResponse(const HttpRequest&)>;
 
+// A request that is answered later, from any thread. Thread-safe; may outlive
+// the server.
+class HttpExchange {
+ public:
+  virtual ~HttpExchange() = default;
+
+  // The answer. What comes after the first, or after the client has gone, is
+  // dropped.
+  virtual void Answer(HttpResponse response) = 0;
+
+  // Closes the connection without an answer, for which there is no memory. Like
+  // Answer() otherwise.
+  virtual void Abort() noexcept = 0;
+
+  // Whether nobody waits for the answer any more.
+  virtual bool gone() const = 0;
+
+  // From here on so many bytes are held for it, in place of those before (at
+  // first: its body's). False, and nothing changes, where all exchanges would
+  // hold more than HttpServerOptions::max_held_bytes. They are given back when
+  // nobody owns the exchange any more: neither the server, which waits for its
+  // client to take the answer or go, nor who works on it.
+  virtual bool Hold(int64_t bytes) = 0;
+
+  // To be called once when the client goes, or the server stops, before
+  // Answer(): at once if that has happened. Must not block.
+  virtual void OnGone(std::function<void()> give_up) = 0;
+};
+
+// Begins the work for a request, and sees to it that Answer() is called, also
+// where the client has gone. As for HttpHandler otherwise.
+using HttpTask =
+    std::function<void(const HttpRequest&, std::shared_ptr<HttpExchange>)>;
+
+// Looks at a request of which only the headers have come. What it returns is
+// the answer, and the body is not read. As for HttpHandler otherwise.
+using HttpGuard =
+    std::function<std::optional<HttpResponse>(const HttpRequest&)>;
+
 struct HttpRoute {
-  // One that answers GET answers HEAD too; the body is left out.
+  // One that answers GET answers HEAD too; the body is left out. Empty: all.
   std::string method;
-  // Compared whole.
+  // Compared whole; with "*" at its end, what stands before must begin the
+  // path. The first route that fits is taken.
   std::string path;
-  HttpHandler handler;
+  std::variant<HttpHandler, HttpTask> handler;
+  // Before the body is read; may be empty.
+  HttpGuard guard = {};
 };
 
 struct HttpServerOptions {
@@ -79,6 +134,18 @@ struct HttpServerOptions {
   // Beyond it: 413, or the connection is closed where a body does not tell its
   // length beforehand.
   int64_t max_body_bytes = 0;
+  // What the bodies of all requests and what HttpExchange::Hold() was told may
+  // take together. A body beyond it: 503.
+  int64_t max_held_bytes = int64_t{64} << 20;
+  // Exchanges at once that somebody owns: one more request is answered 503.
+  // Never as many as max_connections, unless that is 1, so that there is always
+  // a connection that can make room for the next one.
+  int64_t max_exchanges = 16;
+  // What the server itself says, with a status of 4xx or 5xx, of a path. The
+  // default is plain text.
+  std::function<HttpResponse(int status, absl::string_view text,
+                             absl::string_view path)>
+      error_response = {};
 };
 
 // Has one thread of its own, which all handlers run on. Memory is bounded as
@@ -86,7 +153,9 @@ struct HttpServerOptions {
 // When descriptors run out, new connections wait in the kernel until there are
 // some again. Thread-safe.
 //
-// A path without a route gives 404, a method without one 405.
+// A path without a route gives 404, a method without one 405. The client of an
+// exchange that closes its side of the connection, be it half, is taken to have
+// gone.
 class HttpServer {
  public:
   // Serves as soon as it returns.
@@ -107,6 +176,10 @@ class HttpServer {
 
   // Connections that are open.
   int64_t connections() const;
+
+  // Waits until no client waits for an HttpExchange: its answer was taken, or
+  // it has gone. False at the deadline.
+  bool WaitUntilAnswered(absl::Time deadline) const;
 
  private:
   class Loop;

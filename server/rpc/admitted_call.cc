@@ -1,5 +1,6 @@
 #include "server/rpc/admitted_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -165,9 +166,9 @@ void AdmittedCall::NoteShapes(const AttentionInputs& inputs,
   });
 }
 
-std::optional<int64_t> AdmittedCall::AnnouncedBytes() const {
+std::optional<int64_t> AdmittedCall::BytesInHeader(const char* name) const {
   const auto& headers = context_->client_metadata();
-  const auto found = headers.find(kRequestBytesHeader);
+  const auto found = headers.find(name);
   int64_t bytes;
   if (found == headers.end() ||
       !absl::SimpleAtoi(
@@ -177,6 +178,15 @@ std::optional<int64_t> AdmittedCall::AnnouncedBytes() const {
     return std::nullopt;
   }
   return bytes;
+}
+
+std::optional<int64_t> AdmittedCall::AnnouncedBytes() const {
+  return BytesInHeader(kRequestBytesHeader);
+}
+
+int64_t AdmittedCall::MaxAnswerBytes() const {
+  const int64_t most = env_.options.max_response_bytes;
+  return std::min(most, BytesInHeader(kMaxAnswerBytesHeader).value_or(most));
 }
 
 absl::Time AdmittedCall::Deadline() const {

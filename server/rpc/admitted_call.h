@@ -103,6 +103,8 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
 
   // What the caller said about the size of its first message.
   std::optional<int64_t> AnnouncedBytes() const;
+  // The server's own limit, or the caller's if that is lower.
+  int64_t MaxAnswerBytes() const;
   // The client's deadline, or the server's own for those who have none.
   absl::Time Deadline() const;
   // Why the work was given up.
@@ -174,6 +176,9 @@ class AdmittedCall : public grpc::ServerGenericBidiReactor,
   Admission::Ticket ticket_;
 
  private:
+  // What a header says that is a number of bytes; nothing if it says none.
+  std::optional<int64_t> BytesInHeader(const char* name) const;
+
   void EndWithoutMemory();
   // With mutex_ held.
   void FinishWith(const absl::Status& status);

@@ -21,6 +21,10 @@ using CallHeaders = std::multimap<grpc::string_ref, grpc::string_ref>;
 // is read.
 inline constexpr char kRequestBytesHeader[] = "attention-request-bytes";
 
+// The header in which a client may tell the largest answer that it takes, in
+// bytes of the message, so that a larger one is refused before it is computed.
+inline constexpr char kMaxAnswerBytesHeader[] = "attention-max-response-bytes";
+
 // Each header takes some 250 bytes of memory beside its own, so their number is
 // bounded too: a call that waits is charged for 128 KiB.
 inline constexpr int64_t kMaxHeaders = 256;

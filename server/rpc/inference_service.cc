@@ -109,8 +109,8 @@ void InferenceService::AddDescriptions(StreamedService& service) {
   inference::ServerMetadataResponse server;
   server.set_name("attention_server");
   server.set_version(kVersion);
-  for (const char* extension :
-       {"model_configuration", "statistics", "parameters"}) {
+  for (const char* extension : {"binary_tensor_data", "model_configuration",
+                                "statistics", "parameters"}) {
     server.add_extensions(extension);
   }
   AddConstant<inference::ServerMetadataRequest>(service, "ServerMetadata",

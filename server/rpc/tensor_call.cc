@@ -129,8 +129,8 @@ int64_t TensorCall::WrittenBytes() const {
 
 absl::Status TensorCall::HoldMemory() {
   const int64_t bytes = encoder_ ? encoder_->bytes() : shard_->answer_bytes();
-  if (bytes > env_.options.max_response_bytes) {
-    return AnswerTooLarge(bytes, env_.options.max_response_bytes);
+  if (const int64_t most = MaxAnswerBytes(); bytes > most) {
+    return AnswerTooLarge(bytes, most);
   }
   absl::Status status = ticket_.Hold(MemoryKind::kRequest, 0);
   if (status.ok()) {

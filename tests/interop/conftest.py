@@ -13,13 +13,19 @@ from interop.places import TOOLS
 @pytest.fixture(scope="session")
 def server(server_binary):
     """A running server, which fails the tests if it does not end well."""
-    with ServerProcess(server_binary) as process:
+    with ServerProcess(server_binary, "--http-listen=127.0.0.1:0") as process:
         yield process
 
 
 @pytest.fixture(scope="session")
 def address(server):
     return server.address
+
+
+@pytest.fixture(scope="session")
+def http_address(server):
+    line = server.process.stdout.readline()
+    return line.removeprefix("listening on http://").strip()
 
 
 @pytest.fixture(scope="session")

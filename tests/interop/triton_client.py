@@ -1,6 +1,7 @@
-"""What stock tritonclient gets of the server: sync, asyncio and on a stream.
+"""What stock tritonclient gets of the server: sync, asyncio and on a
+stream, and over HTTP.
 
-Run with the Python that has it: triton_client.py ADDRESS FOLDER. Reads cases from
+Run with the Python that has it: triton_client.py ADDRESS HTTP_ADDRESS FOLDER. Reads cases from
 FOLDER/NAME.npz, arrays by the names of inputs, with what else to ask for in
 FOLDER/NAME.json: "datatypes", "parameters" and "outputs". Writes FOLDER/answers.npz:
 an array for each "WAY/NAME/OUTPUT".
@@ -15,7 +16,12 @@ from pathlib import Path
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.http as triton_http
+import tritonclient.http.aio as triton_http_aio
 from tritonclient.utils import InferenceServerException
+
+# What HTTP carries in one body, here: a little less than 8 MiB.
+HTTP_BYTES = 8_000_000
 
 
 class Case:
@@ -23,9 +29,13 @@ class Case:
         self.name = path.stem
         asked = json.loads(path.with_suffix(".json").read_text())
         self.outputs = asked["outputs"]
+        self.arrays = dict(np.load(path))
+        self.datatypes = {
+            name: asked["datatypes"].get(name, "FP32") for name in self.arrays
+        }
         inputs = []
-        for name, array in np.load(path).items():
-            datatype = asked["datatypes"].get(name, "FP32")
+        for name, array in self.arrays.items():
+            datatype = self.datatypes[name]
             tensor = triton.InferInput(name, list(array.shape), datatype)
             inputs.append(tensor.set_data_from_numpy(array))
         self.arguments = {
@@ -38,8 +48,33 @@ class Case:
             ],
         }
 
+    def fits_http(self):
+        return sum(a.nbytes for a in self.arrays.values()) < HTTP_BYTES
+
+    def has_numbers(self):
+        """Whether JSON has numbers for its answer."""
+        return self.datatypes["query"] in ("FP32", "FP64")
+
+    def over_http(self, binary):
+        inputs = []
+        for name, array in self.arrays.items():
+            tensor = triton_http.InferInput(
+                name, list(array.shape), self.datatypes[name]
+            )
+            tensor.set_data_from_numpy(array, binary_data=binary)
+            inputs.append(tensor)
+        return self.arguments | {
+            "inputs": inputs,
+            "outputs": [
+                triton_http.InferRequestedOutput(name, binary_data=binary)
+                for name in self.outputs
+            ],
+        }
+
     def save(self, way, result, answers):
-        assert result.get_response().id == self.name
+        response = result.get_response()
+        id_ = response["id"] if isinstance(response, dict) else response.id
+        assert id_ == self.name
         for name in self.outputs:
             answers[f"{way}/{self.name}/{name}"] = result.as_numpy(name)
 
@@ -127,12 +162,70 @@ def ask_on_a_stream(address, cases, answers):
         client.stop_stream()
 
 
-def main(address, folder):
+def ask_over_http(address, cases, answers):
+    with triton_http.InferenceServerClient(address) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("attention")
+        assert not client.is_model_ready("another")
+        assert client.get_server_metadata()["name"] == "attention_server"
+        metadata = client.get_model_metadata("attention", "1")
+        assert metadata["inputs"][0]["name"] == "query"
+        # Numbers, not texts as in proto3 JSON.
+        assert all(type(n) is int for n in metadata["inputs"][0]["shape"])
+        config = client.get_model_config("attention")
+        assert config["input"][0]["name"] == "query"
+        index = client.get_model_repository_index()
+        assert index[0]["state"] == "READY"
+        assert client.get_system_shared_memory_status() == []
+        client.unregister_system_shared_memory()
+        client.unregister_cuda_shared_memory()
+        before = count_over_http(client)
+        for case in cases:
+            case.save("http", client.infer(**case.over_http(True)), answers)
+            if case.has_numbers():
+                result = client.infer(**case.over_http(False))
+                case.save("http_numbers", result, answers)
+        numbers = sum(case.has_numbers() for case in cases)
+        assert count_over_http(client) == before + len(cases) + numbers
+        # Without outputs, which then come as bytes.
+        arguments = cases[0].over_http(True) | {"outputs": None}
+        result = client.infer(**arguments)
+        assert result.as_numpy("output") is not None
+        try:
+            client.infer(
+                **(cases[0].over_http(True) | {"parameters": {"casual": 1}})
+            )
+        except InferenceServerException as error:
+            assert error.status() == "400"
+            check_error(error)
+        else:
+            raise AssertionError("a bad request was answered")
+
+
+def count_over_http(client):
+    statistics = client.get_inference_statistics("attention")
+    return statistics["model_stats"][0]["inference_count"]
+
+
+async def ask_over_http_at_once(address, cases, answers):
+    async with triton_http_aio.InferenceServerClient(address) as client:
+        results = await asyncio.gather(
+            *(client.infer(**case.over_http(True)) for case in cases)
+        )
+        for case, result in zip(cases, results, strict=True):
+            case.save("http_aio", result, answers)
+
+
+def main(address, http_address, folder):
     cases = [Case(path) for path in sorted(Path(folder).glob("*.npz"))]
     answers = {}
     ask_in_turn(address, cases, answers)
     asyncio.run(ask_at_once(address, cases, answers))
     ask_on_a_stream(address, cases, answers)
+    small = [case for case in cases if case.fits_http()]
+    ask_over_http(http_address, small, answers)
+    asyncio.run(ask_over_http_at_once(http_address, small, answers))
     np.savez(Path(folder, "answers.npz"), **answers)
 
 

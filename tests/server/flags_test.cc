@@ -62,6 +62,9 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
                                        "--max-shared-bytes=3GiB",
                                        "--http-max-connections=5",
                                        "--http-timeout=3s",
+                                       "--http-max-body-bytes=1MiB",
+                                       "--http-allow-origin=https://a.example",
+                                       "--http-allow-origin=*",
                                        "--tls-cert=/c",
                                        "--tls-key=/k",
                                        "--tls-client-ca=/a",
@@ -111,6 +114,9 @@ TEST(FlagsTest, EveryFlagSetsItsOption) {
   EXPECT_EQ(options.max_shared_bytes, int64_t{3} << 30);
   EXPECT_EQ(options.http_max_connections, 5);
   EXPECT_EQ(options.http_timeout, absl::Seconds(3));
+  EXPECT_EQ(options.http_max_body_bytes, 1 << 20);
+  EXPECT_EQ(options.http_allow_origins,
+            (std::vector<std::string>{"https://a.example", "*"}));
 }
 
 TEST(FlagsTest, ANumberAloneIsSeconds) {

@@ -121,6 +121,14 @@ INSTANTIATE_TEST_SUITE_P(
         BadOption{"ShortHttpTimeout",
                   [](Options& o) { o.http_timeout = absl::Milliseconds(99); },
                   "--http-timeout: got 99ms, wanted 100ms to 1h"},
+        BadOption{"SmallHttpBodies",
+                  [](Options& o) { o.http_max_body_bytes = 1023; },
+                  "--http-max-body-bytes: got 1023, wanted 1024 to 1073741824"},
+        BadOption{
+            "NoOrigin",
+            [](Options& o) { o.http_allow_origins = {"*", "https://a/b"}; },
+            "--http-allow-origin: got \"https://a/b\", wanted an origin "
+            "such as https://a.example:8443, or *"},
         BadOption{"NoThreads", [](Options& o) { o.threads = 0; },
                   "--threads: got 0, wanted 1 to 1024"},
         BadOption{"ManyThreads", [](Options& o) { o.threads = 1025; },

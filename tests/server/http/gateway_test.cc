@@ -1,0 +1,432 @@
+// Calls over HTTP, in JSON.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "attention/v1/attention.grpc.pb.h"
+#include "google/protobuf/util/json_util.h"
+#include "server/auth/token_file.h"
+#include "tests/support/certificates.h"
+#include "tests/support/http_client.h"
+#include "tests/support/messages.h"
+#include "tests/support/test_server.h"
+
+namespace attention::testing {
+namespace {
+
+using Json = nlohmann::json;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr char kCompute[] = "/v1/attention:compute";
+
+std::string Request(const std::string& method, const std::string& path,
+                    const std::string& body = "",
+                    const std::vector<std::string>& headers = {}) {
+  std::string text = absl::StrCat(
+      method, " ", path,
+      " HTTP/1.1\r\nHost: test\r\nContent-Length: ", body.size(), "\r\n");
+  for (const std::string& header : headers) {
+    absl::StrAppend(&text, header, "\r\n");
+  }
+  return absl::StrCat(text, "\r\n", body);
+}
+
+class GatewayTest : public ::testing::Test {
+ protected:
+  static server::Options WithHttp() {
+    server::Options options = TestServer::DefaultOptions();
+    options.http_listen = "127.0.0.1:0";
+    options.http_timeout = absl::Hours(1);
+    return options;
+  }
+
+  void Start(const server::Options& options = WithHttp()) {
+    server_ = std::make_unique<TestServer>(options);
+  }
+
+  std::unique_ptr<HttpClient> Connect() {
+    return std::make_unique<HttpClient>(server_->server().http_address());
+  }
+
+  HttpClient::Response Send(const std::string& method, const std::string& path,
+                            const std::string& body = "",
+                            std::vector<std::string> headers = {}) {
+    if (method == "POST") headers.push_back("Content-Type: application/json");
+    const auto client = Connect();
+    client->Send(Request(method, path, body, headers));
+    return client->Read(/*bodyless=*/method == "OPTIONS");
+  }
+  Json Post(const std::string& path, const Json& body, int status = 200) {
+    const HttpClient::Response response = Send("POST", path, body.dump());
+    EXPECT_EQ(response.status, status) << response.body;
+    EXPECT_THAT(response.headers, HasSubstr("Content-Type: application/json"));
+    return Json::parse(response.body);
+  }
+
+  std::unique_ptr<TestServer> server_;
+};
+
+const Json& SmallJson() {
+  static const Json json = {{"query", {{1, 0}}},
+                            {"key", {{1, 0}, {0, 1}}},
+                            {"value", {{1, 2}, {3, 4}}}};
+  return json;
+}
+
+TEST_F(GatewayTest, ComputesWhatNestedListsSay) {
+  Start();
+  const Json answer = Post(kCompute, SmallJson());
+  EXPECT_EQ(answer["output"]["shape"], (Json{"1", "2"}));
+  EXPECT_NEAR(answer["output"]["floatValues"][0], 1.6604769, 1e-6);
+  EXPECT_NEAR(answer["output"]["floatValues"][1], 2.6604769, 1e-6);
+}
+
+TEST_F(GatewayTest, GivesTheBitsOfGrpc) {
+  Start();
+  for (const bool as_data : {false, true}) {
+    v1::ComputeAttentionRequest request = SmallRequest();
+    request.mutable_options()->set_return_log_sum_exp(true);
+    if (as_data) {
+      for (v1::Tensor* tensor : {request.mutable_query(), request.mutable_key(),
+                                 request.mutable_value()}) {
+        const std::vector<float> values(tensor->float_values().begin(),
+                                        tensor->float_values().end());
+        if (values.empty()) continue;
+        tensor->set_data_type(v1::DATA_TYPE_FLOAT32);
+        tensor->set_data(values.data(), values.size() * sizeof(float));
+        tensor->clear_float_values();
+      }
+    }
+    grpc::ClientContext context;
+    v1::ComputeAttentionResponse wanted;
+    ASSERT_TRUE(
+        v1::AttentionService::NewStub(server_->Channel(Transport::kLoopback))
+            ->ComputeAttention(&context, request, &wanted)
+            .ok());
+    std::string json;
+    ASSERT_TRUE(
+        google::protobuf::util::MessageToJsonString(request, &json).ok());
+    const HttpClient::Response response = Send("POST", kCompute, json);
+    ASSERT_EQ(response.status, 200) << response.body;
+    v1::ComputeAttentionResponse got;
+    ASSERT_TRUE(
+        google::protobuf::util::JsonStringToMessage(response.body, &got).ok());
+    got.clear_timing();
+    wanted.clear_timing();
+    EXPECT_EQ(got.SerializeAsString(), wanted.SerializeAsString());
+  }
+}
+
+TEST_F(GatewayTest, SessionsLiveAcrossRequests) {
+  Start();
+  const Json config = {{"numLayers", 1}, {"kvHeads", 1}, {"headSize", 2}};
+  const Json created =
+      Post("/v1/sessions", {{"id", "a/b:c"}, {"config", config}});
+  EXPECT_EQ(created["session"]["id"], "a/b:c");
+  const std::string path = "/v1/sessions/a%2Fb%3Ac";
+  EXPECT_EQ(Post(path + ":append", {{"key", {{{1, 0}, {0, 1}}}},
+                                    {"value", {{{1, 2}, {3, 4}}}}})["length"],
+            "2");
+  const Json attended = Post(path + ":attend", {{"query", {{{1, 0}}}}});
+  EXPECT_NEAR(attended["output"]["floatValues"][0], 1.6604769, 1e-6);
+  const Json forked =
+      Post("/v1/sessions:fork",
+           {{"forks", Json::array({{{"source", "a/b:c"}, {"target", "d"}}})}});
+  EXPECT_EQ(forked["sessions"][0]["lengths"], (Json{"2"}));
+  const Json cut = Post("/v1/sessions/d:truncate", {{"length", 1}});
+  EXPECT_EQ(cut["session"]["lengths"], (Json{"1"}));
+  const Json got = Json::parse(Send("GET", path).body);
+  EXPECT_EQ(got["session"]["lengths"], (Json{"2"}));
+  const Json page = Json::parse(Send("GET", "/v1/sessions?page_size=1").body);
+  ASSERT_EQ(page["sessions"].size(), 1);
+  const std::string token = page["nextPageToken"];
+  const Json next = Json::parse(
+      Send("GET", "/v1/sessions?page_size=1&page_token=" + token).body);
+  ASSERT_EQ(next["sessions"].size(), 1);
+  EXPECT_NE(page["sessions"][0]["id"], next["sessions"][0]["id"]);
+  EXPECT_EQ(Send("DELETE", path).status, 200);
+  EXPECT_EQ(Send("GET", path).status, 404);
+}
+
+TEST_F(GatewayTest, AnIdStandsInThePath) {
+  Start();
+  const Json error = Post("/v1/sessions/a:truncate", {{"id", "b"}}, 400);
+  EXPECT_EQ(error["message"], "id: got b in the body and a in the path");
+  EXPECT_EQ(Post("/v1/sessions/a:truncate", {{"id", "a"}}, 404)["code"], 5);
+}
+
+TEST_F(GatewayTest, TellsWhatIsWrong) {
+  Start();
+  const struct {
+    std::string body;
+    std::string message;
+    std::string field;  // empty: MALFORMED_MESSAGE
+  } cases[] = {
+      {R"({"query": [[1]], "key": [[1, 2]], "value": [[1]]})",
+       "key.shape: got (1, 2), wanted query's head size 1", "key.shape"},
+      {R"({"query": [[1], [1, 2]]})",
+       "query: lists of one level have lengths 1 and 2", "query"},
+      {R"({"query": [[1]], "kee": []})", "kee", ""},
+      {R"({"options": {"causal": "CAUSAL_ODD"}})", "CAUSAL_ODD", ""},
+      {"{", "at byte", ""},
+      {"[]", "the body is not the JSON of attention.v1.Compute", ""},
+      {"", "the body is not the JSON of attention.v1.Compute", ""},
+  };
+  for (const auto& [body, message, field] : cases) {
+    const HttpClient::Response response = Send("POST", kCompute, body);
+    EXPECT_EQ(response.status, 400) << body;
+    const Json json = Json::parse(response.body);
+    EXPECT_EQ(json["code"], 3);
+    EXPECT_THAT(std::string(json["message"]), HasSubstr(message)) << body;
+    if (field.empty()) {
+      EXPECT_EQ(json["details"][0]["reason"], "MALFORMED_MESSAGE") << body;
+    } else {
+      EXPECT_EQ(json["details"][0]["fieldViolations"][0]["field"], field);
+    }
+  }
+}
+
+TEST_F(GatewayTest, OtherPathsAndMethodsAndTypes) {
+  Start();
+  EXPECT_EQ(Send("GET", "/v1/other").status, 404);
+  EXPECT_EQ(Json::parse(Send("GET", "/v1/other").body)["code"], 5);
+  // What ends in a verb is no id.
+  EXPECT_THAT(Send("GET", "/v1/sessions/a:append").headers,
+              HasSubstr("Allow: POST\r\n"));
+  const HttpClient::Response wrong = Send("GET", kCompute);
+  EXPECT_EQ(wrong.status, 405);
+  EXPECT_THAT(wrong.headers, HasSubstr("Allow: POST"));
+  EXPECT_EQ(Json::parse(wrong.body)["code"], 12);
+  for (const char* type : {"Content-Type: text/plain",
+                           "Content-Type: application/jsonx", "X: y"}) {
+    const auto client = Connect();
+    client->Send(Request("POST", kCompute, SmallJson().dump(), {type}));
+    EXPECT_EQ(client->Read().status, 415) << type;
+  }
+  const auto client = Connect();
+  client->Send(Request("POST", kCompute, SmallJson().dump(),
+                       {"content-type: Application/JSON; charset=utf-8"}));
+  EXPECT_EQ(client->Read().status, 200);
+}
+
+TEST_F(GatewayTest, BodiesAndAnswersAreBounded) {
+  server::Options options = WithHttp();
+  options.http_max_body_bytes = 4096;
+  Start(options);
+  const HttpClient::Response large =
+      Send("POST", kCompute, std::string(4097, ' '));
+  EXPECT_EQ(large.status, 413);
+  EXPECT_EQ(Json::parse(large.body)["code"], 8);
+  // The outer product is larger than both.
+  const Json wide = {
+      {"query", Json(100, Json{1})}, {"key", {{1}}}, {"value", {Json(100, 1)}}};
+  // Refused before it is computed, and not worth trying again.
+  const Json error = Post(kCompute, wide, 413);
+  EXPECT_EQ(error["code"], 8);
+  EXPECT_EQ(error["details"][0]["reason"], "ANSWER_TOO_LARGE");
+}
+
+TEST_F(GatewayTest, RequestsWithoutTensorsAreSmall) {
+  Start();
+  const std::string spaces((1 << 20) + 1, ' ');
+  EXPECT_EQ(Send("POST", "/v1/sessions", spaces).status, 413);
+  EXPECT_EQ(Send("POST", kCompute, spaces + SmallJson().dump()).status, 200);
+}
+
+TEST_F(GatewayTest, ManyFailuresLeaveNothingBehind) {
+  server::Options options = WithHttp();
+  options.http_max_body_bytes = 4096;
+  Start(options);
+  for (int i = 0; i < 50; ++i) {
+    Connect()->Send(Request("POST", kCompute, std::string(4000, '['),
+                            {"Content-Type: application/json"}));
+    Send("POST", kCompute, std::string(4000, '{'));
+  }
+  EXPECT_TRUE(WaitUntil([&] {
+    return Send("POST", kCompute, SmallJson().dump()).status == 200;
+  }));
+}
+
+TEST_F(GatewayTest, NoByteOfAPathIsCutOff) {
+  Start();
+  const Json config = {{"numLayers", 1}, {"kvHeads", 1}, {"headSize", 2}};
+  Post("/v1/sessions", {{"id", "a"}, {"config", config}});
+  EXPECT_EQ(Send("GET", "/v1/sessions/a%00b").status, 404);
+  EXPECT_EQ(Send("DELETE", "/v1/sessions/a%00b").status, 200);
+  EXPECT_EQ(Send("GET", "/v1/sessions/a").status, 200);
+  EXPECT_EQ(Send("GET", "/v1/sessions?page_size=5%00x").status, 400);
+  EXPECT_EQ(Send("GET", "/v1/sessions/%61").status, 200);
+}
+
+TEST_F(GatewayTest, TokensHoldAsForGrpc) {
+  TestFolder folder;
+  const server::TokenHash hash = server::HashOf("secret-token");
+  server::Options options = WithHttp();
+  options.tokens = folder.Write(
+      "tokens", absl::StrCat(absl::BytesToHexString(absl::string_view(
+                                 reinterpret_cast<const char*>(hash.data()),
+                                 hash.size())),
+                             " a\n"));
+  Start(options);
+  const std::string body = SmallJson().dump();
+  const HttpClient::Response none = Send("POST", kCompute, body);
+  EXPECT_EQ(none.status, 401);
+  EXPECT_THAT(none.headers, HasSubstr("WWW-Authenticate: Bearer"));
+  EXPECT_EQ(
+      Send("POST", kCompute, body, {"Authorization: Bearer wrong"}).status,
+      401);
+  // No byte of it ends the process.
+  EXPECT_EQ(
+      Send("POST", kCompute, body, {"Authorization: Bearer \xff\x01"}).status,
+      401);
+  EXPECT_EQ(Send("POST", kCompute, body, {"Authorization: Bearer secret-token"})
+                .status,
+            200);
+  EXPECT_EQ(Connect()->Get("/livez").status, 200);
+  // Before the body comes.
+  const auto client = Connect();
+  client->Send(absl::StrCat("POST ", kCompute,
+                            " HTTP/1.1\r\nHost: test\r\nContent-Length: 50\r\n"
+                            "Content-Type: application/json\r\n\r\n"));
+  EXPECT_EQ(client->Read().status, 401);
+}
+
+TEST_F(GatewayTest, PagesOfOtherOriginsCallOnlyIfNamed) {
+  server::Options options = WithHttp();
+  options.http_allow_origins = {"https://a.example"};
+  Start(options);
+  const HttpClient::Response asked = Send(
+      "OPTIONS", kCompute, "",
+      {"Origin: https://a.example", "Access-Control-Request-Method: POST"});
+  EXPECT_EQ(asked.status, 204);
+  EXPECT_THAT(asked.headers,
+              HasSubstr("Access-Control-Allow-Origin: https://a.example\r\n"));
+  EXPECT_THAT(asked.headers, HasSubstr("Access-Control-Allow-Methods: POST"));
+  const HttpClient::Response answer =
+      Send("POST", kCompute, SmallJson().dump(), {"Origin: https://a.example"});
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_THAT(answer.headers,
+              HasSubstr("Access-Control-Allow-Origin: https://a.example\r\n"));
+  // What a browser sends without asking has no effect either.
+  EXPECT_EQ(
+      Send("POST", kCompute, SmallJson().dump(), {"Origin: https://b.example"})
+          .status,
+      403);
+  // A page of this server, by an address; by a name that anybody could have
+  // made to point here.
+  const auto status_of = [&](const std::string& host) {
+    const auto client = Connect();
+    const std::string body = SmallJson().dump();
+    client->Send(absl::StrCat("POST ", kCompute, " HTTP/1.1\r\nHost: ", host,
+                              "\r\nOrigin: http://", host,
+                              "\r\nContent-Type: application/json\r\n"
+                              "Content-Length: ",
+                              body.size(), "\r\n\r\n", body));
+    return client->Read().status;
+  };
+  EXPECT_EQ(status_of("127.0.0.1:80"), 200);
+  EXPECT_EQ(status_of("localhost:80"), 200);
+  EXPECT_EQ(status_of("[::1]:80"), 200);
+  EXPECT_EQ(status_of("b.example:80"), 403);
+  const HttpClient::Response other =
+      Send("OPTIONS", kCompute, "", {"Origin: https://b.example"});
+  EXPECT_EQ(other.status, 405);
+  EXPECT_THAT(other.headers, Not(HasSubstr("Access-Control-")));
+}
+
+// A minute of work.
+Json LongJson() {
+  constexpr int64_t kTokens = int64_t{1} << 18;
+  const Json tensor = {
+      {"shape", {kTokens, 1}},
+      {"dataType", "DATA_TYPE_FLOAT16"},
+      {"data", absl::Base64Escape(std::string(kTokens * 2, '\0'))}};
+  return {{"query", tensor}, {"key", tensor}, {"value", tensor}};
+}
+
+TEST_F(GatewayTest, ADeadlineIsKept) {
+  Start();
+  const std::string body = SmallJson().dump();
+  for (const char* text : {"5", "S", "-1S", "123456789S", "1x", "1.5S"}) {
+    const HttpClient::Response bad =
+        Send("POST", kCompute, body, {absl::StrCat("Grpc-Timeout: ", text)});
+    EXPECT_EQ(bad.status, 400) << text;
+  }
+  EXPECT_EQ(Send("POST", kCompute, body, {"Grpc-Timeout: 1M"}).status, 200);
+  // Far less than it takes.
+  EXPECT_THAT(
+      Send("POST", kCompute, LongJson().dump(), {"Grpc-Timeout: 200m"}).status,
+      AnyOf(504, 429));
+}
+
+TEST_F(GatewayTest, GivesBackTheNameOfACall) {
+  Start();
+  const HttpClient::Response response =
+      Send("POST", kCompute, SmallJson().dump(), {"X-Request-Id: order 17"});
+  EXPECT_THAT(response.headers, HasSubstr("x-request-id: order 17\r\n"));
+}
+
+TEST_F(GatewayTest, AClientThatGoesEndsItsCall) {
+  Start();
+  auto client = Connect();
+  client->Send(Request("POST", kCompute, LongJson().dump(),
+                       {"Content-Type: application/json"}));
+  EXPECT_TRUE(
+      WaitUntil([&] { return server_->server().running_calls() == 1; }));
+  client.reset();
+  EXPECT_TRUE(
+      WaitUntil([&] { return server_->server().running_calls() == 0; }));
+}
+
+TEST_F(GatewayTest, CallsGoOnWhileTheServerDrainsAndNoneComesIn) {
+  Start();
+  auto client = Connect();
+  client->Send(Request("POST", kCompute, LongJson().dump(),
+                       {"Content-Type: application/json"}));
+  EXPECT_TRUE(
+      WaitUntil([&] { return server_->server().running_calls() == 1; }));
+  server_->server().Shutdown(absl::InfiniteFuture());
+  std::thread wait([&] { server_->server().Wait(); });
+  EXPECT_TRUE(WaitUntil([&] {
+    return Send("POST", kCompute, SmallJson().dump()).status == 503;
+  }));
+  EXPECT_EQ(server_->server().running_calls(), 1);
+  EXPECT_FALSE(client->IsClosed());
+  // Even what the end of the server ends is told.
+  server_->server().Shutdown(absl::InfinitePast());
+  const HttpClient::Response response = client->Read();
+  EXPECT_THAT(response.status, AnyOf(499, 503)) << response.body;
+  EXPECT_TRUE(Json::parse(response.body).contains("message"));
+  wait.join();
+}
+
+TEST_F(GatewayTest, ManyAtOnce) {
+  Start();
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&] {
+      const auto client = Connect();
+      for (int call = 0; call < 20; ++call) {
+        client->Send(Request("POST", kCompute, SmallJson().dump(),
+                             {"Content-Type: application/json"}));
+        EXPECT_EQ(client->Read().status, 200);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace attention::testing
