@@ -138,7 +138,6 @@ class InferDecoder {
   void Contents(MessageReader& reader, InferContents* contents) {
     std::optional<MessageReader> message = reader.Message();
     if (!message) return;
-    SliceReader unused;
     while (message->Next()) {
       const int field = message->field();
       bool any = true;

@@ -55,8 +55,8 @@ void AddFinal(wire::MessageWriter& answer) {
   inference::InferParameter yes;
   yes.set_bool_param(true);
   wire::MessageWriter entry;
-  entry.Copy(/*key=*/1, "triton_final_response");
-  entry.Message(/*value=*/2, yes);
+  entry.Copy(/*field=*/1, "triton_final_response");
+  entry.Message(/*field=*/2, yes);
   answer.Message(ModelInferResponse::kParametersFieldNumber, std::move(entry));
 }
 

@@ -118,6 +118,7 @@ class InferStreamCall final : public InferCall {
 
   // `status` is the message's, for log and metrics: a copy, for what it was is
   // forgotten here.
+  // NOLINTNEXTLINE(performance-unnecessary-value-param)
   void Send(const grpc::ByteBuffer& response, absl::Status status) {
     ForgetInference();
     static_cast<void>(ticket_.Hold(MemoryKind::kRequest, 0));

@@ -353,7 +353,8 @@ constexpr char kUnknownInput[] =
     "unknown, wanted query, key, value, mask, past_key or past_value";
 constexpr char kOptionNames[] =
     "unknown, wanted one of layout, query_heads, kv_heads, scale, softcap, "
-    "causal, window.left, window.right, alibi_slopes, sinks, math_mode, "
+    "causal, window.left, window.right, chunk_size, alibi_slopes, sinks, "
+    "math_mode, "
     "softmax_precision, return_log_sum_exp, return_scores, return_present, "
     "valid_lengths, query_starts, key_starts";
 
