@@ -11,7 +11,9 @@ from attention_client import Client
 from docker.container import REPOSITORY, Server, run_in
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-LARGEST_MB = 40
+# 40.6 with calls over HTTP and the page, which took the binary from 5.1 to 6.3 MB
+# before it is stripped.
+LARGEST_MB = 42
 
 # Runs the rest as the user $2, in the folder $1 made read-only.
 READ_ONLY_CHROOT = """
