@@ -127,7 +127,7 @@ HttpResponse ErrorResponse(const grpc::Status& status) {
   Json json = {{"code", static_cast<int>(status.error_code())},
                {"message", status.error_message()}};
   details::v1::Status details;
-  details.ParseFromString(status.error_details());
+  if (!details.ParseFromString(status.error_details())) details.Clear();
   for (const google::protobuf::Any& any : details.details()) {
     if (auto detail = DetailJson(any)) json["details"].push_back(*detail);
   }
