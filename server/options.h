@@ -23,11 +23,11 @@ struct Options {
   // of loopback only.
   std::vector<std::string> listen = {"127.0.0.1:50051"};
 
-  // Address of the HTTP listener with /v1/, /metrics, /livez and /readyz:
-  // "host:port" (port 0 takes a free one) or "[ip6]:port". Default, empty:
-  // none. It has no encryption. Calls need a token where `tokens` are given;
-  // the rest is open to all and tells how busy the server is, so name one that
-  // only those who may know that can reach.
+  // Address of the HTTP listener with a page at /, calls at /v1/ and /v2,
+  // /metrics, /livez and /readyz: "host:port" (port 0 takes a free one) or
+  // "[ip6]:port". Default, empty: none. It has no encryption. Calls need a
+  // token where `tokens` are given; the rest is open to all and tells how busy
+  // the server is, so name one that only those who may know that can reach.
   std::string http_listen;
 
   // Permissions of the files of Unix sockets, [0, 0777]; an abstract one has
@@ -118,8 +118,8 @@ struct Options {
   // Largest body of a request over HTTP, and largest answer, counted as the
   // message that gRPC would send, bytes, [1 KiB, 1 GiB]. All requests over HTTP
   // together hold at most 8 times as much, beside max_inflight_bytes; reading a
-  // body as JSON takes 5 times as much for a moment. Raise it for large tensors
-  // over HTTP.
+  // body as JSON takes up to 10 times its size for a moment, one at a time.
+  // Raise it for large tensors over HTTP.
   int64_t http_max_body_bytes = int64_t{8} << 20;
   // Origins whose pages may call over HTTP from a browser ("https://a.example",
   // or "*" for all), as CORS has them. None: only pages of this server's own.

@@ -12,7 +12,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "attention/v1/attention.pb.h"
 #include "attention/v1/session.pb.h"
 #include "base/field_error.h"

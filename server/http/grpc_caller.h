@@ -50,8 +50,9 @@ class GrpcCaller {
     std::vector<std::pair<std::string, std::string>> caller_ids;
   };
 
+  // Larger answers than `max_answer_bytes` are refused.
+  //
   // Errors: Unavailable if there is no thread to be had.
-  // Answers have at most `max_answer_bytes`.
   static absl::StatusOr<std::unique_ptr<GrpcCaller>> Create(
       Connect connect, int64_t max_answer_bytes);
   // Work that has not begun is dropped, calls that run are waited for: they
@@ -100,7 +101,8 @@ HttpResponse TooMuchHeld();
 // What an answer takes as text, with what it is made from, per byte of its
 // message: a float of 4 bytes has up to 14 characters.
 inline constexpr int64_t kAnswerFactor = 5;
-// Answers of no more bytes are not counted: what has been done must be told.
+// Answers of no more bytes are not counted: that a session was made must be
+// told also where memory is short.
 inline constexpr int64_t kSmallAnswer = int64_t{64} << 10;
 
 // What a request's headers say of the call that it is: who calls, until when
