@@ -116,10 +116,10 @@ struct Options {
   // long.
   absl::Duration http_timeout = absl::Seconds(10);
   // Largest body of a request over HTTP, and largest answer, counted as the
-  // message that gRPC would send, bytes, [1 KiB, 1 GiB]. All requests over HTTP
-  // together hold at most 8 times as much, beside max_inflight_bytes; reading a
-  // body as JSON takes up to 10 times its size for a moment, one at a time.
-  // Raise it for large tensors over HTTP.
+  // message that gRPC would send, bytes, [1 KiB, 1 GiB]; of bodies, a fortieth
+  // of max_inflight_bytes where that is less. What they hold is part of that
+  // budget: reading a body takes up to 10 times its size for a moment. Raise it
+  // for large tensors over HTTP.
   int64_t http_max_body_bytes = int64_t{8} << 20;
   // Origins whose pages may call over HTTP from a browser ("https://a.example",
   // or "*" for all), as CORS has them. None: only pages of this server's own.

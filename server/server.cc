@@ -22,6 +22,7 @@
 #include "inference/inference.pb.h"
 #include "kernel/attention.h"
 #include "server/connections/goaway.h"
+#include "server/http/json_memory.h"
 #include "server/http/page.h"
 #include "server/http/status_json.h"
 #include "server/version.h"
@@ -218,6 +219,7 @@ Snapshot Server::TakeSnapshot() const {
           .answer_bytes = bytes(MemoryKind::kAnswer),
           .scratch_bytes = bytes(MemoryKind::kScratch),
           .header_bytes = bytes(MemoryKind::kHeaders),
+          .http_bytes = held.outside_bytes,
           .pooled_bytes = static_cast<int64_t>(buffers_->retained()),
           .waiting_calls = held.waiting_calls,
           .running_calls = held.calls,
@@ -298,6 +300,13 @@ bool Server::ReloadTokens() {
   return true;
 }
 
+// A body that is read takes several times its size, and a tenant has a quarter
+// of the budget for what it sends over HTTP.
+int64_t Server::HttpBodyBytes() const {
+  return std::clamp(options_.max_inflight_bytes / (4 * kReadFactor), kSmallJson,
+                    options_.http_max_body_bytes);
+}
+
 absl::Status Server::ListenHttp() {
   if (options_.http_listen.empty()) return absl::OkStatus();
   const auto livez = [](const HttpRequest&) {
@@ -338,12 +347,23 @@ absl::Status Server::ListenHttp() {
   const auto infer_guard = [this](const HttpRequest& request) {
     return inference_gateway_->Guard(request);
   };
-  const auto error = [](int status, absl::string_view text,
-                        absl::string_view path) -> HttpResponse {
-    if (absl::StartsWith(path, "/v1/")) return ErrorResponse(status, text);
-    if (absl::StartsWith(path, "/v2")) return InferenceError(status, text);
-    return {.status = status, .body = absl::StrCat(text, "\n")};
+  const auto error = [this](int status, absl::string_view text,
+                            const HttpRequest& request) -> HttpResponse {
+    const bool v1 = absl::StartsWith(request.path, "/v1/");
+    if (!v1 && !absl::StartsWith(request.path, "/v2")) {
+      return {.status = status, .body = absl::StrCat(text, "\n")};
+    }
+    HttpResponse response =
+        v1 ? ErrorResponse(status, text) : InferenceError(status, text);
+    call_guard_->FinisherOf(request)(response);
+    return response;
   };
+  const auto hold = [this](const HttpOwner& owner, int64_t before,
+                           int64_t bytes) {
+    return admission_.HoldOutside(owner.id, owner.max_bytes, before, bytes);
+  };
+  const int64_t exchanges =
+      std::max<int64_t>(1, options_.http_max_connections * 3 / 4);
   std::vector<HttpRoute> routes = {{"GET", "/", PageHandler()},
                                    {"GET", "/livez", livez},
                                    {"GET", "/readyz", readyz},
@@ -357,15 +377,18 @@ absl::Status Server::ListenHttp() {
   // Other methods of those too.
   routes.push_back({"", "/v2", infer, infer_guard});
   routes.push_back({"", "/v2/*", infer, infer_guard});
-  auto http =
-      HttpServer::Start({.address = options_.http_listen,
-                         .loopback_only = !options_.allow_plaintext,
-                         .max_connections = options_.http_max_connections,
-                         .timeout = options_.http_timeout,
-                         .max_body_bytes = options_.http_max_body_bytes,
-                         .max_held_bytes = 8 * options_.http_max_body_bytes,
-                         .error_response = error},
-                        std::move(routes));
+  auto http = HttpServer::Start(
+      {.address = options_.http_listen,
+       .loopback_only = !options_.allow_plaintext,
+       .max_connections = options_.http_max_connections,
+       .timeout = options_.http_timeout,
+       .max_body_bytes = HttpBodyBytes(),
+       .hold = hold,
+       .max_exchanges = exchanges,
+       .max_owner_exchanges = (exchanges + 1) / 2,
+       .error_response = error,
+       .on_answer = [this](int status) { metrics_.CountHttpAnswer(status); }},
+      std::move(routes));
   if (!http.ok()) {
     return absl::Status(
         http.status().code(),

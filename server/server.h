@@ -130,6 +130,7 @@ class Server {
   void TellRefused(const absl::Status& status, std::string& last);
   absl::Status Listen();
   absl::Status ListenHttp();
+  int64_t HttpBodyBytes() const;
   std::shared_ptr<grpc::Channel> ConnectToItself();
   absl::Status ListenSharedMemory();
   void Drain();

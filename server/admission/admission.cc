@@ -381,6 +381,35 @@ absl::Status Admission::Grow(Entry& entry, MemoryKind kind, int64_t bytes) {
   return absl::OkStatus();
 }
 
+bool Admission::HoldOutside(int tenant, int64_t tenant_max_bytes,
+                            int64_t before, int64_t bytes) {
+  Lock lock(mutex_);
+  const int64_t more = bytes - before;
+  int64_t& its = outside_of_[tenant];
+  if (more > 0) {
+    const int64_t its_most =
+        tenant == 0 ? max_outside_bytes()
+                    : std::min(max_outside_bytes() / 2, tenant_max_bytes);
+    if (its + more > its_most) return false;
+    // As Grow() does for calls.
+    const int64_t outside = outside_bytes_ + more;
+    const bool small = outside <= reserve_ / kSmallPart;
+    const int64_t held =
+        small ? total_bytes_ - unknown_bytes_ : total_bytes_ + excess_bytes_;
+    const int64_t limit =
+        small ? settings_.max_bytes : settings_.max_bytes - reserve_;
+    if (outside > max_outside_bytes() || more > limit - held) {
+      room_wanted_ |= outside <= max_outside_bytes();
+      return false;
+    }
+  }
+  its += more;
+  outside_bytes_ += more;
+  total_bytes_ += more;
+  if (more < 0) AdmitWaiting(lock);
+  return true;
+}
+
 void Admission::SetSeconds(Entry& entry, double seconds) {
   const bool waits = entry.phase == Entry::Phase::kWaiting;
   auto& ranks =
@@ -815,6 +844,7 @@ Admission::Snapshot Admission::snapshot() const {
   std::lock_guard<std::mutex> lock(mutex_);
   Snapshot result;
   result.bytes = bytes_;
+  result.outside_bytes = outside_bytes_;
   for (const Entry& entry : inside_) {
     if (entry.Reading()) {
       result.reading_bytes +=

@@ -100,6 +100,18 @@ class Admission {
   // functions was called or is about to be.
   bool Withdraw(Entrant* entrant);
 
+  // What is no call's comes out of the same budget: bodies and answers over
+  // HTTP. Holds `bytes` for a tenant in place of `before`, which it held so
+  // before. False, and nothing changes, where all of this would be more than
+  // max_outside_bytes(), that of a tenant with an id more than half of them or
+  // than `tenant_max_bytes`, or where calls leave no room for it now. To hold
+  // less always succeeds.
+  bool HoldOutside(int tenant, int64_t tenant_max_bytes, int64_t before,
+                   int64_t bytes);
+  // Half of the budget: what is held outside calls becomes calls, for which the
+  // other half is.
+  int64_t max_outside_bytes() const { return settings_.max_bytes / 2; }
+
   // Looks after time: reads that take long, answers that are not taken,
   // deadlines. `transport_bytes` is what the network layer holds, measured; 0
   // if that can not be told. Returns how long until it wants to be called
@@ -129,6 +141,8 @@ class Admission {
     std::array<int64_t, kMemoryKinds> bytes{};
     // Of kTensors, what is charged for messages that are still being read.
     int64_t reading_bytes = 0;
+    // HoldOutside()
+    int64_t outside_bytes = 0;
     int64_t waiting_calls = 0;
     int64_t calls = 0;  // with a ticket
     double queued_seconds = 0;
@@ -229,6 +243,8 @@ class Admission {
   double share_time_ = 0;
   std::array<int64_t, kMemoryKinds> bytes_{};
   int64_t total_bytes_ = 0;
+  int64_t outside_bytes_ = 0;          // of total_bytes_, HoldOutside()
+  std::map<int, int64_t> outside_of_;  // of those, each tenant's by id
   int64_t unknown_bytes_ = 0;  // of total_bytes_, uploads of unknown size
   int64_t excess_bytes_ = 0;   // of the network layer, above what is charged
   int64_t young_reads_ = 0;

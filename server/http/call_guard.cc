@@ -1,28 +1,53 @@
 #include "server/http/call_guard.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
-#include "server/status.h"
+#include "server/http/json_memory.h"
+#include "server/rpc/call_headers.h"
 
 namespace attention::server {
 namespace {
 
-constexpr char kAuthorization[] = "authorization";
-
-// The only header that says who calls.
-Authenticator::Metadata MetadataOf(absl::string_view authorization) {
-  Authenticator::Metadata metadata;
-  if (!authorization.empty()) {
-    metadata.emplace(
-        grpc::string_ref(kAuthorization),
-        grpc::string_ref(authorization.data(), authorization.size()));
+// The headers of these names as gRPC has them.
+CallHeaders HeadersOf(const HttpRequest& request,
+                      std::initializer_list<const char*> names) {
+  CallHeaders headers;
+  for (const char* name : names) {
+    for (const absl::string_view value : request.Headers(name)) {
+      headers.emplace(name, grpc::string_ref(value.data(), value.size()));
+    }
   }
-  return metadata;
+  return headers;
+}
+
+bool Has(const HttpResponse& response, absl::string_view name) {
+  return std::any_of(response.headers.begin(), response.headers.end(),
+                     [&](const auto& header) {
+                       return absl::EqualsIgnoreCase(header.first, name);
+                     });
 }
 
 }  // namespace
+
+bool IsCompressed(const HttpRequest& request) {
+  const absl::string_view coding = request.Header("Content-Encoding");
+  return !coding.empty() && !absl::EqualsIgnoreCase(coding, "identity");
+}
+
+bool HoldToRead(absl::string_view body, HttpExchange& exchange) {
+  const auto bytes = static_cast<int64_t>(body.size());
+  return bytes <= kSmallJson || exchange.Hold(kReadFactor * bytes);
+}
+
+absl::Status DeadlineBeforeWork() {
+  return absl::DeadlineExceededError(
+      "the deadline passed while the call waited for others over HTTP");
+}
 
 CallGuard::CallGuard(const Origins& origins, const Authenticator& authenticator,
                      std::string refusal)
@@ -30,26 +55,33 @@ CallGuard::CallGuard(const Origins& origins, const Authenticator& authenticator,
       authenticator_(authenticator),
       refusal_(std::move(refusal)) {}
 
-std::optional<grpc::Status> CallGuard::Check(const HttpRequest& request) const {
+absl::StatusOr<TenantPtr> CallGuard::Check(const HttpRequest& request) const {
   if (!origins_.Of(request).may_call()) {
-    return grpc::Status(grpc::StatusCode::PERMISSION_DENIED, kOtherOrigin);
+    return absl::PermissionDeniedError(kOtherOrigin);
   }
-  if (!refusal_.empty()) {
-    return grpc::Status(grpc::StatusCode::PERMISSION_DENIED, refusal_);
+  if (!refusal_.empty()) return absl::PermissionDeniedError(refusal_);
+  absl::StatusOr<TenantPtr> tenant =
+      authenticator_.Check(HeadersOf(request, {"authorization"}));
+  if (tenant.ok()) {
+    request.owner = {.id = (*tenant)->id, .max_bytes = (*tenant)->max_bytes};
   }
-  const auto tenant =
-      authenticator_.Check(MetadataOf(request.Header(kAuthorization)));
-  if (!tenant.ok()) return ToGrpcStatus(tenant.status());
-  return std::nullopt;
+  return tenant;
 }
 
 absl::Status CallGuard::CheckHealth(const HttpRequest& request) const {
-  return authenticator_.CheckHealth(MetadataOf(request.Header(kAuthorization)));
+  return authenticator_.CheckHealth(HeadersOf(request, {"authorization"}));
 }
 
-void CallGuard::Finish(const Origins::Check& origin, HttpResponse& response) {
-  response.headers.emplace_back("Cache-Control", "no-store");
-  origin.AddTo(response);
+CallGuard::Finisher CallGuard::FinisherOf(const HttpRequest& request) const {
+  return [origin = origins_.Of(request),
+          ids = CallerIds(HeadersOf(request, {"traceparent", "x-request-id"}))
+                    .Trailers()](HttpResponse& response) {
+    response.headers.emplace_back("Cache-Control", "no-store");
+    origin.AddTo(response);
+    for (const auto& [name, value] : ids) {
+      if (!Has(response, name)) response.headers.emplace_back(name, value);
+    }
+  };
 }
 
 }  // namespace attention::server

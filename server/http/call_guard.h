@@ -3,15 +3,30 @@
 #ifndef ATTENTION_SERVER_HTTP_CALL_GUARD_H_
 #define ATTENTION_SERVER_HTTP_CALL_GUARD_H_
 
-#include <optional>
+#include <functional>
 #include <string>
 
-#include "grpcpp/support/status.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "server/auth/authenticator.h"
+#include "server/auth/tenant.h"
 #include "server/http/http_server.h"
 #include "server/http/origins.h"
 
 namespace attention::server {
+
+// Whether a body is compressed, which none may be (415).
+bool IsCompressed(const HttpRequest& request);
+inline constexpr char kCompressed[] =
+    "Content-Encoding: got a compressed body, wanted one that is not";
+
+// Holds what it takes to read a body, before it is read. False where that is
+// not to be had.
+bool HoldToRead(absl::string_view body, HttpExchange& exchange);
+
+// Why a call ends whose deadline passed before its body was read.
+absl::Status DeadlineBeforeWork();
 
 // Thread-safe.
 class CallGuard {
@@ -21,13 +36,17 @@ class CallGuard {
   CallGuard(const Origins& origins, const Authenticator& authenticator,
             std::string refusal);
 
-  // Why a request may not call; nothing: it may. gRPC looks at the token again.
-  std::optional<grpc::Status> Check(const HttpRequest& request) const;
+  // Whose call a request is, which counts for that tenant from here on; or why
+  // it may not call. gRPC looks at the token again.
+  absl::StatusOr<TenantPtr> Check(const HttpRequest& request) const;
   // Of a request for health, which may need no token.
   absl::Status CheckHealth(const HttpRequest& request) const;
 
-  // Adds what every answer says beside its body.
-  static void Finish(const Origins::Check& origin, HttpResponse& response);
+  // What every answer to a request says beside its body: whether the page may
+  // read it, and how the caller named the call, unless the answer says that
+  // already. A function, for the request may be gone by then.
+  using Finisher = std::function<void(HttpResponse& response)>;
+  Finisher FinisherOf(const HttpRequest& request) const;
 
   const Origins& origins() const { return origins_; }
 

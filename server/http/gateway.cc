@@ -16,6 +16,7 @@
 #include "attention/v1/session.pb.h"
 #include "base/field_error.h"
 #include "google/protobuf/util/json_util.h"
+#include "server/http/json_memory.h"
 #include "server/http/status_json.h"
 #include "server/http/tensor_lists.h"
 #include "server/rpc/raw_call.h"
@@ -184,7 +185,7 @@ HttpResponse Answer(const Method& method, const GrpcCaller::Result& result,
                     HttpExchange& exchange) {
   if (!result.status.ok()) return ErrorResponse(result.status);
   const auto bytes = static_cast<int64_t>(result.response.Length());
-  if (bytes > kSmallAnswer && !exchange.Hold(kAnswerFactor * bytes)) {
+  if (bytes > kSmallJson && !exchange.Hold(kAnswerFactor * bytes)) {
     return TooMuchHeld();
   }
   const std::unique_ptr<Message> message(method.response.New());
@@ -247,17 +248,17 @@ Gateway::Gateway(const CallGuard& guard, GrpcCaller& caller)
     : guard_(guard), caller_(caller) {}
 
 std::optional<HttpResponse> Gateway::Guard(const HttpRequest& request) const {
-  const Origins::Check origin = guard_.origins().Of(request);
   const auto refuse = [&](HttpResponse response) {
-    CallGuard::Finish(origin, response);
+    guard_.FinisherOf(request)(response);
     return response;
   };
   const Target target = TargetOf(request);
   if (target.method == nullptr) {
-    return refuse(NoMethod(request, target.others, origin));
+    return refuse(
+        NoMethod(request, target.others, guard_.origins().Of(request)));
   }
-  if (const auto status = guard_.Check(request)) {
-    return refuse(ErrorResponse(*status));
+  if (const auto tenant = guard_.Check(request); !tenant.ok()) {
+    return refuse(ErrorResponse(ToGrpcStatus(tenant.status())));
   }
   // A page of another origin may send other types without asking first.
   if (request.method == "POST" && !IsJson(request.Header("Content-Type"))) {
@@ -266,6 +267,7 @@ std::optional<HttpResponse> Gateway::Guard(const HttpRequest& request) const {
         415, absl::StrCat("Content-Type: got ", type.empty() ? "none" : type,
                           ", wanted application/json")));
   }
+  if (IsCompressed(request)) return refuse(ErrorResponse(415, kCompressed));
   if (const auto call = CallOf(request); !call.ok()) {
     return refuse(ErrorResponse(ToGrpcStatus(call.status())));
   }
@@ -275,10 +277,16 @@ std::optional<HttpResponse> Gateway::Guard(const HttpRequest& request) const {
 void Gateway::Handle(const HttpRequest& request,
                      const std::shared_ptr<HttpExchange>& exchange) const {
   const auto answer =
-      [exchange, origin = guard_.origins().Of(request)](HttpResponse response) {
-        CallGuard::Finish(origin, response);
+      [exchange, finish = guard_.FinisherOf(request)](HttpResponse response) {
+        finish(response);
         exchange->Answer(std::move(response));
       };
+  const auto fail = [answer](const absl::Status& status) {
+    answer(ErrorResponse(ToGrpcStatus(status)));
+  };
+  // Guard() has looked, but tokens may be others by now.
+  absl::StatusOr<TenantPtr> tenant = guard_.Check(request);
+  if (!tenant.ok()) return fail(tenant.status());
   Target target = TargetOf(request);
   absl::StatusOr<GrpcCaller::Call> call = CallOf(request);
   if (target.method == nullptr || !call.ok()) return exchange->Abort();
@@ -287,17 +295,22 @@ void Gateway::Handle(const HttpRequest& request,
   input->id = std::move(target.id);
   input->call = *std::move(call);
   input->call.method = std::string(input->method->rpc);
+  input->call.tenant = *std::move(tenant);
   if (input->method->path == "/v1/sessions" && request.method == "GET") {
     input->page_size = std::string(request.Parameter("page_size"));
     input->page_token = std::string(request.Parameter("page_token"));
   }
   input->body = std::move(request.body);
 
-  caller_.Post(exchange, [this, exchange, input, answer] {
+  WorkLane::Work work = {.exchange = exchange,
+                         .tenant = input->call.tenant,
+                         .bytes = static_cast<int64_t>(input->body.size()),
+                         .deadline = input->call.deadline};
+  work.expired = [fail] { fail(DeadlineBeforeWork()); };
+  work.run = [this, exchange, input, answer, fail] {
+    if (!HoldToRead(input->body, *exchange)) return answer(TooMuchHeld());
     absl::StatusOr<std::string> message = EncodeRequest(*input);
-    if (!message.ok()) {
-      return answer(ErrorResponse(ToGrpcStatus(message.status())));
-    }
+    if (!message.ok()) return fail(message.status());
     if (!exchange->Hold(static_cast<int64_t>(message->size()))) {
       return answer(TooMuchHeld());
     }
@@ -307,13 +320,10 @@ void Gateway::Handle(const HttpRequest& request,
     caller_.Start(
         exchange, input->call,
         [exchange, &method, answer](const GrpcCaller::Result& result) {
-          HttpResponse response = Answer(method, result, *exchange);
-          for (const auto& [name, value] : result.caller_ids) {
-            response.headers.emplace_back(name, value);
-          }
-          answer(std::move(response));
+          answer(Answer(method, result, *exchange));
         });
-  });
+  };
+  caller_.Post(std::move(work));
 }
 
 }  // namespace attention::server

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <new>
 #include <optional>
-#include <system_error>
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
@@ -15,11 +14,14 @@
 #include "grpcpp/client_context.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/support/client_callback.h"
-#include "server/http/status_json.h"
 #include "server/rpc/call_headers.h"
 
 namespace attention::server {
 namespace {
+
+// Bytes of JSON, or of a message to be written so, that take a few
+// milliseconds.
+constexpr int64_t kSmallWork = int64_t{256} << 10;
 
 // gRPC ends the process where a header's value has other bytes.
 bool IsLegal(absl::string_view value) {
@@ -58,44 +60,38 @@ std::optional<absl::Duration> ParseTimeout(absl::string_view text) {
 // A call, until it has ended.
 struct GrpcCaller::Running final : grpc::ClientUnaryReactor {
   Running(GrpcCaller& its_caller, std::shared_ptr<grpc::Channel> to,
-          std::shared_ptr<HttpExchange> its_exchange,
+          std::shared_ptr<HttpExchange> its_exchange, TenantPtr its_tenant,
           std::function<void(Result)> then)
       : caller(its_caller),
         channel(std::move(to)),
         stub(channel),
         exchange(std::move(its_exchange)),
+        tenant(std::move(its_tenant)),
         done(std::move(then)) {}
 
-  // The thread of the caller destroys this: gRPC may wait for its own threads
+  // A thread of the caller's destroys this: gRPC may wait for its own threads
   // where a channel is destroyed, and this is one of them.
   void OnDone(const grpc::Status& status) override {
     static_cast<void>(begun.load(std::memory_order_acquire));
     GrpcCaller& its_caller = caller;
     try {
       result.status = status;
-      NoteCallerIds();
-      caller.Post(exchange,
-                  [me = std::move(self)] { me->done(std::move(me->result)); });
+      caller.Post(
+          {.exchange = exchange,
+           .tenant = tenant,
+           .bytes = static_cast<int64_t>(result.response.Length()),
+           .run = [me = std::move(self)] { me->done(std::move(me->result)); }});
     } catch (const std::bad_alloc&) {
       exchange->Abort();
     }
     its_caller.Ended();
   }
 
-  // What the trailers say of how the caller named its call.
-  void NoteCallerIds() {
-    for (const auto& [name, value] : context.GetServerTrailingMetadata()) {
-      if (name == "x-request-id" || name == "traceparent") {
-        result.caller_ids.emplace_back(std::string(name.data(), name.size()),
-                                       std::string(value.data(), value.size()));
-      }
-    }
-  }
-
   GrpcCaller& caller;
   const std::shared_ptr<grpc::Channel> channel;
   grpc::GenericStub stub;
   const std::shared_ptr<HttpExchange> exchange;
+  const TenantPtr tenant;
   const std::function<void(Result)> done;
   grpc::ClientContext context;
   grpc::ByteBuffer request;
@@ -114,51 +110,22 @@ absl::StatusOr<std::unique_ptr<GrpcCaller>> GrpcCaller::Create(
     Connect connect, int64_t max_answer_bytes) {
   std::unique_ptr<GrpcCaller> caller(
       new GrpcCaller(std::move(connect), max_answer_bytes));
-  try {
-    caller->thread_ = std::thread([self = caller.get()] { self->Run(); });
-  } catch (const std::system_error& error) {
-    return absl::UnavailableError(absl::StrCat(
-        "cannot start the thread for calls over HTTP: ", error.what()));
+  for (auto* lane : {&caller->small_lane_, &caller->large_lane_}) {
+    auto made = WorkLane::Create();
+    if (!made.ok()) return made.status();
+    *lane = *std::move(made);
   }
   return caller;
 }
 
 GrpcCaller::~GrpcCaller() {
-  if (!thread_.joinable()) return;
-  std::deque<Task> dropped;
-  {
-    std::unique_lock<std::mutex> lock(mutex_);
-    stop_ = true;
-    changed_.notify_all();
-    changed_.wait(lock, [this] { return running_ == 0; });
-    dropped.swap(tasks_);
-  }
-  thread_.join();
-}
-
-void GrpcCaller::Post(std::shared_ptr<HttpExchange> exchange,
-                      std::function<void()> work) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  tasks_.push_back({std::move(exchange), std::move(work)});
-  changed_.notify_all();
-}
-
-void GrpcCaller::Run() {
   std::unique_lock<std::mutex> lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [this] { return stop_ || !tasks_.empty(); });
-    if (stop_) return;
-    Task task = std::move(tasks_.front());
-    tasks_.pop_front();
-    lock.unlock();
-    try {
-      if (!task.exchange->gone()) task.work();
-    } catch (const std::bad_alloc&) {
-      task.exchange->Abort();
-    }
-    task = {};
-    lock.lock();
-  }
+  stop_ = true;
+  changed_.wait(lock, [this] { return running_ == 0; });
+}
+
+void GrpcCaller::Post(WorkLane::Work work) {
+  (work.bytes <= kSmallWork ? small_lane_ : large_lane_)->Post(std::move(work));
 }
 
 void GrpcCaller::Start(const std::shared_ptr<HttpExchange>& exchange,
@@ -170,8 +137,8 @@ void GrpcCaller::Start(const std::shared_ptr<HttpExchange>& exchange,
                      "the server is starting or stopping"};
     return done(std::move(result));
   }
-  const auto running = std::make_shared<Running>(*this, std::move(channel),
-                                                 exchange, std::move(done));
+  const auto running = std::make_shared<Running>(
+      *this, std::move(channel), exchange, call.tenant, std::move(done));
   for (const auto& [name, value] : call.headers) {
     if (IsLegal(value)) running->context.AddMetadata(name, value);
   }
@@ -210,14 +177,6 @@ void GrpcCaller::Ended() {
   changed_.notify_all();
 }
 
-HttpResponse TooMuchHeld() {
-  HttpResponse response =
-      ErrorResponse({grpc::StatusCode::UNAVAILABLE,
-                     "requests over HTTP hold too much memory: try again"});
-  response.headers.emplace_back("Retry-After", "1");
-  return response;
-}
-
 absl::StatusOr<GrpcCaller::Call> CallOf(const HttpRequest& request) {
   GrpcCaller::Call call;
   if (const absl::string_view text = request.Header("Grpc-Timeout");
@@ -233,7 +192,7 @@ absl::StatusOr<GrpcCaller::Call> CallOf(const HttpRequest& request) {
     call.deadline = absl::Now() + *timeout;
   }
   for (const char* name : {"authorization", "traceparent", "x-request-id"}) {
-    if (const absl::string_view value = request.Header(name); !value.empty()) {
+    for (const absl::string_view value : request.Headers(name)) {
       call.headers.emplace_back(name, value);
     }
   }

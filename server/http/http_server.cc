@@ -16,6 +16,7 @@
 #include <chrono>
 #include <csignal>
 #include <list>
+#include <map>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -48,46 +49,48 @@ constexpr int64_t kAnswerHeaderBytes = 1024;
 constexpr size_t kPolledFirst = 3;
 constexpr auto kAnsweredPoll = absl::Milliseconds(2);
 
-// What bodies and exchanges hold together.
-class HeldBytes {
- public:
-  explicit HeldBytes(int64_t most) : most_(most) {}
-
-  // Holds `bytes` in place of `before`. False, and nothing changes, where that
-  // is too much.
-  bool Change(int64_t before, int64_t bytes) {
-    const int64_t more = bytes - before;
-    if (held_.fetch_add(more) + more <= most_ || more <= 0) return true;
-    held_ -= more;
-    return false;
-  }
-
- private:
-  const int64_t most_;
-  std::atomic<int64_t> held_{0};
-};
-
 // What exchanges share with the loop, and may outlive it.
 struct Shared {
-  explicit Shared(int64_t max_held_bytes)
-      : wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), held(max_held_bytes) {}
+  explicit Shared(HttpHold its_hold)
+      : wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+        hold(std::move(its_hold)) {}
+
+  // As HttpServerOptions::hold.
+  bool Hold(const HttpOwner& owner, int64_t before, int64_t bytes) const {
+    return before == bytes || !hold || hold(owner, before, bytes);
+  }
+
+  void CountExchange(const HttpOwner& owner, int64_t more) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    exchanges += more;
+    if ((exchanges_of[owner.id] += more) == 0) exchanges_of.erase(owner.id);
+  }
+  // Of all owners, and of one.
+  std::pair<int64_t, int64_t> CountOf(const HttpOwner& owner) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto its = exchanges_of.find(owner.id);
+    return {exchanges, its == exchanges_of.end() ? 0 : its->second};
+  }
 
   // Wakes up the loop.
   const Descriptor wake;
-  HeldBytes held;
-  std::atomic<int64_t> exchanges{0};
+  const HttpHold hold;
+  std::mutex mutex;
+  // Guarded by mutex.
+  int64_t exchanges = 0;
+  std::map<int, int64_t> exchanges_of;
 };
 
 class Exchange final : public HttpExchange {
  public:
   // `held` bytes are its own from here on.
-  Exchange(std::shared_ptr<Shared> shared, int64_t held)
-      : shared_(std::move(shared)), held_(held) {
-    ++shared_->exchanges;
+  Exchange(std::shared_ptr<Shared> shared, const HttpOwner& owner, int64_t held)
+      : shared_(std::move(shared)), owner_(owner), held_(held) {
+    shared_->CountExchange(owner_, 1);
   }
   ~Exchange() override {
-    shared_->held.Change(held_, 0);
-    --shared_->exchanges;
+    shared_->Hold(owner_, held_, 0);
+    shared_->CountExchange(owner_, -1);
   }
 
   void Answer(HttpResponse response) override {
@@ -117,7 +120,7 @@ class Exchange final : public HttpExchange {
 
   bool Hold(int64_t bytes) override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!shared_->held.Change(held_, bytes)) return false;
+    if (!shared_->Hold(owner_, held_, bytes)) return false;
     held_ = bytes;
     return true;
   }
@@ -158,6 +161,7 @@ class Exchange final : public HttpExchange {
 
  private:
   const std::shared_ptr<Shared> shared_;
+  const HttpOwner owner_;
   mutable std::mutex mutex_;
   // Guarded by mutex_.
   int64_t held_;
@@ -171,6 +175,7 @@ class Exchange final : public HttpExchange {
 struct PendingRequest {
   MHD_Connection* connection;
   std::string body = {};
+  HttpOwner owner = {};
   // Bytes that count as held for `body`; none once an exchange counts them.
   int64_t held = 0;
   // What is answered when the body has come, which is not kept.
@@ -230,22 +235,6 @@ bool TellsALongerBody(MHD_Connection* connection, int64_t most) {
   return !absl::SimpleAtoi(length, &bytes) || bytes > most;
 }
 
-MHD_Result Send(MHD_Connection* connection, HttpResponse response) {
-  MHD_Response* const answer = MHD_create_response_from_buffer(
-      response.body.size(), response.body.data(), MHD_RESPMEM_MUST_COPY);
-  if (answer == nullptr) return MHD_NO;
-  bool good = MHD_add_response_header(answer, "Content-Type",
-                                      response.content_type.c_str()) == MHD_YES;
-  for (const auto& [name, value] : response.headers) {
-    good = good && MHD_add_response_header(answer, name.c_str(),
-                                           value.c_str()) == MHD_YES;
-  }
-  const MHD_Result result =
-      good ? MHD_queue_response(connection, response.status, answer) : MHD_NO;
-  MHD_destroy_response(answer);
-  return result;
-}
-
 }  // namespace
 
 // Everything but Stop(), connections() and address() belongs to the thread that
@@ -259,7 +248,7 @@ class HttpServer::Loop {
         answer_patience_(absl::ToChronoNanoseconds(options.answer_patience)),
         routes_(std::move(routes)),
         socket_(std::move(socket)),
-        shared_(std::make_shared<Shared>(options.max_held_bytes)) {
+        shared_(std::make_shared<Shared>(options.hold)) {
     polled_.reserve(kPolledFirst);
   }
 
@@ -314,12 +303,13 @@ class HttpServer::Loop {
   void CutExpired(Clock::time_point now);
   void CutLongestWaiting(Clock::time_point now);
   void Extend(Connection& connection, Clock::time_point now);
+  MHD_Result Send(MHD_Connection* connection, HttpResponse response) const;
   HttpResponse ErrorResponse(int status, absl::string_view text,
-                             absl::string_view path) const;
-  HttpResponse Busy(absl::string_view text, absl::string_view path) const;
+                             const HttpRequest& request) const;
+  HttpResponse Busy(absl::string_view text, const HttpRequest& request) const;
   const HttpRoute* RouteOf(const HttpRequest& request) const;
   MHD_Result Headers(const HttpRequest& request, PendingRequest& pending);
-  void TakeBody(absl::string_view data, absl::string_view path,
+  void TakeBody(absl::string_view data, const HttpRequest& request,
                 PendingRequest& pending);
   void DropBody(PendingRequest& pending);
   MHD_Result Route(const HttpRequest& request, PendingRequest& pending);
@@ -543,31 +533,36 @@ MHD_Result HttpServer::Loop::OnRequest(void* loop, MHD_Connection* connection,
   Loop& self = *static_cast<Loop*>(loop);
   try {
     auto* request = static_cast<PendingRequest*>(*pending);
-    if (request == nullptr) {
+    const bool began = request == nullptr;
+    if (began) {
       request = new PendingRequest{.connection = connection};
       *pending = request;
-      return self.Headers({method, path, request->body, connection}, *request);
     }
+    const HttpRequest asked{method, path, request->body, request->owner,
+                            connection};
+    if (began) return self.Headers(asked, *request);
     if (request->exchange != nullptr) {
       // Without an answer its client has gone, or there is none to be had.
       std::optional<HttpResponse> answer;
       if (request->exchange->answered()) {
         answer = request->exchange->TakeAnswer();
       }
-      return answer ? Send(connection, *std::move(answer)) : MHD_NO;
+      return answer ? self.Send(connection, *std::move(answer)) : MHD_NO;
     }
     if (*data_bytes > 0) {
       const auto most = static_cast<size_t>(self.options_.max_body_bytes);
       if (request->body.size() + *data_bytes > most) return MHD_NO;
-      self.TakeBody(absl::string_view(data, *data_bytes), path, *request);
+      self.TakeBody(absl::string_view(data, *data_bytes), asked, *request);
       *data_bytes = 0;
       return MHD_YES;
     }
-    if (request->refusal) return Send(connection, *std::move(request->refusal));
+    if (request->refusal) {
+      return self.Send(connection, *std::move(request->refusal));
+    }
     if (Connection* const its = ConnectionOf(connection); its != nullptr) {
       its->answering = true;
     }
-    return self.Route({method, path, request->body, connection}, *request);
+    return self.Route(asked, *request);
   } catch (const std::bad_alloc&) {
     return MHD_NO;
   }
@@ -582,6 +577,26 @@ const HttpRoute* HttpServer::Loop::RouteOf(const HttpRequest& request) const {
   return nullptr;
 }
 
+MHD_Result HttpServer::Loop::Send(MHD_Connection* connection,
+                                  HttpResponse response) const {
+  MHD_Response* const answer = MHD_create_response_from_buffer(
+      response.body.size(), response.body.data(), MHD_RESPMEM_MUST_COPY);
+  if (answer == nullptr) return MHD_NO;
+  bool good = MHD_add_response_header(answer, "Content-Type",
+                                      response.content_type.c_str()) == MHD_YES;
+  for (const auto& [name, value] : response.headers) {
+    good = good && MHD_add_response_header(answer, name.c_str(),
+                                           value.c_str()) == MHD_YES;
+  }
+  const MHD_Result result =
+      good ? MHD_queue_response(connection, response.status, answer) : MHD_NO;
+  MHD_destroy_response(answer);
+  if (result == MHD_YES && options_.on_answer) {
+    options_.on_answer(response.status);
+  }
+  return result;
+}
+
 // An answer before the body makes libmicrohttpd close the connection.
 MHD_Result HttpServer::Loop::Headers(const HttpRequest& request,
                                      PendingRequest& pending) {
@@ -591,7 +606,7 @@ MHD_Result HttpServer::Loop::Headers(const HttpRequest& request,
         pending.connection,
         ErrorResponse(413,
                       absl::StrCat("the body is longer than ", most, " bytes"),
-                      request.path));
+                      request));
   }
   const HttpRoute* const route = RouteOf(request);
   if (route == nullptr || !route->guard) return MHD_YES;
@@ -610,7 +625,8 @@ MHD_Result HttpServer::Loop::Headers(const HttpRequest& request,
   return Send(pending.connection, *std::move(refusal));
 }
 
-void HttpServer::Loop::TakeBody(absl::string_view data, absl::string_view path,
+void HttpServer::Loop::TakeBody(absl::string_view data,
+                                const HttpRequest& request,
                                 PendingRequest& pending) {
   // libmicrohttpd takes no answer in the middle of a body.
   if (pending.refusal) return;
@@ -619,10 +635,11 @@ void HttpServer::Loop::TakeBody(absl::string_view data, absl::string_view path,
     const size_t room = std::max(
         needed, std::min(2 * pending.body.capacity(),
                          static_cast<size_t>(options_.max_body_bytes)));
-    if (!shared_->held.Change(pending.held, static_cast<int64_t>(room))) {
+    if (!shared_->Hold(pending.owner, pending.held,
+                       static_cast<int64_t>(room))) {
       DropBody(pending);
       pending.refusal =
-          Busy("requests over HTTP hold too much memory: try again", path);
+          Busy("requests over HTTP hold too much memory: try again", request);
       return;
     }
     pending.held = static_cast<int64_t>(room);
@@ -632,22 +649,22 @@ void HttpServer::Loop::TakeBody(absl::string_view data, absl::string_view path,
 }
 
 void HttpServer::Loop::DropBody(PendingRequest& pending) {
-  shared_->held.Change(std::exchange(pending.held, 0), 0);
+  shared_->Hold(pending.owner, std::exchange(pending.held, 0), 0);
   std::string().swap(pending.body);
 }
 
 // Of what may work in a moment.
 HttpResponse HttpServer::Loop::Busy(absl::string_view text,
-                                    absl::string_view path) const {
-  HttpResponse response = ErrorResponse(503, text, path);
+                                    const HttpRequest& request) const {
+  HttpResponse response = ErrorResponse(503, text, request);
   response.headers.emplace_back("Retry-After", "1");
   return response;
 }
 
 HttpResponse HttpServer::Loop::ErrorResponse(int status, absl::string_view text,
-                                             absl::string_view path) const {
+                                             const HttpRequest& request) const {
   if (!options_.error_response) return PlainText(status, text);
-  return options_.error_response(status, text, path);
+  return options_.error_response(status, text, request);
 }
 
 MHD_Result HttpServer::Loop::Route(const HttpRequest& request,
@@ -665,12 +682,11 @@ MHD_Result HttpServer::Loop::Route(const HttpRequest& request,
                     route.method == "GET" ? ", HEAD" : "");
   }
   if (allowed.empty()) {
-    return Send(
-        request.connection,
-        ErrorResponse(404, "there is nothing at this path", request.path));
+    return Send(request.connection,
+                ErrorResponse(404, "there is nothing at this path", request));
   }
-  HttpResponse response = ErrorResponse(
-      405, absl::StrCat("this path takes ", allowed), request.path);
+  HttpResponse response =
+      ErrorResponse(405, absl::StrCat("this path takes ", allowed), request);
   response.headers.emplace_back("Allow", allowed);
   return Send(request.connection, std::move(response));
 }
@@ -681,18 +697,21 @@ MHD_Result HttpServer::Loop::Begin(const HttpTask& task,
   const int64_t most =
       std::min(options_.max_exchanges,
                std::max<int64_t>(1, options_.max_connections - 1));
-  if (shared_->exchanges >= most) {
+  const auto [all, its] = shared_->CountOf(request.owner);
+  if (all >= most || (request.owner.id != 0 &&
+                      its >= std::min(most, options_.max_owner_exchanges))) {
     return Send(
         request.connection,
         Busy("too many requests over HTTP are being worked on: try again",
-             request.path));
+             request));
   }
   Connection* const connection = ConnectionOf(request.connection);
   if (connection == nullptr) return MHD_NO;
   // All that can fail comes first.
   polled_.reserve(kPolledFirst + waiting_.size() + 1);
   std::list<PendingRequest*> waiting = {&pending};
-  pending.exchange = std::make_shared<Exchange>(shared_, pending.held);
+  pending.exchange =
+      std::make_shared<Exchange>(shared_, pending.owner, pending.held);
   pending.held = 0;
   ++unanswered_;
   task(request, pending.exchange);
@@ -730,6 +749,24 @@ absl::string_view HttpRequest::Header(const char* name) const {
   const char* const value =
       MHD_lookup_connection_value(connection, MHD_HEADER_KIND, name);
   return value == nullptr ? absl::string_view() : value;
+}
+
+std::vector<absl::string_view> HttpRequest::Headers(const char* name) const {
+  struct Wanted {
+    absl::string_view name;
+    std::vector<absl::string_view> values;
+  } wanted{name, {}};
+  MHD_get_connection_values(
+      connection, MHD_HEADER_KIND,
+      [](void* to, MHD_ValueKind, const char* key, const char* value) {
+        auto& all = *static_cast<Wanted*>(to);
+        if (absl::EqualsIgnoreCase(key, all.name)) {
+          all.values.emplace_back(value == nullptr ? "" : value);
+        }
+        return MHD_YES;
+      },
+      &wanted);
+  return std::move(wanted.values);
 }
 
 absl::string_view HttpRequest::Parameter(const char* name) const {

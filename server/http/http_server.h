@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,6 +29,14 @@ struct MHD_Connection;
 
 namespace attention::server {
 
+// Whom a request's memory and its place among exchanges count for.
+struct HttpOwner {
+  // 0: all who have no other one.
+  int id = 0;
+  // Most bytes that its requests may hold together.
+  int64_t max_bytes = std::numeric_limits<int64_t>::max();
+};
+
 // Valid during the handler's call only.
 class HttpRequest {
  public:
@@ -37,10 +46,14 @@ class HttpRequest {
   absl::string_view path;
   // Whole, at most HttpServerOptions::max_body_bytes. May be moved from.
   std::string& body;
+  // For a guard to set.
+  HttpOwner& owner;
 
   // The value of a header, whatever the case of its name; of a parameter of the
   // query, percent-decoded. Empty if it is not there; the first of several.
   absl::string_view Header(const char* name) const;
+  // All values of a header that may come more than once.
+  std::vector<absl::string_view> Headers(const char* name) const;
   absl::string_view Parameter(const char* name) const;
 
   // The library's.
@@ -77,8 +90,8 @@ class HttpExchange {
   virtual bool gone() const = 0;
 
   // From here on so many bytes are held for it, in place of those before (at
-  // first: its body's). False, and nothing changes, where all exchanges would
-  // hold more than HttpServerOptions::max_held_bytes. They are given back when
+  // first: its body's). False, and nothing changes, where
+  // HttpServerOptions::hold refuses. They are given back when
   // nobody owns the exchange any more: neither the server, which waits for its
   // client to take the answer or go, nor who works on it.
   virtual bool Hold(int64_t bytes) = 0;
@@ -109,6 +122,9 @@ struct HttpRoute {
   HttpGuard guard = {};
 };
 
+using HttpHold =
+    std::function<bool(const HttpOwner& owner, int64_t before, int64_t bytes)>;
+
 struct HttpServerOptions {
   // "host:port" or "[ip6]:port"; port 0 takes a free one. Default: a free one
   // of loopback.
@@ -134,18 +150,25 @@ struct HttpServerOptions {
   // Beyond it: 413, or the connection is closed where a body does not tell its
   // length beforehand.
   int64_t max_body_bytes = 0;
-  // What the bodies of all requests and what HttpExchange::Hold() was told may
-  // take together. A body beyond it: 503.
-  int64_t max_held_bytes = int64_t{64} << 20;
+  // Asked before memory is taken for the bodies of requests and for what
+  // HttpExchange::Hold() is told: whether `bytes` may be held for an owner in
+  // place of `before`, which were held so far. Less always may. Refused to a
+  // body: 503. Called from any thread; must outlive every exchange. Empty: all
+  // may be.
+  HttpHold hold = {};
   // Exchanges at once that somebody owns: one more request is answered 503.
   // Never as many as max_connections, unless that is 1, so that there is always
   // a connection that can make room for the next one.
   int64_t max_exchanges = 16;
-  // What the server itself says, with a status of 4xx or 5xx, of a path. The
+  // The same of an owner whose id is not 0, so that one leaves room for others.
+  int64_t max_owner_exchanges = 8;
+  // What the server itself says of a request, with a status of 4xx or 5xx. The
   // default is plain text.
   std::function<HttpResponse(int status, absl::string_view text,
-                             absl::string_view path)>
+                             const HttpRequest& request)>
       error_response = {};
+  // Told of each answer, on the listener's thread. Must not block.
+  std::function<void(int status)> on_answer = {};
 };
 
 // Has one thread of its own, which all handlers run on. Memory is bounded as

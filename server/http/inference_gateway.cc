@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "inference/inference.pb.h"
 #include "server/http/infer_body.h"
+#include "server/http/json_memory.h"
 #include "server/http/status_json.h"
 #include "server/rpc/raw_call.h"
 #include "server/status.h"
@@ -319,8 +320,10 @@ absl::StatusOr<std::optional<int64_t>> JsonBytes(const HttpRequest& request) {
   return bytes;
 }
 
-HttpResponse AsInferenceError(HttpResponse response, absl::string_view text) {
-  response.body = InferenceError(response.status, text).body;
+// TooMuchHeld() in this protocol's form.
+HttpResponse TooMuchHeldError() {
+  HttpResponse response = TooMuchHeld();
+  response.body = InferenceError(response.status, kTooMuchHeld).body;
   return response;
 }
 
@@ -331,10 +334,8 @@ HttpResponse InferAnswer(const Route& route, const InferBody& asked,
   if (!route.infer) return route.write(result.response);
   // Numbers in JSON take far more than bytes, and are made from them.
   const auto bytes = static_cast<int64_t>(result.response.Length());
-  if (bytes > kSmallAnswer && !exchange.Hold(kAnswerFactor * bytes)) {
-    return AsInferenceError(TooMuchHeld(),
-                            "requests over HTTP hold too much memory: try "
-                            "again");
+  if (bytes > kSmallJson && !exchange.Hold(kAnswerFactor * bytes)) {
+    return TooMuchHeldError();
   }
   absl::StatusOr<HttpResponse> response =
       WriteInferBody(result.response, asked);
@@ -355,7 +356,7 @@ HttpResponse InferenceGateway::Health(const HttpRequest& request) const {
   } else if (!ready_ && request.path != kHealthPaths[0]) {
     response = InferenceError(503, "not ready");
   }
-  CallGuard::Finish(guard_.origins().Of(request), response);
+  guard_.FinisherOf(request)(response);
   return response;
 }
 
@@ -363,7 +364,7 @@ std::optional<HttpResponse> InferenceGateway::Guard(
     const HttpRequest& request) const {
   const Origins::Check origin = guard_.origins().Of(request);
   const auto refuse = [&](HttpResponse response) {
-    CallGuard::Finish(origin, response);
+    guard_.FinisherOf(request)(response);
     return response;
   };
   Route route = RouteOf(request.path);
@@ -386,14 +387,10 @@ std::optional<HttpResponse> InferenceGateway::Guard(
     response.headers.emplace_back("Allow", route.http_method);
     return refuse(std::move(response));
   }
-  if (const auto status = guard_.Check(request)) {
-    return refuse(ErrorOf(*status));
+  if (const auto tenant = guard_.Check(request); !tenant.ok()) {
+    return refuse(ErrorOf(ToGrpcStatus(tenant.status())));
   }
-  if (!request.Header("Content-Encoding").empty() &&
-      request.Header("Content-Encoding") != "identity") {
-    return refuse(InferenceError(
-        415, "Content-Encoding: compressed bodies are not taken"));
-  }
+  if (IsCompressed(request)) return refuse(InferenceError(415, kCompressed));
   if (const auto call = CallOf(request); !call.ok()) {
     return refuse(ErrorOf(ToGrpcStatus(call.status())));
   }
@@ -407,52 +404,57 @@ void InferenceGateway::Handle(
     const HttpRequest& request,
     const std::shared_ptr<HttpExchange>& exchange) const {
   const auto answer =
-      [exchange, origin = guard_.origins().Of(request)](HttpResponse response) {
-        CallGuard::Finish(origin, response);
+      [exchange, finish = guard_.FinisherOf(request)](HttpResponse response) {
+        finish(response);
         exchange->Answer(std::move(response));
       };
-  absl::StatusOr<GrpcCaller::Call> call = CallOf(request);
+  const auto fail = [answer](const absl::Status& status) {
+    answer(ErrorOf(ToGrpcStatus(status)));
+  };
+  // Guard() has looked, but tokens may be others by now.
+  absl::StatusOr<TenantPtr> tenant = guard_.Check(request);
+  if (!tenant.ok()) return fail(tenant.status());
+  absl::StatusOr<GrpcCaller::Call> made = CallOf(request);
   const auto json_bytes = JsonBytes(request);
-  if (!call.ok() || !json_bytes.ok()) return exchange->Abort();
+  if (!made.ok() || !json_bytes.ok()) return exchange->Abort();
   const auto route = std::make_shared<Route>(RouteOf(request.path));
+  const auto call = std::make_shared<GrpcCaller::Call>(*std::move(made));
   call->method = absl::StrCat("/inference.GRPCInferenceService/", route->rpc);
-  const auto shared = std::make_shared<GrpcCaller::Call>(*std::move(call));
+  call->tenant = *std::move(tenant);
   const auto body = std::make_shared<std::string>(std::move(request.body));
 
-  caller_.Post(exchange, [this, exchange, answer, route, shared, body,
-                          json_bytes = *json_bytes] {
+  WorkLane::Work work = {.exchange = exchange,
+                         .tenant = call->tenant,
+                         .bytes = static_cast<int64_t>(body->size()),
+                         .deadline = call->deadline};
+  work.expired = [fail] { fail(DeadlineBeforeWork()); };
+  work.run = [this, exchange, answer, fail, route, call, body,
+              json_bytes = *json_bytes] {
     const auto asked = std::make_shared<InferBody>();
     if (route->infer) {
+      if (!HoldToRead(*body, *exchange)) return answer(TooMuchHeldError());
       const auto bytes = static_cast<int64_t>(body->size());
       absl::StatusOr<InferBody> read = ReadInferBody(
           std::move(*body), json_bytes, route->model, route->version);
-      if (!read.ok()) {
-        return answer(ErrorOf(ToGrpcStatus(read.status())));
-      }
+      if (!read.ok()) return fail(read.status());
       *asked = *std::move(read);
       // The body lives on in the message.
       if (!exchange->Hold(bytes +
                           static_cast<int64_t>(asked->request.Length()))) {
-        return answer(AsInferenceError(TooMuchHeld(),
-                                       "requests over HTTP hold too much "
-                                       "memory: try again"));
+        return answer(TooMuchHeldError());
       }
-      shared->request = asked->request;
+      call->request = asked->request;
       asked->request.Clear();
     } else {
-      shared->request = route->request;
+      call->request = route->request;
     }
     caller_.Start(
-        exchange, *shared,
+        exchange, *call,
         [exchange, answer, route, asked](const GrpcCaller::Result& result) {
-          HttpResponse response =
-              InferAnswer(*route, *asked, result, *exchange);
-          for (const auto& [name, value] : result.caller_ids) {
-            response.headers.emplace_back(name, value);
-          }
-          answer(std::move(response));
+          answer(InferAnswer(*route, *asked, result, *exchange));
         });
-  });
+  };
+  caller_.Post(std::move(work));
 }
 
 }  // namespace attention::server

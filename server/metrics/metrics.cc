@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "server/metrics/process_metrics.h"
 #include "server/metrics/sample.h"
 #include "server/status.h"
@@ -64,6 +65,10 @@ constexpr absl::string_view kReasons[] = {"QUEUE_FULL",
                                           "SESSION_BYTES",
                                           "SESSION_COUNT",
                                           "other"};
+// What is answered over HTTP.
+constexpr absl::string_view kHttpStatuses[] = {
+    "200", "204", "400", "401", "403", "404", "405", "409",  "413",
+    "415", "429", "499", "500", "501", "503", "504", "other"};
 // How a call ended: with an answer, refused by the server, or else.
 constexpr absl::string_view kResults[] = {"ok", "refused", "error"};
 // gRPC's codes are 0 to 16.
@@ -155,7 +160,8 @@ std::vector<MetricFamily> SnapshotFamilies(const Snapshot& now) {
       "Memory of calls by kind; pooled is unused and kept for the next ones.",
       {kind("reading", now.reading_bytes), kind("tensors", now.tensor_bytes),
        kind("answers", now.answer_bytes), kind("scratch", now.scratch_bytes),
-       kind("headers", now.header_bytes), kind("pooled", now.pooled_bytes)}));
+       kind("headers", now.header_bytes), kind("http", now.http_bytes),
+       kind("pooled", now.pooled_bytes)}));
   gauge("attention_memory_limit_bytes",
         "Most memory that calls may hold together (--max-inflight-bytes).",
         now.budget_bytes);
@@ -242,6 +248,7 @@ struct Metrics::State {
       durations;
   std::array<Histogram*, std::size(kPhases)> phases;
   std::array<Counter*, std::size(kReasons)> refusals;
+  std::array<Counter*, std::size(kHttpStatuses)> http_answers;
   std::array<Counter*, std::size(kResults)> used_work;
   Counter* predicted_work;
   Counter* request_bytes;
@@ -281,6 +288,10 @@ Metrics::State::State(const BuildInfo& build)
     phases[p] =
         &phase_family.Add({{"phase", kPhases[p].name}}, LatencyBuckets());
   }
+  http_answers = CountersBy(
+      "status", kHttpStatuses,
+      AddCounter(registry, "attention_http_answers_total",
+                 "Answers over HTTP, by status; scrapes and probes too."));
   refusals =
       CountersBy("reason", kReasons,
                  AddCounter(registry, "attention_refusals_total",
@@ -328,6 +339,11 @@ void Metrics::CallEnded(const CallSummary& call) {
       Finite(static_cast<double>(call.request_bytes)));
   state.response_bytes->Increment(
       Finite(static_cast<double>(call.response_bytes)));
+}
+
+void Metrics::CountHttpAnswer(int status) {
+  state_->http_answers[IndexOf(kHttpStatuses, absl::StrCat(status))]
+      ->Increment();
 }
 
 void Metrics::SetSnapshotSource(std::function<Snapshot()> source) {

@@ -67,6 +67,7 @@ struct Snapshot {
   int64_t answer_bytes = 0;
   int64_t scratch_bytes = 0;
   int64_t header_bytes = 0;
+  int64_t http_bytes = 0;
   int64_t pooled_bytes = 0;
   int64_t waiting_calls = 0;
   int64_t running_calls = 0;
@@ -116,6 +117,10 @@ class Metrics {
   // is held for a few additions. Figures that are negative or not finite count
   // as zero.
   void CallEnded(const CallSummary& call);
+
+  // An answer to a request over HTTP, with that status. Statuses that the
+  // server does not send count as "other".
+  void CountHttpAnswer(int status);
 
   // Called at each scrape, one at a time. It must not block and must not call
   // this object. Null takes it away: once this has returned it is not called

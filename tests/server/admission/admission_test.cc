@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -835,6 +836,40 @@ TEST(CostModelTest, AHugeCallDoesNotMakeTheOthersHuge) {
   for (int i = 0; i < 200; ++i) costs.RecordCall(100, 0.001);
   costs.RecordCall(100, 1000);
   EXPECT_LT(costs.CallSeconds({}), 0.002);
+}
+
+// What is held for bodies over HTTP.
+TEST_F(AdmissionTest, WhatIsHeldOutsideCallsComesOutOfTheBudget) {
+  constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+  Admission& held = admission();
+  EXPECT_TRUE(held.HoldOutside(0, kAll, 0, 40 * kMega));
+  EXPECT_EQ(held.snapshot().outside_bytes, 40 * kMega);
+  // Never more than half.
+  EXPECT_FALSE(held.HoldOutside(0, kAll, 0, 11 * kMega));
+  EXPECT_EQ(held.snapshot().outside_bytes, 40 * kMega);
+  // Calls have what is left, and wait for the rest.
+  Call first, second;
+  Enter(first, 20 * kMega);
+  EXPECT_TRUE(first.admitted);
+  Enter(second, 20 * kMega);
+  EXPECT_FALSE(second.admitted);
+  EXPECT_FALSE(held.HoldOutside(0, kAll, 0, 10 * kMega));
+  EXPECT_TRUE(held.HoldOutside(0, kAll, 40 * kMega, 0));
+  EXPECT_TRUE(second.admitted);
+  EXPECT_EQ(held.snapshot().outside_bytes, 0);
+}
+
+TEST_F(AdmissionTest, ATenantLeavesHalfOfThatToOthers) {
+  constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+  Admission& held = admission();
+  EXPECT_TRUE(held.HoldOutside(1, kAll, 0, 25 * kMega));
+  EXPECT_FALSE(held.HoldOutside(1, kAll, 0, 1));
+  EXPECT_FALSE(held.HoldOutside(1, kAll, 1 * kMega, 2 * kMega));
+  EXPECT_TRUE(held.HoldOutside(2, kAll, 0, 20 * kMega));
+  // Its own limit is lower.
+  EXPECT_FALSE(held.HoldOutside(3, 1 * kMega, 0, 2 * kMega));
+  EXPECT_TRUE(held.HoldOutside(1, kAll, 25 * kMega, 0));
+  EXPECT_TRUE(held.HoldOutside(1, kAll, 0, 25 * kMega));
 }
 
 }  // namespace

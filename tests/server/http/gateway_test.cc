@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
@@ -301,6 +302,110 @@ TEST_F(GatewayTest, TokensHoldAsForGrpc) {
                             " HTTP/1.1\r\nHost: test\r\nContent-Length: 50\r\n"
                             "Content-Type: application/json\r\n\r\n"));
   EXPECT_EQ(client->Read().status, 401);
+}
+
+TEST_F(GatewayTest, SeveralTokensAreNone) {
+  TestFolder folder;
+  const server::TokenHash hash = server::HashOf("secret-token");
+  server::Options options = WithHttp();
+  options.tokens = folder.Write(
+      "tokens", absl::StrCat(absl::BytesToHexString(absl::string_view(
+                                 reinterpret_cast<const char*>(hash.data()),
+                                 hash.size())),
+                             " a\n"));
+  Start(options);
+  const HttpClient::Response response =
+      Send("POST", kCompute, SmallJson().dump(),
+           {"Authorization: Bearer secret-token", "authorization: Bearer b"});
+  EXPECT_EQ(response.status, 401);
+  EXPECT_EQ(Json::parse(response.body)["details"][0]["reason"],
+            "TOKEN_MALFORMED");
+}
+
+// Whatever is answered, and by whom, it says which call it answers and which
+// page may read it.
+TEST_F(GatewayTest, EveryAnswerNamesItsCall) {
+  server::Options options = WithHttp();
+  options.http_max_body_bytes = 4096;
+  options.http_allow_origins = {"https://a.example"};
+  Start(options);
+  const auto check = [&](const std::string& path, const std::string& body,
+                         int status, std::vector<std::string> more = {}) {
+    more.push_back("X-Request-Id: order 17");
+    more.push_back("Origin: https://a.example");
+    const HttpClient::Response response = Send("POST", path, body, more);
+    EXPECT_EQ(response.status, status) << response.body;
+    EXPECT_THAT(response.headers, HasSubstr("x-request-id: order 17\r\n"));
+    EXPECT_THAT(
+        response.headers,
+        HasSubstr("Access-Control-Allow-Origin: https://a.example\r\n"));
+  };
+  const std::string good = SmallJson().dump();
+  for (const std::string path : {kCompute, "/v2/models/attention/infer"}) {
+    check(path, "{", 400);
+    check(path, std::string(4097, ' '), 413);
+    check(path, good, 415, {"Content-Encoding: gzip"});
+    check(path, good, 400, {"Grpc-Timeout: soon"});
+  }
+  check(kCompute, good, 200);
+  check("/v1/nothing", good, 404);
+}
+
+TEST_F(GatewayTest, AnswersAndWhatTheyHoldAreCounted) {
+  Start();
+  Post(kCompute, SmallJson());
+  Send("POST", kCompute, "{");
+  EXPECT_TRUE(WaitUntil([&] {
+    const std::string metrics = Connect()->Get("/metrics").body;
+    return absl::StrContains(
+               metrics, "attention_http_answers_total{status=\"400\"} 1\n") &&
+           absl::StrContains(metrics,
+                             "attention_memory_bytes{kind=\"http\"} 0\n");
+  }));
+  EXPECT_THAT(Connect()->Get("/metrics").body,
+              HasSubstr("attention_memory_bytes{kind=\"http\"} 0\n"));
+}
+
+// What is sent over HTTP comes out of the one budget, of which bodies have
+// half.
+TEST_F(GatewayTest, BodiesComeOutOfTheBudget) {
+  server::Options options = WithHttp();
+  options.max_inflight_bytes = int64_t{16} << 20;
+  options.max_request_bytes = options.max_response_bytes = int64_t{4} << 20;
+  options.http_max_body_bytes = int64_t{4} << 20;
+  // An end that comes with the last bytes may be seen only then.
+  options.http_timeout = absl::Seconds(3);
+  Start(options);
+  // A fortieth of the budget, as reading takes ten times as much.
+  const size_t most = options.max_inflight_bytes / 40;
+  EXPECT_EQ(Send("POST", kCompute, std::string(most + 1, ' ')).status, 413);
+  EXPECT_EQ(Send("POST", kCompute, std::string(most, ' ')).status, 400);
+  // Bodies whose end does not come.
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  for (int i = 0; i < 40; ++i) {
+    clients.push_back(Connect());
+    clients.back()->Send(absl::StrCat(
+        "POST ", kCompute,
+        " HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        "Content-Length: ",
+        most, "\r\n\r\n", std::string(most - 1, ' ')));
+  }
+  const auto held = [&] {
+    const std::string metrics = Connect()->Get("/metrics").body;
+    const std::string name = "attention_memory_bytes{kind=\"http\"} ";
+    return std::stod(metrics.substr(metrics.find(name) + name.size()));
+  };
+  EXPECT_TRUE(WaitUntil([&] { return held() > 7e6; }));
+  EXPECT_LE(held(), static_cast<double>(options.max_inflight_bytes) / 2);
+  // gRPC has the other half.
+  grpc::ClientContext context;
+  v1::ComputeAttentionResponse response;
+  EXPECT_TRUE(
+      v1::AttentionService::NewStub(server_->Channel(Transport::kLoopback))
+          ->ComputeAttention(&context, SmallRequest(), &response)
+          .ok());
+  clients.clear();
+  EXPECT_TRUE(WaitUntil([&] { return held() == 0; })) << held();
 }
 
 TEST_F(GatewayTest, PagesOfOtherOriginsCallOnlyIfNamed) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -216,8 +217,19 @@ TEST_F(HttpExchangeTest, AlwaysLeavesAConnectionToOthers) {
   EXPECT_EQ(second.Get("/ok").status, 200);
 }
 
+// Lets so many bytes be held, of all owners.
+HttpHold AtMost(int64_t most) {
+  const auto held = std::make_shared<std::atomic<int64_t>>(0);
+  return [most, held](const HttpOwner&, int64_t before, int64_t bytes) {
+    const int64_t more = bytes - before;
+    if (held->fetch_add(more) + more <= most || more <= 0) return true;
+    *held -= more;
+    return false;
+  };
+}
+
 TEST_F(HttpExchangeTest, WhatIsHeldIsBounded) {
-  Start({.timeout = kLong, .max_body_bytes = 100, .max_held_bytes = 150});
+  Start({.timeout = kLong, .max_body_bytes = 100, .hold = AtMost(150)});
   HttpClient client(server_->address());
   client.Send(Post("/wait", std::string(100, 'x')));
   auto exchange = Exchange(0);
@@ -245,7 +257,7 @@ TEST_F(HttpExchangeTest, WhatIsHeldIsBounded) {
 TEST_F(HttpExchangeTest, IsCountedUntilNobodyOwnsIt) {
   Start({.timeout = kLong,
          .max_body_bytes = 100,
-         .max_held_bytes = 250,
+         .hold = AtMost(250),
          .max_exchanges = 2});
   for (size_t i = 0; i < 2; ++i) {
     HttpClient client(server_->address());
@@ -265,6 +277,63 @@ TEST_F(HttpExchangeTest, IsCountedUntilNobodyOwnsIt) {
   EXPECT_EQ(client.Read().status, 200);
   client.Send(Post("/ok", std::string(100, 'x')));
   EXPECT_EQ(client.Read().status, 200);
+}
+
+// A guard says whose a request is: memory and exchanges count for that owner.
+TEST_F(HttpExchangeTest, AnOwnerLeavesRoomForOthers) {
+  std::vector<HttpRoute> routes = Routes();
+  for (HttpRoute& route : routes) {
+    route.guard =
+        [](const HttpRequest& request) -> std::optional<HttpResponse> {
+      request.owner.id = request.Header("X-Owner") == "1" ? 1 : 2;
+      return std::nullopt;
+    };
+  }
+  std::map<int, int64_t> held;
+  std::mutex mutex;
+  const auto hold = [&](const HttpOwner& owner, int64_t before, int64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    held[owner.id] += bytes - before;
+    return true;
+  };
+  auto server = HttpServer::Start({.timeout = kLong,
+                                   .max_body_bytes = 100,
+                                   .hold = hold,
+                                   .max_exchanges = 4,
+                                   .max_owner_exchanges = 2},
+                                  std::move(routes));
+  ASSERT_TRUE(server.ok());
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  const auto send = [&](const char* owner) {
+    clients.push_back(std::make_unique<HttpClient>((*server)->address()));
+    clients.back()->Send(
+        absl::StrCat("POST /wait HTTP/1.1\r\nHost: test\r\nX-Owner: ", owner,
+                     "\r\nContent-Length: 50\r\n\r\n", std::string(50, 'x')));
+  };
+  send("1");
+  send("1");
+  Exchange(1);
+  send("1");
+  EXPECT_EQ(clients.back()->Read().status, 503);
+  send("2");
+  ASSERT_NE(Exchange(2), nullptr);
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    EXPECT_EQ(held[1], 100);
+    EXPECT_EQ(held[2], 50);
+  }
+  Exchange(0)->Answer({});
+  EXPECT_EQ(clients[0]->Read().status, 200);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    exchanges_[0].reset();
+  }
+  EXPECT_TRUE(WaitUntil([&] {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return held[1] == 50;
+  }));
+  send("1");
+  ASSERT_NE(Exchange(3), nullptr);
 }
 
 TEST_F(HttpExchangeTest, MayEndWithoutAnAnswer) {
