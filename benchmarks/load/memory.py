@@ -8,12 +8,17 @@ gets a new one. The exit code is 1 if a bar was missed.
 """
 
 import argparse
+import collections
 import contextlib
 import dataclasses
+import http.client
+import json
 import os
 import re
 import resource
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -50,6 +55,7 @@ class Limits:
             f"--max-response-bytes={self.message}MiB",
             f"--max-inflight-bytes={self.inflight}MiB",
             f"--max-pooled-bytes={self.pooled}MiB",
+            "--http-listen=127.0.0.1:0",
         ]
 
     @property
@@ -69,6 +75,8 @@ class Case:
     # became of it, in words.
     attack: Callable[[str, float], str]
     seconds: float
+    # Whether the address is that of --http-listen.
+    http: bool = False
 
 
 # Attacks.
@@ -159,6 +167,84 @@ def several_calls(message, count):
     return attack
 
 
+def http_head(body_bytes):
+    return (
+        "POST /v1/attention:compute HTTP/1.1\r\nHost: test\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {body_bytes}\r\n\r\n"
+    ).encode()
+
+
+def http_numbers(most):
+    """A request of short numbers, of about so many bytes: what JSON takes most
+    memory for."""
+    row = [1] * 64
+    rows = most // (3 * len(json.dumps(row))) - 1
+    matrix = [row] * rows
+    text = json.dumps(
+        {"query": matrix, "key": matrix[:1], "value": matrix[:1]}
+        | {"mask": [[0]] * rows}
+    )
+    return text.encode().ljust(most)
+
+
+def http_calls(clients, body_bytes):
+    """Bodies one after another, whose answers are read."""
+
+    def attack(address, seconds):
+        host, port = address.split(":")
+        body = http_numbers(body_bytes)
+        end = time.monotonic() + seconds
+        statuses = collections.Counter()
+
+        def call():
+            while time.monotonic() < end:
+                connection = http.client.HTTPConnection(host, int(port), 30)
+                try:
+                    connection.request(
+                        "POST",
+                        "/v1/attention:compute",
+                        body,
+                        {"Content-Type": "application/json"},
+                    )
+                    answer = connection.getresponse()
+                    answer.read()
+                    statuses[str(answer.status)] += 1
+                except (OSError, http.client.HTTPException) as error:
+                    statuses[type(error).__name__] += 1
+                finally:
+                    connection.close()
+
+        threads = [threading.Thread(target=call) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return ", ".join(f"{n} {statuses[n]}" for n in sorted(statuses))
+
+    return attack
+
+
+def http_silent(clients, body, sent):
+    """Connections that send `sent` bytes of a body, and read nothing."""
+
+    def attack(address, seconds):
+        host, port = address.split(":")
+        with contextlib.ExitStack() as stack:
+            cut = 0
+            for _ in range(clients):
+                peer = stack.enter_context(
+                    socket.create_connection((host, int(port)), 5)
+                )
+                try:
+                    peer.sendall(http_head(len(body)) + body[:sent])
+                except OSError:
+                    cut += 1
+            time.sleep(seconds)
+        return f"{cut} of {clients} cut while sending"
+
+    return attack
+
+
 def absurd_shapes():
     """Name to request. Some are right, though of no use to anybody."""
     tensor, request = messages.tensor, messages.request
@@ -217,6 +303,7 @@ def absurd_shapes():
 
 
 SMALL = Limits(message=40, inflight=128)
+SMALL_HTTP = Limits(message=40, inflight=256)
 # So large that no limit of a message refuses what a shape asks for.
 LARGE = Limits(message=320, inflight=1024, pooled=64)
 
@@ -250,6 +337,33 @@ def all_cases():
         ),
         Case("1000 answers never read", tiny, swarm(10, unread(100)), 10),
     ]
+    # As large as the budget lets them be, a fortieth of it.
+    for limits, title in ((tiny, "1.6 MiB"), (SMALL_HTTP, "6.4 MiB")):
+        largest = limits.inflight * MIB // 40
+        body = http_numbers(largest)
+        cases += [
+            Case(
+                f"32 clients over HTTP, numbers of {title} in JSON",
+                limits,
+                http_calls(32, largest),
+                8,
+                http=True,
+            ),
+            Case(
+                f"60 bodies of {title} over HTTP that never end",
+                limits,
+                http_silent(60, body, len(body) - 1),
+                6,
+                http=True,
+            ),
+            Case(
+                f"60 answers to bodies of {title} over HTTP that nobody reads",
+                limits,
+                http_silent(60, body, len(body)),
+                6,
+                http=True,
+            ),
+        ]
     absurd = absurd_shapes()
     first = "no keys, Dv 80 million"
     cases.append(Case(first, LARGE, one_call(absurd.pop(first)), 5))
@@ -281,7 +395,8 @@ def measure(case, server):
     with PeakWatch(server):
         honest = Bench(server.address, *HONEST, f"--duration={case.seconds}")
         try:
-            outcome = case.attack(server.address, case.seconds)
+            address = server.http_address if case.http else server.address
+            outcome = case.attack(address, case.seconds)
         except (OSError, grpc.RpcError) as error:
             outcome = f"{type(error).__name__}: {error}"[:80]
         found = honest_figures(honest.result())

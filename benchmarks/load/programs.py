@@ -54,6 +54,13 @@ class Server:
             self.process.wait()
             raise RuntimeError(f"server said {line!r}: {self.log()}")
         self.address = line.removeprefix("listening on ").strip()
+        # Of --http-listen.
+        self.http_address = None
+        if any(flag.startswith("--http-listen") for flag in flags):
+            line = self.process.stdout.readline()
+            self.http_address = line.removeprefix(
+                "listening on http://"
+            ).strip()
         self._proc = Path(f"/proc/{self.process.pid}")
         self._peak = self._rss = 0
 
