@@ -253,7 +253,7 @@ absl::Status UnknownRegion(absl::string_view field) {
       Reason::kRegionUnknown, "attention.v1.SharedMemory", field,
       absl::StrCat(field,
                    ": got a region that is not known here, wanted one that the "
-                   "caller has registered and whose connection is open"));
+                   "caller has registered and that is still there"));
 }
 
 absl::Status UnknownSession(absl::string_view id, bool another) {

@@ -53,6 +53,11 @@ void* InPlaceTensor::Allocate(BufferPool& pool) {
   return unconverted_.data();
 }
 
+absl::Span<const std::byte> InPlaceTensor::elements() const {
+  return absl::MakeConstSpan(payload_.memory.data() + payload_.begin,
+                             payload_.end - payload_.begin);
+}
+
 void InPlaceTensor::Write(MessageWriter& message) && {
   if (converts()) {
     ConvertToFloats(

@@ -2,8 +2,10 @@
 #ifndef ATTENTION_WIRE_IN_PLACE_TENSOR_H_
 #define ATTENTION_WIRE_IN_PLACE_TENSOR_H_
 
+#include <cstddef>
 #include <cstdint>
 
+#include "absl/types/span.h"
 #include "base/buffer_pool.h"
 #include "kernel/tensor_view.h"
 #include "wire/message_writer.h"
@@ -36,6 +38,8 @@ class InPlaceTensor {
 
   int field() const { return field_; }
   const TensorSpec& spec() const { return spec_; }
+  // What the kernel has written. Not with float_values.
+  absl::Span<const std::byte> elements() const;
 
  private:
   bool converts() const;

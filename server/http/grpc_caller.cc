@@ -196,6 +196,9 @@ absl::StatusOr<GrpcCaller::Call> CallOf(const HttpRequest& request) {
       call.headers.emplace_back(name, value);
     }
   }
+  if (!request.IsOnThisMachine()) {
+    call.headers.emplace_back(kFromElsewhereHeader, "1");
+  }
   return call;
 }
 

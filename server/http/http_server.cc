@@ -31,6 +31,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/descriptor.h"
+#include "server/connections/loopback.h"
 #include "server/http/listen_socket.h"
 
 namespace attention::server {
@@ -767,6 +768,13 @@ std::vector<absl::string_view> HttpRequest::Headers(const char* name) const {
       },
       &wanted);
   return std::move(wanted.values);
+}
+
+bool HttpRequest::IsOnThisMachine() const {
+  const MHD_ConnectionInfo* const info =
+      MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+  return info != nullptr && info->client_addr != nullptr &&
+         IsLoopback(*info->client_addr);
 }
 
 absl::string_view HttpRequest::Parameter(const char* name) const {

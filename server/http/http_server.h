@@ -55,6 +55,8 @@ class HttpRequest {
   // All values of a header that may come more than once.
   std::vector<absl::string_view> Headers(const char* name) const;
   absl::string_view Parameter(const char* name) const;
+  // Whether the client is on this machine.
+  bool IsOnThisMachine() const;
 
   // The library's.
   MHD_Connection* connection;

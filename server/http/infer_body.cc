@@ -839,6 +839,25 @@ void AppendBytes(wire::SliceReader raw, std::string& body) {
   }
 }
 
+using Output = ModelInferResponse::InferOutputTensor;
+
+// Whether an output's elements are in shared memory.
+bool IsElsewhere(const Output& output) {
+  return output.parameters().contains("shared_memory_region");
+}
+
+void AppendPlace(const Output& output, std::string& body) {
+  Json parameters;
+  for (const auto& [name, value] : output.parameters()) {
+    if (value.has_string_param()) {
+      parameters[name] = value.string_param();
+    } else {
+      parameters[name] = value.int64_param();
+    }
+  }
+  absl::StrAppend(&body, R"("parameters":)", parameters.dump());
+}
+
 }  // namespace
 
 absl::StatusOr<InferBody> ReadInferBody(std::string body,
@@ -886,6 +905,11 @@ absl::StatusOr<HttpResponse> WriteInferBody(const grpc::ByteBuffer& response,
   for (size_t i = 0; i < answer.raw.size(); ++i) {
     const auto& output = message.outputs(static_cast<int>(i));
     const size_t raw_bytes = answer.raw[i].remaining();
+    if (IsElsewhere(output)) {
+      as_bytes.push_back(false);
+      bytes += output.ByteSizeLong();
+      continue;
+    }
     as_bytes.push_back(
         asked.binary.contains(output.name()) ||
         (asked.binary_by_default && !asked.numbers.contains(output.name())));
@@ -918,7 +942,9 @@ absl::StatusOr<HttpResponse> WriteInferBody(const grpc::ByteBuffer& response,
                     Quoted(output.name()), R"(,"datatype":)",
                     Quoted(output.datatype()), R"(,"shape":[)",
                     absl::StrJoin(output.shape(), ","), "],");
-    if (as_bytes[i]) {
+    if (IsElsewhere(output)) {
+      AppendPlace(output, body);
+    } else if (as_bytes[i]) {
       absl::StrAppend(&body, R"("parameters":{")", kBinarySize, R"(":)",
                       answer.raw[i].remaining(), "}");
     } else {

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "base/field_error.h"
 #include "inference/inference.pb.h"
 #include "server/http/infer_body.h"
 #include "server/http/json_memory.h"
@@ -180,10 +181,15 @@ struct Route {
   Writer write = {};
   // An inference of that model: its request is in the body.
   bool infer = false;
+  // The registration of a region: the rest of its request is in the body.
+  bool registers = false;
   std::string model = {}, version = {};
 };
 
 using Parts = std::vector<std::string>;
+
+// Of the body that registers a region.
+constexpr size_t kMostRegionText = size_t{4} << 10;
 
 Route RouteOfModel(const Parts& parts) {
   // models/NAME[/versions/VERSION][/ACTION]
@@ -259,13 +265,41 @@ Route RouteOfMemory(const Parts& parts, absl::string_view prefix) {
   if (action == "status") {
     return {"GET", (*rpcs)[0], named(Status()), WriteRegions<StatusAnswer>};
   }
-  // The body is not looked at: no memory is registered by name.
-  if (action == "register")
-    return {"POST", (*rpcs)[1], named(Register()), nothing};
+  if (action == "register") {
+    Route route = {"POST", (*rpcs)[1], named(Register()), nothing};
+    route.registers = true;
+    return route;
+  }
   if (action == "unregister") {
     return {"POST", (*rpcs)[2], named(Unregister()), nothing};
   }
   return {};
+}
+
+// Adds "key", "offset" and "byte_size" of a body to a request.
+absl::Status AddRegion(const std::string& body, grpc::ByteBuffer& request) {
+  auto message = Parse<inference::SystemSharedMemoryRegisterRequest>(request);
+  const Json json = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  if (!message || !json.is_object() || body.size() > kMostRegionText) {
+    return FieldError("body",
+                      "got something else, wanted a JSON object with "
+                      "key, offset and byte_size");
+  }
+  for (const auto& [name, value] : json.items()) {
+    if (name == "key" && value.is_string()) {
+      message->set_key(value.get<std::string>());
+    } else if (name == "offset" && value.is_number_unsigned()) {
+      message->set_offset(value.get<uint64_t>());
+    } else if (name == "byte_size" && value.is_number_unsigned()) {
+      message->set_byte_size(value.get<uint64_t>());
+    } else {
+      return FieldError("body",
+                        "wanted key as text, offset and byte_size as "
+                        "numbers, and nothing else");
+    }
+  }
+  request = BufferOf(*message);
+  return absl::OkStatus();
 }
 
 Route RouteOf(absl::string_view path) {
@@ -447,6 +481,10 @@ void InferenceGateway::Handle(
       asked->request.Clear();
     } else {
       call->request = route->request;
+    }
+    if (route->registers && route->rpc == "SystemSharedMemoryRegister") {
+      absl::Status status = AddRegion(*body, call->request);
+      if (!status.ok()) return fail(status);
     }
     caller_.Start(
         exchange, *call,

@@ -299,24 +299,44 @@ absl::Status SetParameters(const std::vector<InferParameter>& parameters,
   return absl::OkStatus();
 }
 
-absl::Status CheckTensorParameters(
+absl::StatusOr<std::optional<NamedPlace>> ReadTensorParameters(
     absl::string_view path, const std::vector<InferParameter>& parameters) {
+  NamedPlace place;
+  bool any = false;
   for (const InferParameter& parameter : parameters) {
     if (IsReservedParameter(parameter.name)) continue;
     const std::string name =
         absl::StrCat(path, ".parameters.", Shown(parameter.name));
-    if (absl::StartsWith(parameter.name, "shared_memory_")) {
-      return FieldError(name,
-                        "got it, wanted none: memory is not shared by name "
-                        "here, send raw_input_contents");
-    }
-    if (parameter.name == "classification") {
+    if (parameter.name == "shared_memory_region") {
+      const auto* text = std::get_if<std::string>(&parameter.value);
+      if (text == nullptr || text->empty()) {
+        return FieldError(name, "wanted the name of a region");
+      }
+      place.region = *text;
+      any = true;
+    } else if (parameter.name == "shared_memory_offset" ||
+               parameter.name == "shared_memory_byte_size") {
+      const std::optional<int64_t> number = ToInteger(parameter);
+      if (!number || *number < 0) {
+        return FieldError(name, absl::StrCat("got ", Got(parameter),
+                                             ", wanted a number of bytes"));
+      }
+      (parameter.name == "shared_memory_offset" ? place.offset : place.bytes) =
+          *number;
+      any = true;
+    } else if (parameter.name == "classification") {
       if (ToInteger(parameter) == 0) continue;
       return FieldError(name, "got it, wanted none: no output has classes");
+    } else {
+      return FieldError(name, "unknown, wanted none");
     }
-    return FieldError(name, "unknown, wanted none");
   }
-  return absl::OkStatus();
+  if (!any) return std::nullopt;
+  if (place.region.empty()) {
+    return FieldError(absl::StrCat(path, ".parameters.shared_memory_region"),
+                      "missing, wanted it with the other shared_memory_ ones");
+  }
+  return place;
 }
 
 }  // namespace attention::server

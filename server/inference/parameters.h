@@ -3,9 +3,13 @@
 #define ATTENTION_SERVER_INFERENCE_PARAMETERS_H_
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "wire/compute_request.h"
 #include "wire/infer_request.h"
@@ -23,9 +27,17 @@ absl::Status SetParameters(const std::vector<wire::InferParameter>& parameters,
 // Whether Triton keeps a parameter's name to itself; it means nothing here.
 bool IsReservedParameter(absl::string_view name);
 
-// Whether the parameters of the input or output `path` ask for nothing that is
-// not done. Errors: InvalidArgument with ErrorField() "PATH.parameters.NAME".
-absl::Status CheckTensorParameters(
+// Where a tensor lies, in memory that the client has registered.
+struct NamedPlace {
+  std::string region;
+  int64_t offset = 0;
+  int64_t bytes = 0;
+};
+
+// What the parameters of the input or output `path` ask for; nothing: that it
+// is in the message. Errors: InvalidArgument with ErrorField()
+// "PATH.parameters.NAME".
+absl::StatusOr<std::optional<NamedPlace>> ReadTensorParameters(
     absl::string_view path,
     const std::vector<wire::InferParameter>& parameters);
 

@@ -18,6 +18,7 @@
 #include "inference/inference.pb.h"
 #include "server/inference/model.h"
 #include "server/inference/parameters.h"
+#include "server/status.h"
 #include "server/utf8.h"
 #include "wire/buffer_slice.h"
 #include "wire/data_type.h"
@@ -50,6 +51,13 @@ constexpr std::pair<const char*, int> kOutputs[] = {
     {"present_key", ComputeAttentionResponse::kPresentKeyFieldNumber},
     {"present_value", ComputeAttentionResponse::kPresentValueFieldNumber}};
 
+absl::string_view NameOfOutput(int field) {
+  for (const auto& [name, number] : kOutputs) {
+    if (number == field) return name;
+  }
+  return "";
+}
+
 // The list that holds elements of a type; nothing where none does.
 std::optional<int> ListOf(DataType type) {
   switch (type) {
@@ -77,8 +85,12 @@ std::string ListName(int field) {
 
 class Converter {
  public:
-  Converter(size_t most_numbers, BufferPool& pool, wire::MemoryMeter& meter)
-      : most_numbers_(most_numbers), pool_(pool), meter_(meter) {}
+  Converter(size_t most_numbers, BufferPool& pool, wire::MemoryMeter& meter,
+            const NamedCaller& caller)
+      : most_numbers_(most_numbers),
+        pool_(pool),
+        meter_(meter),
+        caller_(caller) {}
 
   absl::StatusOr<InferRequest> Convert(wire::InferRequestFields from) {
     absl::Status status = CheckModel(from.model_name, from.model_version);
@@ -104,23 +116,41 @@ class Converter {
   }
 
   absl::Status Inputs(wire::InferRequestFields& from) {
+    std::vector<std::optional<NamedPlace>> places;
+    size_t in_message = 0;
+    for (const InferTensor& input : from.inputs) {
+      auto place =
+          ReadTensorParameters(PathOf("inputs", input), input.parameters);
+      if (!place.ok()) return place.status();
+      in_message += !place->has_value();
+      places.push_back(*std::move(place));
+    }
     const size_t raw = from.raw_input_contents.size();
-    if (raw > 0 && raw != from.inputs.size()) {
+    if (raw > 0 && raw != in_message) {
       return FieldError(
           "raw_input_contents",
-          absl::StrCat("got ", raw, ", wanted ", from.inputs.size(),
-                       ": one for each of inputs, or none"));
+          absl::StrCat("got ", raw, ", wanted ", in_message,
+                       ": one for each of inputs that is not in shared memory, "
+                       "or none"));
     }
+    const wire::SliceReader* next = from.raw_input_contents.data();
     for (size_t i = 0; i < from.inputs.size(); ++i) {
-      absl::Status status = SetInput(
-          from.inputs[i], raw > 0 ? &from.raw_input_contents[i] : nullptr);
+      const bool here = raw > 0 && !places[i];
+      absl::Status status =
+          SetInput(from.inputs[i], here ? next : nullptr, places[i]);
       if (!status.ok()) return status;
+      if (here) ++next;
     }
     return absl::OkStatus();
   }
 
-  absl::Status SetInput(InferTensor& from, const wire::SliceReader* raw) {
-    const std::string path = absl::StrCat("inputs.", Shown(from.name));
+  static std::string PathOf(absl::string_view list, const InferTensor& tensor) {
+    return absl::StrCat(list, ".", Shown(tensor.name));
+  }
+
+  absl::Status SetInput(InferTensor& from, const wire::SliceReader* raw,
+                        const std::optional<NamedPlace>& place) {
+    const std::string path = PathOf("inputs", from);
     const auto* const input = std::find_if(
         std::begin(kInputs), std::end(kInputs),
         [&](const Input& known) { return from.name == known.name; });
@@ -131,8 +161,6 @@ class Converter {
     }
     TensorFields& to = request_.fields.*input->target;
     if (to.present) return FieldError(path, "got two, wanted one");
-    absl::Status status = CheckTensorParameters(path, from.parameters);
-    if (!status.ok()) return status;
     const std::optional<DataType> type = DatatypeFromName(from.datatype);
     if (!type) {
       return FieldError(absl::StrCat(path, ".datatype"),
@@ -143,8 +171,52 @@ class Converter {
     to.data_type = wire::ToWire(*type);
     to.shape = std::move(from.shape);
     to.rank = from.rank;
+    if (place) {
+      if (from.contents.lists != 0) {
+        return FieldError(absl::StrCat(path, ".contents"),
+                          "got both it and a place in shared memory");
+      }
+      return SetFromPlace(path, *place, &to);
+    }
     return SetElements(absl::StrCat(path, ".contents"), *type, from.contents,
                        raw, &to);
+  }
+
+  // The region of a place, which holds it.
+  absl::StatusOr<NamedRegionPtr> RegionOf(const std::string& path,
+                                          const NamedPlace& place) const {
+    const std::string field =
+        absl::StrCat(path, ".parameters.shared_memory_region");
+    NamedRegionPtr region =
+        caller_.regions == nullptr
+            ? nullptr
+            : caller_.regions->Find(caller_.tenant, place.region);
+    if (region == nullptr) return UnknownRegion(field);
+    if (!region->Holds(place.offset, place.bytes)) {
+      return FieldError(
+          absl::StrCat(path, ".parameters.shared_memory_byte_size"),
+          absl::StrCat("got ", place.bytes, " at offset ", place.offset,
+                       ", wanted bytes that the region has"));
+    }
+    return region;
+  }
+
+  absl::Status SetFromPlace(const std::string& path, const NamedPlace& place,
+                            TensorFields* to) {
+    auto region = RegionOf(path, place);
+    if (!region.ok()) return region.status();
+    absl::Status status = meter_.Take(place.bytes);
+    if (!status.ok()) return status;
+    const auto bytes = static_cast<size_t>(place.bytes);
+    Buffer elements = pool_.Allocate(bytes);
+    if (!(*region)->Read(place.offset,
+                         absl::MakeSpan(elements.data(), bytes))) {
+      return FieldError(
+          absl::StrCat(path, ".parameters.shared_memory_byte_size"),
+          "the memory has become smaller since it was registered");
+    }
+    to->data = Keep(std::move(elements), bytes);
+    return absl::OkStatus();
   }
 
   absl::Status SetElements(const std::string& path, DataType type,
@@ -211,7 +283,7 @@ class Converter {
 
   absl::Status Outputs(const std::vector<InferTensor>& outputs) {
     for (const InferTensor& output : outputs) {
-      const std::string path = absl::StrCat("outputs.", Shown(output.name));
+      const std::string path = PathOf("outputs", output);
       const auto* const known = std::find_if(
           std::begin(kOutputs), std::end(kOutputs),
           [&](const auto& entry) { return output.name == entry.first; });
@@ -220,20 +292,27 @@ class Converter {
                           "unknown, wanted output, log_sum_exp, scores, "
                           "present_key or present_value");
       }
-      absl::Status status = CheckTensorParameters(path, output.parameters);
-      if (!status.ok()) return status;
+      auto place = ReadTensorParameters(path, output.parameters);
+      if (!place.ok()) return place.status();
       if (Asked(known->second)) {
         return FieldError(path, "got two, wanted one");
       }
-      request_.outputs.push_back(known->second);
+      InferOutput& asked =
+          request_.outputs.emplace_back(InferOutput{.field = known->second});
+      if (!*place) continue;
+      auto region = RegionOf(path, **place);
+      if (!region.ok()) return region.status();
+      asked.region = *std::move(region);
+      asked.place = **std::move(place);
     }
     if (!outputs.empty()) ComputeThose();
     return absl::OkStatus();
   }
 
   bool Asked(int field) const {
-    return std::find(request_.outputs.begin(), request_.outputs.end(), field) !=
-           request_.outputs.end();
+    return std::any_of(
+        request_.outputs.begin(), request_.outputs.end(),
+        [&](const InferOutput& output) { return output.field == field; });
   }
 
   // The options that make the outputs, and no others, from those that were
@@ -255,6 +334,7 @@ class Converter {
   const size_t most_numbers_;
   BufferPool& pool_;
   wire::MemoryMeter& meter_;
+  const NamedCaller caller_;
   InferRequest request_;
 };
 
@@ -274,8 +354,33 @@ std::string PathOfInput(absl::string_view field) {
 absl::StatusOr<InferRequest> ToInferRequest(wire::InferRequestFields fields,
                                             size_t most_numbers,
                                             BufferPool& pool,
-                                            wire::MemoryMeter& meter) {
-  return Converter(most_numbers, pool, meter).Convert(std::move(fields));
+                                            wire::MemoryMeter& meter,
+                                            const NamedCaller& caller) {
+  return Converter(most_numbers, pool, meter, caller)
+      .Convert(std::move(fields));
+}
+
+absl::Status CheckPlaces(const InferOutputs& outputs,
+                         const AttentionPlan& plan) {
+  const std::pair<int, std::optional<TensorSpec>> computed[] = {
+      {ComputeAttentionResponse::kOutputFieldNumber, plan.output},
+      {ComputeAttentionResponse::kLogSumExpFieldNumber, plan.log_sum_exp},
+      {ComputeAttentionResponse::kScoresFieldNumber, plan.scores},
+      {ComputeAttentionResponse::kPresentKeyFieldNumber, plan.present_key},
+      {ComputeAttentionResponse::kPresentValueFieldNumber, plan.present_value}};
+  for (const InferOutput& output : outputs) {
+    if (output.region == nullptr) continue;
+    for (const auto& [field, spec] : computed) {
+      if (field != output.field || !spec) continue;
+      const int64_t bytes = spec->num_bytes();
+      if (bytes <= output.place.bytes) continue;
+      return FieldError(absl::StrCat("outputs.", NameOfOutput(field),
+                                     ".parameters.shared_memory_byte_size"),
+                        absl::StrCat("got ", output.place.bytes, ", wanted ",
+                                     bytes, " for the output or more"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status OfInferRequest(const absl::Status& status) {

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "server/admission/refusals.h"
@@ -80,6 +81,22 @@ absl::Status CheckHeaders(const CallHeaders& headers, int64_t max_bytes) {
   const auto count = static_cast<int64_t>(headers.size());
   if (bytes <= max_bytes && count <= kMaxHeaders) return absl::OkStatus();
   return HeadersTooLarge(count, bytes, kMaxHeaders, max_bytes);
+}
+
+bool IsOnThisMachine(const grpc::ServerContextBase& context) {
+  // Colons of IPv6 are escaped.
+  const std::string peer = context.peer();
+  const bool here = absl::StartsWith(peer, "unix:") ||
+                    absl::StartsWith(peer, "ipv4:127.") ||
+                    absl::StartsWith(peer, "ipv6:%5B::1%5D") ||
+                    absl::StartsWith(peer, "ipv6:[::1]");
+  return here && context.client_metadata().find(kFromElsewhereHeader) ==
+                     context.client_metadata().end();
+}
+
+absl::Status FromElsewhere() {
+  return absl::PermissionDeniedError(
+      "memory is shared with callers on the server's own machine only");
 }
 
 CallerIds::CallerIds(const CallHeaders& headers) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "grpcpp/server_context.h"
 #include "grpcpp/support/string_ref.h"
 
 namespace attention::server {
@@ -35,6 +36,16 @@ int64_t HeaderBytes(const CallHeaders& headers);
 // A refusal if there are more headers than kMaxHeaders, or larger ones than
 // `max_bytes`, as Options::max_header_bytes counts.
 absl::Status CheckHeaders(const CallHeaders& headers, int64_t max_bytes);
+
+// The header by which the server's own HTTP side says that a call is of a
+// client on another machine. Anybody may send it, and loses only.
+inline constexpr char kFromElsewhereHeader[] = "attention-from-elsewhere";
+
+// Whether a call's client is on this machine: on loopback or a Unix socket.
+bool IsOnThisMachine(const grpc::ServerContextBase& context);
+
+// Why others may not do what is for those.
+absl::Status FromElsewhere();
 
 // How a caller names its call, to find it in the log: the W3C header
 // traceparent and x-request-id. A header that is not as it should be, or comes

@@ -7,6 +7,7 @@
 #include "server/convert.h"
 #include "server/inference/answer.h"
 #include "server/inference/request.h"
+#include "server/rpc/call_headers.h"
 #include "server/utf8.h"
 #include "wire/infer_request.h"
 
@@ -14,10 +15,10 @@ namespace attention::server {
 
 InferCall::InferCall(absl::string_view method,
                      const ComputeEnvironment& environment,
-                     InferenceStatistics& statistics,
+                     const InferenceState& state,
                      grpc::GenericCallbackServerContext* context)
-    : TensorCall(method, environment, context) {
-  record_.inferences = &statistics;
+    : TensorCall(method, environment, context), regions_(state.regions) {
+  record_.inferences = &state.statistics;
 }
 
 absl::StatusOr<KernelRequest> InferCall::Decode(
@@ -29,10 +30,14 @@ absl::StatusOr<KernelRequest> InferCall::Decode(
     id_ = fields.id;
   }
   if (!status.ok()) return status;
+  NamedCaller caller;
+  if (IsOnThisMachine(*context_)) {
+    caller = {.regions = &regions_, .tenant = record_.tenant->id};
+  }
   // A batch of B sequences has B + 1 starts.
   auto request = ToInferRequest(std::move(fields),
                                 static_cast<size_t>(env_.options.max_batch) + 1,
-                                env_.buffers, meter);
+                                env_.buffers, meter, caller);
   if (!request.ok()) return request.status();
   outputs_ = std::move(request->outputs);
   contents_ = std::move(request->contents);
@@ -47,12 +52,20 @@ absl::StatusOr<AttentionPlan> InferCall::Plan(const KernelRequest& request) {
   contents_.clear();
   auto plan = TensorCall::Plan(request);
   if (!plan.ok()) return OfInferRequest(plan.status());
+  absl::Status status = CheckPlaces(outputs_, *plan);
+  if (!status.ok()) return status;
   return plan;
 }
 
-wire::MessageWriter InferCall::Encode(ResponseEncoder& encoder) {
+bool InferCall::DecodesLittle() const {
+  return !regions_.HasAny(record_.tenant->id);
+}
+
+absl::StatusOr<wire::MessageWriter> InferCall::Encode(
+    ResponseEncoder& encoder) {
   wire::MessageWriter answer = StartInferAnswer(id_);
-  AddOutputs(encoder, outputs_, answer);
+  absl::Status status = AddOutputs(encoder, outputs_, answer);
+  if (!status.ok()) return status;
   return answer;
 }
 
@@ -64,9 +77,9 @@ void InferCall::ForgetInference() {
 }
 
 grpc::ServerGenericBidiReactor* StartInferCall(
-    const ComputeEnvironment& environment, InferenceStatistics& statistics,
+    const ComputeEnvironment& environment, const InferenceState& state,
     grpc::GenericCallbackServerContext* context) {
-  auto* call = new InferCall("ModelInfer", environment, statistics, context);
+  auto* call = new InferCall("ModelInfer", environment, state, context);
   call->Start();
   return call;
 }

@@ -6,22 +6,29 @@
 #include <deque>
 #include <string>
 
-#include "absl/container/inlined_vector.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/support/slice.h"
+#include "server/inference/request.h"
 #include "server/inference/statistics.h"
 #include "server/rpc/call_environment.h"
 #include "server/rpc/tensor_call.h"
+#include "server/shared_memory/named_regions.h"
 
 namespace attention::server {
 
-// ModelInfer. `statistics` must outlive the call.
+// What inferences share; must outlive them.
+struct InferenceState {
+  InferenceStatistics& statistics;
+  const NamedRegions& regions;
+};
+
+// ModelInfer.
 class InferCall : public TensorCall {
  public:
   InferCall(absl::string_view method, const ComputeEnvironment& environment,
-            InferenceStatistics& statistics,
+            const InferenceState& state,
             grpc::GenericCallbackServerContext* context);
 
  protected:
@@ -30,22 +37,26 @@ class InferCall : public TensorCall {
   // Likewise; nothing of a message is left.
   void ForgetInference();
 
-  wire::MessageWriter Encode(ResponseEncoder& encoder) override;
+  absl::StatusOr<wire::MessageWriter> Encode(ResponseEncoder& encoder) override;
 
  private:
   absl::StatusOr<KernelRequest> Decode(absl::Span<const grpc::Slice> slices,
                                        wire::MemoryMeter& meter) override;
   absl::StatusOr<AttentionPlan> Plan(const KernelRequest& request) override;
+  // What a small message names in shared memory may be large.
+  bool DecodesLittle() const override;
 
+  const NamedRegions& regions_;
   std::string id_;
-  absl::InlinedVector<int, 5> outputs_;
-  // Elements that came as numbers, until they have been copied.
+  InferOutputs outputs_;
+  // Elements that came as numbers or from shared memory, until they have been
+  // copied.
   std::deque<grpc::Slice> contents_;
 };
 
 // As StartComputeCall().
 grpc::ServerGenericBidiReactor* StartInferCall(
-    const ComputeEnvironment& environment, InferenceStatistics& statistics,
+    const ComputeEnvironment& environment, const InferenceState& state,
     grpc::GenericCallbackServerContext* context);
 
 }  // namespace attention::server

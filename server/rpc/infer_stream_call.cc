@@ -30,9 +30,9 @@ using inference::ModelStreamInferResponse;
 class InferStreamCall final : public InferCall {
  public:
   InferStreamCall(const ComputeEnvironment& environment,
-                  InferenceStatistics& statistics,
+                  const InferenceState& state,
                   grpc::GenericCallbackServerContext* context)
-      : InferCall("ModelStreamInfer", environment, statistics, context) {}
+      : InferCall("ModelStreamInfer", environment, state, context) {}
 
  private:
   void ReadFirst() override { ReadNext(); }
@@ -86,12 +86,14 @@ class InferStreamCall final : public InferCall {
     return ticket_.ReadDone(bytes);
   }
 
-  wire::MessageWriter Encode(ResponseEncoder& encoder) override {
-    wire::MessageWriter answer = InferCall::Encode(encoder);
-    AddFinal(answer);
+  absl::StatusOr<wire::MessageWriter> Encode(
+      ResponseEncoder& encoder) override {
+    auto answer = InferCall::Encode(encoder);
+    if (!answer.ok()) return answer;
+    AddFinal(*answer);
     wire::MessageWriter message;
     message.Message(ModelStreamInferResponse::kInferResponseFieldNumber,
-                    std::move(answer));
+                    *std::move(answer));
     return message;
   }
 
@@ -169,9 +171,9 @@ class InferStreamCall final : public InferCall {
 }  // namespace
 
 grpc::ServerGenericBidiReactor* StartInferStreamCall(
-    const ComputeEnvironment& environment, InferenceStatistics& statistics,
+    const ComputeEnvironment& environment, const InferenceState& state,
     grpc::GenericCallbackServerContext* context) {
-  auto* call = new InferStreamCall(environment, statistics, context);
+  auto* call = new InferStreamCall(environment, state, context);
   call->Start();
   return call;
 }

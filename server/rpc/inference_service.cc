@@ -24,6 +24,7 @@ std::string Path(absl::string_view method) {
 // All but inferences count as one method.
 constexpr RawMethod kHealthMethod = {"Inference", Access::kHealth};
 constexpr RawMethod kMethod = {"Inference", Access::kTenants};
+constexpr RawMethod kMemoryMethod = {"Inference", Access::kTenantsHere};
 
 // Serves `method` by an answer that is always the same.
 template <typename Request, typename Response>
@@ -48,31 +49,20 @@ void AddOfModel(StreamedService& service, absl::string_view method,
                     });
 }
 
-template <typename Request, typename Response>
-void AddRegister(StreamedService& service, absl::string_view method) {
-  AddUnary<Request>(
-      service, Path(method), kMethod,
-      [](const Request&) -> absl::StatusOr<Response> {
-        return absl::UnimplementedError(
-            "memory is not shared by name: the server opens nothing that a "
-            "client names; send raw_input_contents, or share memory by "
-            "attention.v1.SharedMemoryRequest and call ComputeAttention");
-      });
-}
-
 }  // namespace
 
 void InferenceService::AddTo(StreamedService& service) {
   AddHealth(service);
   AddDescriptions(service);
   AddSharedMemory(service);
-  service.Add(Path("ModelInfer"),
-              [this](grpc::GenericCallbackServerContext* context) {
-                return StartInferCall(environment_, statistics_, context);
-              });
+  service.Add(
+      Path("ModelInfer"), [this](grpc::GenericCallbackServerContext* context) {
+        return StartInferCall(environment_, {statistics_, regions_}, context);
+      });
   service.Add(Path("ModelStreamInfer"),
               [this](grpc::GenericCallbackServerContext* context) {
-                return StartInferStreamCall(environment_, statistics_, context);
+                return StartInferStreamCall(environment_,
+                                            {statistics_, regions_}, context);
               });
 }
 
@@ -113,6 +103,9 @@ void InferenceService::AddDescriptions(StreamedService& service) {
                                 "statistics", "parameters"}) {
     server.add_extensions(extension);
   }
+  if (!environment_.options.shared_memory.empty()) {
+    server.add_extensions("system_shared_memory");
+  }
   AddConstant<inference::ServerMetadataRequest>(service, "ServerMetadata",
                                                 server);
   AddOfModel<inference::ModelMetadataRequest>(service, "ModelMetadata",
@@ -149,21 +142,50 @@ void InferenceService::AddDescriptions(StreamedService& service) {
 }
 
 void InferenceService::AddSharedMemory(StreamedService& service) {
-  AddConstant<inference::SystemSharedMemoryStatusRequest>(
-      service, "SystemSharedMemoryStatus",
-      inference::SystemSharedMemoryStatusResponse());
+  AddUnary<inference::SystemSharedMemoryStatusRequest>(
+      service, Path("SystemSharedMemoryStatus"), kMemoryMethod,
+      [this](const inference::SystemSharedMemoryStatusRequest& request,
+             const Tenant& tenant)
+          -> absl::StatusOr<inference::SystemSharedMemoryStatusResponse> {
+        inference::SystemSharedMemoryStatusResponse response;
+        for (const auto& [name, region] :
+             regions_.List(tenant.id, request.name())) {
+          auto& status = (*response.mutable_regions())[name];
+          status.set_name(name);
+          status.set_key(region->key());
+          status.set_offset(static_cast<uint64_t>(region->offset()));
+          status.set_byte_size(static_cast<uint64_t>(region->bytes()));
+        }
+        return response;
+      });
+  AddUnary<inference::SystemSharedMemoryRegisterRequest>(
+      service, Path("SystemSharedMemoryRegister"), kMemoryMethod,
+      [this](const inference::SystemSharedMemoryRegisterRequest& request,
+             const Tenant& tenant)
+          -> absl::StatusOr<inference::SystemSharedMemoryRegisterResponse> {
+        absl::Status status =
+            regions_.Register(tenant.id, request.name(), request.key(),
+                              request.offset(), request.byte_size());
+        if (!status.ok()) return status;
+        return inference::SystemSharedMemoryRegisterResponse();
+      });
+  AddUnary<inference::SystemSharedMemoryUnregisterRequest>(
+      service, Path("SystemSharedMemoryUnregister"), kMemoryMethod,
+      [this](const inference::SystemSharedMemoryUnregisterRequest& request,
+             const Tenant& tenant)
+          -> absl::StatusOr<inference::SystemSharedMemoryUnregisterResponse> {
+        regions_.Unregister(tenant.id, request.name());
+        return inference::SystemSharedMemoryUnregisterResponse();
+      });
   AddConstant<inference::CudaSharedMemoryStatusRequest>(
       service, "CudaSharedMemoryStatus",
       inference::CudaSharedMemoryStatusResponse());
-  AddRegister<inference::SystemSharedMemoryRegisterRequest,
-              inference::SystemSharedMemoryRegisterResponse>(
-      service, "SystemSharedMemoryRegister");
-  AddRegister<inference::CudaSharedMemoryRegisterRequest,
-              inference::CudaSharedMemoryRegisterResponse>(
-      service, "CudaSharedMemoryRegister");
-  AddConstant<inference::SystemSharedMemoryUnregisterRequest>(
-      service, "SystemSharedMemoryUnregister",
-      inference::SystemSharedMemoryUnregisterResponse());
+  AddUnary<inference::CudaSharedMemoryRegisterRequest>(
+      service, Path("CudaSharedMemoryRegister"), kMethod,
+      [](const inference::CudaSharedMemoryRegisterRequest&)
+          -> absl::StatusOr<inference::CudaSharedMemoryRegisterResponse> {
+        return absl::UnimplementedError("there is no GPU here");
+      });
   AddConstant<inference::CudaSharedMemoryUnregisterRequest>(
       service, "CudaSharedMemoryUnregister",
       inference::CudaSharedMemoryUnregisterResponse());

@@ -7,6 +7,7 @@
 #include "server/inference/statistics.h"
 #include "server/rpc/call_environment.h"
 #include "server/rpc/streamed_service.h"
+#include "server/shared_memory/named_regions.h"
 
 namespace attention::server {
 
@@ -16,7 +17,9 @@ class InferenceService {
   // `ready`: whether the server takes calls.
   InferenceService(const ComputeEnvironment& environment,
                    const std::atomic<bool>& ready)
-      : environment_(environment), ready_(ready) {}
+      : environment_(environment),
+        ready_(ready),
+        regions_(!environment.options.shared_memory.empty()) {}
 
   void AddTo(StreamedService& service);
 
@@ -28,6 +31,7 @@ class InferenceService {
   const ComputeEnvironment environment_;
   const std::atomic<bool>& ready_;
   InferenceStatistics statistics_;
+  NamedRegions regions_;
 };
 
 }  // namespace attention::server

@@ -55,6 +55,9 @@ absl::Status RawCall::Allowed() {
       return env_.authenticator.CheckHealth(headers);
     case Access::kTenants:
       return tenant.status();
+    case Access::kTenantsHere:
+      return tenant.ok() && !IsOnThisMachine(*context_) ? FromElsewhere()
+                                                        : tenant.status();
   }
   return absl::OkStatus();
 }

@@ -23,7 +23,12 @@
 namespace attention::server {
 
 // Who may call a method.
-enum class Access : uint8_t { kAnybody, kHealth, kTenants };
+enum class Access : uint8_t {
+  kAnybody,
+  kHealth,
+  kTenants,
+  kTenantsHere,  // those on this machine
+};
 
 struct RawMethod {
   absl::string_view name;  // as in CallSummary

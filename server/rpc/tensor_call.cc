@@ -33,7 +33,7 @@ class TensorCall::DecodeJob final : public Executor::Job {
 
 void TensorCall::Received() {
   int64_t bytes = record_.request_bytes;
-  if (bytes <= kInlineBytes) {
+  if (bytes <= kInlineBytes && DecodesLittle()) {
     const int64_t copies = NextDecodeStage();
     // Masks in shared memory may be of any size.
     bytes = BytesToCopy();
@@ -223,18 +223,20 @@ void TensorCall::Computed(absl::Status status) {
   kernel_request_.payloads.clear();
   kernel_request_.regions.clear();
   Note([&](CallRecord& record) { record.encode += absl::Now() - start; });
-  wire::MessageWriter answer = EncodeAnswer();
-  AddFields(answer);
+  absl::StatusOr<wire::MessageWriter> answer = EncodeAnswer();
+  if (!answer.ok()) return Fail(answer.status());
+  AddFields(*answer);
   static_cast<void>(ticket_.Hold(MemoryKind::kTensors, 0));
   static_cast<void>(ticket_.Hold(MemoryKind::kScratch, 0));
-  Answer(std::move(answer).Finish());
+  Answer(std::move(*answer).Finish());
 }
 
-wire::MessageWriter TensorCall::Encode(ResponseEncoder& encoder) {
+absl::StatusOr<wire::MessageWriter> TensorCall::Encode(
+    ResponseEncoder& encoder) {
   return encoder.Finish(record_.Timing());
 }
 
-wire::MessageWriter TensorCall::EncodeAnswer() {
+absl::StatusOr<wire::MessageWriter> TensorCall::EncodeAnswer() {
   if (encoder_) return Encode(*encoder_);
   wire::MessageWriter answer;
   answer.Message(v1::AttendResponse::kTimingFieldNumber, record_.Timing());

@@ -42,9 +42,11 @@ class TensorCall : public OneMessageCall {
   // answer.
   virtual absl::StatusOr<AttentionPlan> Plan(const KernelRequest& request);
   // The answer with the computed tensors, unless shard_ is set.
-  virtual wire::MessageWriter Encode(ResponseEncoder& encoder);
+  virtual absl::StatusOr<wire::MessageWriter> Encode(ResponseEncoder& encoder);
   // Fields of the answer beside its tensors and timing.
   virtual void AddFields(wire::MessageWriter& /*answer*/) {}
+  // Whether decoding takes little if the message is small.
+  virtual bool DecodesLittle() const { return true; }
   // The message can not be answered.
   virtual void Fail(const absl::Status& status) { End(status); }
 
@@ -67,7 +69,7 @@ class TensorCall : public OneMessageCall {
   std::unique_ptr<Executor::Job> MakeJob(
       const AttentionOutputs& outputs, int threads,
       absl::AnyInvocable<void(absl::Status)> done);
-  wire::MessageWriter EncodeAnswer();
+  absl::StatusOr<wire::MessageWriter> EncodeAnswer();
   void Decoded(JobEnd end);
   void Planned(bool inline_allowed);
   void Done(absl::Status status);

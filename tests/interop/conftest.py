@@ -11,9 +11,14 @@ from interop.places import TOOLS
 
 
 @pytest.fixture(scope="session")
-def server(server_binary):
+def server(server_binary, tmp_path_factory):
     """A running server, which fails the tests if it does not end well."""
-    with ServerProcess(server_binary, "--http-listen=127.0.0.1:0") as process:
+    memory = tmp_path_factory.mktemp("shared") / "memory"
+    with ServerProcess(
+        server_binary,
+        "--http-listen=127.0.0.1:0",
+        f"--shared-memory=unix:{memory}",
+    ) as process:
         yield process
 
 

@@ -109,7 +109,7 @@ def test_tritonclient_gets_the_same_bits(address, answers, case):
         wanted = client.compute(**inputs, **arguments, return_log_sum_exp=True)
     # JSON has no numbers for halves, and a body over HTTP is limited.
     http_ways = {"half": ["http", "http_aio"], "large": []}.get(name, HTTP_WAYS)
-    for way in WAYS + http_ways:
+    for way in [*WAYS, *http_ways, "memory", "http_memory"]:
         for output in ("output", "log_sum_exp"):
             got = answers[f"{way}/{name}/{output}"]
             array = getattr(wanted, output)
@@ -130,7 +130,14 @@ def test_the_example_of_the_page(address, tool, tmp_path):
     platform.machine() != "x86_64", reason="perf_analyzer is for x86-64"
 )
 @pytest.mark.parametrize(
-    "mode", [[], ["--streaming", "--async"], ["-i", "http"]]
+    "mode",
+    [
+        [],
+        ["--streaming", "--async"],
+        ["-i", "http"],
+        ["--shared-memory=system"],
+        ["--shared-memory=system", "-i", "http"],
+    ],
 )
 def test_perf_analyzer(address, http_address, tool, tmp_path, mode):
     libraries = TOOLS / "wheels/nvidia/cuda_runtime/lib"

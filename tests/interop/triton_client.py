@@ -1,5 +1,5 @@
 """What stock tritonclient gets of the server: sync, asyncio and on a
-stream, and over HTTP.
+stream, over HTTP, and in shared memory.
 
 Run with the Python that has it: triton_client.py ADDRESS HTTP_ADDRESS FOLDER. Reads cases from
 FOLDER/NAME.npz, arrays by the names of inputs, with what else to ask for in
@@ -9,6 +9,7 @@ an array for each "WAY/NAME/OUTPUT".
 
 import asyncio
 import json
+import os
 import queue
 import sys
 from pathlib import Path
@@ -18,7 +19,11 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 import tritonclient.http as triton_http
 import tritonclient.http.aio as triton_http_aio
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import (
+    InferenceServerException,
+    shared_memory,
+    triton_to_np_dtype,
+)
 
 # What HTTP carries in one body, here: a little less than 8 MiB.
 HTTP_BYTES = 8_000_000
@@ -217,6 +222,81 @@ async def ask_over_http_at_once(address, cases, answers):
             case.save("http_aio", result, answers)
 
 
+class SharedCase:
+    """A case's tensors in one shared memory object, inputs first, then room for
+    each output."""
+
+    ROOM = 1 << 22  # For an output.
+
+    def __init__(self, case, client):
+        self.case = case
+        self.client = client
+        inputs = sum(array.nbytes for array in case.arrays.values())
+        self.bytes = inputs + self.ROOM * len(case.outputs)
+        self.key = f"/attention-interop-{os.getpid()}"
+
+    def __enter__(self):
+        self.memory = shared_memory.create_shared_memory_region(
+            "case", self.key, self.bytes
+        )
+        self.client.register_system_shared_memory("case", self.key, self.bytes)
+        return self
+
+    def __exit__(self, *_):
+        self.client.unregister_system_shared_memory("case")
+        shared_memory.destroy_shared_memory_region(self.memory)
+
+    def arguments(self, module):
+        inputs, at = [], 0
+        for name, array in self.case.arrays.items():
+            shared_memory.set_shared_memory_region(
+                self.memory, [array], offset=at
+            )
+            tensor = module.InferInput(
+                name, list(array.shape), self.case.datatypes[name]
+            )
+            tensor.set_shared_memory("case", array.nbytes, offset=at)
+            inputs.append(tensor)
+            at += array.nbytes
+        self.places, outputs = {}, []
+        for name in self.case.outputs:
+            output = module.InferRequestedOutput(name)
+            output.set_shared_memory("case", self.ROOM, offset=at)
+            self.places[name] = at
+            outputs.append(output)
+            at += self.ROOM
+        return self.case.arguments | {"inputs": inputs, "outputs": outputs}
+
+    def save(self, way, result, answers):
+        for name, at in self.places.items():
+            output = result.get_output(name)
+            if isinstance(output, dict):  # Over HTTP.
+                datatype, shape = output["datatype"], output["shape"]
+            else:
+                datatype, shape = output.datatype, list(output.shape)
+            answers[f"{way}/{self.case.name}/{name}"] = (
+                shared_memory.get_contents_as_numpy(
+                    self.memory, triton_to_np_dtype(datatype), shape, at
+                ).copy()
+            )
+
+
+def ask_in_shared_memory(module, way, address, cases, answers):
+    with module.InferenceServerClient(address) as client:
+        for case in cases:
+            with SharedCase(case, client) as shared:
+                result = client.infer(**shared.arguments(module))
+                shared.save(way, result, answers)
+        try:
+            client.register_system_shared_memory("case", "/etc/passwd", 8)
+        except InferenceServerException as error:
+            assert "passwd" not in str(error)
+        else:
+            raise AssertionError("a file was registered as memory")
+        status = client.get_system_shared_memory_status()
+        assert not (status if way == "http_memory" else status.regions)
+
+
 def main(address, http_address, folder):
     cases = [Case(path) for path in sorted(Path(folder).glob("*.npz"))]
     answers = {}
@@ -226,6 +306,10 @@ def main(address, http_address, folder):
     small = [case for case in cases if case.fits_http()]
     ask_over_http(http_address, small, answers)
     asyncio.run(ask_over_http_at_once(http_address, small, answers))
+    ask_in_shared_memory(triton, "memory", address, cases, answers)
+    ask_in_shared_memory(
+        triton_http, "http_memory", http_address, cases, answers
+    )
     np.savez(Path(folder, "answers.npz"), **answers)
 
 

@@ -427,9 +427,13 @@ const BadInference kBadInferences[] = {
      "got 79 bytes, wanted 80 for shape (1, 1, 5, 4) of FLOAT32"},
     {"OneRawTooFew",
      [](Request& r) { r.mutable_raw_input_contents()->RemoveLast(); },
-     "raw_input_contents", "got 2, wanted 3: one for each of inputs, or none"},
+     "raw_input_contents",
+     "got 2, wanted 3: one for each of inputs that is not in shared "
+     "memory, or none"},
     {"OneRawTooMany", [](Request& r) { r.add_raw_input_contents(); },
-     "raw_input_contents", "got 4, wanted 3: one for each of inputs, or none"},
+     "raw_input_contents",
+     "got 4, wanted 3: one for each of inputs that is not in shared "
+     "memory, or none"},
     {"ManyRaw",
      [](Request& r) {
        for (int i = 0; i < 1000; ++i) r.add_raw_input_contents();
@@ -493,14 +497,20 @@ const BadInference kBadInferences[] = {
        r.add_raw_input_contents(std::string("\1\0\2\0\1", 5));
      },
      "inputs.mask.data", "got byte 2 at element 2, wanted 0 or 1"},
-    {"SharedMemory",
+    {"RegionWithoutAName",
      [](Request& r) {
-       (*r.mutable_inputs(0)->mutable_parameters())["shared_memory_region"]
-           .set_string_param("x");
+       (*r.mutable_inputs(0)->mutable_parameters())["shared_memory_byte_size"]
+           .set_int64_param(4);
      },
      "inputs.key.parameters.shared_memory_region",
-     "got it, wanted none: memory is not shared by name here, send "
-     "raw_input_contents"},
+     "missing, wanted it with the other shared_memory_ ones"},
+    {"NegativeOffset",
+     [](Request& r) {
+       (*r.mutable_inputs(0)->mutable_parameters())["shared_memory_offset"]
+           .set_int64_param(-4);
+     },
+     "inputs.key.parameters.shared_memory_offset",
+     "got -4, wanted a number of bytes"},
     {"ParameterOfAnInput",
      [](Request& r) {
        (*r.mutable_inputs(0)->mutable_parameters())["scale"].set_double_param(
@@ -766,7 +776,7 @@ TEST_F(InferenceTest, DescribesItself) {
   EXPECT_EQ(index.models(0).state(), "READY");
 }
 
-TEST_F(InferenceTest, SharesNoMemoryByName) {
+TEST_F(InferenceTest, SharesNoMemoryUnlessItIsAllowed) {
   EXPECT_EQ(Call(&GRPCInferenceService::Stub::SystemSharedMemoryStatus,
                  inference::SystemSharedMemoryStatusRequest())
                 .regions_size(),
@@ -786,7 +796,7 @@ TEST_F(InferenceTest, SharesNoMemoryByName) {
   request.set_key("/etc/passwd");
   Call(&GRPCInferenceService::Stub::SystemSharedMemoryRegister, request);
   EXPECT_EQ(status_.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-  EXPECT_THAT(status_.error_message(), StartsWith("memory is not shared by"));
+  EXPECT_THAT(status_.error_message(), StartsWith("memory is not shared here"));
   EXPECT_THAT(status_.error_message(),
               ::testing::Not(HasSubstr("secret_name")));
   const RawAnswer other = RawUnaryCall(

@@ -117,7 +117,7 @@ class SharedMemoryTest : public ::testing::Test {
     EXPECT_EQ(status.error_message(),
               field +
                   ": got a region that is not known here, wanted one that the "
-                  "caller has registered and whose connection is open");
+                  "caller has registered and that is still there");
     EXPECT_EQ(DetailsOf(status).reason, "REGION_UNKNOWN");
     EXPECT_EQ(DetailsOf(status).resource, field);
   }
