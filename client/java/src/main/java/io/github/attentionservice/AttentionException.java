@@ -31,13 +31,23 @@ public final class AttentionException extends RuntimeException {
       Metadata.Key.of("grpc-status-details-bin", Metadata.BINARY_BYTE_MARSHALLER);
   private static final Pattern WHOLE_NUMBER = Pattern.compile("[0-9]{1,15}");
 
+  /** What kind of failure it is. */
   private final Status.Code code;
+
+  /** A text for people. */
   private final String description;
+
+  /** Why the call failed; empty if nobody says. */
   private final String reason;
-  // The next two are not serialized by those who serialize exceptions.
+
+  // Whoever serializes exceptions loses the next two.
   private final transient Map<String, String> metadata;
   private final transient List<FieldViolation> fieldViolations;
+
+  /** After how long another try may succeed; null if nobody says. */
   private final Duration retryDelay;
+
+  /** Whether the server forbids another try. */
   private final boolean retryForbidden;
 
   private AttentionException(Details details, Throwable cause) {

@@ -9,7 +9,12 @@ import java.util.Objects;
  * @param target the id of the new session; empty: one that nobody can guess
  */
 public record Fork(Session source, String target) {
-  /** Checks that neither is null. */
+  /**
+   * Checks that neither is null.
+   *
+   * @param source of the same client
+   * @param target the id of the new session; empty: one that nobody can guess
+   */
   public Fork {
     Objects.requireNonNull(source, "source");
     Objects.requireNonNull(target, "target");
