@@ -25,8 +25,7 @@ import java.util.function.Supplier;
 public final class Bench {
   private static final int WARM_UP_CALLS = 3;
 
-  private record Case(
-      String name, int rows, int keys, int queryHeads, int kvHeads, int headSize) {
+  private record Case(String name, int rows, int keys, int queryHeads, int kvHeads, int headSize) {
     long[] queryShape() {
       return new long[] {1, queryHeads, rows, headSize};
     }
