@@ -446,8 +446,7 @@ public final class AttentionClient implements AutoCloseable {
     } catch (AttentionException e) {
       ended = CompletableFuture.failedFuture(e);
     }
-    ended.whenComplete((value, error) -> calls.remove(context));
-    return context.handOut(ended);
+    return context.handOut(ended.whenComplete((value, error) -> calls.remove(context)));
   }
 
   private CallContext newContext(CallOptions options, Executor executor) {
@@ -484,9 +483,18 @@ public final class AttentionClient implements AutoCloseable {
     sessions.close();
     try {
       connection.close(CLOSE_NANOS);
+      awaitCalls();
       threads.close(CLOSE_NANOS);
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
+    }
+  }
+
+  /** Threads that send must have seen that the connection is gone before its thread ends. */
+  private void awaitCalls() throws InterruptedException {
+    long end = System.nanoTime() + CLOSE_NANOS;
+    while (!calls.isEmpty() && System.nanoTime() < end) {
+      Thread.sleep(1);
     }
   }
 

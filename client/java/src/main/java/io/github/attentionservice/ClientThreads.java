@@ -90,8 +90,6 @@ final class ClientThreads {
   /** Ends them, and waits for that as far as this thread is none of them. */
   void close(long timeoutNanos) throws InterruptedException {
     timer.shutdownNow();
-    io.shutdownGracefully(0, timeoutNanos, TimeUnit.NANOSECONDS);
-    io.awaitTermination(timeoutNanos, TimeUnit.NANOSECONDS);
     boolean mine =
         Thread.currentThread() instanceof ForkJoinWorkerThread worker
             && worker.getPool() == ownWorkers;
@@ -101,6 +99,9 @@ final class ClientThreads {
         ownWorkers.awaitTermination(timeoutNanos, TimeUnit.NANOSECONDS);
       }
     }
+    // Last, since the others may have something to write.
+    io.shutdownGracefully(0, timeoutNanos, TimeUnit.NANOSECONDS);
+    io.awaitTermination(timeoutNanos, TimeUnit.NANOSECONDS);
     timer.awaitTermination(timeoutNanos, TimeUnit.NANOSECONDS);
   }
 }
