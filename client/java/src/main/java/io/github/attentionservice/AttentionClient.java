@@ -35,7 +35,7 @@ import java.util.function.Function;
  * attention/v1/session.proto}.
  *
  * <p><b>Threads.</b> Any number of threads may use a client at once; they share its connection. The
- * client's own threads are daemons, begin when they are needed, and end with {@link #close}.
+ * client's own threads are daemons, and end with {@link #close}.
  *
  * <p><b>Waiting.</b> Methods block until they are answered, for a minute at most if nothing else is
  * said. A thread that is interrupted meanwhile cancels its call, which fails with CANCELLED; the

@@ -5,6 +5,8 @@ import io.grpc.netty.shaded.io.netty.channel.SingleThreadIoEventLoop;
 import io.grpc.netty.shaded.io.netty.channel.epoll.Epoll;
 import io.grpc.netty.shaded.io.netty.channel.epoll.EpollIoHandler;
 import io.grpc.netty.shaded.io.netty.channel.nio.NioIoHandler;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.Executor;
 import java.util.concurrent.ForkJoinPool;
 import java.util.concurrent.ForkJoinWorkerThread;
@@ -13,13 +15,15 @@ import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.TimeUnit;
 
 /**
- * The threads of one client. They begin when they are needed, keep no process alive, and end with
- * the client.
+ * The threads of one client. They keep no process alive, and end with the client. Timer and workers
+ * begin when they are needed.
  */
 final class ClientThreads {
   private static final int MOST_WORKERS = 256;
   private static final long IDLE_SECONDS = 10;
 
+  // Those that live, and some that have ended.
+  private final Set<Thread> begun = ConcurrentHashMap.newKeySet();
   private final boolean epoll = Epoll.isAvailable();
   // One, which reads and writes all connections of the client.
   private final EventLoopGroup io =
@@ -43,13 +47,14 @@ final class ClientThreads {
   }
 
   /** A pool that gets more threads while some of them wait for futures. */
-  private static ForkJoinPool newWorkers() {
+  private ForkJoinPool newWorkers() {
     return new ForkJoinPool(
         Math.max(2, Runtime.getRuntime().availableProcessors()),
         pool -> {
           ForkJoinWorkerThread thread =
               ForkJoinPool.defaultForkJoinWorkerThreadFactory.newThread(pool);
           thread.setName("attention-client-worker-" + thread.getPoolIndex());
+          remember(thread);
           return thread;
         },
         null,
@@ -62,10 +67,16 @@ final class ClientThreads {
         TimeUnit.SECONDS);
   }
 
-  private static ThreadFactory named(String name) {
+  private void remember(Thread thread) {
+    begun.removeIf(one -> one.getState() == Thread.State.TERMINATED);
+    begun.add(thread);
+  }
+
+  private ThreadFactory named(String name) {
     return task -> {
       Thread thread = new Thread(task, name);
       thread.setDaemon(true);
+      remember(thread);
       return thread;
     };
   }
@@ -90,9 +101,7 @@ final class ClientThreads {
   /** Ends them, and waits for that as far as this thread is none of them. */
   void close(long timeoutNanos) throws InterruptedException {
     timer.shutdownNow();
-    boolean mine =
-        Thread.currentThread() instanceof ForkJoinWorkerThread worker
-            && worker.getPool() == ownWorkers;
+    boolean mine = begun.contains(Thread.currentThread());
     if (ownWorkers != null) {
       ownWorkers.shutdown();
       if (!mine) {
@@ -101,7 +110,11 @@ final class ClientThreads {
     }
     // Last, since the others may have something to write.
     io.shutdownGracefully(0, timeoutNanos, TimeUnit.NANOSECONDS);
-    io.awaitTermination(timeoutNanos, TimeUnit.NANOSECONDS);
-    timer.awaitTermination(timeoutNanos, TimeUnit.NANOSECONDS);
+    long end = System.nanoTime() + timeoutNanos;
+    for (Thread thread : begun) {
+      if (thread != Thread.currentThread()) {
+        thread.join(Math.max(1, (end - System.nanoTime()) / 1_000_000));
+      }
+    }
   }
 }

@@ -7,6 +7,7 @@ import io.grpc.HttpConnectProxiedSocketAddress;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
 import io.grpc.ManagedChannelBuilder;
+import io.grpc.ManagedChannelRegistry;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.ProxiedSocketAddress;
@@ -59,7 +60,13 @@ final class Connection {
               + target
               + ": use TLS, or allowPlaintextToken");
     }
-    ManagedChannelBuilder<?> builder = Grpc.newChannelBuilder(target, credentials);
+    ManagedChannelBuilder<?> builder;
+    try {
+      builder = Grpc.newChannelBuilder(target, credentials);
+    } catch (ManagedChannelRegistry.ProviderNotFoundException e) {
+      // A name that gRPC does not know, or files that hold no certificate or key.
+      throw new IllegalArgumentException(target + ": " + e.getMessage(), e);
+    }
     if (builder instanceof NettyChannelBuilder netty) {
       netty.eventLoopGroup(threads.io()).initialFlowControlWindow(FIRST_WINDOW_BYTES);
       if (!target.startsWith("unix:")) {

@@ -16,9 +16,11 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
   private final CompletableFuture<ComputeResult> answered = new CompletableFuture<>();
   private volatile AttentionException endedWith;
 
-  // Only callbacks use what follows, one at a time.
+  // Guarded by this, as is the use of `call`: callbacks may come while the header is being sent.
   private long sent;
   private boolean closed;
+
+  // Only callbacks use what follows, one at a time.
   private final List<Tensor> outputs = new ArrayList<>();
   private final List<Tensor> logSumExps = new ArrayList<>();
   private Timing timing;
@@ -44,20 +46,24 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
     }
     Metadata headers = connection.headers(context);
     headers.put(Connection.REQUEST_BYTES, Long.toString(header.length()));
-    try {
-      stream.call.start(stream, headers);
-      stream.call.request(2);
-      stream.call.sendMessage(header);
-    } catch (RuntimeException | Error e) {
-      stream.call.cancel("the request could not be sent", e);
-      stream.answered.completeExceptionally(e);
-    }
+    stream.begin(header, headers);
     return stream.answered;
+  }
+
+  private synchronized void begin(WireMessage header, Metadata headers) {
+    try {
+      call.start(this, headers);
+      call.request(2);
+      call.sendMessage(header);
+    } catch (RuntimeException | Error e) {
+      call.cancel("the request could not be sent", e);
+      answered.completeExceptionally(e);
+    }
   }
 
   /** The connection takes more. Rows that come meanwhile are read between two of these. */
   @Override
-  public void onReady() {
+  public synchronized void onReady() {
     while (call.isReady() && sent < chunks.tokens()) {
       long end = chunks.endOf(sent);
       call.sendMessage(chunks.chunk(sent, end));
@@ -86,7 +92,9 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
     if (message.hasTiming()) {
       timing = Timing.of(message.getTiming());
     }
-    call.request(1);
+    synchronized (this) {
+      call.request(1);
+    }
   }
 
   @Override

@@ -64,9 +64,12 @@ final class Pattern {
   }
 
   static String digest(Tensor tensor) {
+    return sha256(tensor.toBytes());
+  }
+
+  static String sha256(byte[] bytes) {
     try {
-      return HexFormat.of()
-          .formatHex(MessageDigest.getInstance("SHA-256").digest(tensor.toBytes()));
+      return HexFormat.of().formatHex(MessageDigest.getInstance("SHA-256").digest(bytes));
     } catch (NoSuchAlgorithmException e) {
       throw new IllegalStateException(e);
     }
