@@ -113,9 +113,10 @@ public final class AttentionClient implements AutoCloseable {
     }
   }
 
-  static String version() {
+  /** With the version, if the classes come from the jar that has it in its manifest. */
+  static String userAgent() {
     String version = AttentionClient.class.getPackage().getImplementationVersion();
-    return version == null ? "unpackaged" : version;
+    return version == null ? "attention-java" : "attention-java/" + version;
   }
 
   /**

@@ -170,11 +170,13 @@ public final class AttentionException extends RuntimeException {
   /** The error as it came over the wire; `trailers` may be null. */
   static AttentionException of(Status status, Metadata trailers) {
     if (status.getCode() == Status.Code.CANCELLED && status.getCause() != null) {
-      // What gRPC makes of an answer that cannot be read.
+      // Nobody has cancelled it: what gRPC makes of a message that cannot be read or written.
       AttentionException why = find(status.getCause());
-      if (why != null) {
-        return why;
-      }
+      return why == null
+          ? of(
+              Status.INTERNAL.withDescription(status.getDescription()).withCause(status.getCause()),
+              trailers)
+          : why;
     }
     Details details = new Details(status.getCode(), describe(status));
     byte[] encoded = trailers == null ? null : trailers.get(DETAILS);

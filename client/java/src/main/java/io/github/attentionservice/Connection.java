@@ -88,7 +88,7 @@ final class Connection {
         .disableRetry()
         .disableServiceConfigLookUp()
         .proxyDetector(address -> useProxy ? proxyFor(address) : null)
-        .userAgent("attention-java/" + AttentionClient.version());
+        .userAgent(AttentionClient.userAgent());
     if (options.channelOptions != null) {
       options.channelOptions.accept(builder);
     }
@@ -121,6 +121,11 @@ final class Connection {
       }
     }
     return null;
+  }
+
+  /** Of an answer; 0: no limit. */
+  int maxReceiveBytes() {
+    return maxReceiveBytes;
   }
 
   /** A connection that failed is tried again at once by the next call, not after gRPC's pause. */

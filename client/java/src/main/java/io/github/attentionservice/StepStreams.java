@@ -141,8 +141,8 @@ final class StepStreams {
       context.underWay(error -> giveUp(mine, error));
       try {
         call.sendMessage(message);
-      } catch (RuntimeException e) {
-        // It has been given up meanwhile, or the elements cannot be read.
+      } catch (RuntimeException | Error e) {
+        // It has been given up meanwhile, or there is no memory for it.
         call.cancel("the message could not be sent", e);
       }
       return mine.answer;

@@ -24,16 +24,29 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
   private final List<Tensor> outputs = new ArrayList<>();
   private final List<Tensor> logSumExps = new ArrayList<>();
   private Timing timing;
+  // What is wrong with the answer; null if nothing is.
+  private AttentionException broken;
 
-  private StreamCall(ClientCall<WireMessage, StreamAttentionResponse> call, KeyChunks chunks) {
+  // 0: no limit.
+  private final long maxReceiveBytes;
+  private long received;
+
+  private StreamCall(
+      ClientCall<WireMessage, StreamAttentionResponse> call,
+      KeyChunks chunks,
+      long maxReceiveBytes) {
     this.call = call;
     this.chunks = chunks;
+    this.maxReceiveBytes = maxReceiveBytes;
   }
 
   static CompletableFuture<ComputeResult> start(
       Connection connection, KeyChunks chunks, CallContext context) {
     StreamCall stream =
-        new StreamCall(connection.newCall(Methods.STREAM, context.executor(), context), chunks);
+        new StreamCall(
+            connection.newCall(Methods.STREAM, context.executor(), context),
+            chunks,
+            connection.maxReceiveBytes());
     context.underWay(
         error -> {
           stream.endedWith = error;
@@ -77,7 +90,17 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
 
   @Override
   public void onMessage(StreamAttentionResponse message) {
+    if (broken != null) {
+      return;
+    }
     try {
+      received += message.getSerializedSize();
+      if (maxReceiveBytes > 0 && received > maxReceiveBytes) {
+        throw AttentionException.of(
+            Status.Code.RESOURCE_EXHAUSTED,
+            "CLIENT_LIMIT",
+            "the answer has more than maxReceiveBytes, " + maxReceiveBytes);
+      }
       if (message.hasOutput()) {
         outputs.add(Answers.tensor(message.getOutput()));
       }
@@ -85,7 +108,7 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
         logSumExps.add(Answers.tensor(message.getLogSumExp()));
       }
     } catch (AttentionException e) {
-      endedWith = e;
+      broken = e;
       call.cancel(e.description(), e);
       return;
     }
@@ -99,6 +122,10 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
 
   @Override
   public void onClose(Status status, Metadata trailers) {
+    if (broken != null) {
+      answered.completeExceptionally(broken);
+      return;
+    }
     if (!status.isOk()) {
       answered.completeExceptionally(
           namedAsInRequest(Connection.errorOf(status, trailers, endedWith)));

@@ -230,7 +230,7 @@ class ComputeFaultsTest {
     assertEquals(Integer.toString(bytes.get()), told.get());
     assertEquals(null, most.get());
     assertEquals("find-me", id.get());
-    assertTrue(agent.get().startsWith("attention-java/"), agent.get());
+    assertTrue(agent.get().startsWith("attention-java"), agent.get());
     assertThrows(AttentionException.class, () -> client.compute(large()));
     assertEquals(Integer.toString(bytes.get()), told.get());
     assertTrue(bytes.get() < 3000);
@@ -243,6 +243,11 @@ class ComputeFaultsTest {
           assertThrows(AttentionException.class, () -> limited.compute(SMALL));
       assertEquals(Status.Code.RESOURCE_EXHAUSTED, error.code());
       assertEquals("CLIENT_LIMIT", error.reason());
+      // In pieces it is as large.
+      answer("StreamAttention", List.of(rows(1), rows(1), rows(1), LAST));
+      error = assertThrows(AttentionException.class, () -> limited.compute(large()));
+      assertEquals("CLIENT_LIMIT", error.reason());
+      assertEquals(Status.Code.RESOURCE_EXHAUSTED, error.code());
     }
   }
 
