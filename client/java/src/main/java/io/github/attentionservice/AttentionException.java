@@ -9,6 +9,7 @@ import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusException;
 import io.grpc.StatusRuntimeException;
+import java.io.IOException;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
@@ -178,7 +179,7 @@ public final class AttentionException extends RuntimeException {
               trailers)
           : why;
     }
-    Details details = new Details(status.getCode(), describe(status));
+    Details details = new Details(codeOf(status), describe(status));
     byte[] encoded = trailers == null ? null : trailers.get(DETAILS);
     if (encoded != null) {
       details.read(encoded);
@@ -192,6 +193,20 @@ public final class AttentionException extends RuntimeException {
           details.retryForbidden ? null : Duration.ofMillis(Long.parseLong(pushback));
     }
     return new AttentionException(details, status.getCause());
+  }
+
+  /**
+   * gRPC says UNKNOWN of some connections that were lost. An error that the server sent has no
+   * cause.
+   */
+  private static Status.Code codeOf(Status status) {
+    boolean lost = false;
+    for (Throwable at = status.getCause(); at != null; at = at.getCause()) {
+      lost |= at instanceof IOException;
+    }
+    return lost && status.getCode() == Status.Code.UNKNOWN
+        ? Status.Code.UNAVAILABLE
+        : status.getCode();
   }
 
   /** The error of one item of a step. */

@@ -4,6 +4,7 @@ import java.time.Duration;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.Executor;
+import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.ScheduledFuture;
 import java.util.concurrent.TimeUnit;
@@ -92,10 +93,25 @@ final class CallContext {
     }
   }
 
+  /** The error of a call that was ended early, whatever came of what was under way then. */
+  synchronized AttentionException endedOr(AttentionException error) {
+    return endedWith == null ? error : endedWith;
+  }
+
+  synchronized boolean isEnded() {
+    return endedWith != null;
+  }
+
   /** Goes on after a pause, on the call's executor. */
   void after(Duration pause, Runnable next, Ending ifEnded) {
-    ScheduledFuture<?> task =
-        timer.schedule(() -> executor.execute(next), pause.toNanos(), TimeUnit.NANOSECONDS);
+    ScheduledFuture<?> task;
+    try {
+      task = timer.schedule(() -> executor.execute(next), pause.toNanos(), TimeUnit.NANOSECONDS);
+    } catch (RejectedExecutionException e) {
+      // The client was closed just now.
+      ifEnded.end(AttentionException.cancelled());
+      return;
+    }
     underWay(
         error -> {
           // Whoever cancels the pause goes on in its place.

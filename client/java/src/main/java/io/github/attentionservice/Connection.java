@@ -176,7 +176,8 @@ final class Connection {
       call.halfClose();
     } catch (RuntimeException | Error e) {
       call.cancel("the request could not be sent", e);
-      listener.answered.completeExceptionally(e);
+      AttentionException endedWith = listener.endedWith;
+      listener.answered.completeExceptionally(endedWith == null ? e : endedWith);
     }
     return listener.answered;
   }

@@ -75,7 +75,7 @@ final class Retry {
           AttentionException failure = Futures.errorOf(error);
           Duration pause = pauseAfter(failure);
           if (pause == null) {
-            result.completeExceptionally(failure);
+            result.completeExceptionally(context.endedOr(failure));
             return;
           }
           context.after(pause, () -> tryOnce(attempt, result), result::completeExceptionally);
@@ -84,7 +84,7 @@ final class Retry {
 
   /** How long to wait before the next try; null if there is none. Counts the tries. */
   Duration pauseAfter(AttentionException error) {
-    if (error.retryForbidden() || context.maxAttempts() <= 1) {
+    if (error.retryForbidden() || context.maxAttempts() <= 1 || context.isEnded()) {
       return null;
     }
     Duration pause;

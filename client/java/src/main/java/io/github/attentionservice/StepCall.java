@@ -167,7 +167,7 @@ final class StepCall {
       Pending one = pending.get(i);
       Duration itsPause = one.retry.pauseAfter(errors[i]);
       if (itsPause == null) {
-        one.done(null, errors[i]);
+        one.done(null, context.endedOr(errors[i]));
         continue;
       }
       again.add(one);

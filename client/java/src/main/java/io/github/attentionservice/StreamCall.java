@@ -13,6 +13,8 @@ import java.util.concurrent.CompletableFuture;
 final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
   private final ClientCall<WireMessage, StreamAttentionResponse> call;
   private final KeyChunks chunks;
+  // Of all messages together; 0: no limit.
+  private final long maxReceiveBytes;
   private final CompletableFuture<ComputeResult> answered = new CompletableFuture<>();
   private volatile AttentionException endedWith;
 
@@ -26,9 +28,6 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
   private Timing timing;
   // What is wrong with the answer; null if nothing is.
   private AttentionException broken;
-
-  // 0: no limit.
-  private final long maxReceiveBytes;
   private long received;
 
   private StreamCall(
@@ -70,7 +69,7 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
       call.sendMessage(header);
     } catch (RuntimeException | Error e) {
       call.cancel("the request could not be sent", e);
-      answered.completeExceptionally(e);
+      answered.completeExceptionally(endedWith == null ? e : endedWith);
     }
   }
 

@@ -324,9 +324,11 @@ class ComputeFaultsTest {
 
   @Test
   void timeoutsOfFuturesCancelTheCall() throws Exception {
-    CountDownLatch cancelled = hang(new CountDownLatch(1));
-    CompletableFuture<ComputeResult> call =
-        client.computeAsync(SMALL).orTimeout(100, TimeUnit.MILLISECONDS);
+    CountDownLatch begun = new CountDownLatch(1);
+    CountDownLatch cancelled = hang(begun);
+    CompletableFuture<ComputeResult> call = client.computeAsync(SMALL);
+    assertReached(begun);
+    call.orTimeout(100, TimeUnit.MILLISECONDS);
     CompletionException error = assertThrows(CompletionException.class, call::join);
     assertTrue(error.getCause() instanceof TimeoutException);
     assertReached(cancelled);
@@ -375,6 +377,31 @@ class ComputeFaultsTest {
     assertEquals(0, begun.getCount());
     call.cancel(true);
     assertThrows(CancellationException.class, call::join);
+  }
+
+  @Test
+  void closingEndsThePauseOfAThreadThatWaits() throws Exception {
+    Metadata trailers = new Metadata();
+    trailers.put(AttentionException.PUSHBACK, "30000");
+    CountDownLatch begun = new CountDownLatch(1);
+    server.on(
+        "ComputeAttention",
+        (call, message) -> {
+          if (message == null) {
+            begun.countDown();
+            call.close(Status.RESOURCE_EXHAUSTED, trailers);
+          }
+        });
+    CompletableFuture<AttentionException> failed = new CompletableFuture<>();
+    Thread thread =
+        new Thread(
+            () ->
+                failed.complete(
+                    assertThrows(AttentionException.class, () -> client.compute(SMALL))));
+    thread.start();
+    assertReached(begun);
+    client.close();
+    assertEquals(Status.Code.CANCELLED, failed.get(20, TimeUnit.SECONDS).code());
   }
 
   @Test

@@ -281,7 +281,7 @@ class RealServerTest {
                   client.compute(
                       ComputeRequest.builder(EYE, EYE, EYE).build(),
                       CallOptions.DEFAULT.withMaxAttempts(2)));
-      assertEquals(Status.Code.UNAVAILABLE, error.code());
+      assertEquals(Status.Code.UNAVAILABLE, error.code(), error + " by " + error.getCause());
       CompletableFuture<ComputeResult> waiting =
           client.computeAsync(ComputeRequest.builder(EYE, EYE, EYE).build());
       try (Servers.Started again = Servers.start("--listen=" + address)) {

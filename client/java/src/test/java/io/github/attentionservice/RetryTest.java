@@ -95,6 +95,19 @@ class RetryTest {
     assertNull(retry(Retry.Kind.REPEATABLE, Duration.ofMinutes(1), 4).pauseAfter(other));
   }
 
+  /** As gRPC tells of a connection that was lost in the middle of a write. */
+  @Test
+  void closedChannelsAreLostConnections() {
+    Status closed =
+        Status.UNKNOWN
+            .withDescription("channel closed")
+            .withCause(new java.nio.channels.ClosedChannelException());
+    AttentionException error = AttentionException.of(closed, new Metadata());
+    assertEquals(Status.Code.UNAVAILABLE, error.code());
+    assertBetween(100, retry(Retry.Kind.REPEATABLE, Duration.ofMinutes(1), 4).pauseAfter(error));
+    assertEquals(Status.Code.UNKNOWN, AttentionException.of(Status.UNKNOWN, new Metadata()).code());
+  }
+
   @Test
   void turnedOff() {
     assertNull(retry(Retry.Kind.REPEATABLE, Duration.ofMinutes(1), 1).pauseAfter(lost()));
