@@ -1,0 +1,80 @@
+package io.github.attentionservice;
+
+import java.util.Objects;
+import java.util.function.UnaryOperator;
+
+/**
+ * How queries are attended to in a session. Immutable.
+ *
+ * <p>By default the queries are the last tokens of the sequence: the last query sees all tokens,
+ * the one before it all but the last.
+ */
+public final class AttendOptions {
+  /** Every default. */
+  public static final AttendOptions DEFAULT =
+      new AttendOptions(AttentionOptions.DEFAULT, null, 0, false);
+
+  final AttentionOptions options;
+  final Tensor mask;
+  final long maskBegin;
+  final boolean notCausal;
+
+  private AttendOptions(AttentionOptions options, Tensor mask, long maskBegin, boolean notCausal) {
+    this.options = options;
+    this.mask = mask;
+    this.maskBegin = maskBegin;
+    this.notCausal = notCausal;
+  }
+
+  /**
+   * Options of what is computed: {@code AttendOptions.of(o -> o.windowLeft(1023))}.
+   *
+   * @param choose sets options; layout, heads and {@code returnPresent} must be left out
+   * @return options that are the default otherwise
+   */
+  public static AttendOptions of(UnaryOperator<AttentionOptions.Builder> choose) {
+    return DEFAULT.withOptions(AttentionOptions.of(choose));
+  }
+
+  /**
+   * The same with other options of what is computed.
+   *
+   * @param newOptions layout, heads and {@code returnPresent} must be left out
+   * @return new options
+   */
+  public AttendOptions withOptions(AttentionOptions newOptions) {
+    return new AttendOptions(
+        Objects.requireNonNull(newOptions, "options"), mask, maskBegin, notCausal);
+  }
+
+  /**
+   * The same with a mask, as in {@link ComputeRequest.Builder#mask}.
+   *
+   * @param newMask broadcast to (1, Hq, S, T)
+   * @return new options
+   */
+  public AttendOptions withMask(Tensor newMask) {
+    return withMask(newMask, 0);
+  }
+
+  /**
+   * The same with a mask that leaves out the first tokens.
+   *
+   * @param newMask broadcast to (1, Hq, S, T - begin)
+   * @param begin the token of the mask's first column: a multiple of 256, at most the first token
+   *     that a query sees
+   * @return new options
+   */
+  public AttendOptions withMask(Tensor newMask, long begin) {
+    return new AttendOptions(options, newMask, begin, notCausal);
+  }
+
+  /**
+   * The same where every query sees every token, but for what mask and options hide.
+   *
+   * @return new options
+   */
+  public AttendOptions withoutCausal() {
+    return new AttendOptions(options, mask, maskBegin, true);
+  }
+}
