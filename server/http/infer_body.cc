@@ -130,8 +130,6 @@ class RequestBuilder {
     }
   }
 
-  void AddNothing() { AddTag(0); }
-
   size_t left() const { return body_->size() - next_; }
 
   grpc::ByteBuffer Build(const ModelInferRequest& request) {
@@ -674,8 +672,6 @@ class BodyReader final : public nlohmann::json_sax<Json> {
         return Fail(field + ".data",
                     "got neither data nor parameters.binary_data_size");
       }
-      // The call will say that there is none.
-      builder_.AddNothing();
       return true;
     }
     const std::optional<DataType> type = DatatypeFromName(input_->datatype());

@@ -130,14 +130,7 @@ def test_the_example_of_the_page(address, tool, tmp_path):
     platform.machine() != "x86_64", reason="perf_analyzer is for x86-64"
 )
 @pytest.mark.parametrize(
-    "mode",
-    [
-        [],
-        ["--streaming", "--async"],
-        ["-i", "http"],
-        ["--shared-memory=system"],
-        ["--shared-memory=system", "-i", "http"],
-    ],
+    "mode", [[], ["--streaming", "--async"], ["-i", "http"]]
 )
 def test_perf_analyzer(address, http_address, tool, tmp_path, mode):
     libraries = TOOLS / "wheels/nvidia/cuda_runtime/lib"
