@@ -180,10 +180,12 @@ type Result struct {
 
 const computeMethod = attentionpb.AttentionService_ComputeAttention_FullMethodName
 
-// The largest message that gRPC sends, and what its small fields may take of it.
+// The largest message that gRPC sends, and what its small fields may take of it; and
+// what they mostly take.
 const (
 	largestMessage = math.MaxInt32
 	smallFields    = 1 << 20
+	smallRequest   = 512
 )
 
 // Compute computes attention. It is free of side effects, so that trying it again is
@@ -227,6 +229,9 @@ func (c *Client) computeOnce(ctx context.Context, request *Request) (*Result, *E
 			"the tensors take %d bytes, more than a message can hold (2 GiB): split the request by batch or head", bytes)
 	}
 	message := &writer{}
+	if bytes := request.bytes(); bytes < 4*leastLent {
+		message.reserve(bytes + smallRequest)
+	}
 	if err := request.write(message, false); err != nil {
 		return nil, newError(codes.InvalidArgument, "", "%v", err)
 	}

@@ -95,6 +95,13 @@ func (w *writer) small(add func([]byte) []byte) {
 	w.bytes += len(last.bytes) - before
 }
 
+// reserve makes room for small bytes, which then need not move as they grow.
+func (w *writer) reserve(bytes int) {
+	if len(w.parts) == 0 {
+		w.parts = append(make([]part, 0, 4), part{bytes: make([]byte, 0, bytes)})
+	}
+}
+
 // raw appends bytes; large ones are lent.
 func (w *writer) raw(data []byte) {
 	if len(data) < leastLent {
@@ -154,7 +161,8 @@ func (w *writer) tensor(field protowire.Number, dataType DataType, shape []int, 
 	for _, length := range shape {
 		shapeBytes += protowire.SizeVarint(uint64(length))
 	}
-	head := make([]byte, 0, 32+shapeBytes)
+	var room [64]byte
+	head := room[:0]
 	if dataType != TypeUnspecified {
 		head = protowire.AppendTag(head, tensorDataType, protowire.VarintType)
 		head = protowire.AppendVarint(head, uint64(dataType))
