@@ -328,6 +328,9 @@ func randomID() string {
 	return hex.EncodeToString(id[:])
 }
 
+// Client is the client that made the handle.
+func (s *Session) Client() *Client { return s.client }
+
 // ID of the session.
 func (s *Session) ID() string { return s.id }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -183,3 +184,5 @@ func contains(t testing.TB, text, part string) {
 		t.Errorf("got %q, wanted %q in it", text, part)
 	}
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
