@@ -50,6 +50,7 @@ func connect(target string, config *clientConfig, conns *connections) (*grpc.Cli
 			grpc.ForceCodecV2(codec{}),
 			grpc.MaxCallRecvMsgSize(receiveLimit(config)),
 			grpc.MaxCallSendMsgSize(math.MaxInt32)),
+		grpc.WithUserAgent("attention-go/" + Version),
 		grpc.WithMaxHeaderListSize(maxHeaderBytes),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery}),
 		// What is tried again is decided in retry.go alone. A connection that cannot be

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,6 +20,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if address == "" {
+		fmt.Fprintln(os.Stderr, "ATTENTION_TEST_SERVER is not set: examples are skipped")
+		if err := flag.Set("test.skip", "^Example"); err != nil {
+			panic(err)
+		}
+	}
 	goleak.VerifyTestMain(m)
 }
 
