@@ -252,17 +252,6 @@ func newError(code codes.Code, reason, format string, arguments ...any) *Error {
 	return e
 }
 
-// invalidField is what the server would say of a field.
-func invalidField(field, format string, arguments ...any) *Error {
-	description := fmt.Sprintf(format, arguments...)
-	e := &Error{
-		Code: codes.InvalidArgument, Reason: reasonInvalidField, Message: field + ": " + description,
-		FieldViolations: []FieldViolation{{Field: field, Description: description}},
-	}
-	e.status = statusOf(e)
-	return e
-}
-
 // malformed is an answer that cannot be right: a bug of the server.
 func malformed(format string, arguments ...any) *Error {
 	return newError(codes.Internal, "", "malformed answer: "+format, arguments...)

@@ -16,12 +16,6 @@ import (
 	"github.com/attention-service/attention-service/client/go/attentionpb"
 )
 
-// fakeServer answers as a test tells it to.
-type fakeServer struct {
-	attentionpb.UnimplementedAttentionServiceServer
-	attentionpb.UnimplementedSessionServiceServer
-}
-
 // serveFake is the address of a server in this process.
 func serveFake(t testing.TB, attentionServer attentionpb.AttentionServiceServer, sessionServer attentionpb.SessionServiceServer) string {
 	t.Helper()

@@ -365,11 +365,10 @@ func receiveRows(ctx context.Context, stream grpc.ClientStream, request *Request
 
 // answerRows collects the parts of output and log_sum_exp.
 type answerRows struct {
-	request   *Request
-	output    rowsOf
-	lse       rowsOf
-	timing    Timing
-	hasTiming bool
+	request *Request
+	output  rowsOf
+	lse     rowsOf
+	timing  Timing
 }
 
 // rowsOf are parts of a tensor, one after another along an axis.

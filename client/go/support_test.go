@@ -144,19 +144,6 @@ func filled(seed int, shape ...int) attention.Tensor {
 	return (&rule{DataType: "DATA_TYPE_FLOAT32", Shape: shape, Seed: seed}).tensor()
 }
 
-// enum is the number of a name in protobuf's JSON.
-func enum[T ~int32](t testing.TB, values map[string]int32, name string) T {
-	t.Helper()
-	if name == "" {
-		return 0
-	}
-	value, ok := values[name]
-	if !ok {
-		t.Fatalf("unknown name %q", name)
-	}
-	return T(value)
-}
-
 // wantedError is how the vectors describe one.
 type wantedError struct {
 	Code   string `json:"code"`
