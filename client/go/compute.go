@@ -196,6 +196,9 @@ const (
 // present keys, or is ragged. That changes nothing else: the answer has the same
 // bits, and errors name the same fields.
 func (c *Client) Compute(ctx context.Context, request *Request, options ...CallOption) (*Result, error) {
+	if request == nil {
+		return nil, c.named(newError(codes.InvalidArgument, "", "request: got nil"))
+	}
 	ctx, cancel, config := c.prepare(ctx, options)
 	defer cancel()
 	var result *Result

@@ -433,6 +433,9 @@ func TestProgress(t *testing.T) {
 }
 
 func TestErrorText(t *testing.T) {
+	if _, err := newServerClient(t).Compute(testContext(t), nil); asError(t, err).Code != codes.InvalidArgument {
+		t.Error(err)
+	}
 	_, err := newServerClient(t).Compute(testContext(t), &attention.Request{Query: eye(), Key: filled(1, 3, 4), Value: eye()})
 	failed := asError(t, err)
 	if !strings.HasPrefix(failed.Error(), "INVALID_ARGUMENT (INVALID_FIELD): key.shape: ") || !strings.HasSuffix(failed.Error(), ")") {

@@ -48,7 +48,7 @@ const errorDomain = "attention"
 // for that, so that errors.Is finds them; and status.FromError of gRPC finds the
 // status.
 type Error struct {
-	// Code is gRPC's. Of Code's own names CodeName has the usual spelling.
+	// Code is gRPC's; CodeName is its name as documents spell it.
 	Code codes.Code
 	// Reason tells errors of one code apart: "QUEUE_FULL", "INVALID_FIELD". Empty
 	// where gRPC or something on the way ended the call.
@@ -212,10 +212,38 @@ func (e *Error) explain() {
 		e.Reason = reasonClientLimit
 	case e.Code == codes.Internal && strings.Contains(e.Message, "header list size"):
 		e.Code, e.Reason = codes.ResourceExhausted, reasonHeadersTooLarge
+	case e.Code == codes.Unavailable && whyNotConnected(e.Message) != "":
+		e.Message = whyNotConnected(e.Message)
 	default:
 		return
 	}
 	e.status = statusOf(e)
+}
+
+// whyNotConnected tells in plain words why TLS failed; "" if it did not.
+func whyNotConnected(text string) string {
+	if _, why, ok := strings.Cut(text, "failed to verify certificate: x509: "); ok {
+		return "the server's certificate was refused: " + strings.TrimSuffix(why, `"`)
+	}
+	for words, why := range map[string]string{
+		"first record does not look like a TLS handshake": "the server does not speak TLS on this port",
+		"tls: certificate required":                       "the server closed the connection after the TLS handshake: it may want a certificate of the client",
+		"tls: unknown certificate authority":              "the server closed the connection after the TLS handshake: it may not trust the client's certificate",
+		"error reading server preface: EOF":               "the server closed the connection at once: it may want TLS, or a certificate of the client",
+	} {
+		if strings.Contains(text, words) {
+			return why
+		}
+	}
+	return ""
+}
+
+// addText says more, in the status too.
+func (e *Error) addText(text string) {
+	e.Message += text
+	changed := e.status.Proto()
+	changed.Message = e.Message
+	e.status = status.FromProto(changed)
 }
 
 // statusOf makes a status of an error that the server has not sent.

@@ -406,7 +406,7 @@ func (s *Session) append(ctx context.Context, config *callConfig, claim *claim, 
 			s.callEnded(begun, failed)
 			if piece.begin > 0 {
 				claim.leaveUnfinished(&unfinishedAppend{digest: digestOf(key, value), tokens: tokens, done: piece.begin})
-				failed.Message += "; the first " + strconv.Itoa(piece.begin) + " of " + strconv.Itoa(tokens) + " tokens were appended"
+				failed.addText("; the first " + strconv.Itoa(piece.begin) + " of " + strconv.Itoa(tokens) + " tokens were appended")
 			}
 			return 0, failed
 		}
