@@ -116,11 +116,10 @@ func TestMutualTLS(t *testing.T) {
 	if err := computes(t, newClient(t, address, ca, attention.WithClientCertificate(ours.file("client.pem"), ours.file("client.key")))); err != nil {
 		t.Error(err)
 	}
-	failed := asError(t, computes(t, newClient(t, address, ca)))
-	if failed.Code != codes.Unavailable {
+	// The text depends on whether a write or a read fails first.
+	if failed := asError(t, computes(t, newClient(t, address, ca))); failed.Code != codes.Unavailable {
 		t.Error(failed)
 	}
-	contains(t, failed.Message, "certificate of the client")
 }
 
 func tokenLine(token, tenant string) string {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
@@ -325,7 +326,7 @@ func TestTrailers(t *testing.T) {
 		"9223372036854775807":  {math.MaxInt64 / 1000000, true, false},
 		"92233720368547758070": {0, false, true},
 	} {
-		e := &Error{Code: codes.ResourceExhausted}
+		e := failure(codes.ResourceExhausted, "").withDelay(time.Hour) // Of RetryInfo.
 		e.readTrailer(metadata.Pairs("grpc-retry-pushback-ms", text))
 		delay, told := e.RetryDelay()
 		if told != want.told || e.neverRetry != want.never || told && delay.Milliseconds() != want.ms {
