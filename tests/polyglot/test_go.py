@@ -177,7 +177,9 @@ def test_licence_is_in_the_module(project):
     assert licence == (REPOSITORY / "LICENSE").read_text()
 
 
-BLOCKS = re.findall(r"```go\n(.*?)```", (GO / "README.md").read_text(), re.S)
+BLOCKS = re.findall(
+    r"```go\n(.*?)```", (GO / "README.md").read_text(), re.DOTALL
+)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
