@@ -77,6 +77,9 @@ const leastLent = 8 << 10
 type writer struct {
 	parts []part
 	bytes int
+	// Memory of the first part, from gRPC's pool; nil if it is not from there. Such a
+	// message can be finished once only.
+	pooled *[]byte
 }
 
 type part struct {
@@ -95,11 +98,11 @@ func (w *writer) small(add func([]byte) []byte) {
 	w.bytes += len(last.bytes) - before
 }
 
-// reserve makes room for small bytes, which then need not move as they grow.
+// reserve makes room for small bytes, in memory that gRPC uses again. To be called
+// first.
 func (w *writer) reserve(bytes int) {
-	if len(w.parts) == 0 {
-		w.parts = append(make([]part, 0, 4), part{bytes: make([]byte, 0, bytes)})
-	}
+	w.pooled = mem.DefaultBufferPool().Get(bytes)
+	w.parts = append(w.parts, part{bytes: (*w.pooled)[:0]})
 }
 
 // raw appends bytes; large ones are lent.
@@ -195,7 +198,14 @@ func (w *writer) optionalTensor(field protowire.Number, t Tensor) {
 // finish is the message, lent by a lease of its own.
 func (w *writer) finish() *outgoing {
 	out := &outgoing{bytes: w.bytes}
-	for _, p := range w.parts {
+	parts := w.parts
+	if w.pooled != nil && len(parts[0].bytes) <= len(*w.pooled) { // It has not moved.
+		*w.pooled = parts[0].bytes
+		out.buffers = append(out.buffers, mem.NewBuffer(w.pooled, mem.DefaultBufferPool()))
+		w.pooled, w.parts = nil, nil
+		parts = parts[1:]
+	}
+	for _, p := range parts {
 		if !p.lent {
 			out.buffers = append(out.buffers, mem.SliceBuffer(p.bytes))
 			continue
