@@ -71,7 +71,7 @@ func connect(target string, config *clientConfig, conns *connections) (*grpc.Cli
 	}
 	if token != nil {
 		options = append(options, grpc.WithPerRPCCredentials(token))
-		if !config.tls && !config.allowPlaintextToken {
+		if !encrypts(security) && !config.allowPlaintextToken {
 			if isRemote(target) {
 				return nil, newError(codes.InvalidArgument, reasonPlaintextToken, "target: got %s, wanted loopback or a Unix socket: %v", target, errPlaintextToken)
 			}
@@ -80,8 +80,8 @@ func connect(target string, config *clientConfig, conns *connections) (*grpc.Cli
 			options = append(options, grpc.WithNoProxy())
 		}
 	}
-	options = append(options, grpc.WithTransportCredentials(watched))
-	conn, dialErr := grpc.NewClient(target, append(options, config.dialOptions...)...)
+	options = append(options, config.dialOptions...)
+	conn, dialErr := grpc.NewClient(target, append(options, grpc.WithTransportCredentials(watched))...)
 	if dialErr != nil {
 		return nil, newError(codes.InvalidArgument, "", "target: got %q: %v", target, dialErr)
 	}
@@ -119,7 +119,17 @@ func isLocal(address net.Addr) bool {
 	return false
 }
 
+func encrypts(security credentials.TransportCredentials) bool {
+	return security.Info().SecurityProtocol != insecure.NewCredentials().Info().SecurityProtocol
+}
+
 func transportSecurity(config *clientConfig) (credentials.TransportCredentials, *Error) {
+	if config.credentials != nil {
+		if config.tls {
+			return nil, newError(codes.InvalidArgument, "", "WithTransportCredentials: wanted no option of TLS beside it")
+		}
+		return config.credentials, nil
+	}
 	if !config.tls {
 		return insecure.NewCredentials(), nil
 	}

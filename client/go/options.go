@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 )
 
 // DefaultTimeout is the deadline of a call whose context has none, and for which
@@ -28,6 +29,7 @@ type clientConfig struct {
 	tlsCA               string
 	tlsCert, tlsKey     string
 	tlsConfig           *tls.Config
+	credentials         credentials.TransportCredentials
 	token               string
 	tokenFile           string
 	allowPlaintextToken bool
@@ -75,6 +77,12 @@ func WithTLSConfig(config *tls.Config) ClientOption {
 	return clientOption(func(c *clientConfig) { c.tls, c.tlsConfig = true, config })
 }
 
+// WithTransportCredentials secures the connection by other means of gRPC's, in place
+// of the four options above. Credentials that do not encrypt count as plain text.
+func WithTransportCredentials(security credentials.TransportCredentials) ClientOption {
+	return clientOption(func(c *clientConfig) { c.credentials = security })
+}
+
 // WithToken sends "authorization: Bearer TOKEN" with each call. Without TLS it goes
 // to loopback addresses and Unix sockets only: see [AllowPlaintextToken].
 func WithToken(token string) ClientOption {
@@ -111,8 +119,8 @@ func WithoutStreams() ClientOption {
 	return clientOption(func(c *clientConfig) { c.noStreams = true })
 }
 
-// WithDialOptions are gRPC's own, such as an interceptor or a service config. They
-// come after those of this package, and may undo them.
+// WithDialOptions are gRPC's own, such as an interceptor. They come after those of this
+// package, and may undo them, but for what secures the connection.
 func WithDialOptions(options ...grpc.DialOption) ClientOption {
 	return clientOption(func(c *clientConfig) { c.dialOptions = append(c.dialOptions, options...) })
 }

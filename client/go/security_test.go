@@ -20,6 +20,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
@@ -87,6 +89,10 @@ func TestTLS(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AddCert(ours.certificate)
 	if err := computes(t, newClient(t, address, attention.WithTLSConfig(&tls.Config{RootCAs: pool}))); err != nil {
+		t.Error(err)
+	}
+	own := credentials.NewTLS(&tls.Config{RootCAs: pool})
+	if err := computes(t, newClient(t, address, attention.WithTransportCredentials(own))); err != nil {
 		t.Error(err)
 	}
 	plain := environment(t, "ATTENTION_TEST_SERVER")
@@ -195,6 +201,16 @@ func TestPlaintextTokensStayOnTheMachine(t *testing.T) {
 		t.Errorf("got %v after %d attempts", failed, failed.Attempts)
 	}
 	contains(t, failed.Message, "plain text")
+	// Nor is it let go by other options.
+	for _, option := range []attention.ClientOption{
+		attention.WithTransportCredentials(insecure.NewCredentials()),
+		attention.WithDialOptions(grpc.WithTransportCredentials(insecure.NewCredentials())),
+	} {
+		client := newClient(t, "named:///server", byName, attention.WithToken("secret"), option)
+		if failed := asError(t, computes(t, client)); failed.Code != codes.FailedPrecondition {
+			t.Error(failed)
+		}
+	}
 	for _, options := range [][]attention.ClientOption{
 		{byName}, {byName, attention.WithToken("secret"), attention.AllowPlaintextToken()},
 	} {
@@ -250,6 +266,7 @@ func TestNothingPrintsAToken(t *testing.T) {
 func TestOptionsThatCannotBeUsed(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	for text, options := range map[string][]attention.ClientOption{
+		"no option of TLS beside":   {attention.WithTLS(), attention.WithTransportCredentials(insecure.NewCredentials())},
 		"WithTLSCA":                 {attention.WithTLSCA(missing)},
 		"holds no certificate":      {attention.WithTLSCA("security_test.go")},
 		"WithClientCertificate":     {attention.WithClientCertificate(missing, missing)},

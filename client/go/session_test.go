@@ -377,14 +377,15 @@ func TestItemsOfABatch(t *testing.T) {
 }
 
 func TestLeasesAreRenewed(t *testing.T) {
+	t.Parallel()
 	client := newServerClient(t)
-	config := attention.SessionConfig{KVHeads: 1, HeadSize: 2, Lease: time.Second}
+	config := attention.SessionConfig{KVHeads: 1, HeadSize: 2, Lease: 2 * time.Second}
 	kept := must(client.CreateSession(testContext(t), "", config))(t)
 	closed := must(client.CreateSession(testContext(t), "", config))(t)
 	closed.Close()
 	garbage := forgottenSession(t, client, config)
 	other := newServerClient(t)
-	for begun := time.Now(); time.Since(begun) < 2500*time.Millisecond; time.Sleep(100 * time.Millisecond) {
+	for begun := time.Now(); time.Since(begun) < 4500*time.Millisecond; time.Sleep(100 * time.Millisecond) {
 		runtime.GC()
 	}
 	if _, err := other.GetSession(testContext(t), kept.ID()); err != nil {
@@ -416,10 +417,11 @@ func forgottenSession(t *testing.T, client *attention.Client, config attention.S
 }
 
 func TestUsedSessionsAreNotRenewed(t *testing.T) {
-	fake := &fakeSessions{lease: 3 * time.Second}
+	t.Parallel()
+	fake := &fakeSessions{lease: 6 * time.Second}
 	session := newFakeSession(t, fake)
 	token := filled(1, 1, 1, 2)
-	for begun := time.Now(); time.Since(begun) < 2*time.Second; time.Sleep(20 * time.Millisecond) {
+	for begun := time.Now(); time.Since(begun) < 3*time.Second; time.Sleep(20 * time.Millisecond) {
 		must(session.Append(testContext(t), 0, token, token))(t)
 	}
 	fake.mutex.Lock()

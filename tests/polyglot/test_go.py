@@ -156,7 +156,7 @@ def project(go, run, tmp_path_factory):
         ),
         # A cache of its own: another run's module has the same version.
         "GOMODCACHE": str(folder / "cache"),
-        "GOFLAGS": "-modcacherw -buildvcs=false",
+        "GOFLAGS": "-modcacherw -buildvcs=false -trimpath",
         "GOSUMDB": "off",
     }
     project = folder / "project"
