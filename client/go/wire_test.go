@@ -357,3 +357,25 @@ func TestTokens(t *testing.T) {
 		}
 	}
 }
+
+// TestBigEndianMachines: there elements are copied, and the bytes are those of the
+// wire.
+func TestBigEndianMachines(t *testing.T) {
+	if !littleEndian {
+		t.Skip("this is one: all other tests are this test")
+	}
+	littleEndian = false
+	defer func() { littleEndian = true }()
+	// This machine's bytes, which such a machine would have the other way round.
+	tensor := Of([]int32{0x01020304, 5}, 2)
+	if want := []byte{1, 2, 3, 4, 0, 0, 0, 5}; !bytes.Equal(tensor.Bytes(), want) {
+		t.Errorf("got %x, wanted %x", tensor.Bytes(), want)
+	}
+	back, err := Elements[int32](tensor)
+	if err != nil || !slices.Equal(back, []int32{0x01020304, 5}) {
+		t.Errorf("got %x, %v", back, err)
+	}
+	if floats := Of([]float32{1.5}, 1).Float32s(); floats[0] != 1.5 {
+		t.Errorf("got %v", floats)
+	}
+}
