@@ -6,7 +6,7 @@ use std::time::Duration;
 use attention_client::{
     Client, ClientBuilder, Code, ComputeRequest, DataType, Error, SessionConfig,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use sha2::{Digest, Sha256};
 
 use crate::places::{OwnServer, nonce};
@@ -48,6 +48,7 @@ type Issuer = CertifiedIssuer<'static, KeyPair>;
 
 fn authority() -> Issuer {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, nonce());
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }

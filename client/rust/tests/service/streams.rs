@@ -118,12 +118,13 @@ async fn small_requests_and_scores_are_one_message() {
     let (_, large) = requests().remove(0);
     let scores = large.return_scores(attention_client::Scores::Weights);
     let small = f32s(&[1, 1, 4, 8], 1);
-    // As many rows as keys: their state is larger than the request.
-    let square = f32s(&[1, 8, 2500, 64], 1);
+    // So many rows that their state is larger than the request.
+    let rows = f32s(&[1, 32, 2500, 64], 1);
+    let key = f32s(&[1, 8, 2500, 64], 2);
     for request in [
         scores,
         ComputeRequest::new(&small, &small, &small),
-        ComputeRequest::new(&square, &square, &square),
+        ComputeRequest::new(&rows, &key, &key),
     ] {
         client.compute(request).await.unwrap();
     }
@@ -159,7 +160,7 @@ async fn errors_name_the_same_fields() {
     let query = f32s(&[1, 4, 1, 64], 1);
     let request = ComputeRequest::new(&query, &key, &key).mask(mask);
     let (code, field, message) = error_of(client.compute(request).await);
-    assert_eq!((code, field.as_str()), (Code::InvalidArgument, "mask"));
+    assert_eq!((code, field.as_str()), (Code::InvalidArgument, "mask.data"));
     assert!(
         message.starts_with("mask") && !message.contains("element"),
         "{message}"
