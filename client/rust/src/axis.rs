@@ -5,9 +5,6 @@ use bytes::{Bytes, BytesMut};
 use crate::memory::{Rope, TENSOR_DATA};
 use crate::tensor::Tensor;
 
-/// Shorter runs are copied into one piece.
-const LEAST_RUN: usize = 8 << 10;
-
 /// A tensor as [outer, length, inner] around one of its axes.
 #[derive(Clone, Debug)]
 pub(crate) struct AxisView {
@@ -70,16 +67,8 @@ impl AxisView {
         }
         let run = (end - begin) * self.inner_bytes;
         message.start_field(TENSOR_DATA, run * self.outer);
-        if run >= LEAST_RUN {
-            for outer in 0..self.outer {
-                message.push(self.run(outer, begin, end));
-            }
-        } else {
-            let mut joined = BytesMut::with_capacity(run * self.outer);
-            for outer in 0..self.outer {
-                joined.extend_from_slice(&self.run(outer, begin, end));
-            }
-            message.push(joined.freeze());
+        for outer in 0..self.outer {
+            message.push(self.run(outer, begin, end));
         }
     }
 

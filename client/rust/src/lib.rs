@@ -39,12 +39,12 @@ mod token;
 /// deadlines, no tokens.
 #[cfg(feature = "stubs")]
 pub mod stubs {
-    #![allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
+    #![allow(dead_code, missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
     include!(concat!(env!("OUT_DIR"), "/attention.v1.rs"));
 }
 #[cfg(not(feature = "stubs"))]
 mod stubs {
-    #![allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
+    #![allow(dead_code, missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
     include!(concat!(env!("OUT_DIR"), "/attention.v1.rs"));
 }
 use stubs as pb;

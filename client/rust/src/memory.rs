@@ -46,8 +46,9 @@ impl AsMut<[u8]> for AlignedBytes {
     }
 }
 
-/// Shorter pieces are copied together: each piece is a frame of its own.
-const LEAST_PIECE: usize = 4 << 10;
+/// Shorter pieces are copied together: each piece is a frame of HTTP/2 of its own,
+/// which costs more than the copy. Larger ones are split into frames of this size.
+const LEAST_PIECE: usize = 16 << 10;
 
 /// A protobuf message under construction. Large tensors stay where they are: the
 /// message refers to them.
@@ -140,7 +141,6 @@ impl Rope {
         }
         let mut framed = Self::default();
         framed.small(|tail| {
-            tail.reserve(5 + self.tail.len().min(self.len));
             tail.put_u8(0); // Not compressed.
             tail.put_u32(self.len as u32);
         });

@@ -147,6 +147,10 @@ pub(crate) async fn within<T>(
     deadline: Instant,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
+    // The timer has a resolution of a millisecond, and looks at the work first.
+    if Instant::now() >= deadline {
+        return Err(deadline_exceeded());
+    }
     match tokio::time::timeout_at(deadline, work).await {
         Ok(result) => result,
         Err(_) => Err(deadline_exceeded()),

@@ -306,13 +306,14 @@ fn peek(received: &Received, to: &mut [u8]) {
     }
 }
 
-/// At most eight digits, rounded up so that the server does not give up first.
+/// At most eight digits, rounded up so that the server does not give up first. Above a
+/// second in milliseconds: the same text for many calls, which HTTP/2 then sends once.
 fn timeout_header(deadline: Instant) -> HeaderValue {
     let left = deadline.saturating_duration_since(Instant::now());
     let micros = left.as_micros().max(1);
-    let text = if micros < 100_000_000 {
+    let text = if micros < 1_000_000 {
         format!("{micros}u")
-    } else if micros / 1000 < 99_999_999 {
+    } else if micros < 90_000_000_000 {
         format!("{}m", micros.div_ceil(1000))
     } else {
         format!("{}S", (micros / 1_000_000 + 1).min(99_999_999))
@@ -465,7 +466,7 @@ mod tests {
         for (seconds, text) in [
             (0.0, "1u"),
             (0.001, "1000u"),
-            (5.0, "5000000u"),
+            (5.0, "5000m"),
             (500.0, "500000m"),
             (1e6, "1000001S"),
             (1e9, "99999999S"),

@@ -283,6 +283,9 @@ impl Tensor {
     /// # Errors
     /// `InvalidArgument` if they are of another type.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>, Error> {
+        if let Ok(elements) = self.as_slice() {
+            return Ok(elements.to_vec());
+        }
         self.check_type::<T>()?;
         self.data
             .chunks_exact(size_of::<T>())
