@@ -23,9 +23,15 @@ pub(crate) struct CallOptions {
 /// then. To drop it cancels the call: the server stops working on it. It refers
 /// to nothing, so it can be spawned as it is.
 ///
-/// ```no_run
-/// # use attention_client::{Client, ComputeRequest};
-/// # async fn f(client: Client, request: ComputeRequest) -> Result<(), attention_client::Error> {
+/// ```
+/// # use attention_client::{Client, ComputeRequest, Tensor};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), attention_client::Error> {
+/// # // Runs where a server is named, as the tests do.
+/// # let Ok(server) = std::env::var("ATTENTION_TEST_SERVER") else { return Ok(()) };
+/// # let client = Client::new(server)?;
+/// # let eye = Tensor::new([2, 2], vec![1.0_f32, 0.0, 0.0, 1.0])?;
+/// # let request = ComputeRequest::new(&eye, &eye, &eye);
 /// use std::time::Duration;
 ///
 /// let answer = client.compute(request).timeout(Duration::from_secs(5)).await?;

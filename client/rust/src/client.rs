@@ -1,16 +1,15 @@
 //! The client.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::builder::ClientBuilder;
 use crate::call::{Call, CallOptions};
 use crate::capabilities::{Capabilities, Health, HealthCheckRequest, HealthCheckResponse};
 use crate::compute::{ComputeAnswer, ComputeRequest};
-use crate::connect::Connection;
 use crate::error::{Code, Error};
 use crate::lease::{GET_SESSION, LeaseRenewer};
 use crate::pb;
@@ -20,8 +19,6 @@ use crate::session::{self, Fork, Session, SessionConfig, SessionInfo, StepAnswer
 use crate::session_state::random_id;
 use crate::steps::StepStreams;
 use crate::stream::{self, KeyChunks};
-use crate::target::Target;
-use crate::token::TokenSource;
 
 const COMPUTE: Method = Method::computing("/attention.v1.AttentionService/ComputeAttention");
 const CAPABILITIES: Method = Method::plain("/attention.v1.AttentionService/GetCapabilities");
@@ -36,15 +33,20 @@ const NO_STREAMS_FOR: Duration = Duration::from_secs(60);
 /// A client of the attention service. To clone it is cheap: clones share a
 /// connection. It may be used by any number of tasks at once.
 ///
-/// ```no_run
-/// # async fn f() -> Result<(), attention_client::Error> {
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), attention_client::Error> {
+/// # // Runs where a server is named, as the tests do.
+/// # let Ok(server) = std::env::var("ATTENTION_TEST_SERVER") else { return Ok(()) };
 /// use attention_client::{Client, ComputeRequest, Tensor};
 ///
 /// let client = Client::new("127.0.0.1:50051")?;
+/// # let client = Client::new(server)?;
 /// let eye = Tensor::new([2, 2], vec![1.0_f32, 0.0, 0.0, 1.0])?;
 /// let answer = client.compute(ComputeRequest::new(&eye, &eye, &eye)).await?;
 /// println!("{:?}", answer.output.as_slice::<f32>()?);
 /// // [0.66976154, 0.33023846, 0.33023846, 0.66976154]
+/// # assert_eq!(answer.output.as_slice::<f32>()?, [0.66976154, 0.33023846, 0.33023846, 0.66976154]);
 /// # Ok(())
 /// # }
 /// ```
@@ -53,7 +55,7 @@ const NO_STREAMS_FOR: Duration = Duration::from_secs(60);
 /// to the tokio runtime of that call: use one client per runtime.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What clones of a client, and its sessions, share.
@@ -67,6 +69,17 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    pub(crate) fn new(target: String, transport: Transport, options: CallOptions) -> Self {
+        Self {
+            target,
+            transport: Arc::new(transport),
+            steps: StepStreams::default(),
+            leases: LeaseRenewer::default(),
+            options,
+            no_streams_until: Mutex::new(None),
+        }
+    }
+
     /// A call with one message there and one back, and its retries.
     pub(crate) async fn unary<A: prost::Message + Default>(
         &self,
@@ -145,14 +158,20 @@ impl Client {
     /// query rows is sent in pieces, by `StreamAttention`, and computed meanwhile,
     /// unless it asks for scores or present keys. The answer's bits are the same.
     ///
-    /// ```no_run
+    /// ```
     /// # use attention_client::{Causal, Client, ComputeRequest, Scores, Tensor};
-    /// # async fn f(client: Client, q: Tensor, k: Tensor, v: Tensor)
-    /// #     -> Result<(), attention_client::Error> {
-    /// let request = ComputeRequest::new(&q, &k, &v)
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), attention_client::Error> {
+    /// # // Runs where a server is named, as the tests do.
+    /// # let Ok(server) = std::env::var("ATTENTION_TEST_SERVER") else { return Ok(()) };
+    /// # let client = Client::new(server)?;
+    /// # let q = Tensor::new([2, 2], vec![1.0_f32, 0.0, 0.0, 1.0])?;
+    /// # let (k, v) = (&q, &q);
+    /// let request = ComputeRequest::new(&q, k, v)
     ///     .causal(Causal::TopLeft)
     ///     .return_scores(Scores::Weights);
     /// let answer = client.compute(request).await?;
+    /// # assert_eq!(answer.scores.unwrap().as_slice::<f32>()?[..2], [1.0, 0.0]);
     /// # Ok(())
     /// # }
     /// ```
@@ -253,10 +272,16 @@ impl Client {
     /// each for itself: one result for each, in their order. A layer may be named
     /// twice only by items that do not append.
     ///
-    /// ```no_run
-    /// # use attention_client::{Client, Session, StepItem, Tensor};
-    /// # async fn f(client: Client, sessions: Vec<Session>, token: Tensor, query: Tensor)
-    /// #     -> Result<(), attention_client::Error> {
+    /// ```
+    /// # use attention_client::{Client, SessionConfig, StepItem, Tensor};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), attention_client::Error> {
+    /// # // Runs where a server is named, as the tests do.
+    /// # let Ok(server) = std::env::var("ATTENTION_TEST_SERVER") else { return Ok(()) };
+    /// # let client = Client::new(server)?;
+    /// # let sessions = [client.create_session(SessionConfig::new(1, 2)).await?];
+    /// # let token = Tensor::new([1, 1, 2], vec![1.0_f32, 0.0])?;
+    /// # let query = token.clone();
     /// let items = sessions
     ///     .iter()
     ///     .map(|session| StepItem::new(session, 0).append(&token, &token).attend(&query))
@@ -264,6 +289,7 @@ impl Client {
     /// for result in client.step(items).await? {
     ///     println!("{:?}", result?.output);
     /// }
+    /// # sessions[0].delete().await?;
     /// # Ok(())
     /// # }
     /// ```
@@ -332,258 +358,4 @@ async fn get_session(
         .unary(options, Twice::Harmless, GET_SESSION, &request)
         .await?;
     SessionInfo::from_wire(answer.session)
-}
-
-/// How a client connects, and what holds for its calls.
-///
-/// ```no_run
-/// # fn f() -> Result<(), attention_client::Error> {
-/// use std::time::Duration;
-/// use attention_client::Client;
-///
-/// let client = Client::builder("attention.example:50051")
-///     .tls_ca("/etc/attention/ca.pem")
-///     .token_file("/run/secrets/attention-token")
-///     .timeout(Duration::from_secs(10))
-///     .build()?;
-/// # Ok(())
-/// # }
-/// ```
-#[must_use = "a builder does nothing unless it is built"]
-pub struct ClientBuilder {
-    target: String,
-    tls: Tls,
-    token: Option<String>,
-    token_file: Option<PathBuf>,
-    allow_plaintext_token: bool,
-    max_receive_bytes: Option<usize>,
-    options: CallOptions,
-}
-
-/// Where PEM comes from.
-enum Pem {
-    File(PathBuf),
-    Text(Vec<u8>),
-}
-
-#[derive(Default)]
-struct Tls {
-    wanted: bool,
-    ca: Option<Pem>,
-    certificate: Option<Pem>,
-    key: Option<Pem>,
-    server_name: Option<String>,
-}
-
-impl fmt::Debug for ClientBuilder {
-    /// Without token and keys.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientBuilder")
-            .field("target", &self.target)
-            .field("tls", &self.tls.wanted)
-            .finish_non_exhaustive()
-    }
-}
-
-impl ClientBuilder {
-    fn new(target: String) -> Self {
-        Self {
-            target,
-            tls: Tls::default(),
-            token: None,
-            token_file: None,
-            allow_plaintext_token: false,
-            max_receive_bytes: None,
-            options: CallOptions {
-                timeout: Duration::from_secs(60),
-                max_attempts: 4,
-            },
-        }
-    }
-
-    fn with_tls(mut self, change: impl FnOnce(&mut Tls)) -> Self {
-        self.tls.wanted = true;
-        change(&mut self.tls);
-        self
-    }
-
-    /// Encrypts, and trusts the authorities that the system trusts.
-    pub fn tls(self) -> Self {
-        self.with_tls(|_| {})
-    }
-
-    /// Encrypts, and trusts the authorities in this PEM file instead. Files of TLS
-    /// are read once, by [`build`](Self::build).
-    pub fn tls_ca(self, file: impl AsRef<Path>) -> Self {
-        self.with_tls(|tls| tls.ca = Some(Pem::File(file.as_ref().to_owned())))
-    }
-
-    /// As [`tls_ca`](Self::tls_ca), with the PEM itself.
-    pub fn tls_ca_pem(self, pem: impl Into<Vec<u8>>) -> Self {
-        self.with_tls(|tls| tls.ca = Some(Pem::Text(pem.into())))
-    }
-
-    /// The client's own certificate, with its chain, and its key, for a server that
-    /// asks for one: PEM files.
-    pub fn tls_identity(self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
-        self.with_tls(|tls| {
-            tls.certificate = Some(Pem::File(certificate.as_ref().to_owned()));
-            tls.key = Some(Pem::File(key.as_ref().to_owned()));
-        })
-    }
-
-    /// As [`tls_identity`](Self::tls_identity), with the PEM itself.
-    pub fn tls_identity_pem(
-        self,
-        certificate: impl Into<Vec<u8>>,
-        key: impl Into<Vec<u8>>,
-    ) -> Self {
-        self.with_tls(|tls| {
-            tls.certificate = Some(Pem::Text(certificate.into()));
-            tls.key = Some(Pem::Text(key.into()));
-        })
-    }
-
-    /// Encrypts, and wants a certificate for this name in place of the target's.
-    pub fn tls_server_name(self, name: impl Into<String>) -> Self {
-        self.with_tls(|tls| tls.server_name = Some(name.into()))
-    }
-
-    /// Who calls: sent with each call as `authorization: Bearer TOKEN`. No error
-    /// and nothing that this crate formats holds it.
-    pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
-        self
-    }
-
-    /// The same, from a file with the token on one line. It is read by
-    /// [`build`](Self::build), and again with a call when the last time is a second
-    /// ago, so that it may be replaced.
-    pub fn token_file(mut self, file: impl AsRef<Path>) -> Self {
-        self.token_file = Some(file.as_ref().to_owned());
-        self
-    }
-
-    /// Without TLS a token goes to loopback and Unix sockets only, whatever the
-    /// target's name: the connection itself is looked at. Where it leads elsewhere
-    /// calls fail with `FailedPrecondition`, and nothing is sent. This lets the token
-    /// travel where others can read it.
-    pub fn allow_plaintext_token(mut self) -> Self {
-        self.allow_plaintext_token = true;
-        self
-    }
-
-    /// The largest answer that is taken, in bytes. A larger one fails with
-    /// `ResourceExhausted`. Default: no limit. Set one where the server is not
-    /// trusted.
-    pub fn max_receive_bytes(mut self, bytes: usize) -> Self {
-        self.max_receive_bytes = Some(bytes);
-        self
-    }
-
-    /// The time that each call may take, further attempts included: 60 s by default.
-    /// [`Call::timeout`] is that of one call.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = timeout;
-        self
-    }
-
-    /// How often each call may be tried, the first time included: 4 by default, 1
-    /// for no retries.
-    pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.options.max_attempts = attempts;
-        self
-    }
-
-    /// Reads the files that the options name. Does not connect: the first call does.
-    ///
-    /// # Errors
-    /// `InvalidArgument` if options cannot be used, such as a file that does not
-    /// exist, or a token for an address beyond this machine without TLS.
-    pub fn build(self) -> Result<Client, Error> {
-        let wrong = |text: &str| Err(Error::local(Code::InvalidArgument, text));
-        let (target, https) = Target::parse(&self.target)?;
-        let token = match (&self.token, &self.token_file) {
-            (Some(_), Some(_)) => return wrong("token, token_file: got both, wanted one"),
-            (Some(token), None) => Some(TokenSource::of(token)?),
-            (None, Some(file)) => Some(TokenSource::of_file(file)?),
-            (None, None) => None,
-        };
-        let encrypted = self.tls.wanted || https;
-        let only_loopback = token.is_some() && !encrypted && !self.allow_plaintext_token;
-        if only_loopback && target.is_remote_address() {
-            return wrong(
-                "token: it would travel in plain text beyond loopback: use TLS (or \
-                 allow_plaintext_token)",
-            );
-        }
-        #[cfg(feature = "tls")]
-        let connection = {
-            let tls = encrypted.then(|| self.tls.config(&target)).transpose()?;
-            Connection::new(target, tls, only_loopback)?
-        };
-        #[cfg(not(feature = "tls"))]
-        let connection = {
-            if encrypted {
-                return wrong("tls: this crate was built without its feature \"tls\"");
-            }
-            Connection::new(target, only_loopback)?
-        };
-        Ok(Client {
-            inner: Arc::new(Inner {
-                target: self.target,
-                transport: Arc::new(Transport::new(connection, token, self.max_receive_bytes)),
-                steps: StepStreams::default(),
-                leases: LeaseRenewer::default(),
-                options: self.options,
-                no_streams_until: Mutex::new(None),
-            }),
-        })
-    }
-}
-
-#[cfg(feature = "tls")]
-impl Tls {
-    fn config(self, target: &Target) -> Result<tonic::transport::ClientTlsConfig, Error> {
-        use tonic::transport::{Certificate, ClientTlsConfig, Identity};
-        let mut config = ClientTlsConfig::new();
-        config = match self.ca {
-            Some(ca) => config.ca_certificate(Certificate::from_pem(ca.read("tls_ca")?)),
-            None => config.with_native_roots(),
-        };
-        if let (Some(certificate), Some(key)) = (self.certificate, self.key) {
-            let certificate = certificate.read("tls_identity")?;
-            config = config.identity(Identity::from_pem(certificate, key.read("tls_identity")?));
-        }
-        let name = match (self.server_name, target) {
-            (Some(name), _) => name,
-            (None, Target::Tcp { host, .. }) => host.clone(),
-            (None, Target::Unix(_)) => "localhost".to_owned(),
-        };
-        Ok(config.domain_name(name))
-    }
-}
-
-#[cfg(feature = "tls")]
-impl Pem {
-    fn read(self, option: &str) -> Result<Vec<u8>, Error> {
-        let (path, text) = match self {
-            Self::Text(text) => (None, text),
-            Self::File(path) => {
-                let text = std::fs::read(&path).map_err(|e| {
-                    let text = format!("{option}: {}: {e}", path.display());
-                    Error::local(Code::InvalidArgument, text).with_source(e)
-                })?;
-                (Some(path), text)
-            }
-        };
-        if !text.windows(11).any(|window| window == b"-----BEGIN ") {
-            let name = path.map_or_else(String::new, |path| format!("{}: ", path.display()));
-            return Err(Error::local(
-                Code::InvalidArgument,
-                format!("{option}: {name}is no PEM"),
-            ));
-        }
-        Ok(text)
-    }
 }

@@ -124,19 +124,28 @@ pub(crate) enum Delay {
 
 /// Why a call failed: a code, a text, and what else the server said.
 ///
-/// ```no_run
-/// # async fn f(client: attention_client::Client, request: attention_client::ComputeRequest) {
+/// ```
+/// # use attention_client::{Client, ComputeRequest, Tensor};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), attention_client::Error> {
+/// # // Runs where a server is named, as the tests do.
+/// # let Ok(server) = std::env::var("ATTENTION_TEST_SERVER") else { return Ok(()) };
+/// # let client = Client::new(server)?;
+/// # let eye = Tensor::new([2, 2], vec![1.0_f32, 0.0, 0.0, 1.0])?;
+/// # let request = ComputeRequest::new(&eye, Tensor::new([1, 3], vec![0.0_f32; 3])?, &eye);
 /// use attention_client::Code;
 ///
 /// match client.compute(request).await {
 ///     Ok(answer) => println!("{:?}", answer.output),
 ///     Err(error) if error.code() == Code::InvalidArgument => {
+///         # assert_eq!(error.field_violations()[0].field, "key.shape");
 ///         for violation in error.field_violations() {
 ///             println!("{}: {}", violation.field, violation.description);
 ///         }
 ///     }
 ///     Err(error) => println!("{error}, reason {:?}", error.reason()),
 /// }
+/// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]

@@ -430,10 +430,17 @@ impl fmt::Debug for Handle {
 /// A session: keys and values of one sequence, which stay in the server between
 /// calls, so that a decode step sends only the new token.
 ///
-/// ```no_run
+/// ```
 /// # use attention_client::{Client, SessionConfig, Tensor};
-/// # async fn f(client: Client, key: Tensor, value: Tensor, token: Tensor, query: Tensor)
-/// #     -> Result<(), attention_client::Error> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), attention_client::Error> {
+/// # // Runs where a server is named, as the tests do.
+/// # let Ok(server) = std::env::var("ATTENTION_TEST_SERVER") else { return Ok(()) };
+/// # let client = Client::new(server)?;
+/// # let key = Tensor::new([8, 5, 128], vec![1.0_f32; 8 * 5 * 128])?;
+/// # let value = key.clone();
+/// # let token = Tensor::new([8, 1, 128], vec![1.0_f32; 8 * 128])?;
+/// # let query = Tensor::new([32, 1, 128], vec![1.0_f32; 32 * 128])?;
 /// let session = client.create_session(SessionConfig::new(8, 128).layers(32)).await?;
 /// for layer in 0..32 {
 ///     session.append(layer, &key, &value).await?; // The prompt: (8, n, 128) each.
