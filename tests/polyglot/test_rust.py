@@ -36,7 +36,6 @@ def cargo(run):
     return cargo
 
 
-
 def test_format(cargo):
     if shutil.which("cargo-fmt") is None:
         pytest.skip("no rustfmt")
@@ -65,14 +64,21 @@ def test_documentation(cargo):
 
 
 def test_the_runner(cargo):
-    output = cargo("test", "--locked", "--all-features")
-    assert "skipped" not in output
+    output = cargo("test", "--locked", "--all-features", "--", "--show-output")
+    assert "skipped: " not in output
 
 
 def test_scenario(cargo, scenario):
     flags, expected = scenario
     output = cargo(
-        "run", "-q", "--locked", "--all-features", "--example", "scenario", "--", *flags
+        "run",
+        "-q",
+        "--locked",
+        "--all-features",
+        "--example",
+        "scenario",
+        "--",
+        *flags,
     )
     assert output == expected
 
@@ -103,7 +109,9 @@ def test_benchmark_runs(cargo, server):
 def package(cargo, tmp_path_factory):
     """The crate as it would be published, unpacked."""
     cargo("package", "--locked", "--allow-dirty", "--no-verify", "-q")
-    version = re.search(r'^version = "(.*)"', (CRATE / "Cargo.toml").read_text(), re.M)
+    version = re.search(
+        r'^version = "(.*)"', (CRATE / "Cargo.toml").read_text(), re.MULTILINE
+    )
     name = f"{NAME}-{version[1]}"
     folder = tmp_path_factory.mktemp("package")
     with tarfile.open(TARGET / f"package/{name}.crate") as crate:
@@ -114,8 +122,14 @@ def package(cargo, tmp_path_factory):
 def test_package_holds_what_it_needs(package):
     for ours, theirs in (
         ("LICENSE", REPOSITORY / "LICENSE"),
-        ("proto/attention/v1/attention.proto", REPOSITORY / "proto/attention/v1/attention.proto"),
-        ("proto/attention/v1/session.proto", REPOSITORY / "proto/attention/v1/session.proto"),
+        (
+            "proto/attention/v1/attention.proto",
+            REPOSITORY / "proto/attention/v1/attention.proto",
+        ),
+        (
+            "proto/attention/v1/session.proto",
+            REPOSITORY / "proto/attention/v1/session.proto",
+        ),
     ):
         assert (package / ours).read_bytes() == theirs.read_bytes(), ours
         assert not (package / ours).is_symlink()
@@ -123,11 +137,15 @@ def test_package_holds_what_it_needs(package):
 
 def examples():
     """The programs of the README, each with what it prints."""
-    blocks = re.findall(r"```rust,no_run\n(.*?)```", (CRATE / "README.md").read_text(), re.S)
+    blocks = re.findall(
+        r"```rust,no_run\n(.*?)```",
+        (CRATE / "README.md").read_text(),
+        re.DOTALL,
+    )
     programs = []
     for block in blocks:
-        code = re.sub(r"^// .*\n", "", block, flags=re.M)
-        printed = re.findall(r"^// (.*)", block, re.M)
+        code = re.sub(r"^// .*\n", "", block, flags=re.MULTILINE)
+        printed = re.findall(r"^// (.*)", block, re.MULTILINE)
         programs.append((code, printed))
     return programs
 
@@ -151,5 +169,7 @@ def test_readme_in_an_empty_project(cargo, package, server, tmp_path):
         (tmp_path / f"src/bin/example{number}.rs").write_text(code)
     cargo("build", "-q", "--offline", cwd=tmp_path)
     for number, (_, printed) in enumerate(programs):
-        output = cargo("run", "-q", "--offline", "--bin", f"example{number}", cwd=tmp_path)
+        output = cargo(
+            "run", "-q", "--offline", "--bin", f"example{number}", cwd=tmp_path
+        )
         assert output.splitlines() == printed

@@ -101,7 +101,7 @@ impl ClientBuilder {
     }
 
     /// The time that each call may take, further attempts included: 60 s by default.
-    /// [`Call::timeout`] is that of one call.
+    /// [`Call::timeout`](crate::Call::timeout) is that of one call.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = timeout;
         self
