@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::axes::Axes;
 use crate::error::Error;
 use crate::memory::Rope;
 use crate::options::{Layout, shared_options};
@@ -251,6 +252,13 @@ impl ComputeAnswer {
                 "output is {}, the query {}",
                 output.data_type(),
                 request.query.data_type()
+            )));
+        }
+        let shapes = Axes::of(request).and_then(|axes| axes.answer_shapes(request));
+        if shapes.is_some_and(|(shape, ..)| shape != output.shape()) {
+            return Err(Error::malformed(format!(
+                "{output:?} for a query {:?}",
+                request.query
             )));
         }
         let answer = Self {

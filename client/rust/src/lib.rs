@@ -49,6 +49,7 @@
 //!
 //! The crate needs a runtime of tokio with its timers and I/O enabled.
 
+mod axes;
 mod axis;
 mod builder;
 mod call;

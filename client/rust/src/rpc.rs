@@ -216,6 +216,11 @@ impl Incoming {
         if let Some(Err(error)) = status {
             return Err(error);
         }
+        let kind = head.headers.get(CONTENT_TYPE);
+        if kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"application/grpc")) {
+            let text = format!("the server does not speak gRPC: content-type {kind:?}");
+            return Err(Error::local(Code::Unknown, text));
+        }
         Ok(Self {
             body,
             received: Received::default(),
@@ -401,13 +406,9 @@ fn transport_error(error: Box<dyn StdError + Send + Sync>, deadline: Option<Inst
     Error::local(code, chain(&*error)).with_source(error)
 }
 
-/// Why the server ended this call alone.
+/// Why this call alone was ended, by the server or because of what it sent.
 fn reset_reason(error: &h2::Error) -> Option<h2::Reason> {
-    if error.is_reset() && error.is_remote() {
-        error.reason()
-    } else {
-        None
-    }
+    error.is_reset().then(|| error.reason()).flatten()
 }
 
 /// gRPC's table of HTTP/2's reasons.

@@ -239,6 +239,14 @@ impl Attend {
 
     shared_options!();
 
+    /// Whether this can be the answer to the query.
+    fn fits(&self, output: &Tensor) -> bool {
+        let (query, output_shape) = (self.query.shape(), output.shape());
+        output.data_type() == self.query.data_type()
+            && output_shape.len() == query.len()
+            && output_shape.iter().zip(query).take(2).all(|(a, b)| a == b)
+    }
+
     /// Every query sees every token, but for what mask and options hide.
     #[must_use]
     pub fn not_causal(mut self) -> Self {
@@ -400,8 +408,14 @@ impl StepItem {
                 .map(|tensor| Tensor::from_wire(name, tensor))
                 .transpose()
         };
+        let output = optional("output", result.output)?;
+        match (&self.attend, &output) {
+            (None, None) => {}
+            (Some(attend), Some(output)) if attend.fits(output) => {}
+            _ => return Err(Error::malformed(format!("output {output:?}"))),
+        }
         Ok(StepAnswer {
-            output: optional("output", result.output)?,
+            output,
             log_sum_exp: optional("log_sum_exp", result.log_sum_exp)?,
             scores: optional("scores", result.scores)?,
             length: count(result.length),
@@ -815,21 +829,20 @@ async fn append(
     let before = claim.unfinished().filter(|before| {
         before.tokens == tokens && before.digest == digest_of(&key, value.as_ref())
     });
-    let done = before.map_or(0, |before| before.done);
+    // Dropped before the claim, also where the call is dropped.
+    let mut progress = Progress {
+        claim: &claim,
+        key: &key,
+        value: value.as_ref(),
+        tokens,
+        done: before.map_or(0, |before| before.done),
+    };
     let mut length = 0;
     for range in ranges {
-        if range.is_some_and(|(_, end)| end <= done) {
+        if range.is_some_and(|(_, end)| end <= progress.done) {
             continue;
         }
-        // Set first: a call may be dropped at any time.
-        let begin = range.map_or(0, |(begin, _)| begin);
-        if begin > 0 {
-            claim.leave_unfinished(UnfinishedAppend {
-                digest: digest_of(&key, value.as_ref()),
-                tokens,
-                done: begin,
-            });
-        }
+        let begin = progress.done;
         let message = append_message(&state, &claim, layer, &key, value.as_ref(), range)?;
         let begun = Instant::now();
         let answer: Result<pb::AppendKeyValuesResponse, _> =
@@ -850,8 +863,31 @@ async fn append(
             Err(error) => return Err(error),
         }
         claim.appended(length);
+        progress.done = range.map_or(tokens, |(_, end)| end);
     }
     Ok(length)
+}
+
+/// How far an append in several calls is. Where it ends half-way, that is noted for
+/// another one of the same tokens.
+struct Progress<'a> {
+    claim: &'a LayerClaim,
+    key: &'a Tensor,
+    value: Option<&'a Tensor>,
+    tokens: usize,
+    done: usize,
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        if (1..self.tokens).contains(&self.done) {
+            self.claim.leave_unfinished(UnfinishedAppend {
+                digest: digest_of(self.key, self.value),
+                tokens: self.tokens,
+                done: self.done,
+            });
+        }
+    }
 }
 
 fn append_message(

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tonic::body::Body;
 
+use crate::axes::Axes;
 use crate::axis::AxisView;
 use crate::compute::{ComputeAnswer, ComputeRequest, Timing};
 use crate::error::{Code, Error};
@@ -27,44 +28,6 @@ const STREAMED_BYTES: usize = 4 << 20;
 const MOST_TOKEN_BYTES: usize = (8 << 20) - (4 << 10);
 /// Keys of a block of the server's.
 const BLOCK: usize = 256;
-
-/// The layout that a request means, and the axis of tokens in it.
-#[derive(Clone, Copy)]
-struct Axes {
-    layout: Layout,
-    rank: usize,
-    tokens: usize,
-}
-
-impl Axes {
-    fn of(request: &ComputeRequest) -> Option<Self> {
-        let layout = match pb::Layout::try_from(request.options.layout).ok()? {
-            pb::Layout::Unspecified => match request.query.shape().len() {
-                2 => Layout::Matrix,
-                3 => Layout::Packed,
-                4 => Layout::Bhsd,
-                _ => return None,
-            },
-            pb::Layout::Matrix => Layout::Matrix,
-            pb::Layout::Packed => Layout::Packed,
-            pb::Layout::Bhsd => Layout::Bhsd,
-            pb::Layout::Bshd => Layout::Bshd,
-            pb::Layout::Ragged => return None,
-        };
-        let (rank, tokens) = match layout {
-            Layout::Matrix => (2, 0),
-            Layout::Packed => (3, 1),
-            Layout::Bhsd => (4, 2),
-            Layout::Bshd => (4, 1),
-            Layout::Ragged => return None,
-        };
-        Some(Self {
-            layout,
-            rank,
-            tokens,
-        })
-    }
-}
 
 /// A request cut along its keys.
 #[derive(Clone)]
@@ -107,6 +70,9 @@ impl KeyChunks {
             return None;
         }
         let axes = Axes::of(request)?;
+        if axes.layout == Layout::Ragged {
+            return None;
+        }
         for tensor in [&request.query, &request.key, &request.value] {
             if tensor.shape().len() != axes.rank {
                 return None;
@@ -330,26 +296,11 @@ struct AnswerRows {
 
 impl AnswerRows {
     fn new(request: &ComputeRequest) -> Result<Self, Error> {
-        let cut = || Error::local(Code::Internal, "a stream of what cannot be cut");
-        let axes = Axes::of(request).ok_or_else(cut)?;
-        let query = request.query.shape();
         let options = &request.options;
-        let heads = |count: i64| usize::try_from(count).unwrap_or(0);
-        let mut shape = query.to_vec();
-        let value_size = request.value.shape()[axes.rank - 1];
-        shape[axes.rank - 1] = match axes.layout {
-            Layout::Packed => value_size
-                .checked_div(heads(options.kv_heads))
-                .and_then(|size| size.checked_mul(heads(options.query_heads)))
-                .ok_or_else(cut)?,
-            _ => value_size,
-        };
-        let (lse_shape, lse_axis) = match axes.layout {
-            Layout::Bhsd => (query[..3].to_vec(), 2),
-            Layout::Bshd => (vec![query[0], query[2], query[1]], 2),
-            Layout::Packed => (vec![query[0], heads(options.query_heads), query[1]], 2),
-            _ => (vec![query[0]], 0),
-        };
+        let axes = Axes::of(request);
+        let shapes = axes.and_then(|axes| Some((axes, axes.answer_shapes(request)?)));
+        let (axes, (shape, lse_shape, lse_axis)) =
+            shapes.ok_or_else(|| Error::local(Code::Internal, "a stream of what cannot be cut"))?;
         Ok(Self {
             output: TensorRows {
                 name: "output",

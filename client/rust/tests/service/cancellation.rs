@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use attention_client::{Client, Code, ComputeRequest, DataType, Tensor};
+use attention_client::{Attend, Client, Code, ComputeRequest, DataType, SessionConfig, Tensor};
 
 use crate::places::{OwnServer, calls_total, need};
 use crate::values::filled;
@@ -57,15 +57,30 @@ async fn dropping_a_call_cancels_it_at_the_server() {
 
 #[tokio::test]
 async fn dropping_a_step_cancels_it() {
-    let address = need!("ATTENTION_TEST_MISBEHAVING");
-    let token = format!("hang.{}", crate::places::nonce());
-    let client = Client::builder(address).token(token).build().unwrap();
-    let row = filled(DataType::Float32, &[1, 4], 1);
-    let call = client.compute(ComputeRequest::new(&row, &row, &row));
-    let task = tokio::spawn(call);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    task.abort();
-    assert!(task.await.unwrap_err().is_cancelled());
+    let Some(server) = OwnServer::start(&["--http-listen=127.0.0.1:0"]) else {
+        return;
+    };
+    let client = Client::new(&server.address).unwrap();
+    let session = client
+        .create_session(SessionConfig::new(1, 16))
+        .await
+        .unwrap();
+    let rows = |heads, tokens| {
+        let bytes = vec![0; 4 * heads * tokens * 16];
+        Tensor::from_bytes(DataType::Float32, [heads, tokens, 16], bytes).unwrap()
+    };
+    session
+        .append(0, rows(1, 8192), rows(1, 8192))
+        .await
+        .unwrap();
+    // The stream is open, and its next message is dropped.
+    session.attend(0, rows(1, 1)).await.unwrap();
+    let long = Attend::new(rows(16, 8192)).softmax_precision(DataType::Float64);
+    let call = session.attend(0, long);
+    let dropped = tokio::time::timeout(Duration::from_millis(200), call).await;
+    assert!(dropped.is_err(), "it was too fast: {dropped:?}");
+    wait_for(|| calls_total(&server.http, "Step", "CANCELLED") == 1).await;
+    session.attend(0, rows(1, 1)).await.unwrap();
 }
 
 #[tokio::test]

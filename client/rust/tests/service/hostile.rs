@@ -145,3 +145,18 @@ fn a_client_is_made_without_a_runtime() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(client.compute(small())).unwrap();
 }
+
+#[tokio::test]
+async fn large_requests_are_refused_before_they_are_sent() {
+    let Some(server) = OwnServer::start(&["--max-request-bytes=1MiB"]) else {
+        return;
+    };
+    let client = Client::new(&server.address).unwrap();
+    let tensor = filled(DataType::Float32, &[1, 8, 1000, 64], 1);
+    let request = ComputeRequest::new(&tensor, &tensor, &tensor).return_present();
+    for _ in 0..50 {
+        let error = client.compute(request.clone()).await.unwrap_err();
+        assert_eq!(error.reason(), Some("REQUEST_TOO_LARGE"), "{error}");
+    }
+    client.compute(small()).await.unwrap();
+}
