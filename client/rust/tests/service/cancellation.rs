@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use attention_client::{Attend, Client, Code, ComputeRequest, DataType, SessionConfig, Tensor};
+use attention_client::{
+    Attend, Causal, Client, Code, ComputeRequest, DataType, SessionConfig, Tensor,
+};
 
 use crate::places::{OwnServer, calls_total, need};
 use crate::values::filled;
@@ -123,4 +125,25 @@ async fn deadlines_that_cannot_be_kept() {
         .timeout(Duration::MAX)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn dropping_a_stream_ends_its_upload_when_rows_have_come() {
+    let Some(server) = OwnServer::start(&["--http-listen=127.0.0.1:0"]) else {
+        return;
+    };
+    let client = Client::new(&server.address).unwrap();
+    // The first keys finish every row; a million follow.
+    let tensor = |tokens| {
+        let bytes = vec![0; 4 * tokens * 64];
+        Tensor::from_bytes(DataType::Float32, [tokens, 64], bytes).unwrap()
+    };
+    let key = tensor(1_000_000);
+    let request = ComputeRequest::new(tensor(8000), &key, &key).causal(Causal::TopLeft);
+    let call = client.compute(request);
+    let dropped = tokio::time::timeout(Duration::from_millis(400), call).await;
+    assert!(dropped.is_err(), "it was too fast: {dropped:?}");
+    let ended = |code| calls_total(&server.http, "StreamAttention", code);
+    wait_for(|| ended("CANCELLED") + ended("OK") == 1).await;
+    assert_eq!(ended("CANCELLED"), 1);
 }

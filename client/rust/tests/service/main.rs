@@ -4,6 +4,8 @@
 
 mod cancellation;
 mod hostile;
+#[cfg(feature = "stubs")]
+mod malformed;
 mod places;
 mod retries;
 mod security;

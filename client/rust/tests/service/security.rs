@@ -240,8 +240,8 @@ async fn tokens_stay_on_this_machine_without_tls() {
         return;
     };
     let port = server.address.rsplit_once(':').unwrap().1;
-    let Some(name) = own_name(&own) else { return };
-    let target = format!("{name}:{port}");
+    // Which getaddrinfo takes for a name of this address, and Rust for no address.
+    let target = format!("{}:{port}", u32::from(own));
     let client = Client::builder(&target).token("hush-hush").build().unwrap();
     let error = client.health("").await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
@@ -264,21 +264,6 @@ fn own_address() -> Option<std::net::Ipv4Addr> {
             None
         }
     }
-}
-
-/// The machine's name, where it leads to that address.
-fn own_name(address: &std::net::Ipv4Addr) -> Option<String> {
-    use std::net::ToSocketAddrs;
-    let name = std::fs::read_to_string("/etc/hostname")
-        .ok()?
-        .trim()
-        .to_owned();
-    let mut addresses = (name.as_str(), 0).to_socket_addrs().ok()?;
-    if addresses.all(|found| found.ip() == std::net::IpAddr::V4(*address)) {
-        return Some(name);
-    }
-    eprintln!("skipped in part: this machine's name is not that of {address}");
-    None
 }
 
 #[tokio::test]
