@@ -10,6 +10,8 @@ mod places;
 mod retries;
 mod security;
 mod sessions;
+#[cfg(feature = "stubs")]
+mod step_streams;
 mod streams;
 mod values;
 mod vectors;
