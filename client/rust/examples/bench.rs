@@ -2,10 +2,10 @@
 //! take turns; only what they have in one run can be compared.
 //!
 //! ```sh
-//! cargo run --release --features stubs --example bench -- --server HOST:PORT --seconds 10
+//! cargo run --release --example bench -- --server HOST:PORT --seconds 10
 //! ```
 //!
-//! Prints a line of JSON for each case and way.
+//! Prints a line of JSON for each case and way. The seconds are those of a case.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -183,7 +183,7 @@ async fn main() -> Result<()> {
     let client = Client::new(&server)?;
     let stub = AttentionServiceClient::connect(format!("http://{server}")).await?;
     let mut stub = stub.max_decoding_message_size(usize::MAX);
-    let time = Duration::from_secs_f64(seconds / CASES.len() as f64);
+    let time = Duration::from_secs_f64(seconds);
     for case in &CASES {
         run(case, &client, &mut stub, time).await?;
     }

@@ -274,6 +274,10 @@ impl Tensor {
     /// bytes, not aligned for `T`: [`to_vec`](Self::to_vec) takes those, too.
     pub fn as_slice<T: Element>(&self) -> Result<&[T], Error> {
         self.check_type::<T>()?;
+        if self.is_empty() {
+            // Its bytes, of which there are none, may lie anywhere.
+            return Ok(&[]);
+        }
         bytemuck::checked::try_cast_slice(&self.data)
             .map_err(|e| Error::local(Code::InvalidArgument, format!("the tensor's bytes: {e}")))
     }
@@ -446,6 +450,14 @@ mod tests {
         let wrong = Tensor::from_bytes(DataType::Bool, [1], vec![2])?;
         assert!(wrong.as_slice::<bool>().is_err());
         assert!(wrong.to_vec::<bool>().is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn no_elements_are_a_slice_too() -> Result<(), Error> {
+        let tensor = Tensor::from_bytes(DataType::Float64, [3, 0], Bytes::from_static(&[]))?;
+        assert_eq!(tensor.as_slice::<f64>()?, [0.0; 0]);
+        assert_eq!(tensor.to_vec::<f64>()?, []);
         Ok(())
     }
 

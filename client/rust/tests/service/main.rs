@@ -4,13 +4,11 @@
 
 mod cancellation;
 mod hostile;
-#[cfg(feature = "stubs")]
 mod malformed;
 mod places;
 mod retries;
 mod security;
 mod sessions;
-#[cfg(feature = "stubs")]
 mod step_streams;
 mod streams;
 mod values;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use attention_client::stubs::{
     CreateSessionRequest, CreateSessionResponse, Session, StepRequest, StepResponse, StepResult,
 };
-use attention_client::{Client, SessionConfig, Tensor};
+use attention_client::{Client, Code, SessionConfig, Tensor};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
 use prost::Message;
@@ -53,7 +53,13 @@ async fn serve(
         streams.fetch_add(1, Ordering::Relaxed);
         while let Some(step) = next::<StepRequest>(&mut body, &mut received).await {
             let results = step.items.into_iter().map(|item| StepResult {
-                output: item.query,
+                // Of another shape, if it is asked to.
+                output: item.query.map(|mut query| {
+                    if query.data[..4] == 9.0_f32.to_le_bytes() {
+                        query.shape.reverse();
+                    }
+                    query
+                }),
                 length: item.expected_length.unwrap() + 1,
                 ..Default::default()
             });
@@ -115,4 +121,7 @@ async fn a_decode_loop_opens_one_stream() {
         second.unwrap();
     }
     assert_eq!(streams.load(Ordering::Relaxed), 2);
+    let wrong = Tensor::new([1, 1, 2], vec![9.0_f32, 2.0]).unwrap();
+    let error = other.attend(0, &wrong).await.unwrap_err();
+    assert_eq!(error.code(), Code::Internal, "{error}");
 }
