@@ -1,0 +1,239 @@
+/** The connection to a server: HTTP/2, with or without TLS, made when it is first needed. */
+
+import type { ClientHttp2Session, ClientHttp2Stream, SecureClientSessionOptions } from "node:http2";
+import { connect as connectTcp, isIP } from "node:net";
+import { connect as connectTls } from "node:tls";
+import { Http2SessionManager } from "@connectrpc/connect-node";
+import type { CommonOptions } from "../core/client.js";
+import { AttentionError } from "../core/errors.js";
+import { isLoopbackAddress } from "../core/token.js";
+import { TokenSource } from "./token.js";
+
+/** PEM: the contents of a file, not its name. */
+export interface TlsOptions {
+  /** The authorities to trust, in place of those that Node trusts by default. */
+  readonly ca?: string | Uint8Array | undefined;
+  /** The client's own certificate, with its chain, for servers that ask for one. */
+  readonly cert?: string | Uint8Array | undefined;
+  /** Its key. */
+  readonly key?: string | Uint8Array | undefined;
+  /** The name that the server's certificate has to have. Default: that of the address. */
+  readonly serverName?: string | undefined;
+}
+
+/** How a client connects, and what it shows there. */
+export interface ClientOptions extends CommonOptions {
+  /** `true` encrypts and trusts the authorities that Node trusts. Default: plain text. */
+  readonly tls?: boolean | TlsOptions | undefined;
+  /**
+   * Who calls: sent with each call as "authorization: Bearer TOKEN". Without TLS it goes to loopback
+   * addresses and Unix sockets only: the client looks at the connection that it has made. No error holds it.
+   */
+  readonly token?: string | undefined;
+  /** A file with the token on one line, read again at most once a second, so that it may be replaced. */
+  readonly tokenFile?: string | undefined;
+}
+
+/** How often the connection is probed while calls are open; servers bear 10 s. */
+const PING_INTERVAL_MS = 30_000;
+const PING_TIMEOUT_MS = 20_000;
+/** How much may be on its way to this client before it has read: of a call, and of all together. */
+const WINDOW_BYTES = 8 * 2 ** 20;
+const CONNECTION_WINDOW_BYTES = 64 * 2 ** 20;
+const HEADER_BYTES = 64 * 1024;
+
+interface Target {
+  /** For HTTP: "HOST:PORT". */
+  readonly authority: string;
+  /** A Unix socket. */
+  readonly path: string | undefined;
+  readonly host: string;
+  readonly port: number;
+}
+
+function parseTarget(target: string): Target {
+  const unix = /^unix:(?:\/\/(?=\/))?(.+)$/.exec(target);
+  if (unix) return { authority: "localhost", path: unix[1], host: "", port: 0 };
+  const parts = /^(?:dns:(?:\/\/[^/]*\/)?|ipv[46]:)?(?:\[([0-9a-fA-F:.%]+)\]|([^:/[\]]+)):(\d{1,5})$/.exec(target);
+  const host = parts?.[1] ?? parts?.[2];
+  const port = Number(parts?.[3]);
+  if (host === undefined || port < 1 || port > 65535) {
+    throw new TypeError(`address: got '${target}', wanted HOST:PORT, [IPv6]:PORT or unix:/PATH`);
+  }
+  return { authority: `${isIP(host) === 6 ? `[${host}]` : host}:${String(port)}`, path: undefined, host, port };
+}
+
+/** Why no connection could be made, in a line. */
+function failureText(cause: unknown): string {
+  const errors = cause instanceof AggregateError ? (cause.errors as unknown[]) : [cause];
+  const error = errors[0];
+  if (!(error instanceof Error)) return String(error);
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === "ERR_TLS_CERT_ALTNAME_INVALID") return `the server's certificate is not for this address: ${error.message}`;
+  if (code !== undefined && /CERT|SIGNATURE|ISSUER/.test(code) && !code.startsWith("ERR_SSL")) {
+    return `the server's certificate was refused: ${error.message}`;
+  }
+  if (code === "ERR_SSL_WRONG_VERSION_NUMBER" || code === "ERR_SSL_PACKET_LENGTH_TOO_LONG") {
+    return "the server does not speak TLS on this port: leave TLS out, or find the right port";
+  }
+  return error.message;
+}
+
+/** Follows causes to the first that is no wrapper. */
+function rootCause(error: unknown): unknown {
+  let root = error;
+  for (let depth = 0; depth < 8 && root instanceof Error && root.cause !== undefined; ++depth) root = root.cause;
+  return root;
+}
+
+/** @internal */
+export class Connection {
+  readonly server: string;
+  readonly #target: Target;
+  readonly #token: TokenSource | undefined;
+  readonly #manager: Http2SessionManager;
+  readonly #tuned = new WeakSet<ClientHttp2Session>();
+  readonly #tls: boolean;
+  /** Calls that keep the process alive; idle streams do not. */
+  readonly #busy = new Map<ClientHttp2Session, number>();
+  #closed = false;
+  /** Why the connection that was made last may not be used. */
+  #refusal: AttentionError | undefined;
+
+  constructor(address: string, options: ClientOptions) {
+    this.server = address;
+    this.#target = parseTarget(address);
+    this.#tls = options.tls !== undefined && options.tls !== false;
+    if (options.token !== undefined || options.tokenFile !== undefined) {
+      this.#token = new TokenSource(options.token, options.tokenFile);
+    }
+    const guarded = this.#token !== undefined && !this.#tls && !options.allowPlaintextToken;
+    if (guarded && isIP(this.#target.host) !== 0 && !isLoopbackAddress(this.#target.host)) {
+      throw new AttentionError("INVALID_ARGUMENT", "the token would travel in plain text: give `tls`, or `allowPlaintextToken`", {
+        server: address,
+      });
+    }
+    const tls = typeof options.tls === "object" ? options.tls : {};
+    if ((tls.cert === undefined) !== (tls.key === undefined)) {
+      throw new TypeError("tls: got one of cert and key, wanted both or neither");
+    }
+    this.#manager = new Http2SessionManager(
+      `${this.#tls ? "https" : "http"}://${this.#target.authority}`,
+      { pingIntervalMs: PING_INTERVAL_MS, pingTimeoutMs: PING_TIMEOUT_MS },
+      this.#sessionOptions(tls, guarded),
+    );
+  }
+
+  #sessionOptions(tls: TlsOptions, guarded: boolean): SecureClientSessionOptions {
+    const { path, host, port } = this.#target;
+    const secure = {
+      ...(tls.ca === undefined ? {} : { ca: tls.ca as Buffer }),
+      ...(tls.cert === undefined ? {} : { cert: tls.cert as Buffer }),
+      ...(tls.key === undefined ? {} : { key: tls.key as Buffer }),
+    };
+    const name = tls.serverName ?? (path === undefined ? host : "localhost");
+    return {
+      settings: { enablePush: false, initialWindowSize: WINDOW_BYTES, maxHeaderListSize: HEADER_BYTES },
+      // What waits to be sent is the callers' memory, and not bounded here.
+      maxSessionMemory: 1 << 20,
+      createConnection: () => {
+        const where = path === undefined ? { host, port } : { path };
+        if (this.#tls) {
+          return connectTls({
+            ...where,
+            ...secure,
+            ALPNProtocols: ["h2"],
+            ...(isIP(name) === 0 ? { servername: name } : {}),
+          });
+        }
+        const socket = connectTcp({ ...where, noDelay: true });
+        if (guarded && path === undefined) {
+          // Before HTTP/2 hears of the connection: nothing has been sent.
+          socket.prependOnceListener("connect", () => {
+            if (isLoopbackAddress(socket.remoteAddress ?? "")) return;
+            this.#refusal = new AttentionError(
+              "FAILED_PRECONDITION",
+              "the token would travel in plain text, and was not sent: give `tls`, or `allowPlaintextToken`",
+              { server: this.server },
+            );
+            socket.destroy(this.#refusal);
+          });
+        }
+        return socket;
+      },
+    };
+  }
+
+  /** What each call carries. */
+  async headers(): Promise<Record<string, string>> {
+    return this.#token === undefined ? {} : { authorization: `Bearer ${await this.#token.token()}` };
+  }
+
+  /** Opens a stream, on a new connection if there is none. */
+  async request(path: string, headers: Readonly<Record<string, string>>): Promise<ClientHttp2Stream> {
+    if (this.#closed) throw this.closedError();
+    this.#refusal = undefined;
+    let stream: ClientHttp2Stream;
+    try {
+      stream = await this.#manager.request("POST", path, headers, {});
+    } catch (error) {
+      if (this.#closed) throw this.closedError();
+      throw this.#refusal ?? this.unreachable(error);
+    }
+    const { session } = stream;
+    if (session && !this.#tuned.has(session as ClientHttp2Session)) {
+      this.#tuned.add(session as ClientHttp2Session);
+      session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
+      // Each stream has listeners of its own.
+      session.setMaxListeners(0);
+    }
+    return stream;
+  }
+
+  /** A stream waits for something: the process stays alive. */
+  busy(stream: ClientHttp2Stream): void {
+    const session = stream.session as ClientHttp2Session | undefined;
+    if (!session || session.destroyed) return;
+    const count = this.#busy.get(session) ?? 0;
+    this.#busy.set(session, count + 1);
+    if (count === 0) session.ref();
+  }
+
+  /** It waits no longer, and may stay open. */
+  idle(session: ClientHttp2Session | undefined): void {
+    if (!session) return;
+    const count = (this.#busy.get(session) ?? 1) - 1;
+    if (count > 0) {
+      this.#busy.set(session, count);
+      return;
+    }
+    this.#busy.delete(session);
+    if (!session.destroyed) session.unref();
+  }
+
+  /** Something came: the connection need not be probed. */
+  heard(stream: ClientHttp2Stream): void {
+    this.#manager.notifyResponseByteRead(stream);
+  }
+
+  unreachable(cause: unknown): AttentionError {
+    const root = rootCause(cause);
+    return new AttentionError("UNAVAILABLE", `the server cannot be reached: ${failureText(root)}`, {
+      server: this.server,
+      cause: root,
+    });
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  closedError(): AttentionError {
+    return new AttentionError("CANCELLED", "the client is closed", { server: this.server });
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#manager.abort();
+  }
+}
