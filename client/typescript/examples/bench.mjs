@@ -10,7 +10,10 @@ import * as grpc from "@grpc/grpc-js";
 import * as loader from "@grpc/proto-loader";
 
 const { values: flags } = parseArgs({
-  options: { server: { type: "string", default: "127.0.0.1:50051" }, seconds: { type: "string", default: "5" } },
+  options: {
+    server: { type: "string", default: "127.0.0.1:50051" },
+    seconds: { type: "string", default: "5" },
+  },
 });
 
 /** Batch 1, layout bhsd, float32. */
@@ -35,7 +38,9 @@ const definition = loader.loadSync("attention/v1/attention.proto", {
   enums: String,
 });
 const Stub = /** @type {any} */ (grpc.loadPackageDefinition(definition)).attention.v1.AttentionService;
-const stub = new Stub(flags.server, grpc.credentials.createInsecure(), { "grpc.max_receive_message_length": -1 });
+const stub = new Stub(flags.server, grpc.credentials.createInsecure(), {
+  "grpc.max_receive_message_length": -1,
+});
 
 /** @param {Values} values */
 const message = ({ data, shape }) => ({

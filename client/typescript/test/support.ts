@@ -49,7 +49,10 @@ export function fill({ data_type, shape, seed }: Pattern): Tensor {
     case "DATA_TYPE_FLOAT64":
       return tensor(numbers, shape);
     case "DATA_TYPE_BOOL":
-      return bool(Uint8Array.from(whole, (value) => Math.abs(value % 2)), shape);
+      return bool(
+        Uint8Array.from(whole, (value) => Math.abs(value % 2)),
+        shape,
+      );
     default:
       throw new Error(data_type);
   }
@@ -72,7 +75,11 @@ export interface OwnServer {
 export async function startServer(...flags: string[]): Promise<OwnServer> {
   const listen = flags.some((flag) => flag.startsWith("--listen")) ? [] : ["--listen=127.0.0.1:0"];
   const child = spawn(BINARY.value, [...listen, ...flags], { stdio: ["ignore", "pipe", "ignore"] });
-  const exited = new Promise<void>((resolve) => child.once("exit", () => { resolve(); }));
+  const exited = new Promise<void>((resolve) =>
+    child.once("exit", () => {
+      resolve();
+    }),
+  );
   for await (const line of createInterface(child.stdout)) {
     const found = /^listening on (.+)$/.exec(line);
     if (found) {

@@ -34,14 +34,21 @@ function fromJson(message: JsonTensor): Tensor {
   return new Tensor(type as Tensor["dataType"], shape, new Uint8Array(Buffer.from(message.data, "base64")));
 }
 
-const TENSORS = { query: "query", key: "key", value: "value", mask: "mask", past_key: "pastKey", past_value: "pastValue" };
+const TENSORS = {
+  query: "query",
+  key: "key",
+  value: "value",
+  mask: "mask",
+  past_key: "pastKey",
+  past_value: "pastValue",
+};
 const camel = (name: string): string => name.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
 /** DATA_TYPE_FLOAT16, CAUSAL_TOP_LEFT and their like, by this client's names. */
 const choice = (value: string): string =>
   value.replace(/^(LAYOUT|CAUSAL|SCORES|MATH_MODE|DATA_TYPE)_/, "").toLowerCase();
 
 /** A request of the vectors, as this client takes it. */
-function requestOf<Kind>(message: Json, read: (value: never) => Tensor): Kind {
+function requestOf(message: Json, read: (value: never) => Tensor): unknown {
   const request: Json = {};
   for (const [name, value] of Object.entries({ ...message, ...(message["options"] as Json | undefined) })) {
     if (name === "options") continue;
@@ -53,7 +60,7 @@ function requestOf<Kind>(message: Json, read: (value: never) => Tensor): Kind {
     else if (typeof value === "string" && /^[A-Z]/.test(value)) request[camel(name)] = choice(value);
     else request[camel(name)] = typeof value === "string" ? Number(value) : value;
   }
-  return request as Kind;
+  return request;
 }
 
 function told(error: unknown): Json {
@@ -82,10 +89,14 @@ function assertClose(name: string, got: Tensor | undefined, wanted: Tensor): voi
   const expected = wanted.toFloat64Array();
   for (const [i, value] of got.toFloat64Array().entries()) {
     const number = expected[i] as number;
-    if (!Number.isFinite(number)) assert.ok(Object.is(value, number), `${name}[${String(i)}]: ${String(value)}`);
+    if (!Number.isFinite(number))
+      assert.ok(Object.is(value, number), `${name}[${String(i)}]: ${String(value)}`);
     else {
       const bound = tolerance(wanted.dataType, number);
-      assert.ok(Math.abs(value - number) <= bound, `${name}[${String(i)}]: ${String(value)}, not ${String(number)}`);
+      assert.ok(
+        Math.abs(value - number) <= bound,
+        `${name}[${String(i)}]: ${String(value)}, not ${String(number)}`,
+      );
     }
   }
 }
@@ -100,7 +111,7 @@ describe("attention.json", { skip: server }, () => {
   for (const { name, request, response, error } of vectors<Case>("attention")) {
     it(name, async () => {
       await using client = new AttentionClient(SERVER.value);
-      const call = client.compute(requestOf<ComputeRequest>(request, fromJson));
+      const call = client.compute(requestOf(request, fromJson) as ComputeRequest);
       if (error) {
         await assert.rejects(call, (failure) => {
           const { code, field } = told(failure);
@@ -130,7 +141,7 @@ describe("digests.json", { skip: server }, () => {
   for (const { name, request, output_sha256, error } of vectors<Case>("digests")) {
     it(name, async () => {
       await using client = new AttentionClient(SERVER.value);
-      const call = client.compute(requestOf<ComputeRequest>(request, fill));
+      const call = client.compute(requestOf(request, fill) as ComputeRequest);
       if (error) await assert.rejects(call, (failure) => (assert.deepEqual(told(failure), error), true));
       else assert.equal(digest((await call).output), output_sha256);
     });
@@ -157,22 +168,22 @@ describe("sessions.json", { skip: server }, () => {
   }
 
   const configOf = (config: Json): SessionConfig => {
-    const { num_layers, ...rest } = requestOf<Json & { num_layers?: number }>(config, fill as never);
-    void num_layers;
-    const { numLayers, ...others } = rest as Json;
-    const lease = config["lease"];
+    const { lease, ...rest } = config;
+    const { numLayers, ...others } = requestOf(rest, fill) as Json;
     return {
       ...others,
-      ...(lease === undefined ? {} : { lease: undefined, leaseMs: Number.parseFloat(lease as string) * 1000 }),
+      ...(lease === undefined ? {} : { leaseMs: Number.parseFloat(lease as string) * 1000 }),
       layers: Number(numLayers ?? 1),
     } as unknown as SessionConfig;
   };
   const itemOf = (step: Step): Omit<StepItem, "session"> => {
     const { key, value, query, mask, options, not_causal } = step;
     const message = Object.fromEntries(
-      Object.entries({ key, value, query, mask, options, not_causal }).filter(([, part]) => part !== undefined),
+      Object.entries({ key, value, query, mask, options, not_causal }).filter(
+        ([, part]) => part !== undefined,
+      ),
     );
-    return { ...requestOf<AttentionOptions>(message, fill), layer: Number(step.layer ?? 0) };
+    return { ...(requestOf(message, fill) as AttentionOptions), layer: step.layer ?? 0 };
   };
   const answerOf = (step: Step, result: StepResult | AttentionError | number): Json => {
     if (result instanceof AttentionError) return { error: told(result) };
@@ -190,8 +201,13 @@ describe("sessions.json", { skip: server }, () => {
     const find = (name: string): Session => sessions.get(name) as Session;
     if (step.do === "batch") {
       const items = step.items ?? [];
-      const results = await client.step(items.map((item) => ({ session: find(item.session), ...itemOf(item) })));
-      assert.deepEqual(results.map((result, i) => answerOf(items[i] as Step, result)), items.map(expected));
+      const results = await client.step(
+        items.map((item) => ({ session: find(item.session), ...itemOf(item) })),
+      );
+      assert.deepEqual(
+        results.map((result, i) => answerOf(items[i] as Step, result)),
+        items.map(expected),
+      );
       return;
     }
     const session = find(step.session);
@@ -326,4 +342,3 @@ describe("retries.json", { skip: misbehaving, concurrency: true }, () => {
     });
   }
 });
-

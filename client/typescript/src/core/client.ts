@@ -2,9 +2,9 @@
 
 import type { DescMessage, DescMethodUnary, MessageShape } from "@bufbuild/protobuf";
 import { create } from "@bufbuild/protobuf";
+import type { DataType as WireType } from "../gen/attention/v1/attention_pb.js";
 import {
   AttentionService,
-  DataType as WireType,
   GetCapabilitiesRequestSchema,
   MathMode,
 } from "../gen/attention/v1/attention_pb.js";
@@ -18,7 +18,11 @@ import {
   ListSessionsRequestSchema,
   SessionService,
 } from "../gen/attention/v1/session_pb.js";
-import { Health, HealthCheckRequestSchema, HealthCheckResponse_ServingStatus } from "../gen/grpc/health/v1/health_pb.js";
+import {
+  Health,
+  HealthCheckRequestSchema,
+  HealthCheckResponse_ServingStatus,
+} from "../gen/grpc/health/v1/health_pb.js";
 import type { ComputeRequest, ComputeResult } from "./compute.js";
 import { computeMessage, computeResult } from "./compute.js";
 import type { AttentionError } from "./errors.js";
@@ -73,8 +77,10 @@ export interface Capabilities {
   readonly maxHeads: number;
   readonly maxBatch: number;
   readonly maxBatchHeads: number;
-  /** All that the server told, as in attention.proto. */
-  readonly all: Readonly<Record<string, unknown>>;
+  /** Most multiply-adds of one request, as attention.proto counts them. */
+  readonly maxWork: number;
+  /** Largest chunk of a stream in bytes. */
+  readonly maxChunkBytes: number;
 }
 
 /** What a health check says. */
@@ -180,21 +186,23 @@ export abstract class ClientBase {
 
   /** The server's limits, types and build. */
   async capabilities(options: CallOptions = {}): Promise<Capabilities> {
-    const { $typeName, $unknown, ...all } = await this.call(
+    const all = await this.call(
       AttentionService.method.getCapabilities,
       create(GetCapabilitiesRequestSchema),
       this.context(options),
       options,
     );
-    void $typeName;
-    void $unknown;
     return {
       version: all.version,
       simdTarget: all.simdTarget,
       threads: all.threads,
       dataTypes: all.dataTypes.flatMap((type: WireType) => typeName(type) ?? []),
       mathModes: all.mathModes.flatMap((mode: MathMode) =>
-        mode === MathMode.FAST ? ["fast" as const] : mode === MathMode.REPRODUCIBLE ? ["reproducible" as const] : [],
+        mode === MathMode.FAST
+          ? ["fast" as const]
+          : mode === MathMode.REPRODUCIBLE
+            ? ["reproducible" as const]
+            : [],
       ),
       maxRequestBytes: Number(all.maxRequestBytes),
       maxResponseBytes: Number(all.maxResponseBytes),
@@ -203,7 +211,8 @@ export abstract class ClientBase {
       maxHeads: Number(all.maxHeads),
       maxBatch: Number(all.maxBatch),
       maxBatchHeads: Number(all.maxBatchHeads),
-      all,
+      maxWork: Number(all.maxWork),
+      maxChunkBytes: Number(all.maxChunkBytes),
     };
   }
 
@@ -309,7 +318,10 @@ export abstract class ClientBase {
    *
    * A layer may be named twice only by items that do not append.
    */
-  async step(items: readonly StepItem[], options: CallOptions = {}): Promise<(StepResult | AttentionError)[]> {
+  async step(
+    items: readonly StepItem[],
+    options: CallOptions = {},
+  ): Promise<(StepResult | AttentionError)[]> {
     return this.sessions.step(items, options);
   }
 

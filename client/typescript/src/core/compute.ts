@@ -6,7 +6,7 @@ import type {
   ComputeAttentionResponse,
   Timing as TimingMessage,
 } from "../gen/attention/v1/attention_pb.js";
-import { ComputeAttentionRequestSchema, Layout } from "../gen/attention/v1/attention_pb.js";
+import { ComputeAttentionRequestSchema, Layout, Scores } from "../gen/attention/v1/attention_pb.js";
 import type { AttentionOptions } from "./options.js";
 import { integer, optionsMessage } from "./options.js";
 import type { Tensor, TensorLike } from "./tensor.js";
@@ -145,7 +145,11 @@ export function computeResult(
   return {
     output,
     logSumExp: asked("log_sum_exp", options?.returnLogSumExp, response.logSumExp),
-    scores: asked("scores", options !== undefined && options.returnScores !== 0, response.scores),
+    scores: asked(
+      "scores",
+      options !== undefined && options.returnScores !== Scores.UNSPECIFIED,
+      response.scores,
+    ),
     presentKey: asked("present_key", options?.returnPresent, response.presentKey),
     presentValue: asked("present_value", options?.returnPresent, response.presentValue),
     timing: timingOf(response.timing),

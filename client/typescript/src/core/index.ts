@@ -1,12 +1,6 @@
 /** What both entry points share. */
 
-export type {
-  Capabilities,
-  CallOptions,
-  CommonOptions,
-  Fork,
-  HealthStatus,
-} from "./client.js";
+export type { Capabilities, CallOptions, CommonOptions, Fork, HealthStatus } from "./client.js";
 export { ClientBase } from "./client.js";
 export type { ComputeRequest, ComputeResult, Timing } from "./compute.js";
 export type { Code, FieldViolation } from "./errors.js";

@@ -5,7 +5,6 @@ import type { AttentionOptions as OptionsMessage } from "../gen/attention/v1/att
 import {
   AttentionOptionsSchema,
   Causal,
-  DataType as WireType,
   Layout,
   MathMode,
   Scores,
@@ -117,7 +116,7 @@ export function optionsMessage(options: AttentionOptions): OptionsMessage | unde
   if (options.sinks !== undefined) message().sinks = reals("sinks", options.sinks);
   if (options.mathMode !== undefined) message().mathMode = choice("mathMode", MATH_MODES, options.mathMode);
   if (precision !== undefined) {
-    message().softmaxPrecision = wireType(precision) as WireType | undefined ?? WireType.UNSPECIFIED;
+    message().softmaxPrecision = wireType(precision);
   }
   if (options.returnLogSumExp !== undefined) message().returnLogSumExp = options.returnLogSumExp;
   if (options.returnScores !== undefined) {

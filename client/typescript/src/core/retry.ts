@@ -83,10 +83,7 @@ export function sleep(ms: number, signal: AbortSignal | undefined): Promise<void
 }
 
 /** Makes a call, and makes it again as the table says. @internal */
-export async function retrying<Result>(
-  policy: RetryPolicy,
-  attempt: () => Promise<Result>,
-): Promise<Result> {
+export async function retrying<Result>(policy: RetryPolicy, attempt: () => Promise<Result>): Promise<Result> {
   const retries = new Retries(policy);
   for (;;) {
     try {

@@ -2,7 +2,7 @@
 
 import { create } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
-import { DataType as WireType } from "../gen/attention/v1/attention_pb.js";
+import { DataType as WireType, Scores } from "../gen/attention/v1/attention_pb.js";
 import type {
   AttendResponse,
   Session as SessionMessage,
@@ -22,8 +22,7 @@ import { fromMessage, malformed, tensorMessage, toTensor, typeName, wireType } f
 
 /** The types that sessions store. */
 export type SessionDataType =
-  | Extract<DataType, "float32" | "float16" | "bfloat16" | "float64" | "int8">
-  | "float8_e4m3";
+  Extract<DataType, "float32" | "float16" | "bfloat16" | "float64" | "int8"> | "float8_e4m3";
 
 /** What a session holds. */
 export interface SessionConfig {
@@ -170,7 +169,8 @@ function configOf(message: ConfigMessage | undefined): SessionConfig {
     kvHeads: Number(message?.kvHeads ?? 0n),
     headSize: Number(message?.headSize ?? 0n),
     valueHeadSize: Number(message?.valueHeadSize ?? 0n),
-    dataType: type === WireType.FLOAT8_E4M3 ? "float8_e4m3" : ((typeName(type) ?? "float32") as SessionDataType),
+    dataType:
+      type === WireType.FLOAT8_E4M3 ? "float8_e4m3" : ((typeName(type) ?? "float32") as SessionDataType),
     valueIsKeyPrefix: message?.valueIsKeyPrefix ?? false,
     leaseMs: lease ? Number(lease.seconds) * 1000 + lease.nanos / 1e6 : undefined,
     retainWindow: message?.retainWindow.map(Number) ?? [],
@@ -228,7 +228,11 @@ export function stepResult(
   return {
     output,
     logSumExp: asked("log_sum_exp", query && options?.returnLogSumExp, answer.logSumExp),
-    scores: asked("scores", query && options !== undefined && options.returnScores !== 0, answer.scores),
+    scores: asked(
+      "scores",
+      query && options !== undefined && options.returnScores !== Scores.UNSPECIFIED,
+      answer.scores,
+    ),
     length: Number(answer.length),
     timing,
   };
@@ -284,7 +288,8 @@ export class Session {
   /** Tokens of a layer, as far as this object knows. */
   length(layer = 0): number {
     const length = this.state.length(layer);
-    if (length === undefined) throw new RangeError(`layer: got ${String(layer)}, of ${String(this.lengths.length)}`);
+    if (length === undefined)
+      throw new RangeError(`layer: got ${String(layer)}, of ${String(this.lengths.length)}`);
     return length;
   }
 

@@ -16,7 +16,14 @@ import { timingOf } from "./compute.js";
 import { AttentionError, codeName, detailsOf } from "./errors.js";
 import { integer } from "./options.js";
 import { Retries, sleep } from "./retry.js";
-import type { AppendRequest, AttendRequest, AttendResult, StepItem, StepRequest, StepResult } from "./session.js";
+import type {
+  AppendRequest,
+  AttendRequest,
+  AttendResult,
+  StepItem,
+  StepRequest,
+  StepResult,
+} from "./session.js";
 import { itemMessage, stepResult } from "./session.js";
 import type { LayerClaim, SessionState } from "./session_state.js";
 import { digestOf } from "./session_state.js";
@@ -48,7 +55,8 @@ function tokensOf(tensor: Tensor, begin: number, end: number): Tensor {
 function tokensPerCall(key: Tensor, value: Tensor | undefined): number {
   const bytes = key.bytes.byteLength + (value?.bytes.byteLength ?? 0);
   const tokens = key.shape[1] ?? 0;
-  const wellFormed = key.shape.length === 3 && (!value || (value.shape.length === 3 && value.shape[1] === tokens));
+  const wellFormed =
+    key.shape.length === 3 && (!value || (value.shape.length === 3 && value.shape[1] === tokens));
   if (bytes <= APPEND_BYTES || !wellFormed || tokens === 0) return Infinity;
   return Math.max(1, Math.floor(APPEND_BYTES / (bytes / tokens)));
 }
@@ -157,7 +165,11 @@ export class SessionCalls {
     return Number(length);
   }
 
-  async attend(state: SessionState, request: AttendRequest, options: CallOptions = {}): Promise<AttendResult> {
+  async attend(
+    state: SessionState,
+    request: AttendRequest,
+    options: CallOptions = {},
+  ): Promise<AttendResult> {
     return (await this.#stepAlone(state, request, options)) as AttendResult;
   }
 
@@ -236,7 +248,7 @@ export class SessionCalls {
     results: (StepResult | AttentionError)[],
     context: CallContext,
   ): Promise<void> {
-    for (let pending = sent; pending.length > 0; ) {
+    for (let pending = sent; pending.length > 0;) {
       const begun = performance.now();
       const failed = new Map<Sent, AttentionError>();
       try {
@@ -244,7 +256,9 @@ export class SessionCalls {
         message.items = pending.map((item) => item.message);
         const response = await this.#transport.step?.(message, context);
         if (response?.results.length !== pending.length) {
-          throw malformed(`got ${String(response?.results.length)} results of ${String(pending.length)} items`);
+          throw malformed(
+            `got ${String(response?.results.length)} results of ${String(pending.length)} items`,
+          );
         }
         const timing = timingOf(response.timing);
         for (const [i, answer] of response.results.entries()) {
@@ -317,7 +331,7 @@ export class SessionCalls {
         expectedLength = length;
       }
       if (!message.query) {
-        results[number] = stepResult(message, { length } as Parameters<typeof stepResult>[1], timingOf(undefined));
+        results[number] = stepResult(message, { length }, timingOf(undefined));
         return;
       }
       const request = create(AttendRequestSchema, {

@@ -6,25 +6,11 @@ import { bfloat16ToFloat32, float16ToFloat32, float32ToBfloat16, float32ToFloat1
 import { AttentionError } from "./errors.js";
 
 /** The types of elements. Integers and `bool` are for masks alone. */
-export type DataType =
-  | "float32"
-  | "float16"
-  | "bfloat16"
-  | "float64"
-  | "bool"
-  | "int8"
-  | "int32"
-  | "int64";
+export type DataType = "float32" | "float16" | "bfloat16" | "float64" | "bool" | "int8" | "int32" | "int64";
 
 /** What {@link Tensor.data} is: float16 and bfloat16 are shown as their bits. */
 export type TensorData =
-  | Float32Array
-  | Float64Array
-  | Uint16Array
-  | Uint8Array
-  | Int8Array
-  | Int32Array
-  | BigInt64Array;
+  Float32Array | Float64Array | Uint16Array | Uint8Array | Int8Array | Int32Array | BigInt64Array;
 
 /** Numbers in lists, as deep as the tensor has axes; or truth values, for a mask. */
 export type NestedArray = readonly (number | NestedArray)[] | readonly (boolean | NestedArray)[];
@@ -109,9 +95,7 @@ export class Tensor {
   constructor(dataType: DataType, shape: readonly number[], bytes: Uint8Array) {
     const info = TYPES[dataType] as TypeInfo | undefined;
     if (info === undefined) {
-      throw new TypeError(
-        `dataType: got ${String(dataType)}, wanted one of ${Object.keys(TYPES).join(", ")}`,
-      );
+      throw new TypeError(`dataType: got ${dataType}, wanted one of ${Object.keys(TYPES).join(", ")}`);
     }
     checkShape(shape);
     const wanted = elementsOf(shape) * info.size;
@@ -166,7 +150,7 @@ export class Tensor {
     let at = 0;
     const build = (axis: number): NestedArray | number => {
       if (axis === this.shape.length) return numbers[at++] as number;
-      return Array.from({ length: this.shape[axis] as number }, () => build(axis + 1)) as NestedArray;
+      return Array.from({ length: this.shape[axis] as number }, () => build(axis + 1));
     };
     return build(0);
   }
@@ -281,7 +265,7 @@ export function toTensor(name: string, value: TensorLike): Tensor {
     throw error;
   }
   throw new TypeError(
-    `${name}: got ${value === null ? "null" : typeof value}, wanted a Tensor, as of tensor(), or nested lists`,
+    `${name}: got ${value === (null as unknown) ? "null" : typeof value}, wanted a Tensor, as of tensor(), or nested lists`,
   );
 }
 
@@ -303,7 +287,10 @@ export function fromMessage(name: string, message: TensorMessage | undefined): T
     throw malformed(`${name}: got none, or one of an unknown type`);
   }
   const shape = message.shape.map(Number);
-  if (shape.some((length) => length < 0) || elementsOf(shape) * elementSize(type) !== message.data.byteLength) {
+  if (
+    shape.some((length) => length < 0) ||
+    elementsOf(shape) * elementSize(type) !== message.data.byteLength
+  ) {
     throw malformed(
       `${name}: got ${String(message.data.byteLength)} bytes for ${type} (${shape.join(", ")})`,
     );

@@ -4,7 +4,9 @@
 export function checkToken(name: string, token: string): string {
   if (!/^[A-Za-z0-9\-._~+/]+=*$/.test(token) || token.length > 4096) {
     // Without the token itself.
-    throw new TypeError(`${name}: got no token, wanted 1 to 4096 letters, digits and -._~+/, with = at the end`);
+    throw new TypeError(
+      `${name}: got no token, wanted 1 to 4096 letters, digits and -._~+/, with = at the end`,
+    );
   }
   return token;
 }

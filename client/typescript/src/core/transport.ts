@@ -1,10 +1,7 @@
 /** How calls reach a server: what Node and browsers do differently. */
 
 import type { DescMessage, DescMethodUnary, MessageShape } from "@bufbuild/protobuf";
-import type {
-  ComputeAttentionRequest,
-  ComputeAttentionResponse,
-} from "../gen/attention/v1/attention_pb.js";
+import type { ComputeAttentionRequest, ComputeAttentionResponse } from "../gen/attention/v1/attention_pb.js";
 import type { StepRequest, StepResponse } from "../gen/attention/v1/session_pb.js";
 
 /** What one try of a call carries. @internal */

@@ -118,6 +118,11 @@ export class Call {
     return this.#status ?? undefined;
   }
 
+  /** Throws what it ended by. */
+  check(): void {
+    if (this.#status) throw this.#status;
+  }
+
   get ended(): boolean {
     return this.#status !== undefined;
   }
@@ -130,7 +135,7 @@ export class Call {
     limit = true,
   ): Promise<void> {
     if (limit) this.limit(context);
-    if (this.#status) throw this.#status;
+    this.check();
     try {
       const headers: Record<string, string> = {
         ...context.headers,
@@ -142,11 +147,11 @@ export class Call {
       };
       const left = context.deadline - performance.now();
       if (left !== Infinity) headers["grpc-timeout"] = grpcTimeout(left);
-      if (!this.#status) this.#attach(await this.#connection.request(path, headers));
+      if (!this.ended) this.#attach(await this.#connection.request(path, headers));
     } catch (error) {
       this.fail(error instanceof AttentionError ? error : this.#connection.unreachable(error));
     }
-    if (this.#status) throw this.#status;
+    this.check();
   }
 
   /** From now on the call fails when the deadline passes or the signal says so. */
@@ -184,7 +189,7 @@ export class Call {
   #attach(stream: ClientHttp2Stream): void {
     this.#stream = stream;
     this.#session = stream.session as ClientHttp2Session | undefined;
-    stream.on("error", (error) => {
+    stream.on("error", (error: Error) => {
       this.#lost(error);
     });
     if (this.#status !== undefined) {
@@ -198,7 +203,7 @@ export class Call {
       // A status without messages.
       if (headers["grpc-status"] !== undefined) this.#trailers = headers;
     });
-    stream.on("trailers", (headers) => {
+    stream.on("trailers", (headers: IncomingHttpHeaders) => {
       this.#trailers = headers;
     });
     stream.on("data", (chunk: Buffer) => {
@@ -263,13 +268,16 @@ export class Call {
     if (!trailers) {
       if (this.#httpStatus !== 0 && this.#httpStatus !== 200) {
         const code = HTTP_CODES[this.#httpStatus] ?? "UNKNOWN";
-        this.fail(this.#error(code, `got HTTP status ${String(this.#httpStatus)}: no gRPC server, or a proxy`));
+        this.fail(
+          this.#error(code, `got HTTP status ${String(this.#httpStatus)}: no gRPC server, or a proxy`),
+        );
       }
       return;
     }
     const code = Number(one(trailers, "grpc-status"));
     if (code === 0) {
-      if (this.#received > 0) this.#settle(this.#error("INTERNAL", "the answer ends in the middle of a message"));
+      if (this.#received > 0)
+        this.#settle(this.#error("INTERNAL", "the answer ends in the middle of a message"));
       else this.#settle(null);
       return;
     }

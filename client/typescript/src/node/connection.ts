@@ -54,13 +54,20 @@ interface Target {
 function parseTarget(target: string): Target {
   const unix = /^unix:(?:\/\/(?=\/))?(.+)$/.exec(target);
   if (unix) return { authority: "localhost", path: unix[1], host: "", port: 0 };
-  const parts = /^(?:dns:(?:\/\/[^/]*\/)?|ipv[46]:)?(?:\[([0-9a-fA-F:.%]+)\]|([^:/[\]]+)):(\d{1,5})$/.exec(target);
+  const parts = /^(?:dns:(?:\/\/[^/]*\/)?|ipv[46]:)?(?:\[([0-9a-fA-F:.%]+)\]|([^:/[\]]+)):(\d{1,5})$/.exec(
+    target,
+  );
   const host = parts?.[1] ?? parts?.[2];
   const port = Number(parts?.[3]);
   if (host === undefined || port < 1 || port > 65535) {
     throw new TypeError(`address: got '${target}', wanted HOST:PORT, [IPv6]:PORT or unix:/PATH`);
   }
-  return { authority: `${isIP(host) === 6 ? `[${host}]` : host}:${String(port)}`, path: undefined, host, port };
+  return {
+    authority: `${isIP(host) === 6 ? `[${host}]` : host}:${String(port)}`,
+    path: undefined,
+    host,
+    port,
+  };
 }
 
 /** Why no connection could be made, in a line. */
@@ -69,7 +76,8 @@ function failureText(cause: unknown): string {
   const error = errors[0];
   if (!(error instanceof Error)) return String(error);
   const { code } = error as NodeJS.ErrnoException;
-  if (code === "ERR_TLS_CERT_ALTNAME_INVALID") return `the server's certificate is not for this address: ${error.message}`;
+  if (code === "ERR_TLS_CERT_ALTNAME_INVALID")
+    return `the server's certificate is not for this address: ${error.message}`;
   if (code !== undefined && /CERT|SIGNATURE|ISSUER/.test(code) && !code.startsWith("ERR_SSL")) {
     return `the server's certificate was refused: ${error.message}`;
   }
@@ -82,7 +90,8 @@ function failureText(cause: unknown): string {
 /** Follows causes to the first that is no wrapper. */
 function rootCause(error: unknown): unknown {
   let root = error;
-  for (let depth = 0; depth < 8 && root instanceof Error && root.cause !== undefined; ++depth) root = root.cause;
+  for (let depth = 0; depth < 8 && root instanceof Error && root.cause !== undefined; ++depth)
+    root = root.cause;
   return root;
 }
 
@@ -97,8 +106,6 @@ export class Connection {
   /** Calls that keep the process alive; idle streams do not. */
   readonly #busy = new Map<ClientHttp2Session, number>();
   #closed = false;
-  /** Why the connection that was made last may not be used. */
-  #refusal: AttentionError | undefined;
 
   constructor(address: string, options: ClientOptions) {
     this.server = address;
@@ -109,9 +116,13 @@ export class Connection {
     }
     const guarded = this.#token !== undefined && !this.#tls && !options.allowPlaintextToken;
     if (guarded && isIP(this.#target.host) !== 0 && !isLoopbackAddress(this.#target.host)) {
-      throw new AttentionError("INVALID_ARGUMENT", "the token would travel in plain text: give `tls`, or `allowPlaintextToken`", {
-        server: address,
-      });
+      throw new AttentionError(
+        "INVALID_ARGUMENT",
+        "the token would travel in plain text: give `tls`, or `allowPlaintextToken`",
+        {
+          server: address,
+        },
+      );
     }
     const tls = typeof options.tls === "object" ? options.tls : {};
     if ((tls.cert === undefined) !== (tls.key === undefined)) {
@@ -151,12 +162,13 @@ export class Connection {
           // Before HTTP/2 hears of the connection: nothing has been sent.
           socket.prependOnceListener("connect", () => {
             if (isLoopbackAddress(socket.remoteAddress ?? "")) return;
-            this.#refusal = new AttentionError(
-              "FAILED_PRECONDITION",
-              "the token would travel in plain text, and was not sent: give `tls`, or `allowPlaintextToken`",
-              { server: this.server },
+            socket.destroy(
+              new AttentionError(
+                "FAILED_PRECONDITION",
+                "the token would travel in plain text, and was not sent: give `tls`, or `allowPlaintextToken`",
+                { server: this.server },
+              ),
             );
-            socket.destroy(this.#refusal);
           });
         }
         return socket;
@@ -172,13 +184,11 @@ export class Connection {
   /** Opens a stream, on a new connection if there is none. */
   async request(path: string, headers: Readonly<Record<string, string>>): Promise<ClientHttp2Stream> {
     if (this.#closed) throw this.closedError();
-    this.#refusal = undefined;
     let stream: ClientHttp2Stream;
     try {
       stream = await this.#manager.request("POST", path, headers, {});
     } catch (error) {
-      if (this.#closed) throw this.closedError();
-      throw this.#refusal ?? this.unreachable(error);
+      throw this.closed ? this.closedError() : this.unreachable(error);
     }
     const { session } = stream;
     if (session && !this.#tuned.has(session as ClientHttp2Session)) {
@@ -218,6 +228,7 @@ export class Connection {
 
   unreachable(cause: unknown): AttentionError {
     const root = rootCause(cause);
+    if (root instanceof AttentionError) return root;
     return new AttentionError("UNAVAILABLE", `the server cannot be reached: ${failureText(root)}`, {
       server: this.server,
       cause: root,

@@ -2,7 +2,7 @@
 
 import { create } from "@bufbuild/protobuf";
 import type { ComputeAttentionRequest, Tensor as TensorMessage } from "../gen/attention/v1/attention_pb.js";
-import { ComputeAttentionRequestSchema, Layout } from "../gen/attention/v1/attention_pb.js";
+import { ComputeAttentionRequestSchema, Layout, Scores } from "../gen/attention/v1/attention_pb.js";
 import { layoutOf } from "../core/compute.js";
 import { elementSize, elementsOf, typeName } from "../core/tensor.js";
 import { MessageWriter, writeCompute, writeTensor } from "../core/wire.js";
@@ -138,8 +138,11 @@ export class KeyChunks {
    */
   static of(request: ComputeAttentionRequest): KeyChunks | undefined {
     const { options, key, value, mask, pastKey, pastValue } = request;
-    if (options && (options.returnScores !== 0 || options.returnPresent)) return undefined;
-    const bytes = [key, value, mask, pastKey, pastValue].reduce((sum, t) => sum + (t?.data.byteLength ?? 0), 0);
+    if (options && (options.returnScores !== Scores.UNSPECIFIED || options.returnPresent)) return undefined;
+    const bytes = [key, value, mask, pastKey, pastValue].reduce(
+      (sum, t) => sum + (t?.data.byteLength ?? 0),
+      0,
+    );
     if (bytes <= LEAST_STREAM_BYTES) return undefined;
     const layout = layoutOf(request);
     const axes = AXES[layout];
@@ -152,9 +155,8 @@ export class KeyChunks {
     if (!isEmptyPast(pastKey) || !isEmptyPast(pastValue)) {
       const pastKeys = AxisView.of(pastKey, 4, 2);
       const pastValues = AxisView.of(pastValue, 4, 2);
+      if (!pastKeys || !pastValues) return undefined;
       const fits =
-        pastKeys &&
-        pastValues &&
         pastKeys.length === pastValues.length &&
         pastKeys.tokenBytes === keys.tokenBytes &&
         pastValues.tokenBytes === values.tokenBytes &&
@@ -194,7 +196,7 @@ export class KeyChunks {
 
   /** The other messages, one after the other. */
   *chunks(): Generator<MessageWriter> {
-    for (let begin = 0; begin < this.#keys; ) {
+    for (let begin = 0; begin < this.#keys;) {
       // No chunk has past and new keys: they lie in different tensors.
       const past = begin < this.#pastLength;
       const end = Math.min(begin + this.#tokensPerChunk, past ? this.#pastLength : this.#keys);

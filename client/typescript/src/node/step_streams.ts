@@ -58,7 +58,8 @@ export class StepStreams {
     }
     const call = new Call(this.#connection, this.#maxReceiveBytes);
     const limit: Record<string, string> = {};
-    if (this.#maxReceiveBytes !== Infinity) limit["attention-max-response-bytes"] = String(this.#maxReceiveBytes);
+    if (this.#maxReceiveBytes !== Infinity)
+      limit["attention-max-response-bytes"] = String(this.#maxReceiveBytes);
     // The deadline of each message is this client's: the stream goes on.
     call.limit(context);
     await call.open(PATH, { ...context, deadline: Infinity }, limit, false);
@@ -73,7 +74,8 @@ export class StepStreams {
       answer.catch(() => undefined);
       await call.write(message.finish(), message.size);
       const bytes = await answer;
-      if (!bytes) throw this.#connection.unreachable(new Error("the stream of steps ended without an answer"));
+      if (!bytes)
+        throw this.#connection.unreachable(new Error("the stream of steps ended without an answer"));
       let response: StepResponse;
       try {
         response = fromBinary(StepResponseSchema, bytes);

@@ -92,7 +92,11 @@ async function send(call: Call, chunks: KeyChunks, context: CallContext): Promis
   call.end();
 }
 
-async function receive(call: Call, chunks: KeyChunks, maxReceiveBytes: number): Promise<ComputeAttentionResponse> {
+async function receive(
+  call: Call,
+  chunks: KeyChunks,
+  maxReceiveBytes: number,
+): Promise<ComputeAttentionResponse> {
   const shape = outputShape(chunks.request);
   const withSum = chunks.request.options?.returnLogSumExp ?? false;
   const output = new RowJoiner("output", shape, chunks.axis);
@@ -103,9 +107,13 @@ async function receive(call: Call, chunks: KeyChunks, maxReceiveBytes: number): 
   for (let bytes = await call.next(); bytes; bytes = await call.next()) {
     received += bytes.byteLength;
     if (received > maxReceiveBytes) {
-      throw new AttentionError("RESOURCE_EXHAUSTED", `the answer is above maxReceiveBytes, ${String(maxReceiveBytes)}`, {
-        reason: "CLIENT_LIMIT",
-      });
+      throw new AttentionError(
+        "RESOURCE_EXHAUSTED",
+        `the answer is above maxReceiveBytes, ${String(maxReceiveBytes)}`,
+        {
+          reason: "CLIENT_LIMIT",
+        },
+      );
     }
     const part = parse(bytes);
     if (part.output) output.add(part.output);
@@ -154,7 +162,10 @@ export async function runStream(
   maxReceiveBytes: number,
 ): Promise<ComputeAttentionResponse> {
   try {
-    const [response] = await Promise.all([receive(call, chunks, maxReceiveBytes), send(call, chunks, context)]);
+    const [response] = await Promise.all([
+      receive(call, chunks, maxReceiveBytes),
+      send(call, chunks, context),
+    ]);
     return response;
   } catch (error) {
     call.cancel();

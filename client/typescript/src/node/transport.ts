@@ -71,13 +71,20 @@ export class NodeTransport implements Transport {
       }
     }
     const message = written(writeCompute(request));
-    return this.#single(COMPUTE_PATH, message, ComputeAttentionResponseSchema, context, this.#sizes(message.size));
+    return this.#single(
+      COMPUTE_PATH,
+      message,
+      ComputeAttentionResponseSchema,
+      context,
+      this.#sizes(message.size),
+    );
   }
 
   /** What the server may know beforehand. */
   #sizes(size: number): Record<string, string> {
     const headers: Record<string, string> = { "attention-request-bytes": String(size) };
-    if (this.#maxReceiveBytes !== Infinity) headers["attention-max-response-bytes"] = String(this.#maxReceiveBytes);
+    if (this.#maxReceiveBytes !== Infinity)
+      headers["attention-max-response-bytes"] = String(this.#maxReceiveBytes);
     return headers;
   }
 

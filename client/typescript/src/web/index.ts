@@ -48,7 +48,9 @@ export class AttentionClient extends ClientBase {
     try {
       url = new URL(baseUrl);
     } catch {
-      throw new TypeError(`baseUrl: got '${String(baseUrl)}', wanted a URL, such as https://attention.example`);
+      throw new TypeError(
+        `baseUrl: got '${String(baseUrl)}', wanted a URL, such as https://attention.example`,
+      );
     }
     if (maxReceiveBytes !== undefined && !(maxReceiveBytes >= 0)) {
       throw new RangeError(`maxReceiveBytes: got ${String(maxReceiveBytes)}, wanted a number from 0`);
@@ -56,9 +58,13 @@ export class AttentionClient extends ClientBase {
     // Browsers ask no name server for localhost.
     const local = url.hostname === "localhost" || isLoopbackAddress(url.hostname);
     if (token !== undefined && url.protocol !== "https:" && !local && !allowPlaintextToken) {
-      throw new AttentionError("INVALID_ARGUMENT", "the token would travel in plain text: use https:, or `allowPlaintextToken`", {
-        server: url.host,
-      });
+      throw new AttentionError(
+        "INVALID_ARGUMENT",
+        "the token would travel in plain text: use https:, or `allowPlaintextToken`",
+        {
+          server: url.host,
+        },
+      );
     }
     if (typeof token === "string") checkToken("token", token);
     const source =

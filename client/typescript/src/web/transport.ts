@@ -23,10 +23,14 @@ function limited(fetch: Fetch, most: number, server: string): Fetch {
           received += chunk.byteLength;
           // An answer has its trailers too, which the server keeps below 8 KiB.
           if (received > most + 8192) {
-            throw new AttentionError("RESOURCE_EXHAUSTED", `the answer is above maxReceiveBytes, ${String(most)}`, {
-              reason: "CLIENT_LIMIT",
-              server,
-            });
+            throw new AttentionError(
+              "RESOURCE_EXHAUSTED",
+              `the answer is above maxReceiveBytes, ${String(most)}`,
+              {
+                reason: "CLIENT_LIMIT",
+                server,
+              },
+            );
           }
           controller.enqueue(chunk);
         },
@@ -110,16 +114,23 @@ export class WebTransport implements Transport {
     if (context.signal?.aborted) return cancelled(context.signal, this.server);
     if (this.#closing.signal.aborted) return this.#closedError();
     const said = error.metadata.has("grpc-status");
-    if (!said && performance.now() >= context.deadline) return deadlineExceeded(context.timeoutMs, this.server);
+    if (!said && performance.now() >= context.deadline)
+      return deadlineExceeded(context.timeoutMs, this.server);
     // What fetch() throws where there is no connection, or CORS forbids the call; it says no more.
     if (error.cause instanceof TypeError) {
-      return new AttentionError("UNAVAILABLE", `the server cannot be reached, or forbids this origin: ${error.cause.message}`, {
-        server: this.server,
-        cause: error.cause,
-      });
+      return new AttentionError(
+        "UNAVAILABLE",
+        `the server cannot be reached, or forbids this origin: ${error.cause.message}`,
+        {
+          server: this.server,
+          cause: error.cause,
+        },
+      );
     }
     return new AttentionError(codeName(error.code), error.rawMessage, {
-      details: error.details.flatMap((detail) => ("desc" in detail ? [] : [{ type: detail.type, value: detail.value }])),
+      details: error.details.flatMap((detail) =>
+        "desc" in detail ? [] : [{ type: detail.type, value: detail.value }],
+      ),
       pushback: error.metadata.get("grpc-retry-pushback-ms") ?? undefined,
       server: this.server,
       cause: error.cause,
@@ -128,7 +139,8 @@ export class WebTransport implements Transport {
 
   compute(request: ComputeAttentionRequest, context: CallContext): Promise<ComputeAttentionResponse> {
     const headers: Record<string, string> = { "attention-request-bytes": String(sizeOf(request)) };
-    if (this.#maxReceiveBytes !== Infinity) headers["attention-max-response-bytes"] = String(this.#maxReceiveBytes);
+    if (this.#maxReceiveBytes !== Infinity)
+      headers["attention-max-response-bytes"] = String(this.#maxReceiveBytes);
     return this.#call(AttentionService.method.computeAttention, request, context, headers);
   }
 
