@@ -1,6 +1,8 @@
 /** The connection to a server: HTTP/2, with or without TLS, made when it is first needed. */
 
+import dns from "node:dns";
 import type { ClientHttp2Session, ClientHttp2Stream, SecureClientSessionOptions } from "node:http2";
+import type { LookupFunction } from "node:net";
 import { connect as connectTcp, isIP } from "node:net";
 import { connect as connectTls } from "node:tls";
 import { Http2SessionManager } from "@connectrpc/connect-node";
@@ -27,7 +29,7 @@ export interface ClientOptions extends CommonOptions {
   readonly tls?: boolean | TlsOptions | undefined;
   /**
    * Who calls: sent with each call as "authorization: Bearer TOKEN". Without TLS it goes to loopback
-   * addresses and Unix sockets only: the client looks at the connection that it has made. No error holds it.
+   * addresses and Unix sockets only, wherever a name leads. No error holds it.
    */
   readonly token?: string | undefined;
   /** A file with the token on one line, read again at most once a second, so that it may be replaced. */
@@ -157,24 +159,34 @@ export class Connection {
             ...(isIP(name) === 0 ? { servername: name } : {}),
           });
         }
-        const socket = connectTcp({ ...where, noDelay: true });
-        if (guarded && path === undefined) {
-          // Before HTTP/2 hears of the connection: nothing has been sent.
-          socket.prependOnceListener("connect", () => {
-            if (isLoopbackAddress(socket.remoteAddress ?? "")) return;
-            socket.destroy(
-              new AttentionError(
-                "FAILED_PRECONDITION",
-                "the token would travel in plain text, and was not sent: give `tls`, or `allowPlaintextToken`",
-                { server: this.server },
-              ),
-            );
-          });
-        }
-        return socket;
+        return connectTcp({
+          ...where,
+          noDelay: true,
+          ...(guarded && path === undefined ? { lookup: this.#lookUpLoopback } : {}),
+        });
       },
     };
   }
+
+  /** Finds the addresses of a name that lead to this machine alone; a token goes nowhere else. */
+  readonly #lookUpLoopback: LookupFunction = (name, options, done) => {
+    dns.lookup(name, { ...options, all: true }, (error, all) => {
+      if (error) {
+        done(error, []);
+        return;
+      }
+      const [first, ...others] = all.filter(({ address }) => isLoopbackAddress(address));
+      if (!first) {
+        const refusal = new AttentionError(
+          "FAILED_PRECONDITION",
+          "the token would travel in plain text, and was not sent: give `tls`, or `allowPlaintextToken`",
+          { server: this.server },
+        );
+        done(refusal, []);
+      } else if (options.all) done(null, [first, ...others]);
+      else done(null, first.address, first.family);
+    });
+  };
 
   /** What each call carries. */
   async headers(): Promise<Record<string, string>> {
