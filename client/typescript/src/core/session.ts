@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /** Sessions: keys and values that stay in the server between calls. */
 
 import { create } from "@bufbuild/protobuf";

@@ -202,6 +202,8 @@ export class Call {
       this.#httpStatus = headers[":status"] ?? 0;
       // A status without messages.
       if (headers["grpc-status"] !== undefined) this.#trailers = headers;
+      // What follows is no gRPC.
+      else if (this.#httpStatus !== 200) this.#finish();
     });
     stream.on("trailers", (headers: IncomingHttpHeaders) => {
       this.#trailers = headers;

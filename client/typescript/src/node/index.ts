@@ -15,12 +15,12 @@
  */
 
 import { ClientBase } from "../core/client.js";
-import type { ClientOptions } from "./connection.js";
 import { Connection } from "./connection.js";
+import type { ClientOptions } from "./options.js";
 import { NodeTransport } from "./transport.js";
 
 export * from "../core/index.js";
-export type { ClientOptions, TlsOptions } from "./connection.js";
+export type { ClientOptions, TlsOptions } from "./options.js";
 
 /**
  * A client of one server, over gRPC. Keep it: it makes its connection with the first call, makes it anew
