@@ -31,7 +31,7 @@ import { LeaseRenewer } from "./lease.js";
 import type { RetryPolicy } from "./retry.js";
 import { retrying } from "./retry.js";
 import type { SessionConfig, SessionInfo, StepItem, StepResult } from "./session.js";
-import { asyncDispose, configMessage, Session, sessionInfo } from "./session.js";
+import { configMessage, Session, sessionInfo } from "./session.js";
 import { SessionCalls } from "./session_calls.js";
 import { randomId, SessionState } from "./session_state.js";
 import type { DataType } from "./tensor.js";
@@ -353,7 +353,7 @@ export abstract class ClientBase {
   }
 
   /** Closes the client, at the end of an `await using` block. */
-  [asyncDispose](): Promise<void> {
+  [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 }

@@ -239,11 +239,6 @@ export function stepResult(
   };
 }
 
-const asyncDispose: typeof Symbol.asyncDispose =
-  // Absent in browsers that do not know `await using`.
-  (Symbol as { asyncDispose?: typeof Symbol.asyncDispose }).asyncDispose ??
-  (Symbol.for("Symbol.asyncDispose") as typeof Symbol.asyncDispose);
-
 /**
  * A handle of one session, of `createSession()`, `openSession()` or a fork. Several may be open of one
  * session: each knows only its own appends.
@@ -351,10 +346,7 @@ export class Session {
   }
 
   /** Deletes the session, at the end of an `await using` block. */
-  [asyncDispose](): Promise<void> {
+  [Symbol.asyncDispose](): Promise<void> {
     return this.delete();
   }
 }
-
-/** @internal */
-export { asyncDispose };

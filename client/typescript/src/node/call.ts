@@ -1,11 +1,12 @@
 /** One gRPC call over HTTP/2. */
 
-import type { ClientHttp2Session, ClientHttp2Stream, IncomingHttpHeaders } from "node:http2";
+import type { ClientHttp2Stream, IncomingHttpHeaders } from "node:http2";
 import { constants } from "node:http2";
 import type { Code } from "../core/errors.js";
 import { AttentionError, cancelled, codeName, deadlineExceeded, detailsOf } from "../core/errors.js";
 import type { CallContext } from "../core/transport.js";
 import type { Connection } from "./connection.js";
+import type { LinkSession, Opened } from "./link.js";
 
 /** Smaller pieces are joined: a write for each would cost more than the copy. */
 const LEAST_LENT_BYTES = 16 * 1024;
@@ -90,7 +91,7 @@ export class Call {
   readonly #connection: Connection;
   readonly #maxReceiveBytes: number;
   #stream: ClientHttp2Stream | undefined;
-  #session: ClientHttp2Session | undefined;
+  #session: LinkSession | undefined;
   #busy = false;
   /** How it ended; null is OK. */
   #status: AttentionError | null | undefined;
@@ -180,15 +181,14 @@ export class Call {
 
   /** A call that waits for something keeps the process alive, one that is idle does not. */
   busy(busy: boolean): void {
-    if (this.#busy === busy || !this.#stream) return;
+    if (this.#busy === busy || !this.#session) return;
     this.#busy = busy;
-    if (busy) this.#connection.busy(this.#stream);
-    else this.#connection.idle(this.#session);
+    this.#session.busy(busy ? 1 : -1);
   }
 
-  #attach(stream: ClientHttp2Stream): void {
+  #attach({ stream, session }: Opened): void {
     this.#stream = stream;
-    this.#session = stream.session as ClientHttp2Session | undefined;
+    this.#session = session;
     stream.on("error", (error: Error) => {
       this.#lost(error);
     });
@@ -198,7 +198,7 @@ export class Call {
     }
     this.busy(true);
     stream.on("response", (headers) => {
-      this.#connection.heard(stream);
+      session.hear();
       this.#httpStatus = headers[":status"] ?? 0;
       // A status without messages.
       if (headers["grpc-status"] !== undefined) this.#trailers = headers;
@@ -209,7 +209,7 @@ export class Call {
       this.#trailers = headers;
     });
     stream.on("data", (chunk: Buffer) => {
-      this.#connection.heard(stream);
+      session.hear();
       this.#take(chunk);
     });
     stream.on("end", () => {
@@ -309,7 +309,7 @@ export class Call {
     const reset = stream?.rstCode ?? 0;
     const session = this.#session;
     // A connection that ends resets its streams on this side.
-    const gone = session === undefined || session.destroyed || session.closed;
+    const gone = !session?.usable;
     const code = gone ? "UNAVAILABLE" : RESET_CODES[reset];
     if (code === undefined || gone) {
       const text = cause ? `the connection was lost: ${cause.message}` : "the connection was lost";

@@ -1,22 +1,19 @@
 /** The connection to a server: HTTP/2, with or without TLS, made when it is first needed. */
 
 import dns from "node:dns";
-import type { ClientHttp2Session, ClientHttp2Stream, SecureClientSessionOptions } from "node:http2";
+import type { SecureClientSessionOptions } from "node:http2";
 import type { LookupFunction } from "node:net";
 import { connect as connectTcp, isIP } from "node:net";
 import { connect as connectTls } from "node:tls";
-import { Http2SessionManager } from "@connectrpc/connect-node";
 import { AttentionError } from "../core/errors.js";
 import { isLoopbackAddress } from "../core/token.js";
+import type { Opened } from "./link.js";
+import { Link } from "./link.js";
 import type { ClientOptions, TlsOptions } from "./options.js";
 import { TokenSource } from "./token.js";
 
-/** How often the connection is probed while calls are open; servers bear 10 s. */
-const PING_INTERVAL_MS = 30_000;
-const PING_TIMEOUT_MS = 20_000;
-/** How much may be on its way to this client before it has read: of a call, and of all together. */
+/** How much of a call may be on its way before this client has read it. */
 const WINDOW_BYTES = 8 * 2 ** 20;
-const CONNECTION_WINDOW_BYTES = 64 * 2 ** 20;
 const HEADER_BYTES = 64 * 1024;
 
 interface Target {
@@ -77,12 +74,8 @@ export class Connection {
   readonly server: string;
   readonly #target: Target;
   readonly #token: TokenSource | undefined;
-  readonly #manager: Http2SessionManager;
-  readonly #tuned = new WeakSet<ClientHttp2Session>();
+  readonly #link: Link;
   readonly #tls: boolean;
-  /** Calls that keep the process alive; idle streams do not. */
-  readonly #busy = new Map<ClientHttp2Session, number>();
-  #closed = false;
 
   constructor(address: string, options: ClientOptions) {
     this.server = address;
@@ -105,9 +98,8 @@ export class Connection {
     if ((tls.cert === undefined) !== (tls.key === undefined)) {
       throw new TypeError("tls: got one of cert and key, wanted both or neither");
     }
-    this.#manager = new Http2SessionManager(
+    this.#link = new Link(
       `${this.#tls ? "https" : "http"}://${this.#target.authority}`,
-      { pingIntervalMs: PING_INTERVAL_MS, pingTimeoutMs: PING_TIMEOUT_MS },
       this.#sessionOptions(tls, guarded),
     );
   }
@@ -169,48 +161,12 @@ export class Connection {
   }
 
   /** Opens a stream, on a new connection if there is none. */
-  async request(path: string, headers: Readonly<Record<string, string>>): Promise<ClientHttp2Stream> {
-    if (this.#closed) throw this.closedError();
-    let stream: ClientHttp2Stream;
+  async request(path: string, headers: Readonly<Record<string, string>>): Promise<Opened> {
     try {
-      stream = await this.#manager.request("POST", path, headers, {});
+      return await this.#link.request({ ...headers, ":method": "POST", ":path": path });
     } catch (error) {
       throw this.closed ? this.closedError() : this.unreachable(error);
     }
-    const { session } = stream;
-    if (session && !this.#tuned.has(session as ClientHttp2Session)) {
-      this.#tuned.add(session as ClientHttp2Session);
-      session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
-      // Each stream has listeners of its own.
-      session.setMaxListeners(0);
-    }
-    return stream;
-  }
-
-  /** A stream waits for something: the process stays alive. */
-  busy(stream: ClientHttp2Stream): void {
-    const session = stream.session as ClientHttp2Session | undefined;
-    if (!session || session.destroyed) return;
-    const count = this.#busy.get(session) ?? 0;
-    this.#busy.set(session, count + 1);
-    if (count === 0) session.ref();
-  }
-
-  /** It waits no longer, and may stay open. */
-  idle(session: ClientHttp2Session | undefined): void {
-    if (!session) return;
-    const count = (this.#busy.get(session) ?? 1) - 1;
-    if (count > 0) {
-      this.#busy.set(session, count);
-      return;
-    }
-    this.#busy.delete(session);
-    if (!session.destroyed) session.unref();
-  }
-
-  /** Something came: the connection need not be probed. */
-  heard(stream: ClientHttp2Stream): void {
-    this.#manager.notifyResponseByteRead(stream);
   }
 
   unreachable(cause: unknown): AttentionError {
@@ -223,7 +179,7 @@ export class Connection {
   }
 
   get closed(): boolean {
-    return this.#closed;
+    return this.#link.closed;
   }
 
   closedError(): AttentionError {
@@ -231,7 +187,6 @@ export class Connection {
   }
 
   close(): void {
-    this.#closed = true;
-    this.#manager.abort();
+    this.#link.close();
   }
 }
