@@ -178,8 +178,6 @@ def test_types(module, resolution, run, client, project):
         module,
         "--moduleResolution",
         resolution,
-        "--types",
-        "",
         "typed.mts",
         cwd=project,
     )
@@ -387,7 +385,7 @@ def test_browser(browser, origin, envoy):
         "late": ["DEADLINE_EXCEEDED", None, None, None],
         "large": 0.5,
         "append": 2,
-        "step": [3, [[[0.8022241592407227, 0.19777584075927734]]]],
+        "step": [3, [[[0.8022241592407227, 0.19777581095695496]]]],
         "fork": [[3], [2]],
         "conflict": ["ABORTED", "LENGTH_CONFLICT", None, 4],
         "batch": [4, 2],

@@ -9,9 +9,27 @@ import {
   StatusSchema,
 } from "../gen/attention/details/v1/details_pb.js";
 
-/** gRPC's codes by number. */
-const CODES = [
-  "OK",
+/** The code of an error: gRPC's names. */
+export type Code =
+  | "CANCELLED"
+  | "UNKNOWN"
+  | "INVALID_ARGUMENT"
+  | "DEADLINE_EXCEEDED"
+  | "NOT_FOUND"
+  | "ALREADY_EXISTS"
+  | "PERMISSION_DENIED"
+  | "RESOURCE_EXHAUSTED"
+  | "FAILED_PRECONDITION"
+  | "ABORTED"
+  | "OUT_OF_RANGE"
+  | "UNIMPLEMENTED"
+  | "INTERNAL"
+  | "UNAVAILABLE"
+  | "DATA_LOSS"
+  | "UNAUTHENTICATED";
+
+/** By number, from 1. */
+const CODES: readonly Code[] = [
   "CANCELLED",
   "UNKNOWN",
   "INVALID_ARGUMENT",
@@ -28,15 +46,11 @@ const CODES = [
   "UNAVAILABLE",
   "DATA_LOSS",
   "UNAUTHENTICATED",
-] as const;
-
-/** The code of an error: gRPC's names. */
-export type Code = Exclude<(typeof CODES)[number], "OK">;
+];
 
 /** The name of a code on the wire. @internal */
 export function codeName(code: number): Code {
-  const name = CODES[code];
-  return name === undefined || name === "OK" ? "UNKNOWN" : name;
+  return CODES[code - 1] ?? "UNKNOWN";
 }
 
 /** One field that is wrong. */
@@ -104,6 +118,7 @@ export class AttentionError extends Error {
   /** @internal */
   readonly parts: ErrorParts;
 
+  /** @internal */
   constructor(code: Code, text: string, parts: ErrorParts = {}) {
     const at = parts.server === undefined ? "" : ` (server ${parts.server})`;
     super(`${code}: ${text}${at}`, parts.cause === undefined ? {} : { cause: parts.cause });
