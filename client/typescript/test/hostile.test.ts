@@ -332,6 +332,20 @@ describe("servers that do not answer", () => {
     const client = new AttentionClient(address);
     await assertFails(client.compute(request, { timeoutMs: 200 }), "DEADLINE_EXCEEDED", /within 200/);
     await client.close();
+    // With TLS there is not even a connection.
+    const secure = new AttentionClient(address, { tls: true });
+    const begun = performance.now();
+    await assertFails(secure.compute(request, { timeoutMs: 200 }), "DEADLINE_EXCEEDED", /within 200/);
+    await assertFails(
+      secure.compute(request, { signal: AbortSignal.timeout(100) }),
+      "CANCELLED",
+      /the caller/,
+    );
+    const waiting = assertFails(secure.compute(request), "CANCELLED", /closed/);
+    await sleep(20);
+    await secure.close();
+    await waiting;
+    assert.ok(performance.now() - begun < 5000);
     for (const socket of sockets) socket.destroy();
     server.close();
   });

@@ -148,11 +148,23 @@ export class Call {
       };
       const left = context.deadline - performance.now();
       if (left !== Infinity) headers["grpc-timeout"] = grpcTimeout(left);
-      if (!this.ended) this.#attach(await this.#connection.request(path, headers));
+      this.check();
+      // A call does not outlast its time because its connection does.
+      const opened = this.#connection.request(path, headers).then((one) => {
+        this.#attach(one);
+      });
+      await Promise.race([opened, this.#failure()]);
     } catch (error) {
       this.fail(error instanceof AttentionError ? error : this.#connection.unreachable(error));
     }
     this.check();
+  }
+
+  /** Rejects when the call fails. */
+  #failure(): Promise<undefined> {
+    return new Promise((resolve, reject) => {
+      this.#writers.add({ resolve, reject });
+    });
   }
 
   /** From now on the call fails when the deadline passes or the signal says so. */
