@@ -27,7 +27,7 @@ export default tseslint.config(
     },
   },
   {
-    files: ["scripts/*.mjs", "examples/*.mjs", "eslint.config.js"],
+    files: ["scripts/*.mjs", "examples/*.js", "eslint.config.js"],
     languageOptions: {
       globals: {
         process: "readonly",

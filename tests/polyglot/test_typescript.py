@@ -54,13 +54,13 @@ def test_runner(run, client):
 
 def test_scenario(run, client, scenario):
     flags, expected = scenario
-    assert run("node", "examples/scenario.mjs", *flags, cwd=client) == expected
+    assert run("node", "examples/scenario.js", *flags, cwd=client) == expected
 
 
 def test_benchmark(run, client, server):
     output = run(
         "node",
-        "examples/bench.mjs",
+        "examples/bench.js",
         f"--server={server.address}",
         "--seconds=0.1",
         cwd=client,

@@ -1,11 +1,11 @@
 // @ts-check
 // Prints the lines of tests/polyglot/README.md, as every client does.
 //
-//   node examples/scenario.mjs --server HOST:PORT --misbehaving HOST:PORT --misbehaving-http HOST:PORT
+//   node examples/scenario.js --server HOST:PORT --misbehaving HOST:PORT --misbehaving-http HOST:PORT
 import { randomBytes } from "node:crypto";
 import { parseArgs } from "node:util";
 import { AttentionClient, AttentionError } from "@attention-service/client";
-import { digest, filled, filledBfloat16 } from "./pattern.mjs";
+import { digest, filled, filledBfloat16 } from "./pattern.js";
 
 const option = /** @type {const} */ ({ type: "string", default: "" });
 const { values: flags } = parseArgs({
