@@ -113,9 +113,6 @@ export class WebTransport implements Transport {
     if (error.cause instanceof AttentionError) return error.cause;
     if (context.signal?.aborted) return cancelled(context.signal, this.server);
     if (this.#closing.signal.aborted) return this.#closedError();
-    const said = error.metadata.has("grpc-status");
-    if (!said && performance.now() >= context.deadline)
-      return deadlineExceeded(context.timeoutMs, this.server);
     // What fetch() throws where there is no connection, or CORS forbids the call; it says no more.
     if (error.cause instanceof TypeError) {
       return new AttentionError(
@@ -127,7 +124,7 @@ export class WebTransport implements Transport {
         },
       );
     }
-    return new AttentionError(codeName(error.code), error.rawMessage, {
+    const told = new AttentionError(codeName(error.code), error.rawMessage, {
       details: error.details.flatMap((detail) =>
         "desc" in detail ? [] : [{ type: detail.type, value: detail.value }],
       ),
@@ -135,6 +132,9 @@ export class WebTransport implements Transport {
       server: this.server,
       cause: error.cause,
     });
+    // A proxy may notice before this client that the time is over, and has other words for it.
+    const late = told.reason === undefined && performance.now() >= context.deadline;
+    return late ? deadlineExceeded(context.timeoutMs, this.server) : told;
   }
 
   compute(request: ComputeAttentionRequest, context: CallContext): Promise<ComputeAttentionResponse> {
