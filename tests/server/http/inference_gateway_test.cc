@@ -188,8 +188,13 @@ TEST_F(InferenceGatewayTest, Descriptions) {
                            "/v2/cudasharedmemory/unregister"}) {
     EXPECT_EQ(Send("POST", path).status, 200) << path;
   }
-  EXPECT_EQ(Send("POST", "/v2/systemsharedmemory/region/x/register").status,
-            501);
+  const std::string region = "/v2/systemsharedmemory/region/x/register";
+  EXPECT_EQ(Send("POST", region, R"({"key":"/k","byte_size":4})").status, 501);
+  for (const std::string body :
+       {"", "[]", R"({"key":1})", R"({"key":"/k","byte_size":-1})",
+        R"({"key":"/k","bytes":4})", R"({"offset":1.5})"}) {
+    EXPECT_EQ(Send("POST", region, body).status, 400) << body;
+  }
   EXPECT_EQ(Send("GET", "/v2/models/other").status, 404);
   EXPECT_EQ(Send("GET", "/v2/models/attention/versions/2").status, 404);
   for (const char* path :

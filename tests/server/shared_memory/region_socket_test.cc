@@ -86,8 +86,8 @@ TEST_F(RegionSocketTest, RegistersAndDrops) {
   ExpectFailure(
       client.Drop(id), absl::StatusCode::kNotFound, "REGION_UNKNOWN",
       "drop_region.region: got a region that is not known here, "
-      "wanted one that the caller has registered and whose connection "
-      "is open");
+      "wanted one that the caller has registered and that is still "
+      "there");
 }
 
 TEST_F(RegionSocketTest, ForgetsTheRegionsOfAConnectionThatEnds) {
