@@ -13,7 +13,10 @@ pass sends queries and new tokens, in one message. Without it, or with another
 cache, each layer sends all keys and values each time.
 
 What a model asks for that the service does not have raises NotImplementedError,
-which names it; nothing is ignored. Needs torch and transformers, as the extra
+which names it; nothing is ignored. Under torch.compile the model is one graph,
+in which each layer calls an operator (hf_operator.py); RemoteCache breaks that
+graph at each layer. Under torch.autocast query, key and value are cast as
+PyTorch's own attention casts them. Needs torch and transformers, as the extra
 "hf" installs them.
 """
 
@@ -37,6 +40,7 @@ from transformers.cache_utils import (
 )
 from transformers.masking_utils import eager_mask
 
+from attention_client import hf_operator
 from attention_client.client import Client
 from attention_client.errors import AttentionError
 from attention_client.sessions import Session, StepItem, id_or_new
@@ -45,18 +49,6 @@ from attention_client.sessions import Session, StepItem, id_or_new
 # them, and stay in this process.
 _REMOTE = ("full_attention", "sliding_attention", "chunked_attention")
 _LOCAL = ("linear_attention", "conv", "dummy")
-# Arguments that say nothing of what attention computes.
-_MEANINGLESS = frozenset(
-    (
-        "cache_position",
-        "deterministic",
-        "output_hidden_states",
-        "output_router_logits",
-        "position_ids",
-        "return_dict",
-        "use_cache",
-    )
-)
 # Of a key that RemoteCache has returned: its _NewTokens.
 _TAG = "attention_client_new_tokens"
 _MOST_FORKS = 128
@@ -81,13 +73,30 @@ def register(target_or_client: str | Client, name: str = "remote") -> None:
         attention_mask: torch.Tensor | None,
         **others: Any,
     ) -> tuple[torch.Tensor, None]:
+        query, key, value = _autocast(query, key, value)
+        if torch.compiler.is_compiling() and not hasattr(key, _TAG):
+            return hf_operator.traced(
+                name, module, query, key, value, attention_mask, **others
+            ), None
+        return attend(module, query, key, value, attention_mask, **others), None
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def attend(
+        module: torch.nn.Module | None,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **others: Any,
+    ) -> torch.Tensor:
         asked = _Asked.of(module, query, attention_mask, **others)
         new = getattr(key, _TAG, None)
         if new is not None:
-            return new.attended(asked), None
+            return new.attended(asked)
         _check_gradients(query, key, value)
-        return asked.computed(client, key, value), None
+        return asked.computed(client, key, value)
 
+    hf_operator.define(name, attend)
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, _mask)
 
@@ -245,6 +254,7 @@ class RemoteLayer(CacheLayerMixin):  # type: ignore[misc]
     def lazy_initialization(self, *states: torch.Tensor) -> None:
         self.is_initialized = True
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update(
         self,
         key_states: torch.Tensor,
@@ -254,6 +264,7 @@ class RemoteLayer(CacheLayerMixin):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns what stands for the layer's keys and values: of their shape,
         all elements NaN in memory of one, and known to hf.register()."""
+        key_states, value_states = _autocast(key_states, value_states)
         _check_gradients(key_states, value_states)
         self.is_initialized = True
         mask_begin = self._mask_begin()
@@ -565,7 +576,7 @@ class _Asked:
                 "output_attentions: the weights stay in the server"
             )
         for name, value in others.items():
-            if value is not None and name not in _MEANINGLESS:
+            if value is not None and name not in hf_operator.MEANINGLESS:
                 raise NotImplementedError(
                     f"{name}: the model's attention has this argument, which "
                     "the service does not know"
@@ -662,8 +673,10 @@ def _mask(
     # Others put keys of their own behind those of the cache, and say in the mask
     # which of them are seen.
     plain = set(kinds) <= {*_REMOTE, *_LOCAL}
+    # What a mask has in it is not known while a model is compiled.
     everywhere = (local_size is None or kv_length < local_size) and (
-        attention_mask is None or bool(attention_mask.all())
+        attention_mask is None
+        or (not torch.compiler.is_compiling() and bool(attention_mask.all()))
     )
     if plain and everywhere:
         last = kv_offset + kv_length == q_offset + q_length
@@ -710,6 +723,18 @@ def _sinks(logits: torch.Tensor) -> list[float]:
 def _stand_in(new: torch.Tensor, length: int) -> torch.Tensor:
     nothing = torch.full((), float("nan"), dtype=new.dtype, device=new.device)
     return nothing.expand(*new.shape[:2], length, new.shape[-1])
+
+
+def _autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Casts as torch.autocast does before PyTorch's own attention."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
+        for tensor in tensors
+    )
 
 
 def _check_gradients(*tensors: torch.Tensor) -> None:
