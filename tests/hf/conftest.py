@@ -25,3 +25,16 @@ def none_left(remote):
     """Fails if a test leaves sessions."""
     yield
     assert remote.list_sessions() == []
+
+
+@pytest.fixture
+def computed(remote, monkeypatch):
+    """A list that grows with each call that sends all keys and values."""
+    calls = []
+    original = type(remote).compute
+    monkeypatch.setattr(
+        type(remote),
+        "compute",
+        lambda *args, **others: calls.append(1) or original(*args, **others),
+    )
+    return calls

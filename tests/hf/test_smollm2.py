@@ -1,6 +1,8 @@
 """SmolLM2-135M with its weights says the same words."""
 
+import copy
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import transformers
 
 from attention_client import hf
 
+DOCUMENT = Path(__file__).parents[2] / "docs/huggingface.md"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -56,3 +59,34 @@ def test_smollm2(remote, none_left, model, inputs, options):
                 **options,
             )
     assert torch.equal(tokens["remote"], tokens["eager"])
+
+
+def test_the_example_of_the_documentation(
+    none_left, folder, model, tmp_path, server_address, capsys
+):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        folder, gguf_file=FILE
+    )
+    tokenizer.save_pretrained(tmp_path)
+    # What is read from a GGUF file cannot be saved as it is.
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    plain = type(model)(config)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    plain.save_pretrained(tmp_path)
+    text = DOCUMENT.read_text()
+    (code,) = re.findall(r"(?s)^```python\n(.*?)^```", text, re.MULTILINE)
+    for old, new in (
+        ("127.0.0.1:50051", server_address),
+        ("register(", "register(name='documented', target_or_client="),
+        ('"remote"', '"documented"'),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", str(tmp_path)),
+    ):
+        assert old in code
+        code = code.replace(old, new)
+    exec(code, {})  # noqa: S102
+    alone = tokenizer("Two plus two is", return_tensors="pt")
+    model.set_attn_implementation("eager")
+    expected = model.generate(**alone, max_new_tokens=12)
+    assert capsys.readouterr().out == tokenizer.decode(expected[0]) + "\n"
