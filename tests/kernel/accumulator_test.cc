@@ -123,7 +123,6 @@ AttentionCase LongCase(Random& random) {
   limits.query_lengths = {1, 1, 3, 15, 40, 120};
   limits.head_sizes = {1, 3, 8, 16, 17};
   limits.max_work = 4000000;
-  limits.per_row = true;
   AttentionCase request = RandomCase(random, limits);
   request.options.return_scores = Scores::kNone;
   request.options.return_present = false;

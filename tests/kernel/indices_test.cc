@@ -29,7 +29,6 @@ AttentionCase Reproducible(AttentionCase request) {
 TEST(IndicesTest, HaveTheBitsOfTheMask) {
   RandomLimits limits;
   limits.key_lengths = {1, 7, 16, 33, 130, 255, 256, 257, 511, 800, 1300};
-  limits.per_row = true;
   int seen = 0, with_mask = 0;
   for (uint64_t seed = 0; seen < 400; ++seed) {
     Random random(seed);

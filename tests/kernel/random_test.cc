@@ -8,8 +8,8 @@
 namespace attention::test {
 namespace {
 
-void ExpectRightForSeeds(uint64_t begin, uint64_t end, RandomLimits limits) {
-  limits.per_row = true;
+void ExpectRightForSeeds(uint64_t begin, uint64_t end,
+                         const RandomLimits& limits) {
   for (uint64_t seed = begin; seed < end; ++seed) {
     Random random(seed);
     const AttentionCase request = RandomCase(random, limits);

@@ -100,7 +100,7 @@ TEST(TasksTest, CausalBatchesKeepEveryThreadBusy) {
 TEST(TasksTest, EveryRowIsInOneTask) {
   for (uint64_t seed = 0; seed < 300; ++seed) {
     Random random(seed);
-    const AttentionCase request = RandomCase(random, {.per_row = true});
+    const AttentionCase request = RandomCase(random);
     const AttentionPlan plan = Plan(request);
     const Problem& p = *plan.problem;
     std::set<std::tuple<int64_t, int64_t, int64_t>> rows;

@@ -109,7 +109,7 @@ struct RandomLimits {
   // Whether tensors may have strides and stand off their alignment.
   bool strided = true;
   // Whether there may be indices and sinks of each row.
-  bool per_row = false;
+  bool per_row = true;
 };
 
 // A valid request drawn over layouts, sizes, types and all options.
