@@ -116,7 +116,8 @@ std::vector<Case> AllCases() {
                 .query_heads = 32,
                 .query_length = rows,
                 .key_length = selected ? 32768 : 2048,
-                .selected = selected ? 2048 : 0};
+                .selected = selected ? 2048 : 0,
+                .for_peers = false};
       add(c, 128);
       c.query_heads = 128;
       c.kv_heads = 1;

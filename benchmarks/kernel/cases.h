@@ -33,6 +33,8 @@ struct Case {
   Mask mask = Mask::kNone;
   // Not 0: each query has indices of so many keys, shared by its heads.
   int64_t selected = 0;
+  // Whether it is listed for others (serve.h).
+  bool for_peers = true;
   // Not empty: sequences of these lengths, ragged; batch and lengths are not
   // used.
   std::vector<int64_t> ragged = {};
