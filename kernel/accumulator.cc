@@ -64,10 +64,13 @@ int64_t BytesAs(const AttentionPlan& plan, int threads, int64_t sequences) {
   // Unfinished sequences, each as long as the longest.
   const int64_t open = p.ragged ? std::min(sequences, p.batch) : p.batch;
   const int64_t sequence_rows = p.longest_query * p.group();
-  // A task has at least the rows of a tile, except the last one of a head.
-  const int64_t rows_per_task = std::min(sequence_rows, kMaxTileRows);
+  // A task has at least the rows of a tile, except the last one of a head, or
+  // of those that share a list of indices.
+  const int64_t together = p.indices ? p.rows_per_list() : sequence_rows;
+  const int64_t rows_per_task = std::min(together, kMaxTileRows);
   const int64_t tasks_per_head =
-      (sequence_rows + rows_per_task - 1) / rows_per_task;
+      sequence_rows / together *
+      ((together + rows_per_task - 1) / rows_per_task);
   const int64_t per_head = SaturatingMultiply(
       tasks_per_head, functions.state_bytes(p, rows_per_task));
   return SaturatingAdd(bytes, SaturatingMultiply(open * p.kv_heads, per_head));

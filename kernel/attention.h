@@ -95,7 +95,8 @@ struct AttentionOptions {
   int64_t chunk_size = 0;
   // Empty or Hq finite values.
   std::vector<double> alibi_slopes;
-  // Empty or Hq values, neither NaN nor +infinity.
+  // Empty or Hq values, neither NaN nor +infinity. Not with
+  // AttentionInputs::sinks.
   std::vector<double> sinks;
   MathMode math_mode = MathMode::kReproducible;
   // A float type: computes in at least this precision. The inputs may require
@@ -138,6 +139,16 @@ struct AttentionInputs {
   // Both or neither; (B, Hkv, P, D) and (B, Hkv, P, Dv) in every layout.
   std::optional<ConstTensorView> past_key;
   std::optional<ConstTensorView> past_value;
+  // Which keys a query sees, beside all that hides keys otherwise: INT32 or
+  // INT64, (B, S, k), or (B, Hq, S, k) per query head; kRagged: (sum of S, k)
+  // or (sum of S, Hq, k); without a batch axis also where B is 1 and heads
+  // share them, (S, k). Keys are counted from 0 in their sequence, the past
+  // first; -1 is none. In any order; a key that comes twice counts once. Only
+  // these keys are read: the time grows with k, not T.
+  std::optional<ConstTensorView> indices;
+  // A sink's logit of each row, in place of AttentionOptions::sinks, of a float
+  // type: (B, Hq, S); kMatrix: also (S); kRagged: (sum of S, Hq).
+  std::optional<ConstTensorView> sinks;
   // Empty or B numbers in [0, T].
   absl::Span<const int64_t> valid_lengths;
   // Layout::kRagged only: B + 1 ascending numbers, from 0 to the size of
@@ -170,8 +181,8 @@ struct AttentionPlan {
   std::optional<TensorSpec> present_key;
   std::optional<TensorSpec> present_value;
   // 2 * pairs * (D + Dv), where pairs counts the (query, key) pairs of every
-  // query head that causal mask, window and valid lengths leave. The mask
-  // tensor is not counted.
+  // query head that causal mask, window and valid lengths leave, at most k for
+  // each row that has indices. The mask tensor is not counted.
   double flops = 0;
   // The whole cost, in multiply-adds: flops / 2, and what softmax, reading keys
   // and values, rows and sequences cost beside them. On one CPU and in one
@@ -185,9 +196,9 @@ struct AttentionPlan {
 };
 
 // Checks inputs and options completely: shapes, types, lengths, ranges,
-// overflow and the bytes of a bool mask. Reads no other tensor element and
-// computes no attention. Copies ragged starts and valid lengths; allocates
-// nothing else that grows with the inputs.
+// overflow, the bytes of a bool mask, indices and sinks. Reads no other tensor
+// element and computes no attention. Copies ragged starts and valid lengths;
+// allocates nothing else that grows with the inputs.
 //
 // Errors: InvalidArgument, naming the field, what it got and what it wanted;
 // ErrorField() gives the field's path as in attention.proto. Throws

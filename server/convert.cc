@@ -40,6 +40,15 @@ absl::StatusOr<DataType> TypeOf(absl::string_view field,
         path, absl::StrCat("missing, wanted the type of the elements in ",
                            shared ? "shared_memory" : "data"));
   }
+  if (tensor.data_type == v1::DATA_TYPE_BITS) {
+    if (has_floats) {
+      return FieldError(path,
+                        "got BITS with float_values, wanted FLOAT32 or none");
+    }
+    return FieldError(path,
+                      "got BITS, wanted another type: only for masks, "
+                      "and not of StreamAttention");
+  }
   const std::optional<DataType> type = wire::FromWire(tensor.data_type);
   if (!type) {
     return FieldError(path, absl::StrCat("got ", tensor.data_type,
@@ -79,11 +88,10 @@ absl::StatusOr<int64_t> SizeOf(absl::string_view field,
 
 absl::Status WrongLength(absl::string_view path, const TensorFields& tensor,
                          int64_t got, absl::string_view unit, int64_t wanted,
-                         DataType type) {
+                         absl::string_view type) {
   return FieldError(
-      path,
-      absl::StrCat("got ", got, " ", unit, ", wanted ", wanted, " for shape ",
-                   ToString(tensor.shape), " of ", Name(type)));
+      path, absl::StrCat("got ", got, " ", unit, ", wanted ", wanted,
+                         " for shape ", ToString(tensor.shape), " of ", type));
 }
 
 // Whether the payload is as long as type and shape say.
@@ -93,14 +101,17 @@ absl::Status CheckPayload(absl::string_view field, const TensorFields& tensor,
   const auto wanted_numbers = bytes / static_cast<int64_t>(sizeof(float));
   if (numbers > 0 && numbers != wanted_numbers) {
     return WrongLength(absl::StrCat(field, ".float_values"), tensor, numbers,
-                       "numbers", wanted_numbers, type);
+                       "numbers", wanted_numbers, Name(type));
   }
   if (numbers == 0 && tensor.data.remaining() != bytes) {
     return WrongLength(absl::StrCat(field, ".data"), tensor,
-                       tensor.data.remaining(), "bytes", bytes, type);
+                       tensor.data.remaining(), "bytes", bytes, Name(type));
   }
   return absl::OkStatus();
 }
+
+// Bytes of so many bits.
+int64_t PackedBytes(int64_t bits) { return bits / 8 + (bits % 8 != 0); }
 
 // For messages that all hold their elements.
 absl::Status CheckNotShared(absl::string_view field,
@@ -131,8 +142,8 @@ absl::Status CheckNoPayload(absl::string_view field,
 
 class Converter {
  public:
-  // What comes with the message: all elements, those of the query and the mask,
-  // or those of the query.
+  // What comes with the message: all elements; those of all but keys and
+  // values; or those of query, indices and sinks.
   enum class Elements : uint8_t { kAll, kNoKeys, kQuery };
 
   Converter(wire::RequestFields fields, Elements elements, BufferPool& pool,
@@ -152,6 +163,8 @@ class Converter {
     Optional("mask", fields_.mask, &inputs.mask);
     Optional("past_key", fields_.past_key, &inputs.past_key);
     Optional("past_value", fields_.past_value, &inputs.past_value);
+    Optional("indices", fields_.indices, &inputs.indices);
+    Optional("sinks", fields_.sinks, &inputs.sinks);
     if (error_.ok()) error_ = FindOutputs();
     if (error_.ok()) error_ = TakeLists();
     if (!error_.ok()) return error_;
@@ -205,6 +218,7 @@ class Converter {
 
   bool Comes(const TensorFields& tensor) const {
     return elements_ == Elements::kAll || &tensor == &fields_.query ||
+           &tensor == &fields_.indices || &tensor == &fields_.sinks ||
            (elements_ == Elements::kNoKeys && &tensor == &fields_.mask);
   }
 
@@ -251,6 +265,10 @@ class Converter {
       absl::Status status = CheckNotShared(field, tensor);
       if (!status.ok()) return status;
     }
+    if (&tensor == &fields_.mask && tensor.data_type == v1::DATA_TYPE_BITS &&
+        tensor.float_values.count == 0) {
+      return Unpacked(field, tensor);
+    }
     const absl::StatusOr<DataType> type = TypeOf(field, tensor);
     if (!type.ok()) return type.status();
     const absl::StatusOr<int64_t> bytes = SizeOf(field, tensor, *type);
@@ -276,6 +294,51 @@ class Converter {
     }
     request_.bytes += static_cast<int64_t>(request_.payloads.back().capacity());
     view.data = request_.payloads.back().data();
+    return view;
+  }
+
+  // A mask of BITS as BOOL.
+  absl::StatusOr<ConstTensorView> Unpacked(absl::string_view field,
+                                           TensorFields& tensor) {
+    const absl::StatusOr<int64_t> count =
+        SizeOf(field, tensor, DataType::kBool);
+    if (!count.ok()) return count.status();
+    const int64_t packed = PackedBytes(*count);
+    std::optional<SharedPlace> place;
+    if (tensor.shared_memory.present) {
+      if (tensor.data.remaining() > 0) {
+        return FieldError(field, "got both shared_memory and data, wanted one");
+      }
+      const std::string path = absl::StrCat(field, ".shared_memory");
+      auto found = FindPlace(path, tensor.shared_memory, regions_);
+      if (!found.ok()) return found.status();
+      absl::Status status = CheckPlace(path, *found, packed, DataType::kBool);
+      if (!status.ok()) return status;
+      place = *std::move(found);
+    } else if (tensor.data.remaining() != packed) {
+      return WrongLength(absl::StrCat(field, ".data"), tensor,
+                         tensor.data.remaining(), "bytes", packed, "BITS");
+    }
+    if (absl::Status taken = meter_.Take(*count); !taken.ok()) return taken;
+    request_.payloads.push_back(pool_.Allocate(*count));
+    const Buffer& bools = request_.payloads.back();
+    request_.bytes += static_cast<int64_t>(bools.capacity());
+    wire::SliceReader from = tensor.data;
+    for (int64_t begin = 0; begin < *count; begin += kCopyBytes) {
+      const size_t piece = std::min<int64_t>(*count - begin, kCopyBytes);
+      request_.copies.push_back(
+          {.from = from,
+           .shared = place ? place->data() + begin / 8 : nullptr,
+           .to = bools.data() + begin,
+           .bytes = piece,
+           .unpacks_bits = true});
+      if (!place) from.Skip(PackedBytes(static_cast<int64_t>(piece)));
+    }
+    if (place) request_.regions.push_back(std::move(place->region));
+    ConstTensorView view;
+    view.type = DataType::kBool;
+    view.shape = tensor.shape;
+    view.data = bools.data();
     return view;
   }
 
@@ -345,6 +408,23 @@ class Converter {
 }  // namespace
 
 void PayloadCopy::Run() {
+  if (unpacks_bits) {
+    std::byte packed[4096];
+    for (size_t done = 0; done < bytes;) {
+      const size_t count = std::min(bytes - done, 8 * sizeof(packed));
+      const auto size = static_cast<size_t>(PackedBytes(count));
+      if (shared == nullptr) {
+        from.ReadBytes(packed, size);
+      } else {
+        std::memcpy(packed, shared + done / 8, size);
+      }
+      for (size_t i = 0; i < count; ++i) {
+        to[done + i] = (packed[i / 8] >> i % 8) & std::byte{1};
+      }
+      done += count;
+    }
+    return;
+  }
   if (shared == nullptr) {
     from.ReadBytes(to, bytes);
   } else {

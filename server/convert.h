@@ -27,7 +27,9 @@ struct PayloadCopy {
   wire::SliceReader from = {};
   const std::byte* shared = nullptr;  // in place of `from`, if not null
   std::byte* to = nullptr;
+  // To be written; each is a byte of the payload, or a bit of it.
   size_t bytes = 0;
+  bool unpacks_bits = false;
 
   void Run();
 };
@@ -70,7 +72,8 @@ struct KernelRequest {
 // copies into it; the slices that `fields` refers to are needed until these
 // have been run. What the planner will copy is taken from the meter too. Shared
 // tensors are left where they are, but for masks of BOOL: what is checked of
-// them must still be so when they are used. Throws std::bad_alloc.
+// them must still be so when they are used. Masks of BITS become BOOL. Throws
+// std::bad_alloc.
 //
 // Errors: InvalidArgument with ErrorField(), found before anything is copied of
 // the tensor in question; NotFound for memory that is not in `regions`; what

@@ -125,6 +125,14 @@ absl::StatusOr<KernelRequest> ToLayerRequest(wire::AttendFields fields,
   request.key = Kept(format, length, format.key_size);
   request.value = Kept(format, length, format.value_size);
   request.mask = std::move(fields.mask);
+  request.indices = std::move(fields.indices);
+  request.sinks = std::move(fields.sinks);
+  // The session's sequence is a batch of one.
+  for (wire::TensorFields* rows : {&request.indices, &request.sinks}) {
+    if (!rows->present) continue;
+    rows->shape.insert(rows->shape.begin(), 1);
+    ++rows->rank;
+  }
   const int64_t mask_begin = fields.mask_begin;
   request.options = std::move(fields.options);
   request.options.set_layout(v1::LAYOUT_BHSD);

@@ -150,6 +150,11 @@ absl::Status CheckShardOptions(const wire::AttendFields& fields) {
   };
   const v1::AttentionOptions& options = fields.options;
   if (options.sinks_size() > 0) return unwanted("sinks");
+  if (fields.sinks.present) {
+    return FieldError("sinks",
+                      "got it, wanted none with shard: who merges the partials "
+                      "adds it once");
+  }
   if (options.return_log_sum_exp()) return unwanted("return_log_sum_exp");
   if (options.return_scores() != v1::SCORES_UNSPECIFIED) {
     return unwanted("return_scores");
@@ -186,8 +191,8 @@ absl::StatusOr<std::unique_ptr<ShardAttend>> ShardAttend::Plan(
     if (!status.ok()) return status;
   }
   // The plan's cost is that of all tokens. The shard's part of it; all of it
-  // with a window, which may lie in this shard.
-  const bool windowed = request.options.window_left >= 0 ||
+  // with a window or indices, which may lie in this shard.
+  const bool windowed = inputs.indices || request.options.window_left >= 0 ||
                         request.options.window_right >= 0 ||
                         request.options.chunk_size > 0;
   const double part =

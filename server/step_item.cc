@@ -40,6 +40,8 @@ absl::Status CheckLoose(const wire::AppendFields& fields) {
 
 absl::Status CheckLoose(const wire::AttendFields& fields) {
   if (fields.mask.present) return Unwanted("mask", "query");
+  if (fields.indices.present) return Unwanted("indices", "query");
+  if (fields.sinks.present) return Unwanted("sinks", "query");
   if (fields.options.ByteSizeLong() > 0) return Unwanted("options", "query");
   if (fields.not_causal) return Unwanted("not_causal", "query");
   if (fields.mask_begin != 0) return Unwanted("mask_begin", "query");

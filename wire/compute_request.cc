@@ -64,6 +64,12 @@ void RequestDecoder::Decode(MessageReader& reader, RequestFields* fields) {
       case ComputeAttentionRequest::kPastValueFieldNumber:
         DecodeTensor(reader, &fields->past_value);
         break;
+      case ComputeAttentionRequest::kIndicesFieldNumber:
+        DecodeTensor(reader, &fields->indices);
+        break;
+      case ComputeAttentionRequest::kSinksFieldNumber:
+        DecodeTensor(reader, &fields->sinks);
+        break;
       case ComputeAttentionRequest::kValidLengthsFieldNumber:
         list("valid_lengths", &fields->valid_lengths);
         break;

@@ -37,6 +37,8 @@ struct RequestFields {
   TensorFields mask;
   TensorFields past_key;
   TensorFields past_value;
+  TensorFields indices;
+  TensorFields sinks;
   std::vector<int64_t> valid_lengths;
   std::vector<int64_t> query_starts;
   std::vector<int64_t> key_starts;

@@ -85,6 +85,12 @@ void DecodeItem(MessageReader& reader, absl::string_view path,
       case StepItem::kMaskFieldNumber:
         DecodeTensor(reader, &item->attend.mask);
         break;
+      case StepItem::kIndicesFieldNumber:
+        DecodeTensor(reader, &item->attend.indices);
+        break;
+      case StepItem::kSinksFieldNumber:
+        DecodeTensor(reader, &item->attend.sinks);
+        break;
       case StepItem::kOptionsFieldNumber:
         options.Decode(reader, &item->attend.options);
         break;
@@ -166,6 +172,12 @@ absl::StatusOr<AttendFields> DecodeAttendRequest(
         break;
       case AttendRequest::kMaskFieldNumber:
         DecodeTensor(reader, &fields.mask);
+        break;
+      case AttendRequest::kIndicesFieldNumber:
+        DecodeTensor(reader, &fields.indices);
+        break;
+      case AttendRequest::kSinksFieldNumber:
+        DecodeTensor(reader, &fields.sinks);
         break;
       case AttendRequest::kOptionsFieldNumber:
         options.Decode(reader, &fields.options);

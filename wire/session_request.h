@@ -50,6 +50,8 @@ struct AttendFields {
   LayerFields where;
   TensorFields query;
   TensorFields mask;
+  TensorFields indices;
+  TensorFields sinks;
   v1::AttentionOptions options;
   bool not_causal = false;
   int64_t mask_begin = 0;

@@ -38,6 +38,7 @@ std::string Describe(const Case& c) {
   if (c.value_head_size != c.head_size) {
     absl::StrAppend(&name, "_", c.value_head_size);
   }
+  if (c.selected > 0) absl::StrAppend(&name, "/k", c.selected);
   return name;
 }
 
@@ -106,6 +107,25 @@ std::vector<Case> AllCases() {
          .scaled = type},
         128);
   }
+  // Sparse attention: 2,048 keys of 32,768, and only so many keys for
+  // comparison. The second kind of heads is that of latent attention (MLA).
+  for (int64_t rows : {1, 64}) {
+    for (const bool selected : {true, false}) {
+      Case c = {.name = selected ? "selected" : "not_selected",
+                .type = DataType::kBFloat16,
+                .query_heads = 32,
+                .query_length = rows,
+                .key_length = selected ? 32768 : 2048,
+                .selected = selected ? 2048 : 0,
+                .for_peers = false};
+      add(c, 128);
+      c.query_heads = 128;
+      c.kv_heads = 1;
+      c.head_size = 576;
+      c.value_head_size = 512;
+      cases.push_back(c);
+    }
+  }
   add({.name = "small",
        .query_heads = 1,
        .kv_heads = 1,
@@ -165,6 +185,7 @@ Workload::Workload(const Case& c) {
   } else if (c.mask == Mask::kBool) {
     inputs.mask = Fill(DataType::kBool, {rows, keys}, 4);
   }
+  if (c.selected > 0) inputs.indices = Select(c);
   auto plan = PlanAttention(inputs, options);
   MustBeOk(plan.status());
   plan_ = *std::move(plan);
@@ -238,6 +259,25 @@ ConstTensorView Workload::Fill(DataType type, const Shape& shape,
     StoreElements(numbers.data(), count, type, bytes.data(), 0);
   }
   return {.type = type, .shape = shape, .strides = {}, .data = bytes.data()};
+}
+
+ConstTensorView Workload::Select(const Case& c) {
+  std::mt19937 random(5);
+  const int64_t rows = c.batch * c.query_length;
+  Bytes& bytes = tensors_.emplace_back(rows * c.selected * sizeof(int32_t));
+  auto* list = reinterpret_cast<int32_t*>(bytes.data());
+  std::vector<int32_t> keys(c.key_length);
+  for (int64_t i = 0; i < c.key_length; ++i) keys[i] = static_cast<int32_t>(i);
+  for (int64_t row = 0; row < rows; ++row, list += c.selected) {
+    for (int64_t n = 0; n < c.selected; ++n) {
+      std::swap(keys[n], keys[n + random() % (c.key_length - n)]);
+      list[n] = keys[n];
+    }
+  }
+  return {.type = DataType::kInt32,
+          .shape = {c.batch, c.query_length, c.selected},
+          .strides = {},
+          .data = bytes.data()};
 }
 
 void Workload::Run(Executor& executor) {

@@ -31,6 +31,10 @@ struct Case {
   Causal causal = Causal::kNone;
   int64_t window_left = -1;
   Mask mask = Mask::kNone;
+  // Not 0: each query has indices of so many keys, shared by its heads.
+  int64_t selected = 0;
+  // Whether it is listed for others (serve.h).
+  bool for_peers = true;
   // Not empty: sequences of these lengths, ragged; batch and lengths are not
   // used.
   std::vector<int64_t> ragged = {};
@@ -64,6 +68,8 @@ class Workload {
   using Bytes = std::vector<char, HugePageAllocator<char>>;
 
   ConstTensorView Fill(DataType type, const Shape& shape, unsigned seed);
+  // Indices of keys drawn at random, none twice.
+  ConstTensorView Select(const Case& c);
   // Scaled rows in place of the keys and values of the plan, whose head sizes
   // are equal.
   void Scale(const Case& c);

@@ -13,6 +13,7 @@
 #include <sstream>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -111,8 +112,10 @@ std::string ToJson(const Case& c) {
 }
 
 std::string List() {
+  std::vector<Case> listed = AllCases();
+  std::erase_if(listed, [](const Case& c) { return !c.for_peers; });
   const std::string cases = absl::StrJoin(
-      AllCases(), ", ",
+      listed, ", ",
       [](std::string* out, const Case& c) { absl::StrAppend(out, ToJson(c)); });
   return Object({Field("cases", absl::StrCat("[", cases, "]")),
                  Field("simd_target", Quoted(SimdTarget())),

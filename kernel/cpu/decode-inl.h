@@ -25,11 +25,12 @@ constexpr int kDecodeRows = kTileRows < 8 ? kTileRows : 8;
 // scores[r][j] = scale * dot(query row r, key j) for the rows j of `keys`,
 // written up to a whole vector. `query` is [kRows, steps] as QueryAt() reads
 // it, `scores` [kRows, kKeyBlock], both row-major. Prefetches `next`. From is
-// the type of the keys' elements, which may be scaled.
-template <TileArithmetic Arithmetic, int kRows, typename From,
+// the type of the keys' elements, which may be scaled; Keys is StridedRows or
+// GatheredRows.
+template <TileArithmetic Arithmetic, int kRows, typename From, class Keys,
           typename T = typename Arithmetic::T>
 void ScoreDecodeTile(const T* HWY_RESTRICT query, int64_t steps,
-                     const StridedRows& keys, T scale, T* HWY_RESTRICT scores,
+                     const Keys& keys, T scale, T* HWY_RESTRICT scores,
                      const StridedRows& next) {
   const Tag<T> d;
   constexpr int64_t N = kLanes<T>;
@@ -51,11 +52,13 @@ void ScoreDecodeTile(const T* HWY_RESTRICT query, int64_t steps,
       if (present == N && columns == N) {
         ATTENTION_UNROLL
         for (int64_t i = 0; i < N; ++i) {
-          square[i] = LoadAs(d, keys.Row<From>(j + i) + k);
+          square[i] = LoadAs(d, keys.template Row<From>(j + i) + k);
         }
       } else {
         const From* rows[N];
-        for (int64_t i = 0; i < present; ++i) rows[i] = keys.Row<From>(j + i);
+        for (int64_t i = 0; i < present; ++i) {
+          rows[i] = keys.template Row<From>(j + i);
+        }
         LoadPartialSquare<T>(rows, k, present, columns, square);
       }
       Transpose<T>(square);
@@ -131,12 +134,35 @@ void AccumulateDecodeTile(const T* HWY_RESTRICT weights,
   }
 }
 
+// The same for gathered rows of values.
+template <TileArithmetic Arithmetic, int kRows, typename From,
+          typename T = typename Arithmetic::T>
+void AccumulateGatheredTile(const T* HWY_RESTRICT weights,
+                            const GatheredRows& values, int64_t columns,
+                            T* HWY_RESTRICT output, int64_t output_stride) {
+  constexpr int64_t N = kLanes<T>;
+  constexpr int kVectors = kRows * 4 <= 2 * kTileRows   ? 4
+                           : kRows * 2 <= 2 * kTileRows ? 2
+                                                        : 1;
+  const GatheredValues<From> data = {values.rows, 0};
+  int64_t c = 0;
+  for (; c + kVectors * N <= columns; c += kVectors * N) {
+    AccumulateTile<Arithmetic, kRows, kVectors>(weights, values.count, data + c,
+                                                0, output + c, output_stride,
+                                                NoPrefetch());
+  }
+  for (; c < columns; c += N) {
+    AccumulateTile<Arithmetic, kRows, 1>(weights, values.count, data + c, 0,
+                                         output + c, output_stride,
+                                         NoPrefetch());
+  }
+}
+
 // ScoreDecodeTile and AccumulateDecodeTile for `rows` rows in [1, kDecodeRows].
 template <TileArithmetic Arithmetic, typename From, int kRows = kDecodeRows,
-          typename T = typename Arithmetic::T>
-void ScoreDecode(int rows, const T* query, int64_t steps,
-                 const StridedRows& keys, T scale, T* scores,
-                 const StridedRows& next) {
+          class Keys, typename T = typename Arithmetic::T>
+void ScoreDecode(int rows, const T* query, int64_t steps, const Keys& keys,
+                 T scale, T* scores, const StridedRows& next) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
       return ScoreDecode<Arithmetic, From, kRows - 1>(rows, query, steps, keys,
@@ -160,6 +186,20 @@ void AccumulateDecode(int rows, const T* weights, const StridedRows& values,
   }
   AccumulateDecodeTile<Arithmetic, kRows, From>(weights, values, output,
                                                 output_stride, next);
+}
+
+template <TileArithmetic Arithmetic, typename From, int kRows = kDecodeRows,
+          typename T = typename Arithmetic::T>
+void AccumulateGathered(int rows, const T* weights, const GatheredRows& values,
+                        int64_t columns, T* output, int64_t output_stride) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return AccumulateGathered<Arithmetic, From, kRows - 1>(
+          rows, weights, values, columns, output, output_stride);
+    }
+  }
+  AccumulateGatheredTile<Arithmetic, kRows, From>(weights, values, columns,
+                                                  output, output_stride);
 }
 
 }  // namespace HWY_NAMESPACE

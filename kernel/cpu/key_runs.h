@@ -77,6 +77,10 @@ class KeyRuns {
               value_bytes_);
   }
 
+  // Of a row as it is stored.
+  int64_t key_row_bytes() const { return head_size_ * key_bytes_; }
+  int64_t value_row_bytes() const { return value_head_size_ * value_bytes_; }
+
   // Keys or values [begin, end), which must lie in one block of kKeyBlock keys.
   // Empty if they do not lie in one run.
   StridedRows Keys(int64_t begin, int64_t end) const {

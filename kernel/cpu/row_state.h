@@ -71,7 +71,10 @@ class RowState {
         : padded_rows(RoundUp(rows, 16)),
           // The last row is filled up to a whole vector. The padding of a
           // decode holds its queries' second form.
-          query(RoundUp(padded_rows * problem.head_size + 15, 16)) {
+          // With indices there is no such form, and many states of few rows.
+          query(RoundUp(
+              (problem.indices ? rows : padded_rows) * problem.head_size + 15,
+              16)) {
       const int64_t blocks = problem.longest_keys / kKeyBlock + 1;
       const int depth = std::bit_width(static_cast<uint64_t>(blocks)) + 1;
       levels = problem.first_block == 0 ? depth : 2 * depth;

@@ -28,6 +28,7 @@
 #include "kernel/cpu/row_task.h"
 #include "kernel/cpu/scaled-inl.h"
 #include "kernel/cpu/scratch.h"
+#include "kernel/cpu/selected_keys.h"
 #include "kernel/cpu/softmax-inl.h"
 #include "kernel/cpu/task_rows.h"
 #include "kernel/cpu/tile-inl.h"
@@ -54,6 +55,7 @@ class Rows {
         steps_(problem.head_size / Arithmetic::kElements),
         state_(StateIn(problem, rows_, memory, begun)),
         scratch_(problem, Arithmetic::kTileRows, kLanes<T>),
+        selected_(scratch_.selected),
         stack_(state_, rows_, problem.first_block),
         scale_(static_cast<T>(problem.scale)),
         softcap_(problem.softcap > 0
@@ -74,6 +76,9 @@ class Rows {
   // if the turn was over before the last. For `next_keys` see RowFunctions.
   bool Attend(int64_t begin, int64_t end, const StridedRows& next_keys,
               const Turn& turn) {
+    if constexpr (kExact) {
+      if (p_.indices) return AttendSelected(begin, end, turn);
+    }
     int64_t& next_block = state_.progress->next_block;
     begin = std::max({begin, task_.seen().begin / kKeyBlock, next_block});
     end = std::min(end, (task_.seen().end + kKeyBlock - 1) / kKeyBlock);
@@ -159,7 +164,7 @@ class Rows {
 
   void WriteOutputs(const PartialRows<T>& result,
                     const AttentionOutputs& outputs) {
-    if (!p_.sinks.empty()) AddSinks(result);
+    if (p_.has_sinks()) AddSinks(result);
     for (int64_t r = 0; r < rows_; ++r) {
       Normalize(result, r);
       StoreRow(result.output + r * state_.output_stride, p_.value_head_size,
@@ -425,6 +430,187 @@ class Rows {
     });
   }
 
+  // Attend() for indices: reads only the keys that they select. All rows of the
+  // task share a list, and so see the same of its keys. A block without any is
+  // not pushed.
+  bool AttendSelected(int64_t begin, int64_t end, const Turn& turn) {
+    int64_t& next_block = state_.progress->next_block;
+    begin = std::max({begin, task_.seen().begin / kKeyBlock, next_block});
+    end = std::min(end, (task_.seen().end + kKeyBlock - 1) / kKeyBlock);
+    if (begin >= end) return true;
+    selected_.Select(task_.List(), *p_.indices,
+                     {std::max(task_.seen().begin, begin * kKeyBlock),
+                      std::min(task_.seen().end, end * kKeyBlock)});
+    Gathered two[2];  // the block computed, and the one after it
+    Gathered* current = &two[0];
+    Gathered* next = &two[1];
+    Gather(selected_.NextBlock(begin, end), end, current);
+    while (current->block < end) {
+      Gather(selected_.NextBlock(current->block + 1, end), end, next);
+      AttendGathered(*current, stack_.Push(current->block));
+      next_block = current->block + 1;
+      std::swap(current, next);
+      if (current->block < end && turn.Over()) return false;
+    }
+    return true;
+  }
+
+  // The selected keys of a block, and where they lie.
+  struct Gathered : GatheredKeys {
+    int64_t block;
+    const void* key_rows[kKeyBlock];
+    const void* value_rows[kKeyBlock];
+  };
+
+  // Finds those of `block`, unless it is `end`, and prefetches them.
+  void Gather(int64_t block, int64_t end, Gathered* gathered) {
+    gathered->block = block;
+    if (block == end) return;
+    gathered->count = selected_.List(block, gathered->keys);
+    const int64_t first = block * kKeyBlock;
+    const KeyRuns& runs = task_.keys();
+    for (int64_t c = 0; c < gathered->count; ++c) {
+      const int64_t key = first + gathered->keys[c];
+      gathered->key_rows[c] = runs.Key(key);
+      gathered->value_rows[c] = runs.Value(key);
+      PrefetchRow(gathered->key_rows[c], runs.key_row_bytes());
+      PrefetchRow(gathered->value_rows[c], runs.value_row_bytes());
+    }
+  }
+
+  // Computes the partial of one block from its selected keys alone, with the
+  // bits of AttendBlock().
+  void AttendGathered(Gathered& gathered, const PartialRows<T>& partial) {
+    const int64_t first = gathered.block * kKeyBlock;
+    if (p_.scaled) {
+      for (int64_t c = 0; c < gathered.count; ++c) {
+        UnscaleTo(c, first + gathered.keys[c]);
+        gathered.key_rows[c] = scratch_.unscaled_keys + c * p_.head_size;
+        gathered.value_rows[c] =
+            scratch_.unscaled_values + c * p_.value_head_size;
+      }
+    }
+    const GatheredRows keys = {gathered.key_rows, gathered.count};
+    const GatheredRows values = {gathered.value_rows, gathered.count};
+    const bool decode =
+        rows_ <= kDecodeRows && p_.value_head_size % kLanes<T> == 0 &&
+        (!kDouble || (p_.key.type == kOwnType && p_.value.type == kOwnType));
+    if (!decode) {
+      PackKeyRows(keys);
+      PackValueRows(values);
+    }
+    ForEachTile([&](int64_t row, int rows) {
+      T* output = partial.output + row * state_.output_stride;
+      ScoreGathered(decode, row, rows, keys);
+      bool hidden = false;
+      for (int r = 0; r < rows; ++r) {
+        T* scores = scratch_.scores + r * kKeyBlock;
+        if (softcap_ > 0) Cap(softcap_, gathered.padded(), scores);
+        hidden |= AddGatheredBias(task_, first, row + r, gathered,
+                                  scratch_.bias, scores);
+        partial.max[row + r] =
+            MaxGathered(task_, first, row + r, gathered, scores);
+      }
+      for (int r = 0; r < rows; ++r) {
+        partial.sum[row + r] = ExponentiateGathered(
+            partial.max[row + r], gathered, scratch_.scores + r * kKeyBlock);
+      }
+      AccumulateGatheredRows(decode, rows, values, output);
+      if (hidden && !AllFinite(output, rows)) {
+        for (int r = 0; r < rows; ++r) {
+          AccumulateUnmasked(first, row + r, gathered, values,
+                             scratch_.scores + r * kKeyBlock,
+                             output + r * state_.output_stride);
+        }
+      }
+    });
+  }
+
+  // Score() and Accumulate() for gathered keys; unless `decode`, these are
+  // packed.
+  void ScoreGathered(bool decode, int64_t row, int rows,
+                     const GatheredRows& keys) {
+    const T* query = state_.query + row * steps_;
+    if (!decode) {
+      Prefetcher no_prefetch({}, 0);
+      ScoreBlock(arithmetic_, rows, query, steps_, scratch_.keys_packed, 0,
+                 RoundUp(keys.count, kPanel<T>), scale_, scratch_.scores,
+                 no_prefetch);
+      return;
+    }
+    Arithmetic::template WithKeysOf<!kDouble>(
+        p_.key.type, [&](auto element) HWY_ATTR {
+          ScoreDecode<Arithmetic, decltype(element)>(rows, query, steps_, keys,
+                                                     scale_, scratch_.scores,
+                                                     StridedRows{});
+        });
+  }
+  void AccumulateGatheredRows(bool decode, int rows, const GatheredRows& values,
+                              T* output) {
+    if (!decode) {
+      Prefetcher no_prefetch({}, 0);
+      AccumulateBlock(arithmetic_, rows, scratch_.scores, values.count,
+                      scratch_.values, scratch_.value_stride,
+                      state_.output_stride, output, state_.output_stride,
+                      no_prefetch);
+      return;
+    }
+    Arithmetic::template WithValuesOf<!kDouble>(
+        p_.value.type, [&](auto element) HWY_ATTR {
+          AccumulateGathered<Arithmetic, decltype(element)>(
+              rows, scratch_.scores, values, p_.value_head_size, output,
+              state_.output_stride);
+        });
+  }
+
+  // Key `key` of the sequence and its value as numbers, number `c` in scratch.
+  void UnscaleTo(int64_t c, int64_t key) {
+    UnscaleRows(*p_.scaled, task_.keys().Keys(key, key + 1), p_.head_size,
+                scratch_.unscaled_keys + c * p_.head_size);
+    UnscaleRows(*p_.scaled, task_.keys().Values(key, key + 1),
+                p_.value_head_size,
+                scratch_.unscaled_values + c * p_.value_head_size);
+  }
+
+  // AccumulateVisible() for gathered keys.
+  void AccumulateUnmasked(int64_t first, int64_t row,
+                          const GatheredKeys& gathered,
+                          const GatheredRows& values, const T* weights,
+                          T* output) {
+    std::fill_n(output, state_.output_stride, T{0});
+    for (int64_t c = 0; c < gathered.count; ++c) {
+      if (!task_.template Unmasked<T>(first, row, gathered.keys[c])) continue;
+      AccumulateSteps(arithmetic_, weights + c, values.rows + c, p_.value.type,
+                      p_.value_head_size, output);
+    }
+  }
+
+  void PackKeyRows(const GatheredRows& keys) {
+    Arithmetic::template WithKeysOf<true>(p_.key.type, [&](auto step) HWY_ATTR {
+      using From = decltype(step);
+      for (int64_t c = 0; c < keys.count; c += kPanel<T>) {
+        const int64_t count = std::min(kPanel<T>, keys.count - c);
+        const From* rows[kPanel<T>];
+        for (int64_t i = 0; i < count; ++i) {
+          rows[i] = keys.template Row<From>(c + i);
+        }
+        PackPanel<T, From>(rows, count, steps_,
+                           scratch_.keys_packed + c * steps_);
+      }
+    });
+  }
+  void PackValueRows(const GatheredRows& values) {
+    Arithmetic::template WithValuesOf<true>(
+        p_.value.type, [&](auto element) HWY_ATTR {
+          using From = decltype(element);
+          for (int64_t c = 0; c < values.count; ++c) {
+            const From* const row = values.template Row<From>(c);
+            Arithmetic::PackValues(&row, p_.value_head_size,
+                                   scratch_.values + c * scratch_.value_stride);
+          }
+        });
+  }
+
   // Packs the steps of values [keys.begin, keys.end) of the block at `first`.
   void PackValues(int64_t first, const KeyRange& keys) {
     Arithmetic::template WithValuesOf<true>(
@@ -493,7 +679,7 @@ class Rows {
   void AddSinks(const PartialRows<T>& result) {
     const PartialRows<T> sinks = stack_.Push(p_.total_keys() / kKeyBlock + 1);
     for (int64_t r = 0; r < rows_; ++r) {
-      sinks.max[r] = static_cast<T>(p_.sinks[task_.Head(r)]);
+      sinks.max[r] = task_.template Sink<T>(r);
       sinks.sum[r] = sinks.max[r] == -kInfinity<T> ? T{0} : T{1};
     }
     std::fill_n(sinks.output, rows_ * state_.output_stride, T{0});
@@ -527,6 +713,9 @@ class Rows {
   bool ReturnScores(const PartialRows<T>& result,
                     const AttentionOutputs& outputs, const Turn& turn) {
     int64_t& next_score = state_.progress->next_score;
+    if (p_.indices) {
+      selected_.Select(task_.List(), *p_.indices, {0, p_.total_keys()});
+    }
     while (next_score < p_.total_keys()) {
       const int64_t first = next_score;
       const KeyRange keys = {0, std::min(kKeyBlock, p_.total_keys() - first)};
@@ -559,6 +748,11 @@ class Rows {
     if (p_.scores == Scores::kCapped) return;
     AddBias(task_, first, row, task_.VisibleInBlock(first, row), padded,
             scratch_.bias, scores);
+    if (p_.indices) {
+      for (int64_t j = padded.begin; j < padded.end; ++j) {
+        if (!selected_.Has(first + j)) scores[j] = -kInfinity<T>;
+      }
+    }
     if (p_.scores == Scores::kBiased) return;
     const T sum = SawNone(result, row) ? T{1} : result.sum[row];
     for (int64_t j = padded.begin; j < padded.end; j += kLanes<T>) {
@@ -574,6 +768,8 @@ class Rows {
       Arithmetic::kElements * Arithmetic::kStepsAtOnce;
 
   static constexpr bool kDouble = sizeof(T) == 8;
+  // Only this arithmetic gathers keys.
+  static constexpr bool kExact = std::is_same_v<Arithmetic, Exact<T>>;
   // Scaled rows are FLOAT32 for the plan.
   static constexpr bool kMayBeScaled = std::is_same_v<Arithmetic, Exact<float>>;
   // The type of keys and values that needs no conversion.
@@ -587,6 +783,7 @@ class Rows {
   const int64_t steps_;  // per query and key: D / kElements
   RowState<T> state_;
   Scratch<T> scratch_;
+  SelectedKeys selected_;  // with indices
   // [rows, steps], or [rows, D] if Decode::kSplitsQueries, row-major.
   T* decode_query_ = state_.query;
   PartialStack<T> stack_;

@@ -6,14 +6,15 @@
 
 #include "kernel/attention.h"
 #include "kernel/cpu/row_task.h"
+#include "kernel/cpu/selected_keys.h"
 #include "kernel/cpu/task_memory.h"
 #include "kernel/plan/problem.h"
 
 namespace attention {
 
 // At most 256 (D + Dv' + tile_rows + 1) numbers of type T, and of scaled rows
-// 256 (D + Dv) of FLOAT32. Dv' is Dv rounded up to the lanes of a vector;
-// tile_rows is at most 14, or 32 with BF16Tiles.
+// 256 (D + Dv) of FLOAT32; with indices a bit for each key. Dv' is Dv rounded
+// up to the lanes of a vector; tile_rows is at most 14, or 32 with BF16Tiles.
 template <typename T>
 class Scratch {
  public:
@@ -27,6 +28,9 @@ class Scratch {
     bias = scores + tile_rows * kKeyBlock;
     unscaled_keys = reinterpret_cast<float*>(bias + kKeyBlock);
     unscaled_values = unscaled_keys + kKeyBlock * problem.head_size;
+    selected = reinterpret_cast<uint64_t*>(
+        reinterpret_cast<char*>(keys_packed) +
+        Bytes(problem, tile_rows, lanes) - SelectedBytes(problem));
   }
 
   // What the constructor takes for these arguments, in bytes.
@@ -39,7 +43,8 @@ class Scratch {
            (problem.scaled
                 ? kKeyBlock * (problem.head_size + problem.value_head_size) *
                       static_cast<int64_t>(sizeof(float))
-                : 0);
+                : 0) +
+           SelectedBytes(problem);
   }
 
   // Row-major. kPanel and kElements are those of tile-inl.h.
@@ -51,6 +56,14 @@ class Scratch {
   // A block of scaled rows as they are computed with; else no memory.
   float* unscaled_keys;    // [256, D]
   float* unscaled_values;  // [256, Dv]
+  uint64_t* selected;      // SelectedKeys; without indices no memory
+
+ private:
+  static int64_t SelectedBytes(const Problem& problem) {
+    return problem.indices ? SelectedKeys::Words(problem.longest_keys) *
+                                 static_cast<int64_t>(sizeof(uint64_t))
+                           : 0;
+  }
 };
 
 }  // namespace attention

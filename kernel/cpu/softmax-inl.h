@@ -125,13 +125,11 @@ const T* Bias(const TaskRows& rows, int64_t first, int64_t row,
   return memory;
 }
 
-// Adds the mask tensor; returns whether it masks any of `padded`.
+// Adds bias[j] to the score of each key j; returns whether it masks any.
 template <typename T>
-bool AddMask(const TaskRows& rows, int64_t first, int64_t row,
-             const KeyRange& padded, T* memory, T* scores) {
+bool AddMask(const T* bias, const KeyRange& padded, T* scores) {
   const Tag<T> d;
   const Vec<T> masked = hn::Set(d, -kInfinity<T>);
-  const T* bias = Bias(rows, first, row, padded, memory);
   auto any = hn::Eq(masked, hn::Zero(d));
   for (int64_t j = padded.begin; j < padded.end; j += kLanes<T>) {
     const Vec<T> added = hn::LoadU(d, bias + j);
@@ -166,7 +164,8 @@ HWY_INLINE bool AddBias(const TaskRows& rows, int64_t first, int64_t row,
                         T* bias, T* scores) {
   const Problem& problem = rows.problem();
   const bool masks =
-      problem.mask && AddMask(rows, first, row, padded, bias, scores);
+      problem.mask &&
+      AddMask(Bias(rows, first, row, padded, bias), padded, scores);
   if (!problem.alibi_slopes.empty()) {
     AddAlibi(rows, first, row, padded, scores);
   }
@@ -174,6 +173,51 @@ HWY_INLINE bool AddBias(const TaskRows& rows, int64_t first, int64_t row,
             scores + std::max(visible.begin, padded.begin), -kInfinity<T>);
   std::fill(scores + std::min(visible.end, padded.end), scores + padded.end,
             -kInfinity<T>);
+  return masks;
+}
+
+// Of the keys that indices select, only these have scores: key keys[c] of the
+// block has number c, in ascending order, in [0, count).
+struct GatheredKeys {
+  uint8_t keys[kKeyBlock];
+  int64_t count;
+
+  KeyRange padded() const { return {0, RoundUp(count, kSumLanes)}; }
+};
+
+// AddBias() for gathered keys that causal mask, window and valid length let all
+// rows see.
+template <typename T>
+HWY_INLINE bool AddGatheredBias(const TaskRows& rows, int64_t first,
+                                int64_t row, const GatheredKeys& gathered,
+                                T* bias, T* scores) {
+  const Problem& problem = rows.problem();
+  const KeyRange padded = gathered.padded();
+  const int64_t count = gathered.count;
+  bool masks = false;
+  if (problem.mask) {
+    for (int64_t c = 0; c < count; ++c) {
+      bias[c] = rows.MaskAt<T>(first, row, gathered.keys[c]);
+    }
+    std::fill(bias + count, bias + padded.end, T{0});
+    masks = AddMask<T>(bias, padded, scores);
+  }
+  if (!problem.alibi_slopes.empty()) {
+    const Tag<T> d;
+    const Vec<T> slope =
+        hn::Set(d, static_cast<T>(-problem.alibi_slopes[rows.Head(row)]));
+    const int64_t position = rows.Query(row) + rows.sequence().offset - first;
+    for (int64_t c = 0; c < count; ++c) {
+      bias[c] = static_cast<T>(gathered.keys[c] - position);
+    }
+    std::fill(bias + count, bias + padded.end, T{0});
+    for (int64_t c = 0; c < padded.end; c += kLanes<T>) {
+      hn::Store(
+          Fma(slope, hn::Abs(hn::Load(d, bias + c)), hn::Load(d, scores + c)),
+          d, scores + c);
+    }
+  }
+  std::fill(scores + count, scores + padded.end, -kInfinity<T>);
   return masks;
 }
 
@@ -214,6 +258,19 @@ HWY_INLINE T Max(const TaskRows& rows, int64_t first, int64_t row,
   return max;
 }
 
+template <typename T>
+HWY_INLINE T MaxGathered(const TaskRows& rows, int64_t first, int64_t row,
+                         const GatheredKeys& gathered, const T* scores) {
+  const T max = LargestScore(gathered.padded(), scores);
+  if (max != -kInfinity<T>) return max;
+  for (int64_t c = 0; c < gathered.count; ++c) {
+    if (rows.Unmasked<T>(first, row, gathered.keys[c])) {
+      return std::numeric_limits<T>::lowest();  // As in Max().
+    }
+  }
+  return max;
+}
+
 // Turns scores into weights exp(score - max), stored as steps of Arithmetic.
 // Returns their sum.
 template <TileArithmetic Arithmetic, typename T = typename Arithmetic::T>
@@ -234,6 +291,29 @@ HWY_INLINE T Exponentiate(T max, const KeyRange& padded, T* scores) {
       sums[i] = hn::Add(sums[i], weight);
     }
   }
+  return SumOf16<T>(sums);
+}
+
+// Exponentiate() for gathered keys. Each weight is added in the lane that its
+// key has among all keys of the block: the weights of the others are 0, which
+// would change nothing.
+template <typename T>
+HWY_INLINE T ExponentiateGathered(T max, const GatheredKeys& gathered,
+                                  T* scores) {
+  const Tag<T> d;
+  const Vec<T> reference = hn::Set(d, max == -kInfinity<T> ? T{0} : max);
+  for (int64_t c = 0; c < gathered.padded().end; c += kLanes<T>) {
+    hn::Store(ExpNonPositive(d, hn::Sub(hn::Load(d, scores + c), reference)), d,
+              scores + c);
+  }
+  HWY_ALIGN T lanes[kSumLanes] = {};
+  for (int64_t c = 0; c < gathered.count; ++c) {
+    lanes[gathered.keys[c] % kSumLanes] += scores[c];
+  }
+  constexpr int kSums = kSumLanes / kLanes<T>;
+  Vec<T> sums[kSums];
+  ATTENTION_UNROLL
+  for (int i = 0; i < kSums; ++i) sums[i] = hn::Load(d, lanes + i * kLanes<T>);
   return SumOf16<T>(sums);
 }
 

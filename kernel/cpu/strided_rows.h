@@ -20,6 +20,17 @@ struct StridedRows {
   }
 };
 
+// Rows anywhere in memory.
+struct GatheredRows {
+  const void* const* rows = nullptr;  // [count]
+  int64_t count = 0;
+
+  template <typename Element>
+  const Element* Row(int64_t i) const {
+    return static_cast<const Element*>(rows[i]);
+  }
+};
+
 }  // namespace attention
 
 #endif  // ATTENTION_KERNEL_CPU_STRIDED_ROWS_H_

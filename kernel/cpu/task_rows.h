@@ -17,8 +17,8 @@ namespace attention {
 
 // Counts rows from 0 within the task, and keys from 0 within the block whose
 // first key is `first`. What a row sees is decided by causal mask, window and
-// valid length; the mask tensor is not considered unless said. Refers to the
-// problem.
+// valid length; mask tensor and indices are not considered unless said. Refers
+// to the problem.
 class TaskRows {
  public:
   TaskRows(const Problem& problem, const RowTask& task)
@@ -89,9 +89,25 @@ class TaskRows {
             mask.row_stride * size};
   }
 
+  // The sink's logit of a row.
+  template <typename T>
+  T Sink(int64_t row) const {
+    if (!problem_.row_sinks) return static_cast<T>(problem_.sinks[Head(row)]);
+    const Operand& sinks = *problem_.row_sinks;
+    return LoadElement<T>(sinks.Row(sequence_.batch, Head(row),
+                                    sequence_.query_begin + Query(row)),
+                          sinks.type, 0);
+  }
+
   const void* QueryRow(int64_t row) const {
     return problem_.query.Row(sequence_.batch, Head(row),
                               sequence_.query_begin + Query(row));
+  }
+
+  // The list of indices of the task's rows.
+  const void* List() const {
+    return problem_.indices->Row(sequence_.batch, Head(0),
+                                 sequence_.query_begin + Query(0));
   }
 
   // Keys of the block that `row` sees.
@@ -107,17 +123,23 @@ class TaskRows {
     return {0, std::clamp<int64_t>(seen_.end - first, 0, kKeyBlock)};
   }
 
+  // What the mask tensor adds to the score of `row` and key `j`.
+  template <typename T>
+  T MaskAt(int64_t first, int64_t row, int64_t j) const {
+    constexpr T kMasked = -std::numeric_limits<T>::infinity();
+    const MaskOperand& mask = *problem_.mask;
+    if (first + j >= mask.length) return kMasked;
+    const T bias =
+        LoadElement<T>(mask.data, mask.type, MaskIndex(first, row) + j);
+    if (mask.type == DataType::kBool) return bias != 0 ? T{0} : kMasked;
+    return bias;
+  }
+
   // Whether the mask tensor lets `row` see key `j`.
   template <typename T>
   bool Unmasked(int64_t first, int64_t row, int64_t j) const {
-    if (!problem_.mask) return true;
-    const MaskOperand& mask = *problem_.mask;
-    if (first + j >= mask.length) return false;
-    const T bias =
-        LoadElement<T>(mask.data, mask.type, MaskIndex(first, row) + j);
-    return mask.type == DataType::kBool
-               ? bias != 0
-               : bias != -std::numeric_limits<T>::infinity();
+    return !problem_.mask ||
+           MaskAt<T>(first, row, j) != -std::numeric_limits<T>::infinity();
   }
 
   // Whether `row` sees any key of the block, the mask tensor considered.
@@ -148,6 +170,8 @@ class TaskRows {
 // Empty if it reads none, or if they do not lie in one run.
 inline StridedRows FirstKeys(const Problem& problem, const RowTask& task,
                              int64_t block) {
+  // Of indices only the task itself knows.
+  if (problem.indices) return {};
   // What the first row sees is near enough.
   const TaskRows row(problem, {task.sequence, task.kv_head, task.row_begin,
                                task.row_begin + 1});

@@ -26,7 +26,9 @@ double Work(const Problem& p, const RowTask& task) {
   const Sequence s = p.GetSequence(task.sequence);
   const auto seen = [&](int64_t row) {
     const KeyRange range = p.Visible(s, row / p.group());
-    return static_cast<double>(range.end - range.begin);
+    const int64_t keys = range.end - range.begin;
+    return static_cast<double>(p.indices ? std::min(keys, p.indices->count)
+                                         : keys);
   };
   return (seen(task.row_begin) + seen(task.row_end - 1)) / 2 *
          static_cast<double>(task.row_end - task.row_begin) *
@@ -57,6 +59,11 @@ int64_t RowLimit(const Problem& p) {
   return std::clamp<int64_t>(for_time, kMaxTileRows, for_cache);
 }
 
+// How many runs of rows there are that no task may go beyond.
+int64_t Cuts(const Problem& p, int64_t rows) {
+  return p.indices ? rows / p.rows_per_list() : p.batch * p.kv_heads;
+}
+
 }  // namespace
 
 int64_t NumRows(const Problem& p) {
@@ -66,13 +73,14 @@ int64_t NumRows(const Problem& p) {
 int64_t MostTaskRows(const Problem& p) {
   // Overflows only where there is no memory for the query.
   return NumRows(p) == 0 ? 0
+         : p.indices     ? std::min(RowLimit(p), p.rows_per_list())
                          : std::min(RowLimit(p), p.longest_query * p.group());
 }
 
 int64_t MostTasks(const Problem& p) {
   const int64_t rows = NumRows(p);
   if (rows == 0) return 0;
-  return std::min(rows, rows / kMaxTileRows + p.batch * p.kv_heads);
+  return std::min(rows, rows / kMaxTileRows + Cuts(p, rows));
 }
 
 RowCutter::RowCutter(const Problem& problem, int threads)
@@ -96,15 +104,31 @@ int RowCutter::BucketOf(double work) {
   return kBuckets - 1 - std::clamp(eighths, 0, kBuckets - 1);
 }
 
-void RowCutter::ListLargest(int64_t pair) {
+bool RowCutter::ListLargest(int64_t pair, const Turn& turn) {
   const int64_t sequence = pair / problem_.kv_heads;
+  const int64_t kv_head = pair % problem_.kv_heads;
   const int64_t rows =
       problem_.GetSequence(sequence).query_length * problem_.group();
-  if (rows == 0) return;
-  const int64_t pieces = (rows + most_rows_ - 1) / most_rows_;
-  ForEachPiece({sequence, pair % problem_.kv_heads, 0, rows}, pieces,
-               [&](const RowTask& task) {
-                 large_.push_back({task, Work(problem_, task)});
+  if (rows == 0) return true;
+  if (!problem_.indices) {
+    ListPieces({sequence, kv_head, 0, rows});
+    return true;
+  }
+  while (row_ < rows) {
+    const int64_t begin = row_;
+    row_ += problem_.rows_per_list();
+    ListPieces({sequence, kv_head, begin, row_});
+    if (row_ < rows && TurnIsOver(turn)) return false;
+  }
+  row_ = 0;
+  return true;
+}
+
+void RowCutter::ListPieces(const RowTask& task) {
+  const int64_t rows = task.row_end - task.row_begin;
+  ForEachPiece(task, (rows + most_rows_ - 1) / most_rows_,
+               [&](const RowTask& piece) {
+                 large_.push_back({piece, Work(problem_, piece)});
                  remaining_work_ += large_.back().work;
                  ++buckets_[BucketOf(large_.back().work)];
                  ++since_asked_;
@@ -115,11 +139,12 @@ bool RowCutter::Run(const Turn& turn) {
   const int64_t rows = NumRows(problem_);
   if (rows == 0) return true;
   const int64_t pairs = problem_.batch * problem_.kv_heads;
-  if (pair_ == 0) {
-    large_.reserve(std::min(rows, rows / most_rows_ + pairs));
+  if (large_.empty() && pair_ == 0) {
+    large_.reserve(std::min(rows, rows / most_rows_ + Cuts(problem_, rows)));
   }
   while (pair_ < pairs) {
-    ListLargest(pair_++);
+    if (!ListLargest(pair_, turn)) return false;
+    ++pair_;
     if (TurnIsOver(turn)) return false;
   }
   if (sorted_ == 0) {

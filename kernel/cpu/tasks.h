@@ -38,8 +38,9 @@ class RowCutter {
   std::vector<RowTask> TakeTasks() { return std::move(tasks_); }
 
  private:
-  // The rows of one key/value head are first cut into as few tasks as limits
-  // allow, and these later into smaller ones.
+  // The rows of one key/value head, or with indices those that share a list,
+  // are first cut into as few tasks as limits allow, and these later into
+  // smaller ones.
   struct Large {
     RowTask task;
     double work;  // multiply-adds, about
@@ -47,7 +48,9 @@ class RowCutter {
 
   // turn.Over(), asked about every 50 us.
   bool TurnIsOver(const Turn& turn);
-  void ListLargest(int64_t pair);
+  // False if the turn was over before the end.
+  bool ListLargest(int64_t pair, const Turn& turn);
+  void ListPieces(const RowTask& task);
 
   const Problem& problem_;
   const int threads_;
@@ -55,6 +58,7 @@ class RowCutter {
 
   // Where the three loops of Run() go on.
   int64_t pair_ = 0;   // pairs of sequence and key/value head listed in large_
+  int64_t row_ = 0;    // with indices: rows of the next pair listed as well
   size_t sorted_ = 0;  // of large_, put in order_
   size_t cut_ = 0;     // of order_, cut into tasks_
   // Iterations since the turn was last asked.

@@ -114,6 +114,17 @@ concept TileArithmetic =
       { A::StoreWeights(v, int64_t{}, numbers) };
     };
 
+// Values of gathered rows where they lie: columns from `column` on.
+template <typename Element>
+struct GatheredValues {
+  const void* const* rows;
+  int64_t column;
+
+  GatheredValues operator+(int64_t columns) const {
+    return {rows, column + columns};
+  }
+};
+
 // One element per step, exact products, sums rounded once per step.
 template <typename Number>
 struct Exact : PlainSums<Number> {
@@ -153,6 +164,13 @@ struct Exact : PlainSums<Number> {
     const Tag<T> d;
     return hn::Mul(LoadAs(d, values.data + step * stride),
                    hn::Set(d, values.factors[step]));
+  }
+
+  template <typename Element>
+  static HWY_INLINE Vec<T> LoadValues(const GatheredValues<Element>& values,
+                                      int64_t /*stride*/, int64_t step) {
+    return LoadAs(Tag<T>(), static_cast<const Element*>(values.rows[step]) +
+                                values.column);
   }
 
   // Packs one step, rows[kElements] of values, to to[columns], filled with

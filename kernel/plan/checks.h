@@ -57,6 +57,13 @@ absl::StatusOr<MaskOperand> PlanMaskColumns(
     const std::optional<ConstTensorView>& columns, bool checked,
     const MaskOperand& whole, int64_t begin, int64_t end);
 
+// Resolves indices and sinks against `problem`, of which all but the outputs
+// must be known, and checks their elements.
+absl::StatusOr<IndexOperand> PlanIndices(const ConstTensorView& indices,
+                                         const Problem& problem);
+absl::StatusOr<Operand> PlanRowSinks(const ConstTensorView& sinks,
+                                     const Problem& problem);
+
 // Fills in the outputs and the cost in `plan`, but not plan->problem, and the
 // outputs in `problem`, of which all else must be known.
 absl::Status PlanOutputs(const AttentionInputs& inputs,

@@ -87,9 +87,12 @@ constexpr double kReadWork = 8;
 // 700 ns.
 constexpr double kRowWork = 4000;
 constexpr double kTaskWork = 40000;
+// Of a number of a list of indices, and of a block that a list has keys of.
+constexpr double kIndexWork = 40;
+constexpr double kGatherWork = 10000;
 
 // Number of (query head, query, key) triples that causal mask, window and valid
-// lengths leave; of chunks as many as there are at most.
+// lengths leave; of chunks and indices as many as there are at most.
 double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
   // Without rows the batch size is not limited by memory: no loop over it.
   if (NumElements(inputs.query.shape) == 0) return 0;
@@ -97,9 +100,11 @@ double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
   // clamped to the valid keys.
   int64_t right = problem.window_right;
   if (problem.causal != Causal::kNone) right = 0;
-  const auto chunk = problem.chunk_size > 0
-                         ? static_cast<double>(problem.chunk_size)
-                         : std::numeric_limits<double>::infinity();
+  double most = std::numeric_limits<double>::infinity();
+  if (problem.chunk_size > 0) most = static_cast<double>(problem.chunk_size);
+  if (problem.indices) {
+    most = std::min(most, static_cast<double>(problem.indices->count));
+  }
   // Without starts and valid lengths all sequences are alike.
   const bool alike = !problem.ragged && problem.valid_lengths.empty();
   const int64_t different = alike ? 1 : problem.batch;
@@ -117,10 +122,23 @@ double VisiblePairs(const AttentionInputs& inputs, const Problem& problem) {
       visible -= SumClamped(offset - static_cast<double>(problem.window_left),
                             rows, valid);
     }
-    pairs += std::min(visible, rows * chunk);
+    pairs += std::min(visible, rows * most);
   }
   if (alike) pairs *= static_cast<double>(problem.batch);
   return pairs * static_cast<double>(problem.query_heads);
+}
+
+// What indices cost beside the pairs that they leave: reading the lists, and
+// the blocks that their keys fall into.
+double IndexWork(const Problem& problem) {
+  const double lists = static_cast<double>(NumRows(problem)) /
+                       static_cast<double>(problem.rows_per_list());
+  const auto count = static_cast<double>(problem.indices->count);
+  const double blocks =
+      std::min(count, static_cast<double>(problem.longest_keys) /
+                              static_cast<double>(kKeyBlock) +
+                          1);
+  return lists * (count * kIndexWork + blocks * kGatherWork + kTaskWork);
 }
 
 }  // namespace
@@ -167,13 +185,15 @@ absl::Status PlanOutputs(const AttentionInputs& inputs,
       static_cast<double>(problem.head_size + problem.value_head_size);
   plan->flops = 2.0 * pairs * sizes;
   // A task reads its keys once for all its rows, at most kTaskRows.
-  const double rows_per_read = std::min(
-      static_cast<double>(kTaskRows),
-      std::max(1.0,
-               static_cast<double>(problem.query_length) *
-                   static_cast<double>(problem.group()) /
-                   std::max(1.0, static_cast<double>(
-                                     problem.ragged ? problem.batch : 1))));
+  double rows_per_task =
+      static_cast<double>(problem.query_length) *
+      static_cast<double>(problem.group()) /
+      std::max(1.0, static_cast<double>(problem.ragged ? problem.batch : 1));
+  if (problem.indices) {
+    rows_per_task = static_cast<double>(problem.rows_per_list());
+  }
+  const double rows_per_read =
+      std::clamp(rows_per_task, 1.0, static_cast<double>(kTaskRows));
   plan->work =
       pairs * (sizes + kWeightWork) + pairs / rows_per_read * sizes * kReadWork;
   // Returned scores are computed a second time, masked ones too.
@@ -187,6 +207,7 @@ absl::Status PlanOutputs(const AttentionInputs& inputs,
                       static_cast<double>(problem.kv_heads) * kTaskWork;
   }
   plan->work += static_cast<double>(plan->output.num_elements()) * kReadWork;
+  if (problem.indices) plan->work += IndexWork(problem);
   return absl::OkStatus();
 }
 

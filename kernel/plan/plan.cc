@@ -58,6 +58,19 @@ class Planner {
             GotNumber(inputs_.mask_begin, "0 with options.return_scores"));
       }
     }
+    if (inputs_.indices) {
+      absl::StatusOr<IndexOperand> indices = PlanIndices(*inputs_.indices, p_);
+      ATTENTION_RETURN_IF_ERROR(indices.status());
+      p_.indices = *std::move(indices);
+    }
+    if (inputs_.sinks) {
+      if (!options_.sinks.empty()) {
+        return FieldError("sinks", "not with options.sinks");
+      }
+      absl::StatusOr<Operand> sinks = PlanRowSinks(*inputs_.sinks, p_);
+      ATTENTION_RETURN_IF_ERROR(sinks.status());
+      p_.row_sinks = *std::move(sinks);
+    }
     AttentionPlan plan;
     ATTENTION_RETURN_IF_ERROR(
         PlanOutputs(inputs_, options_, layout_, &p_, &plan));
@@ -532,7 +545,7 @@ class Planner {
     p_.fast_math = options_.math_mode == MathMode::kFast && HasFastMath() &&
                    !p_.double_precision && is_bfloat16(inputs_.query) &&
                    is_bfloat16(inputs_.key) && is_bfloat16(inputs_.value) &&
-                   p_.head_size % 2 == 0;
+                   p_.head_size % 2 == 0 && !inputs_.indices;
     return absl::OkStatus();
   }
 

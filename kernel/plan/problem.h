@@ -47,6 +47,12 @@ struct MaskOperand : Operand {
   Shape shape;
 };
 
+// The indices tensor, [B, Hq, S, count], or [B, S, count] with head_stride 0.
+struct IndexOperand : Operand {
+  int64_t count = 0;      // k
+  bool per_head = false;  // whether each query head has its own
+};
+
 // Keys [begin, end); empty where begin >= end.
 struct KeyRange {
   int64_t begin = 0;
@@ -97,6 +103,8 @@ struct Problem {
   int64_t first_block = 0;
   Operand output;  // [B, Hq, S, Dv], strides only
   std::optional<MaskOperand> mask;
+  std::optional<IndexOperand> indices;
+  std::optional<Operand> row_sinks;               // [B, Hq, S, 1]
   std::vector<int64_t> valid_lengths;             // empty or [B]
   std::vector<int64_t> query_starts, key_starts;  // ragged: [B + 1]
 
@@ -108,7 +116,7 @@ struct Problem {
   int64_t window_right = -1;
   int64_t chunk_size = 0;
   std::vector<double> alibi_slopes;  // empty or [Hq]
-  std::vector<double> sinks;         // empty or [Hq]
+  std::vector<double> sinks;         // empty or [Hq]; not with row_sinks
   bool fast_math = false;            // bf16_pairs-inl.h or bf16_tiles-inl.h
   Scores scores = Scores::kNone;
   bool return_log_sum_exp = false;
@@ -117,6 +125,13 @@ struct Problem {
   // Query heads per key/value head.
   int64_t group() const { return query_heads / kv_heads; }
   int64_t total_keys() const { return past_length + key_length; }  // T
+  bool has_sinks() const { return row_sinks || !sinks.empty(); }
+  // Neighbouring rows of a sequence and key/value head (kernel/cpu/row_task.h)
+  // that share a list of indices; 0 without indices.
+  int64_t rows_per_list() const {
+    if (!indices) return 0;
+    return indices->per_head ? 1 : group();
+  }
 
   // 0 <= b < batch.
   Sequence GetSequence(int64_t b) const {

@@ -24,7 +24,8 @@ struct Input {
 
 constexpr Input kInputs[] = {{"query", false},   {"key", false},
                              {"value", false},   {"mask", true},
-                             {"past_key", true}, {"past_value", true}};
+                             {"past_key", true}, {"past_value", true},
+                             {"indices", true},  {"sinks", true}};
 // Of layout BHSD.
 constexpr int kDims = 4;
 

@@ -42,7 +42,9 @@ constexpr Input kInputs[] = {{"query", &wire::RequestFields::query},
                              {"value", &wire::RequestFields::value},
                              {"mask", &wire::RequestFields::mask},
                              {"past_key", &wire::RequestFields::past_key},
-                             {"past_value", &wire::RequestFields::past_value}};
+                             {"past_value", &wire::RequestFields::past_value},
+                             {"indices", &wire::RequestFields::indices},
+                             {"sinks", &wire::RequestFields::sinks}};
 
 constexpr std::pair<const char*, int> kOutputs[] = {
     {"output", ComputeAttentionResponse::kOutputFieldNumber},
@@ -156,8 +158,8 @@ class Converter {
         [&](const Input& known) { return from.name == known.name; });
     if (input == std::end(kInputs)) {
       return FieldError(path,
-                        "unknown, wanted query, key, value, mask, past_key or "
-                        "past_value");
+                        "unknown, wanted query, key, value, mask, past_key, "
+                        "past_value, indices or sinks");
     }
     TensorFields& to = request_.fields.*input->target;
     if (to.present) return FieldError(path, "got two, wanted one");

@@ -80,6 +80,15 @@ TEST_F(CommandLine, SendsTensors) {
   EXPECT_THAT(sent.past_value().shape(), ElementsAre(1, 1, 1, 1));
 }
 
+TEST_F(CommandLine, SendsIndicesAndSinksOfRows) {
+  const auto sent = Sent(
+      {"--indices=[[[1, -1]]]", "--row-sinks=[[[0.5]]]", "--type=float16"});
+  EXPECT_EQ(sent.indices().data_type(), v1::DATA_TYPE_INT64);
+  EXPECT_THAT(sent.indices().shape(), ElementsAre(1, 1, 2));
+  EXPECT_EQ(sent.sinks().data_type(), v1::DATA_TYPE_FLOAT32);
+  EXPECT_THAT(sent.sinks().shape(), ElementsAre(1, 1, 1));
+}
+
 TEST_F(CommandLine, MasksKeepTheirPrecision) {
   const auto sent = Sent({"--type=float16", "--mask=[[0.1]]"});
   EXPECT_EQ(sent.query().data_type(), v1::DATA_TYPE_FLOAT16);

@@ -40,6 +40,8 @@ v1::ComputeAttentionRequest AnyMessage(std::mt19937& random) {
   if (message.has_mask()) prepare(message.mutable_mask());
   if (message.has_past_key()) prepare(message.mutable_past_key());
   if (message.has_past_value()) prepare(message.mutable_past_value());
+  if (message.has_indices()) prepare(message.mutable_indices());
+  if (message.has_sinks()) prepare(message.mutable_sinks());
   // Nor does it name places that are none.
   v1::OutputMemory& outputs = *message.mutable_outputs();
   if (outputs.output().region().empty()) outputs.clear_output();
@@ -86,6 +88,8 @@ ComputeRequest RequestOf(const v1::ComputeAttentionRequest& message) {
   if (message.has_mask()) request.mask = Lent(message.mask());
   if (message.has_past_key()) request.past_key = Lent(message.past_key());
   if (message.has_past_value()) request.past_value = Lent(message.past_value());
+  if (message.has_indices()) request.indices = Lent(message.indices());
+  if (message.has_sinks()) request.sinks = Lent(message.sinks());
   const auto list = [](const auto& numbers) {
     return std::vector<int64_t>(numbers.begin(), numbers.end());
   };

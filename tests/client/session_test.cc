@@ -192,6 +192,15 @@ TEST_F(SessionTest, OptionsMasksAndOutputs) {
   const std::vector<double> numbers = {1, 1, 0, 1, 0};
   const Tensor mask = Tensor::Rounded(v1::DATA_TYPE_BOOL, numbers, {1, 5});
   attend.mask = mask;
+  // All keys: what they change is that they are sent.
+  const std::vector<double> keys = {4, 3, 2, 1, 0, 0, 1, 2,
+                                    3, 4, 4, 3, 2, 1, 0};
+  const Tensor indices = Tensor::Rounded(v1::DATA_TYPE_INT64, keys, {3, 5});
+  attend.indices = indices;
+  const std::vector<double> logits(kQueryHeads * 3, 1);
+  const Tensor sinks =
+      Tensor::Rounded(v1::DATA_TYPE_FLOAT32, logits, {kQueryHeads, 3});
+  attend.sinks = sinks;
   std::vector<float> memory(kQueryHeads * 3 * kValueSize);
   attend.outputs.output = std::as_writable_bytes(std::span(memory));
   const auto unary = session.Attend(0, query, attend);

@@ -101,7 +101,7 @@ TEST_F(ShardedSessionTest, HasTheBitsOfOneSession) {
       v1::DATA_TYPE_FLOAT32, v1::DATA_TYPE_FLOAT16, v1::DATA_TYPE_BFLOAT16,
       v1::DATA_TYPE_FLOAT64, v1::DATA_TYPE_INT8,    v1::DATA_TYPE_FLOAT8_E4M3,
   };
-  int masks = 0, empty = 0;
+  int masks = 0, empty = 0, selected = 0;
   for (int round = 0; round < 300; ++round) {
     SCOPED_TRACE(round);
     const v1::DataType stored = types[round % 6];
@@ -169,6 +169,22 @@ TEST_F(ShardedSessionTest, HasTheBitsOfOneSession) {
                       shape);
         attend.mask = *mask;
       }
+      std::optional<Tensor> indices, sinks;
+      if (Chance(0.3) && length > 0) {
+        std::vector<int64_t> shape = {queries, Integer(0, 40)};
+        if (Chance(0.4)) shape.insert(shape.begin(), kQueryHeads);
+        std::vector<double> keys(static_cast<size_t>(*ElementCount(shape)));
+        for (double& key : keys) {
+          key = static_cast<double>(Integer(-1, length - 1));
+        }
+        indices = Tensor::Rounded(v1::DATA_TYPE_INT32, keys, shape);
+        attend.indices = *indices;
+        ++selected;
+      }
+      if (asked == 0) {
+        sinks = Random(v1::DATA_TYPE_FLOAT32, {kQueryHeads, queries});
+        attend.sinks = *sinks;
+      }
       const auto wanted = whole.Attend(0, query, attend);
       ASSERT_TRUE(wanted.ok()) << wanted.status();
       const auto got = sharded->Attend(0, query, attend);
@@ -190,6 +206,7 @@ TEST_F(ShardedSessionTest, HasTheBitsOfOneSession) {
     EXPECT_TRUE(whole.Delete().ok());
   }
   EXPECT_GT(masks, 200);
+  EXPECT_GT(selected, 100);
   EXPECT_GT(empty, 50);
 }
 

@@ -270,6 +270,8 @@ TEST_F(SharedMemoryTest, AnyRequestHasTheSameBits) {
     if (c.mask) request.mask = span(*c.mask);
     if (c.past_key) request.past_key = span(*c.past_key);
     if (c.past_value) request.past_value = span(*c.past_value);
+    if (c.indices) request.indices = span(*c.indices);
+    if (c.sinks) request.sinks = span(*c.sinks);
     request.valid_lengths = c.valid_lengths;
     request.query_starts = c.query_starts;
     request.key_starts = c.key_starts;

@@ -227,7 +227,18 @@ OF_COMPUTE = {
         ((2**70, 2), ValueError, "[0]: got 1180591620717411303424, wanted"),
     ],
     "alibi_slopes": NO_FLOAT_LIST,
-    "sinks": NO_FLOAT_LIST,
+    "sinks": [
+        *NO_FLOAT_LIST,
+        (EYE * 1j, TypeError, "got type complex64, wanted one of float32"),
+    ],
+    "indices": [
+        *NO_TENSOR,
+        (
+            [[2**63]],
+            ValueError,
+            "got 9223372036854775808, wanted at most 92233",
+        ),
+    ],
     "math_mode": NO_NAME,
     "softmax_precision": [
         (3, TypeError, "got the number 3, wanted one of float32"),

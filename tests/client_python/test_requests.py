@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from attention_client import AttentionResult, Timing
+from attention_client import AttentionResult, PackedMask, Timing
 from attention_client import attention_pb2 as pb
 
 EYE = np.eye(2, dtype=np.float32)
@@ -92,6 +92,53 @@ def test_every_argument_arrives_in_its_field(sent):
     )
     assert request.options.HasField("scale")
     assert not request.options.window.HasField("right")
+
+
+@pytest.mark.parametrize(
+    ("indices", "data_type", "data"),
+    [
+        ([[[0, -1]]], pb.DATA_TYPE_INT64, np.array([0, -1], "<i8")),
+        (np.array([[[7]]], np.uint8), pb.DATA_TYPE_INT32, np.array([7], "<i4")),
+        (np.array([[[7]]], np.int8), pb.DATA_TYPE_INT32, np.array([7], "<i4")),
+        (np.array([[[7]]], ">i4"), pb.DATA_TYPE_INT32, np.array([7], "<i4")),
+        (np.zeros((1, 2, 0), int), pb.DATA_TYPE_INT64, np.zeros(0)),
+    ],
+)
+def test_indices_are_integers(sent, indices, data_type, data):
+    request = sent(indices=indices)
+    assert request.indices == pb.Tensor(
+        data_type=data_type, shape=np.shape(indices), data=data.tobytes()
+    )
+    assert not request.HasField("sinks")
+
+
+def test_sinks_of_rows_are_a_tensor(sent):
+    request = sent(sinks=np.full((1, 2, 3), 5, np.float16))
+    assert list(request.sinks.shape) == [1, 2, 3]
+    assert request.sinks.data_type == pb.DATA_TYPE_FLOAT16
+    assert not request.options.sinks
+
+
+def test_packed_masks_are_bits(sent):
+    mask = np.arange(15).reshape(3, 5) % 2 == 0
+    bits = np.packbits(mask, bitorder="little")
+    request = sent(mask=PackedMask(bits, mask.shape))
+    assert request.mask == pb.Tensor(
+        data_type=pb.DATA_TYPE_BITS, shape=[3, 5], data=b"\x55\x55"
+    )
+
+
+@pytest.mark.parametrize(
+    ("bits", "error", "words"),
+    [
+        (np.zeros(1, np.uint8), ValueError, "mask.bits: got 1 bytes, wanted 2"),
+        (np.zeros(2, np.int8), TypeError, "mask.bits: got type int8, wanted"),
+        ("ab", TypeError, "mask.bits: got the string"),
+    ],
+)
+def test_packed_masks_fit_their_shape(sent, bits, error, words):
+    with pytest.raises(error, match=words):
+        sent(mask=PackedMask(bits, (3, 5)))
 
 
 def test_no_scale_is_not_a_scale_of_zero(sent):

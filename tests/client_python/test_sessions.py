@@ -17,6 +17,7 @@ from attention_client import (
     InvalidArgument,
     NotFound,
     OutOfRange,
+    PackedMask,
     Session,
     StepItem,
     aio,
@@ -201,6 +202,22 @@ def test_options_reach_the_server(client, session, rng):
             session.attend(query, **options).output,
             local.attend(query, **options),
         )
+    # What has no axis of batches there, and one of one here.
+    for indices in (
+        rng.integers(-1, 9, (3, 4)),
+        rng.integers(-1, 9, (HQ, 3, 4), np.int32),
+    ):
+        sinks = rng.standard_normal((HQ, 3), np.float32)
+        np.testing.assert_array_equal(
+            session.attend(query, indices=indices, sinks=sinks).output,
+            local.attend(query, indices=indices[None], sinks=sinks[None]),
+        )
+    mask = rng.random((HQ, 3, 9)) < 0.5
+    bits = np.packbits(mask, bitorder="little")
+    np.testing.assert_array_equal(
+        session.attend(query, mask=PackedMask(bits, mask.shape)).output,
+        session.attend(query, mask=mask).output,
+    )
     result = session.attend(
         query, return_log_sum_exp=True, return_scores="weights"
     )

@@ -68,6 +68,11 @@ def test_has_the_bits_of_one_session(client, sharded, rng):
             {"window": (300, None), "sinks": [0, 1, 2, 3]},
             {"mask": rng.random((HQ, 3, length)) < 0.5},
             {"alibi_slopes": [0.1, 0.2, 0.3, 0.4], "scale": 0.3},
+            {
+                "indices": rng.integers(-1, length, (3, 40)),
+                "sinks": rng.standard_normal((HQ, 3), np.float32),
+            },
+            {"indices": rng.integers(-1, length, (HQ, 3, 40))},
         ):
             wanted = session.attend(query, layer=1, **options)
             got = sharded.attend(query, layer=1, **options)

@@ -188,6 +188,20 @@ Request Draw(Source& source) {
     request.mask =
         source.Elements(source.Enum<DataType>(7), shape, result.special);
   }
+  if (source.Coin()) {
+    Shape shape = {sizes.batch, sizes.query_length, source.Integer(0, 5)};
+    if (source.Coin()) shape.insert(shape.begin() + 1, sizes.query_heads);
+    Tensor indices(source.Coin() ? DataType::kInt32 : DataType::kInt64, shape);
+    for (int64_t i = 0; i < indices.size(); ++i) {
+      indices.Set(i, static_cast<double>(source.Integer(-1, keys - 1)));
+    }
+    request.indices = std::move(indices);
+  }
+  if (options.sinks.empty() && source.Coin()) {
+    request.sinks = source.Elements(
+        DataType::kFloat32,
+        {sizes.batch, sizes.query_heads, sizes.query_length}, false);
+  }
   return result;
 }
 
@@ -202,6 +216,8 @@ AttentionInputs MaybeDamaged(Source& source, const AttentionCase& request,
                                          &inputs.value};
   if (inputs.past_key) views.push_back(&*inputs.past_key);
   if (inputs.past_value) views.push_back(&*inputs.past_value);
+  if (inputs.indices) views.push_back(&*inputs.indices);
+  if (inputs.sinks) views.push_back(&*inputs.sinks);
   ConstTensorView* const view =
       views[source.Integer(0, static_cast<int64_t>(views.size()) - 1)];
   for (int64_t& dim : view->shape) dim = source.Size(dim);

@@ -127,6 +127,24 @@ class Author {
       Fill({query_length, key_length}, request.mutable_mask());
     }
     if (Integer(0, 3) == 0) {
+      Fill({batch, query_heads, query_length}, request.mutable_sinks());
+    }
+    if (Integer(0, 3) == 0) {
+      v1::Tensor& indices = *request.mutable_indices();
+      indices.set_data_type(v1::DATA_TYPE_INT32);
+      const Shape shape = {batch, query_length, Integer(0, 1) * Size()};
+      indices.mutable_shape()->Add(shape.begin(), shape.end());
+      indices.set_data(std::string(4 * FewElements(shape), '\0'));
+    }
+    if (Integer(0, 5) == 0) {
+      v1::Tensor& mask = *request.mutable_mask();
+      mask.Clear();
+      mask.set_data_type(v1::DATA_TYPE_BITS);
+      const Shape shape = {query_length, key_length};
+      mask.mutable_shape()->Add(shape.begin(), shape.end());
+      mask.set_data(std::string((FewElements(shape) + 7) / 8, '\x5a'));
+    }
+    if (Integer(0, 3) == 0) {
       const auto numbers =
           static_cast<int>(std::clamp<int64_t>(query_heads, 0, 2000));
       options.mutable_sinks()->Resize(numbers, 1);
@@ -144,6 +162,11 @@ class Author {
  private:
   int64_t Integer(int64_t low, int64_t high) {
     return source_.ConsumeIntegralInRange<int64_t>(low, high);
+  }
+
+  // The number of elements, of a message that stays short.
+  static int64_t FewElements(const Shape& shape) {
+    return std::clamp<int64_t>(NumElements(shape).value_or(0), 0, 100000);
   }
 
   int64_t Size() {
@@ -312,6 +335,8 @@ std::string AsInference(const std::string& message, const std::string& rest) {
   add("mask", from.has_mask(), from.mask());
   add("past_key", from.has_past_key(), from.past_key());
   add("past_value", from.has_past_value(), from.past_value());
+  add("indices", from.has_indices(), from.indices());
+  add("sinks", from.has_sinks(), from.sinks());
   // Only one of the two holds elements.
   if (!from.query().float_values().empty()) to.clear_raw_input_contents();
   const v1::AttentionOptions& options = from.options();

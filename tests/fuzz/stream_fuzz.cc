@@ -218,6 +218,17 @@ class Author {
     Fill(group * heads_, rows, size, request_.mutable_query());
     Fill(heads_, tokens_, size, request_.mutable_key());
     Fill(heads_, tokens_, value_size, request_.mutable_value());
+    if (Integer(0, 2) == 0 && tokens_ > 0 && layout_ != v1::LAYOUT_RAGGED) {
+      v1::Tensor& indices = *request_.mutable_indices();
+      indices.set_data_type(v1::DATA_TYPE_INT32);
+      const int64_t count = Integer(0, 9);
+      for (int64_t dim : {batch_, rows, count}) indices.add_shape(dim);
+      for (int64_t i = 0; i < batch_ * rows * count; ++i) {
+        const auto key = static_cast<int32_t>(i * 37 % tokens_);
+        indices.mutable_data()->append(reinterpret_cast<const char*>(&key),
+                                       sizeof(key));
+      }
+    }
     if (Integer(0, 2) == 0 && tokens_ > 1) {
       v1::Tensor& mask = *request_.mutable_mask();
       mask.set_data_type(v1::DATA_TYPE_BOOL);

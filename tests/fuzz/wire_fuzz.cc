@@ -101,7 +101,10 @@ bool Fill(const RequestFields& fields, v1::ComputeAttentionRequest* message) {
          FillIfPresent(fields.past_key,
                        [&] { return message->mutable_past_key(); }) &&
          FillIfPresent(fields.past_value,
-                       [&] { return message->mutable_past_value(); });
+                       [&] { return message->mutable_past_value(); }) &&
+         FillIfPresent(fields.indices,
+                       [&] { return message->mutable_indices(); }) &&
+         FillIfPresent(fields.sinks, [&] { return message->mutable_sinks(); });
 }
 
 bool Fill(const ResponseFields& fields, v1::ComputeAttentionResponse* message) {

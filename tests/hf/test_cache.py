@@ -261,10 +261,9 @@ def test_gradients(llama, cache):
     [
         ({"dropout": 0.1}, r"dropout: got 0\.1"),
         ({"output_attentions": True}, "output_attentions"),
-        ({"indices": torch.zeros(1)}, "indices: the model's attention"),
         ({"sinks": torch.zeros(1)}, "sinks: the model's attention"),
         ({"cu_seq_lens_q": torch.zeros(1)}, "cu_seq_lens_q: the model's"),
-        ({"s_aux": torch.zeros(1, 4, 3, 1)}, "s_aux: got sinks of shape"),
+        ({"s_aux": torch.zeros(1, 4, 5)}, "s_aux: got sinks of shape"),
     ],
 )
 def test_what_the_service_does_not_have(remote, llama, arguments, words):
@@ -276,6 +275,29 @@ def test_what_the_service_does_not_have(remote, llama, arguments, words):
     output, weights = attention(llama, query, query, query, None, **unused)
     assert output.shape == (1, 3, 4, 16)
     assert weights is None
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+def test_indices_and_sinks_of_rows(remote, llama, cache, per_head):
+    attention = transformers.AttentionInterface()["remote"]
+    torch.manual_seed(1)
+    query, key, value = (torch.randn(2, heads, 6, 16) for heads in (4, 2, 2))
+    lists = (2, 4, 6, 3) if per_head else (2, 6, 3)
+    indices = torch.randint(-1, 6, lists)
+    sinks = torch.randn(2, 4, 6)
+    options = {"indices": indices, "s_aux": sinks, "is_causal": False}
+    seen = (indices[..., None] == torch.arange(6)).any(-2)
+    seen = seen if per_head else seen[:, None]
+    scores = query @ key.repeat_interleave(2, 1).transpose(2, 3) / 4
+    scores = scores.masked_fill(~seen, float("-inf"))
+    joined = torch.cat([scores, sinks[..., None]], -1)
+    weights = joined.softmax(-1)[..., :-1]
+    wanted = (weights @ value.repeat_interleave(2, 1)).transpose(1, 2)
+    output, _ = attention(llama, query, key, value, None, **options)
+    torch.testing.assert_close(output, wanted)
+    kept = cache.update(key, value, 0)
+    output, _ = attention(llama, query, *kept, None, **options)
+    torch.testing.assert_close(output, wanted)
 
 
 def test_masks_of_other_lengths(remote, llama, cache):

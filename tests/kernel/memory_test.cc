@@ -272,6 +272,12 @@ std::vector<AttentionCase> AbsurdCases() {
       // Few rows of many keys, which are cut too.
       bhsd({1, 1, 100, 16}, {1, 1, 100000, 16}, {1, 1, 100000, 16}),
   };
+  // A list of indices for each of many rows, and for each head of them.
+  for (const Shape& lists : {Shape{1, 50000, 1}, Shape{1, 20, 50000, 0}}) {
+    AttentionCase& selected = cases.emplace_back(
+        bhsd({1, 20, 50000, 1}, {1, 1, 3000, 1}, {1, 1, 3000, 1}));
+    selected.indices = Tensor(DataType::kInt32, lists);
+  }
   // As many sequences as there may be, each of one row or none.
   AttentionCase& ragged = cases.emplace_back(request(
       Layout::kRagged, {most.batch / 2, 8, 1}, {1000, 8, 1}, {1000, 8, 1}));

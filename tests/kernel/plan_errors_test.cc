@@ -443,6 +443,109 @@ std::vector<Bad> BadNumbers() {
   };
 }
 
+std::vector<Bad> BadIndicesAndSinks() {
+  const auto selected = [] {
+    Views v = Bhsd();
+    v.indices = std::vector<int64_t>(12, -1);
+    v.inputs.indices = View(DataType::kInt64, {2, 3, 2});
+    return v;
+  };
+  const auto numbers = [=] {
+    Views v = selected();
+    v.inputs.indices->data = v.indices.data();
+    return v;
+  };
+  const auto ragged = [] {
+    Views v = Ragged();
+    v.key_starts = {0, 2, 5};
+    v.indices = {0, 1, 2, 2, 0, 1};
+    v.inputs.indices = View(DataType::kInt64, {3, 2});
+    v.inputs.indices->data = nullptr;
+    return v;
+  };
+  const auto sinks = [] {
+    Views v = Bhsd();
+    v.sinks = std::vector<float>(24, 1);
+    v.inputs.sinks = Floats({2, 4, 3});
+    v.inputs.sinks->data = v.sinks.data();
+    return v;
+  };
+  const std::string shapes = ", wanted (2, 3, k), or (2, 4, 3, k) per head";
+  return {
+      {"indices_type", selected,
+       [](Views& v) { v.inputs.indices->type = DataType::kFloat32; },
+       "indices.data_type", "got FLOAT32, wanted INT32 or INT64"},
+      {"indices_rank_0", selected,
+       [](Views& v) { v.inputs.indices->shape = {}; }, "indices.shape",
+       "got ()" + shapes},
+      {"indices_rank_2", selected,
+       [](Views& v) { v.inputs.indices->shape = {3, 4}; }, "indices.shape",
+       "got (3, 4)" + shapes},
+      {"indices_rows", selected,
+       [](Views& v) { v.inputs.indices->shape = {2, 4, 2}; }, "indices.shape",
+       "got (2, 4, 2)" + shapes},
+      {"indices_heads", selected,
+       [](Views& v) { v.inputs.indices->shape = {2, 2, 3, 2}; },
+       "indices.shape", "got (2, 2, 3, 2)" + shapes},
+      {"indices_negative", selected,
+       [](Views& v) { v.inputs.indices->shape = {2, 3, -2}; }, "indices.shape",
+       "got (2, 3, -2), wanted no negative dimension"},
+      {"indices_strides", selected,
+       [](Views& v) { v.inputs.indices->strides = {6, 2, 2}; },
+       "indices.strides",
+       "got (6, 2, 2), wanted one per axis, none negative, the last 1"},
+      {"index_above", numbers,
+       [](Views& v) {
+         v.indices[7] = 5;
+         v.inputs.indices->data = v.indices.data();
+       },
+       "indices.data",
+       "got 5 at element 7, wanted -1, for none, to 4, the sequence's last "
+       "key"},
+      {"index_below", numbers,
+       [](Views& v) {
+         v.indices[11] = -2;
+         v.inputs.indices->data = v.indices.data();
+       },
+       "indices.data",
+       "got -2 at element 11, wanted -1, for none, to 4, the sequence's last "
+       "key"},
+      {"index_of_another_sequence", ragged,
+       [](Views& v) {
+         v.indices[1] = 2;
+         v.inputs.indices->data = v.indices.data();
+       },
+       "indices.data",
+       "got 2 at element 1, wanted -1, for none, to 1, the sequence's last "
+       "key"},
+      {"ragged_indices", ragged,
+       [](Views& v) { v.inputs.indices->shape = {1, 3, 2}; }, "indices.shape",
+       "got (1, 3, 2), wanted (3, k), or (3, 4, k) per head"},
+      {"row_sinks_type", sinks,
+       [](Views& v) { v.inputs.sinks->type = DataType::kInt32; },
+       "sinks.data_type",
+       "got INT32, wanted FLOAT32, FLOAT16, BFLOAT16 or FLOAT64"},
+      {"row_sinks_shape", sinks,
+       [](Views& v) { v.inputs.sinks->shape = {2, 3, 4}; }, "sinks.shape",
+       "got (2, 3, 4), wanted (2, 4, 3)"},
+      {"row_sink_nan", sinks,
+       [](Views& v) {
+         v.sinks[20] = NAN;
+         v.inputs.sinks->data = v.sinks.data();
+       },
+       "sinks.data", "got nan at element 20, wanted a finite FLOAT32 or -inf"},
+      {"row_sink_infinite", sinks,
+       [](Views& v) {
+         v.sinks[0] = kInf;
+         v.inputs.sinks->data = v.sinks.data();
+       },
+       "sinks.data", "got inf at element 0, wanted a finite FLOAT32 or -inf"},
+      {"two_kinds_of_sinks", sinks,
+       [](Views& v) { v.options.sinks = {1, 2, 3, 4}; }, "sinks",
+       "not with options.sinks"},
+  };
+}
+
 std::vector<Bad> BadMasks() {
   const auto bools = [] {
     Views v = WithMask(DataType::kBool, {3, 5});
@@ -516,7 +619,7 @@ TEST(LimitsTest, AreToldApartFromOtherErrors) {
     }
   }
   for (const auto& list : {BadTypes(), BadShapes(), BadRagged(), BadLengths(),
-                           BadNumbers(), BadMasks()}) {
+                           BadNumbers(), BadIndicesAndSinks(), BadMasks()}) {
     for (const Bad& bad : list) {
       EXPECT_FALSE(IsLimitError(StatusOf(bad))) << bad.name;
     }
@@ -544,6 +647,8 @@ INSTANTIATE_TEST_SUITE_P(Lengths, BadRequestTest,
                          ::testing::ValuesIn(BadLengths()), NameOf);
 INSTANTIATE_TEST_SUITE_P(Numbers, BadRequestTest,
                          ::testing::ValuesIn(BadNumbers()), NameOf);
+INSTANTIATE_TEST_SUITE_P(IndicesAndSinks, BadRequestTest,
+                         ::testing::ValuesIn(BadIndicesAndSinks()), NameOf);
 INSTANTIATE_TEST_SUITE_P(Masks, BadRequestTest, ::testing::ValuesIn(BadMasks()),
                          NameOf);
 

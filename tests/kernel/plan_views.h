@@ -20,6 +20,8 @@ struct Views {
   std::vector<int64_t> query_starts;
   std::vector<int64_t> key_starts;
   std::vector<uint8_t> bools;
+  std::vector<int64_t> indices;
+  std::vector<float> sinks;
 
   absl::StatusOr<AttentionPlan> Plan() {
     inputs.valid_lengths = valid_lengths;

@@ -236,6 +236,16 @@ TEST(ScaledTest, HasTheBitsOfTheNumbers) {
           if (seed % 3 == 0) options.return_scores = Scores::kWeights;
           if (seed % 4 == 0) options.window_left = 100;
           if (seed % 7 == 0) options.softmax_precision = DataType::kFloat64;
+          std::vector<int32_t> indices(queries * 70);
+          if (seed % 5 < 2) {
+            for (int32_t& index : indices) {
+              index = static_cast<int32_t>(random() % tokens);
+            }
+            inputs.indices.emplace();
+            inputs.indices->type = DataType::kInt32;
+            inputs.indices->shape = {1, queries, 70};
+            inputs.indices->data = indices.data();
+          }
           const auto wanted = PlanAttention(inputs, options);
           ASSERT_TRUE(wanted.ok()) << wanted.status();
           inputs.key.data = inputs.value.data = nullptr;

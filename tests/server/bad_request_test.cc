@@ -108,6 +108,44 @@ const BadRequest kBadRequests[] = {
        r.mutable_mask()->set_data(std::string(20, 0));
      },
      "mask.data", "got 20 bytes, wanted 40 for shape (5) of INT64"},
+    {"TooFewBits",
+     [](Request& r) {
+       r.mutable_mask()->set_data_type(v1::DATA_TYPE_BITS);
+       r.mutable_mask()->add_shape(3);
+       r.mutable_mask()->add_shape(5);
+       r.mutable_mask()->set_data("x");
+     },
+     "mask.data", "got 1 bytes, wanted 2 for shape (3, 5) of BITS"},
+    {"BitsOfKeys",
+     [](Request& r) { r.mutable_key()->set_data_type(v1::DATA_TYPE_BITS); },
+     "key.data_type",
+     "got BITS, wanted another type: only for masks, and not of "
+     "StreamAttention"},
+    {"IndexOfNoKey",
+     [](Request& r) {
+       v1::Tensor& indices = *r.mutable_indices();
+       indices.set_data_type(v1::DATA_TYPE_INT32);
+       for (int64_t dim : {1, 3, 1}) indices.add_shape(dim);
+       const int32_t keys[] = {0, -1, 5};
+       indices.set_data(keys, sizeof(keys));
+     },
+     "indices.data",
+     "got 5 at element 2, wanted -1, for none, to 4, the sequence's last key"},
+    {"IndicesOfOtherRows",
+     [](Request& r) {
+       v1::Tensor& indices = *r.mutable_indices();
+       indices.set_data_type(v1::DATA_TYPE_INT32);
+       for (int64_t dim : {1, 4, 0}) indices.add_shape(dim);
+     },
+     "indices.shape",
+     "got (1, 4, 0), wanted (1, 3, k), or (1, 2, 3, k) per head"},
+    {"SinksOfRowsAndOfHeads",
+     [](Request& r) {
+       *r.mutable_sinks() = RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 2, 3}, 1);
+       r.mutable_options()->add_sinks(1);
+       r.mutable_options()->add_sinks(1);
+     },
+     "sinks", "not with options.sinks"},
     {"DataOfAnEmptyTensor",
      [](Request& r) { r.mutable_query()->set_shape(0, 0); }, "query.data",
      "got 96 bytes, wanted 0 for shape (0, 2, 3, 4) of FLOAT32"},

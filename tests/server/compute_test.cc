@@ -123,6 +123,29 @@ TEST_P(ComputeTest, EveryMaskType) {
   }
 }
 
+TEST_P(ComputeTest, MasksOfBits) {
+  for (const std::vector<int64_t>& shape :
+       {std::vector<int64_t>{3, 5}, {5}, {1, 2, 3, 5}, {3, 4}}) {
+    ComputeAttentionRequest request = SmallRequest();
+    *request.mutable_mask() = RandomTensor(v1::DATA_TYPE_BOOL, shape, 4);
+    const v1::ComputeAttentionResponse wanted = KernelAnswer(request);
+    *request.mutable_mask() = Packed(request.mask());
+    EXPECT_TRUE(Compute(request).output().data() == wanted.output().data());
+  }
+}
+
+TEST_P(ComputeTest, IndicesAndSinksOfRows) {
+  ComputeAttentionRequest request = SmallRequest();
+  *request.mutable_sinks() = RandomTensor(v1::DATA_TYPE_FLOAT16, {1, 2, 3}, 4);
+  request.mutable_options()->set_return_log_sum_exp(true);
+  ExpectKernelAnswer(request);
+  *request.mutable_indices() = RandomTensor(v1::DATA_TYPE_INT64, {1, 3, 4}, 5);
+  ExpectKernelAnswer(request);
+  *request.mutable_indices() =
+      RandomTensor(v1::DATA_TYPE_INT32, {1, 2, 3, 4}, 6);
+  ExpectKernelAnswer(request);
+}
+
 TEST_P(ComputeTest, EveryOutput) {
   for (v1::Scores scores : {v1::SCORES_RAW, v1::SCORES_CAPPED,
                             v1::SCORES_BIASED, v1::SCORES_WEIGHTS}) {

@@ -350,7 +350,8 @@ TEST_P(BadInferenceTest, IsToldWhatIsWrong) {
 using Request = ModelInferRequest;
 
 constexpr char kUnknownInput[] =
-    "unknown, wanted query, key, value, mask, past_key or past_value";
+    "unknown, wanted query, key, value, mask, past_key, past_value, indices "
+    "or sinks";
 constexpr char kOptionNames[] =
     "unknown, wanted one of layout, query_heads, kv_heads, scale, softcap, "
     "causal, window.left, window.right, chunk_size, alibi_slopes, sinks, "
@@ -758,7 +759,8 @@ TEST_F(InferenceTest, DescribesItself) {
   std::vector<std::string> inputs;
   for (const auto& input : metadata.inputs()) inputs.push_back(input.name());
   EXPECT_EQ(inputs, (std::vector<std::string>{"query", "key", "value", "mask",
-                                              "past_key", "past_value"}));
+                                              "past_key", "past_value",
+                                              "indices", "sinks"}));
   EXPECT_EQ(metadata.outputs_size(), 1);
   EXPECT_EQ(metadata.versions(0), "1");
   inference::ModelConfigRequest config_request;
@@ -767,7 +769,7 @@ TEST_F(InferenceTest, DescribesItself) {
       Call(&GRPCInferenceService::Stub::ModelConfig, config_request).config();
   ExpectOk();
   EXPECT_EQ(config.max_batch_size(), 0);
-  EXPECT_EQ(config.input_size(), 6);
+  EXPECT_EQ(config.input_size(), 8);
   EXPECT_FALSE(config.input(2).optional());
   EXPECT_TRUE(config.input(3).optional());
   const auto index = Call(&GRPCInferenceService::Stub::RepositoryIndex,

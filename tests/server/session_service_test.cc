@@ -78,6 +78,20 @@ TEST_F(SessionServiceTest, AttendsWithTheBitsOfOneRequest) {
   v1::AttendRequest request = AttendRequest("a", 2);
   *request.mutable_mask() = RandomTensor(v1::DATA_TYPE_BOOL, {2, 320}, 7);
   ExpectAttends(request);
+  request.mutable_options()->set_return_log_sum_exp(true);
+  *request.mutable_sinks() =
+      RandomTensor(v1::DATA_TYPE_FLOAT32, {2 * kHeads, 2}, 8);
+  v1::Tensor& indices = *request.mutable_indices();
+  indices.set_data_type(v1::DATA_TYPE_INT32);
+  for (int64_t dim : {2, 3}) indices.add_shape(dim);
+  const int32_t keys[] = {5, 310, -1, 319, 0, 256};
+  indices.set_data(keys, sizeof(keys));
+  ExpectAttends(request);
+  *request.mutable_mask() = Packed(request.mask());
+  const std::string output = Attend(request).output().data();
+  *request.mutable_mask() = RandomTensor(v1::DATA_TYPE_BOOL, {2, 320}, 7);
+  EXPECT_TRUE(output == Attend(request).output().data());
+  EXPECT_FALSE(output.empty());
 }
 
 // The numbers that are stored, as FLOAT32: [1, Hkv, T, size] of `rows`.
@@ -378,6 +392,15 @@ TEST_F(SessionServiceTest, NamesWhatIsWrong) {
   *attend.mutable_mask() = RandomTensor(v1::DATA_TYPE_BOOL, {1, 3}, 1);
   Attend(attend);
   EXPECT_EQ(field(), "mask.shape");
+  attend = AttendRequest("a", 1);
+  attend.mutable_indices()->set_data_type(v1::DATA_TYPE_INT32);
+  for (int64_t dim : {2, 0}) attend.mutable_indices()->add_shape(dim);
+  Attend(attend);
+  EXPECT_EQ(field(), "indices.shape");
+  attend = AttendRequest("a", 1);
+  *attend.mutable_sinks() = RandomTensor(v1::DATA_TYPE_FLOAT32, {1, 1}, 1);
+  Attend(attend);
+  EXPECT_EQ(field(), "sinks.shape");
   attend = AttendRequest("a", 1);
   attend.set_not_causal(true);
   attend.mutable_options()->set_causal(v1::CAUSAL_TOP_LEFT);

@@ -198,6 +198,11 @@ TEST_F(ShardTest, RefusesWhatIsWrong) {
       ": got it, wanted none with shard: who merges the partials adds it once";
   refused([](Request& r) { r.mutable_options()->add_sinks(1); },
           "options.sinks" + once);
+  refused(
+      [](Request& r) {
+        *r.mutable_sinks() = RandomTensor(v1::DATA_TYPE_FLOAT32, {4, 1}, 1);
+      },
+      "sinks" + once);
   refused([](Request& r) { r.mutable_options()->set_return_log_sum_exp(true); },
           "options.return_log_sum_exp" + once);
   refused(

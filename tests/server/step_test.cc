@@ -105,6 +105,8 @@ class StepTest : public SessionFixture {
     v1::AttendRequest request;
     *request.mutable_query() = item.query();
     if (item.has_mask()) *request.mutable_mask() = item.mask();
+    if (item.has_indices()) *request.mutable_indices() = item.indices();
+    if (item.has_sinks()) *request.mutable_sinks() = item.sinks();
     *request.mutable_options() = item.options();
     request.set_not_causal(item.not_causal());
     const v1::ComputeAttentionResponse wanted = Wanted(request);
@@ -145,6 +147,11 @@ TEST_F(StepTest, AppendsAndAttends) {
   only_attends.mutable_options()->set_return_scores(v1::SCORES_WEIGHTS);
   *only_attends.mutable_mask() =
       RandomTensor(v1::DATA_TYPE_BOOL, {3, length}, 9);
+  ExpectAnswer(only_attends, Do(stream, only_attends));
+  *only_attends.mutable_indices() =
+      RandomTensor(v1::DATA_TYPE_INT32, {2 * kHeads, 3, 2}, 10);
+  *only_attends.mutable_sinks() =
+      RandomTensor(v1::DATA_TYPE_FLOAT32, {2 * kHeads, 3}, 11);
   ExpectAnswer(only_attends, Do(stream, only_attends));
   const v1::StepResult only_appends = Do(stream, Appending("a", 2));
   EXPECT_EQ(only_appends.code(), 0);

@@ -84,6 +84,24 @@ const Wrong kWrong[] = {
      },
      "INVALID_FIELD",
      "header.mask.data: got 15 bytes, wanted none: they come in chunks"},
+    {"HeaderMaskOfBits",
+     [](Messages& m) {
+       Header(m).mutable_mask()->set_data_type(v1::DATA_TYPE_BITS);
+     },
+     "INVALID_FIELD",
+     "header.mask.data_type: got BITS, wanted another type: only for masks, "
+     "and not of StreamAttention"},
+    {"HeaderIndexOfNoKey",
+     [](Messages& m) {
+       v1::Tensor& indices = *Header(m).mutable_indices();
+       indices.set_data_type(v1::DATA_TYPE_INT32);
+       for (int64_t dim : {1, 3, 1}) indices.add_shape(dim);
+       const int32_t keys[] = {0, 5, 1};
+       indices.set_data(keys, sizeof(keys));
+     },
+     "INVALID_FIELD",
+     "header.indices.data: got 5 at element 1, wanted -1, for none, to 4, the "
+     "sequence's last key"},
     {"NoQuery", [](Messages& m) { Header(m).clear_query(); }, "INVALID_FIELD",
      "header.query: missing"},
     {"QueryWithoutData",

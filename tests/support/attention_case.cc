@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "tests/support/reference_request.h"
 
 namespace attention::test {
 namespace {
@@ -154,6 +155,53 @@ Sizes DrawSizes(Random& random, const RandomLimits& limits, Layout layout) {
   }
 }
 
+// Makes indices drawn for the longest sequence good for every one.
+void FitToSequences(const AttentionCase& request, Tensor* indices) {
+  for (size_t b = 0; b + 1 < request.key_starts.size(); ++b) {
+    const int64_t keys = request.key_starts[b + 1] - request.key_starts[b];
+    const int64_t per_row =
+        indices->size() / std::max<int64_t>(1, indices->shape()[0]);
+    for (int64_t i = request.query_starts[b] * per_row;
+         i < request.query_starts[b + 1] * per_row; ++i) {
+      const auto key = static_cast<int64_t>(indices->Get(i));
+      if (key >= keys) {
+        indices->Set(i, keys == 0 ? -1 : static_cast<double>(key % keys));
+      }
+    }
+  }
+}
+
+void DrawPerRow(Random& random, const Sizes& sizes, bool strided,
+                AttentionCase* result) {
+  const bool ragged = result->options.layout == Layout::kRagged;
+  const int64_t rows =
+      ragged ? result->query_starts.back() : sizes.query_length;
+  if (random.Chance(0.4)) {
+    Shape axes = {sizes.batch, rows};
+    if (ragged) axes = {rows};
+    if (random.Chance(0.4)) {
+      axes.insert(axes.begin() + 1, sizes.query_heads);
+    } else if (!ragged && sizes.batch == 1 && random.Chance(0.5)) {
+      axes = {rows};
+    }
+    result->indices = RandomIndices(random, axes, sizes.key_length);
+    if (ragged) FitToSequences(*result, &*result->indices);
+    if (strided) Scatter(random, &*result->indices);
+  }
+  if (result->options.sinks.empty() && random.Chance(0.3)) {
+    Shape shape = {sizes.batch, sizes.query_heads, rows};
+    if (ragged) shape = {rows, sizes.query_heads};
+    result->sinks = random.NormalTensor(
+        random.Pick<DataType>({DataType::kFloat32, DataType::kFloat16,
+                               DataType::kBFloat16, DataType::kFloat64}),
+        shape);
+    for (int64_t i = 0; i < result->sinks->size(); ++i) {
+      if (random.Chance(0.2)) result->sinks->Set(i, -kInfinity);
+    }
+    if (strided) Scatter(random, &*result->sinks);
+  }
+}
+
 }  // namespace
 
 int64_t Random::Integer(int64_t low, int64_t high) {
@@ -209,6 +257,8 @@ AttentionInputs AttentionCase::inputs() const {
   if (mask) inputs.mask = mask->view();
   if (past_key) inputs.past_key = past_key->view();
   if (past_value) inputs.past_value = past_value->view();
+  if (indices) inputs.indices = indices->view();
+  if (sinks) inputs.sinks = sinks->view();
   inputs.valid_lengths = valid_lengths;
   inputs.query_starts = query_starts;
   inputs.key_starts = key_starts;
@@ -223,6 +273,8 @@ std::string AttentionCase::ToString() const {
   if (mask) absl::StrAppend(&text, " mask ", Describe(*mask));
   if (past_key) absl::StrAppend(&text, " past_key ", Describe(*past_key));
   if (past_value) absl::StrAppend(&text, " past_value ", Describe(*past_value));
+  if (indices) absl::StrAppend(&text, " indices ", Describe(*indices));
+  if (sinks) absl::StrAppend(&text, " row sinks ", Describe(*sinks));
   if (!valid_lengths.empty()) {
     absl::StrAppend(&text, " valid ", absl::StrJoin(valid_lengths, ","));
   }
@@ -301,6 +353,46 @@ Tensor RandomMask(Random& random, Shape full) {
   return mask;
 }
 
+Tensor RandomIndices(Random& random, Shape axes, int64_t keys) {
+  const int64_t most = keys + 3;
+  axes.push_back(random.Pick<int64_t>(
+      {0, 1, 2, std::min<int64_t>(17, most), most / 2, most}));
+  Tensor indices(random.Pick<DataType>({DataType::kInt32, DataType::kInt64}),
+                 axes);
+  for (int64_t i = 0; i < indices.size(); ++i) {
+    indices.Set(i, keys == 0 || random.Chance(0.1)
+                       ? -1
+                       : static_cast<double>(random.Integer(0, keys - 1)));
+  }
+  return indices;
+}
+
+AttentionCase WithMaskForIndices(const AttentionCase& request) {
+  AttentionCase masked = request;
+  masked.indices.reset();
+  const bool adds = request.mask && request.mask->type() != DataType::kBool;
+  const AttentionInputs inputs = request.inputs();
+  const ReferenceRequest whole(inputs, request.options);
+  const int64_t heads = whole.query_heads();
+  const int64_t rows = whole.QueryLength(0);
+  const int64_t keys = whole.TotalKeys(0);
+  masked.mask = Tensor(adds ? DataType::kFloat64 : DataType::kBool,
+                       {whole.batch(), heads, rows, keys});
+  for (int64_t b = 0; b < whole.batch(); ++b) {
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t j = 0; j < keys; ++j) {
+          const double bias = whole.Selected(b, h, i, j)
+                                  ? whole.MaskValue(b, h, i, j)
+                                  : -kInfinity;
+          masked.mask->Set({b, h, i, j}, adds ? bias : bias == 0);
+        }
+      }
+    }
+  }
+  return masked;
+}
+
 AttentionCase RandomCase(Random& random, const RandomLimits& limits) {
   AttentionCase result;
   const Layout layout =
@@ -366,6 +458,7 @@ AttentionCase RandomCase(Random& random, const RandomLimits& limits) {
     if (result.past_value) Scatter(random, &*result.past_value);
   }
   if (random.Chance(0.3)) options.math_mode = MathMode::kFast;
+  if (limits.per_row) DrawPerRow(random, sizes, limits.strided, &result);
   return result;
 }
 

@@ -77,6 +77,8 @@ struct AttentionCase {
   std::optional<Tensor> mask;
   std::optional<Tensor> past_key;
   std::optional<Tensor> past_value;
+  std::optional<Tensor> indices;
+  std::optional<Tensor> sinks;
   std::vector<int64_t> valid_lengths;
   std::vector<int64_t> query_starts;
   std::vector<int64_t> key_starts;
@@ -106,10 +108,20 @@ struct RandomLimits {
   int64_t max_work = 1000000;
   // Whether tensors may have strides and stand off their alignment.
   bool strided = true;
+  // Whether there may be indices and sinks of each row.
+  bool per_row = true;
 };
 
 // A valid request drawn over layouts, sizes, types and all options.
 AttentionCase RandomCase(Random& random, const RandomLimits& limits = {});
+
+// Indices of up to all `keys` of each of so many lists: (rows, count), or with
+// the leading axes `axes` in place of rows.
+Tensor RandomIndices(Random& random, Shape axes, int64_t keys);
+
+// `request`, whose layout is not RAGGED, with a mask that hides what its
+// indices do not select, in their place.
+AttentionCase WithMaskForIndices(const AttentionCase& request);
 
 // Mask of a random type that broadcasts to (B, Hq, S, T).
 Tensor RandomMask(Random& random, Shape full);

@@ -119,11 +119,14 @@ ModelInferRequest InferRequestOf(const v1::ComputeAttentionRequest& request,
   // By name, as perf_analyzer sends them.
   AddInput("key", request.has_key(), request.key(), elements, &result);
   AddInput("mask", request.has_mask(), request.mask(), elements, &result);
+  AddInput("indices", request.has_indices(), request.indices(), elements,
+           &result);
   AddInput("past_key", request.has_past_key(), request.past_key(), elements,
            &result);
   AddInput("past_value", request.has_past_value(), request.past_value(),
            elements, &result);
   AddInput("query", request.has_query(), request.query(), elements, &result);
+  AddInput("sinks", request.has_sinks(), request.sinks(), elements, &result);
   AddInput("value", request.has_value(), request.value(), elements, &result);
   SetOptions(request.options(), &result);
   const auto set_list = [&](const char* name, const auto& numbers) {

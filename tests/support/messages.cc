@@ -142,6 +142,20 @@ v1::Tensor RandomTensor(v1::DataType type, const std::vector<int64_t>& shape,
   return tensor;
 }
 
+v1::Tensor Packed(const v1::Tensor& bools) {
+  v1::Tensor bits = bools;
+  bits.set_data_type(v1::DATA_TYPE_BITS);
+  // What stands past the last element does not matter.
+  bits.set_data(std::string((bools.data().size() + 7) / 8, '\xff'));
+  for (size_t i = 0; i < bools.data().size(); ++i) {
+    if (bools.data()[i] == 0) {
+      (*bits.mutable_data())[i / 8] =
+          static_cast<char>(bits.data()[i / 8] & ~(1 << i % 8));
+    }
+  }
+  return bits;
+}
+
 v1::ComputeAttentionRequest SmallRequest() {
   v1::ComputeAttentionRequest request;
   *request.mutable_query() =
@@ -182,6 +196,8 @@ v1::ComputeAttentionResponse KernelAnswer(
   if (request.has_past_value()) {
     inputs.past_value = ViewOf(request.past_value());
   }
+  if (request.has_indices()) inputs.indices = ViewOf(request.indices());
+  if (request.has_sinks()) inputs.sinks = ViewOf(request.sinks());
   inputs.valid_lengths = request.valid_lengths();
   inputs.query_starts = request.query_starts();
   inputs.key_starts = request.key_starts();

@@ -28,6 +28,9 @@ v1::Tensor RandomTensor(v1::DataType type, const std::vector<int64_t>& shape,
 // (1, 1, 5, 2), FLOAT32.
 v1::ComputeAttentionRequest SmallRequest();
 
+// A tensor of BOOL as one of BITS.
+v1::Tensor Packed(const v1::Tensor& bools);
+
 // One head, `length` queries and keys of size 1: little to send, length^2 to
 // compute.
 v1::ComputeAttentionRequest LongRequest(int64_t length);

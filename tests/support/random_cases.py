@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+from attention_client import PackedMask
 from support import reference, tolerance
 
 LAYOUTS = ("matrix", "packed", "bhsd", "bshd", "ragged")
@@ -89,6 +90,22 @@ class Generator:
         sinks = self.rng.standard_normal(self.query_heads)
         return np.where(self.rng.random(len(sinks)) < 0.2, -np.inf, sinks)
 
+    def indices(self, lengths, keys, batch):
+        """Lists of keys of each sequence, shared by the heads or not."""
+        count = self.choose((0, 1, 3, 17, 300))
+        heads = (self.query_heads,) if self.chance(0.4) else ()
+        dtype = self.choose((np.int32, np.int64))
+        if batch:
+            shape = (*batch, *heads, lengths[0], count)
+            return self.rng.integers(-1, max(keys[0], 0), shape, dtype)
+        return np.concatenate(
+            [
+                self.rng.integers(-1, max(most, 0), (n, *heads, count), dtype)
+                for n, most in zip(lengths, keys)
+            ]
+            or [np.zeros((0, *heads, count), dtype)]
+        )
+
     def mask(self, length, keys):
         """Broadcast and padded in every way that is allowed."""
         last = keys
@@ -104,6 +121,9 @@ class Generator:
             # Rows without any key.
             attends &= self.rng.random((*shape[:-1], 1)) < 0.7
         if self.chance(0.4):
+            if self.chance(0.3):
+                bits = np.packbits(attends, bitorder="little")
+                return PackedMask(bits, attends.shape)
             return attends
         if self.chance(0.2):
             return self.rng.integers(-3, 4, shape).astype(self.choose(INTS))
@@ -139,6 +159,12 @@ class Generator:
             arguments["valid_lengths"] = self.rng.integers(0, total + 1, b)
         if self.chance(0.5):
             arguments["mask"] = self.mask(length, total)
+        if self.chance(0.25):
+            arguments["indices"] = self.indices([length], [total], (b,))
+        if arguments["sinks"] is None and self.chance(0.2):
+            arguments["sinks"] = self.normal(
+                b, h, length, dtype=self.choose(FLOATS)
+            )
         case = self.case(arguments, total)
         self.poison(arguments)
         self.lay_out(arguments)
@@ -159,12 +185,19 @@ class Generator:
                 sum(keys), g, self.value_size, dtype=self.value_type
             ),
         }
+        if self.chance(0.25):
+            arguments["indices"] = self.indices(lengths, keys, ())
+        if arguments["sinks"] is None and self.chance(0.2):
+            arguments["sinks"] = self.normal(
+                sum(lengths), h, dtype=self.choose(FLOATS)
+            )
         return self.case(arguments, max(keys, default=0))
 
     def case(self, arguments, keys):
         extra = 0.0
-        if arguments.get("mask") is not None:
-            extra += tolerance.largest(arguments["mask"])
+        mask = arguments.get("mask")
+        if mask is not None and not isinstance(mask, PackedMask):
+            extra += tolerance.largest(mask)
         if arguments["alibi_slopes"] is not None:
             # No key is further away than the longest of both.
             reach = keys + max(QUERY_LENGTHS)

@@ -82,7 +82,7 @@ class Reference {
   Logit ComputeLogit(const Matrix& query, const Matrix& keys, const Row& row,
                      int64_t j) const;
   Wide CappedError(const Logit& logit) const;
-  Softmax ComputeSoftmax(const std::vector<Logit>& logits, int64_t h) const;
+  Softmax ComputeSoftmax(const std::vector<Logit>& logits, Wide sink) const;
   void BoundSum(const std::vector<Logit>& logits, Softmax* softmax) const;
   void WriteOutput(const std::vector<Logit>& logits, const Softmax& softmax,
                    const Matrix& values, const Row& row,
@@ -101,7 +101,7 @@ class Reference {
   Wide MergeLevels(size_t keys) const {
     const Wide blocks = std::ceil(static_cast<Wide>(keys) / kBlock);
     return std::ceil(std::log2(std::max<Wide>(1, blocks))) +
-           (options_.sinks.empty() ? 0 : 1);
+           (request_.has_sinks() ? 1 : 0);
   }
   // Roundings of a sum of so many weights: a chain in each of 16 lanes, those
   // added in four steps, two a merge.
@@ -153,7 +153,8 @@ Logit Reference::ComputeLogit(const Matrix& query, const Matrix& keys,
   logit.capped_error = CappedError(logit);
 
   const Wide mask = request_.MaskValue(row.b, row.h, row.i, j);
-  if (request_.Hidden(row.b, row.i, j) || mask == -kInfinity) {
+  if (request_.Hidden(row.b, row.i, j) || mask == -kInfinity ||
+      !request_.Selected(row.b, row.h, row.i, j)) {
     logit.masked = true;
     logit.biased = -kInfinity;
     return logit;
@@ -189,11 +190,10 @@ Wide Reference::CappedError(const Logit& logit) const {
 }
 
 Softmax Reference::ComputeSoftmax(const std::vector<Logit>& logits,
-                                  int64_t h) const {
+                                  Wide sink) const {
   Softmax softmax;
   softmax.weights.assign(logits.size(), 0);
   softmax.exp_errors.assign(logits.size(), 0);
-  const Wide sink = options_.sinks.empty() ? -kInfinity : options_.sinks[h];
   if (std::all_of(logits.begin(), logits.end(),
                   [](const Logit& logit) { return logit.masked; })) {
     softmax.log_sum_exp = sink;
@@ -433,7 +433,7 @@ ReferenceResult Reference::Compute() const {
         for (int64_t j = 0; j < keys.rows; ++j) {
           logits.push_back(ComputeLogit(query, keys, row, j));
         }
-        const Softmax softmax = ComputeSoftmax(logits, h);
+        const Softmax softmax = ComputeSoftmax(logits, request_.Sink(b, h, i));
         WriteOutput(logits, softmax, values, row, &result.output);
         if (result.log_sum_exp) {
           WriteLogSumExp(softmax, row, &*result.log_sum_exp);

@@ -48,6 +48,7 @@ def compute(
     chunk_size=0,
     alibi_slopes=None,
     sinks=None,
+    indices=None,
     return_scores=None,
     **_,
 ):
@@ -60,6 +61,7 @@ def compute(
         "chunk_size": chunk_size,
         "alibi_slopes": alibi_slopes,
         "sinks": sinks,
+        "indices": indices,
     }
     layout = layout or {2: "matrix", 3: "packed", 4: "bhsd"}[query.ndim]
     if layout == "ragged":
@@ -116,7 +118,15 @@ def _ragged(query, key, value, query_starts, key_starts, options):
             x.transpose(1, 0, 2)[None]
             for x in (query[rows], key[keys], value[keys])
         )
-        out, sums, _ = _bhsd(q, k, v, None, 0, None, options)
+        # Of this sequence alone, as of a batch of one: (1, S, k), (1, Hq, S).
+        own = dict(options)
+        if options["indices"] is not None:
+            lists = options["indices"][rows]
+            per_head = lists.ndim == 3
+            own["indices"] = (lists.swapaxes(0, 1) if per_head else lists)[None]
+        if np.ndim(options["sinks"]) == 2:
+            own["sinks"] = np.asarray(options["sinks"])[rows].T[None]
+        out, sums, _ = _bhsd(q, k, v, None, 0, None, own)
         output[rows] = out[0].transpose(1, 0, 2)
         lse[rows] = sums[0].T
     return Result(output, lse, None, None, None)
@@ -138,13 +148,15 @@ def _bhsd(q, k, v, mask, past, valid_lengths, options):
             bias = bias_of_mask[b, h] + _position_bias(
                 length, keys, past, valid, h, options
             )
-            sinks = options["sinks"]
+            bias = np.where(
+                _selected(options["indices"], (b, h), bias.shape), bias, -np.inf
+            )
             output[b, h], lse[b, h], stage = _head(
                 q[b, h],
                 k[b, h // group],
                 v[b, h // group],
                 bias,
-                -np.inf if sinks is None else sinks[h],
+                _sinks_of(options["sinks"], (b, h), length),
                 options,
             )
             for name in STAGES:
@@ -152,10 +164,37 @@ def _bhsd(q, k, v, mask, past, valid_lengths, options):
     return output, lse, stages
 
 
+def _selected(indices, place, shape):
+    """Whether a list of (B, S, k), (B, Hq, S, k) or (S, k) has each key."""
+    if indices is None:
+        return True
+    b, h = place
+    lists = np.asarray(indices)
+    if lists.ndim > 2:
+        lists = lists[b] if lists.ndim == 3 else lists[b, h]
+    selected = np.zeros(shape, bool)
+    for i, keys in enumerate(lists):
+        selected[i, keys[keys >= 0].astype(int)] = True
+    return selected
+
+
+def _sinks_of(sinks, place, length):
+    """The sink of each row of a head, (S)."""
+    b, h = place
+    if sinks is None:
+        return np.full(length, -np.inf)
+    sinks = np.asarray(sinks, np.float64)
+    return np.full(length, sinks[h]) if sinks.ndim == 1 else sinks[b, h]
+
+
 def _mask_bias(mask, shape):
     """The mask tensor as numbers to add, broadcast to (B, Hq, S, T)."""
     if mask is None:
         return np.zeros(shape)
+    if hasattr(mask, "bits"):  # A PackedMask.
+        size = int(np.prod(mask.shape))
+        bits = np.unpackbits(mask.bits, count=size, bitorder="little")
+        mask = bits.astype(bool).reshape(mask.shape)
     if mask.dtype == bool:
         bias = np.where(mask, 0.0, -np.inf)
     else:
@@ -197,8 +236,8 @@ def _position_bias(length, keys, past, valid, head, options):
     return bias
 
 
-def _head(q, k, v, bias, sink, options):
-    """One head: q (S, D), k (T, D), v (T, Dv), bias (S, T)."""
+def _head(q, k, v, bias, sinks, options):
+    """One head: q (S, D), k (T, D), v (T, Dv), bias (S, T), sinks (S)."""
     scale = options["scale"]
     if scale is None:
         scale = 1 / np.sqrt(q.shape[1])
@@ -217,6 +256,7 @@ def _head(q, k, v, bias, sink, options):
     weights = np.zeros_like(bias)
     for i in range(q.shape[0]):
         see = seen[i]
+        sink = sinks[i]
         if not see.any():
             lse[i] = sink
             continue

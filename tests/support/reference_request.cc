@@ -194,6 +194,35 @@ bool ReferenceRequest::Hidden(int64_t b, int64_t i, int64_t j) const {
   return chunk_of(position) != chunk_of(j);
 }
 
+bool ReferenceRequest::Selected(int64_t b, int64_t h, int64_t i,
+                                int64_t j) const {
+  if (!inputs_.indices) return true;
+  const ConstTensorView& indices = *inputs_.indices;
+  const size_t rank = indices.shape.size();
+  for (int64_t n = 0; n < indices.shape.back(); ++n) {
+    Shape place;
+    if (ragged()) {
+      place = rank == 2 ? Shape{QueryStart(b) + i, n}
+                        : Shape{QueryStart(b) + i, h, n};
+    } else if (rank == 2) {
+      place = {i, n};
+    } else {
+      place = rank == 3 ? Shape{b, i, n} : Shape{b, h, i, n};
+    }
+    if (Element(indices, place) == static_cast<double>(j)) return true;
+  }
+  return false;
+}
+
+double ReferenceRequest::Sink(int64_t b, int64_t h, int64_t i) const {
+  if (!inputs_.sinks) {
+    return options_.sinks.empty() ? -kInfinity : options_.sinks[h];
+  }
+  if (ragged()) return Element(*inputs_.sinks, {QueryStart(b) + i, h});
+  if (inputs_.sinks->shape.size() == 1) return Element(*inputs_.sinks, {i});
+  return Element(*inputs_.sinks, {b, h, i});
+}
+
 double ReferenceRequest::MaskValue(int64_t b, int64_t h, int64_t i,
                                    int64_t j) const {
   if (!inputs_.mask) return 0;

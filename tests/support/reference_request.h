@@ -43,7 +43,9 @@ class ReferenceRequest {
   // FLOAT32 or FLOAT64.
   DataType precision() const { return precision_; }
   // Whether FAST math may take pairs of BFLOAT16 at once.
-  bool paired() const { return fast_bfloat_ && size_ % 2 == 0; }
+  bool paired() const {
+    return fast_bfloat_ && size_ % 2 == 0 && !inputs_.indices;
+  }
 
   int64_t QueryStart(int64_t b) const {
     return ragged() ? inputs_.query_starts[b] : 0;
@@ -60,6 +62,11 @@ class ReferenceRequest {
 
   // Whether causal mask, window or valid length hide key j from query i.
   bool Hidden(int64_t b, int64_t i, int64_t j) const;
+  // Whether the indices, if there are any, have key j for query i.
+  bool Selected(int64_t b, int64_t h, int64_t i, int64_t j) const;
+  bool has_sinks() const { return inputs_.sinks || !options_.sinks.empty(); }
+  // The sink's logit; -infinity where there is none.
+  double Sink(int64_t b, int64_t h, int64_t i) const;
   // What the mask tensor adds: 0 or -infinity if BOOL; finite numbers stay so
   // in the precision.
   double MaskValue(int64_t b, int64_t h, int64_t i, int64_t j) const;

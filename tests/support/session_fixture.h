@@ -141,6 +141,14 @@ class SessionFixture : public ::testing::Test {
   }
 
   // The kernel's answer for the rows that were appended.
+  static v1::Tensor OfABatch(v1::Tensor tensor) {
+    const std::vector<int64_t> shape(tensor.shape().begin(),
+                                     tensor.shape().end());
+    tensor.clear_shape();
+    tensor.add_shape(1);
+    tensor.mutable_shape()->Add(shape.begin(), shape.end());
+    return tensor;
+  }
   v1::ComputeAttentionResponse Wanted(const v1::AttendRequest& request) {
     v1::ComputeAttentionRequest whole;
     *whole.mutable_query() = request.query();
@@ -152,6 +160,12 @@ class SessionFixture : public ::testing::Test {
     *whole.mutable_key() = keys_.All();
     *whole.mutable_value() = values_.All();
     if (request.has_mask()) *whole.mutable_mask() = request.mask();
+    if (request.has_indices()) {
+      *whole.mutable_indices() = OfABatch(request.indices());
+    }
+    if (request.has_sinks()) {
+      *whole.mutable_sinks() = OfABatch(request.sinks());
+    }
     *whole.mutable_options() = request.options();
     if (!request.not_causal()) {
       whole.mutable_options()->set_causal(v1::CAUSAL_BOTTOM_RIGHT);

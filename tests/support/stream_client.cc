@@ -68,6 +68,8 @@ v1::ComputeAttentionRequest RequestOf(const test::AttentionCase& c) {
   if (c.mask) Set(*c.mask, request.mutable_mask());
   if (c.past_key) Set(*c.past_key, request.mutable_past_key());
   if (c.past_value) Set(*c.past_value, request.mutable_past_value());
+  if (c.indices) Set(*c.indices, request.mutable_indices());
+  if (c.sinks) Set(*c.sinks, request.mutable_sinks());
   const auto add = [](const std::vector<int64_t>& from, auto* to) {
     to->Add(from.begin(), from.end());
   };

@@ -75,6 +75,8 @@ ComputeAttentionRequest AnyRequest(std::mt19937& random) {
   if (random() % 2 != 0) *request.mutable_mask() = AnyTensor(random);
   if (random() % 2 != 0) *request.mutable_past_key() = AnyTensor(random);
   if (random() % 2 != 0) *request.mutable_past_value() = AnyTensor(random);
+  if (random() % 2 != 0) *request.mutable_indices() = AnyTensor(random);
+  if (random() % 2 != 0) *request.mutable_sinks() = AnyTensor(random);
   for (size_t i = random() % 4; i > 0; --i) request.add_valid_lengths(random());
   for (size_t i = random() % 4; i > 0; --i) request.add_query_starts(-1);
   for (size_t i = random() % 4; i > 0; --i) request.add_key_starts(random());
@@ -168,6 +170,8 @@ void ExpectSame(const RequestFields& got, const ComputeAttentionRequest& want) {
   ExpectTensor(got.mask, want.has_mask(), want.mask());
   ExpectTensor(got.past_key, want.has_past_key(), want.past_key());
   ExpectTensor(got.past_value, want.has_past_value(), want.past_value());
+  ExpectTensor(got.indices, want.has_indices(), want.indices());
+  ExpectTensor(got.sinks, want.has_sinks(), want.sinks());
   ExpectList(got.valid_lengths, want.valid_lengths());
   ExpectList(got.query_starts, want.query_starts());
   ExpectList(got.key_starts, want.key_starts());

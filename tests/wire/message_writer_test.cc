@@ -41,6 +41,8 @@ class Writer {
     message.Integers(9, request.key_starts());
     if (request.has_options()) message.Message(10, request.options());
     if (request.has_outputs()) Add(11, request.outputs(), message);
+    if (request.has_indices()) Add(12, request.indices(), message);
+    if (request.has_sinks()) Add(13, request.sinks(), message);
     EXPECT_EQ(message.bytes(), request.ByteSizeLong());
     return std::move(message).Finish();
   }

@@ -36,7 +36,8 @@ int64_t TensorBytes(const ComputeRequest& request) {
     bytes += tensor->bytes.size();
   }
   for (const auto* tensor :
-       {&request.mask, &request.past_key, &request.past_value}) {
+       {&request.mask, &request.past_key, &request.past_value, &request.indices,
+        &request.sinks}) {
     if (tensor->has_value()) bytes += (*tensor)->bytes.size();
   }
   return static_cast<int64_t>(bytes);

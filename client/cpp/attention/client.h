@@ -148,10 +148,15 @@ struct ComputeRequest {
   TensorSpan value;
   // BOOL: true attends. Any number, integers too, is added to the scores: a
   // mask of integers 0 and 1 hides nothing. Tensor::Of() takes those of
-  // uint8_t, int16_t and uint32_t.
+  // uint8_t, int16_t and uint32_t. BITS: true attends, with the shape of the
+  // bits and ceil(elements / 8) bytes.
   std::optional<TensorSpan> mask;
   std::optional<TensorSpan> past_key;
   std::optional<TensorSpan> past_value;
+  // Of INT32 or INT64: the keys that each query sees, the only ones read.
+  std::optional<TensorSpan> indices = {};
+  // One for each row, in place of options.sinks.
+  std::optional<TensorSpan> sinks = {};
   std::vector<int64_t> valid_lengths;
   std::vector<int64_t> query_starts;
   std::vector<int64_t> key_starts;

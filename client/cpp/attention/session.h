@@ -113,6 +113,10 @@ struct TokenRange {
 struct AttendOptions {
   // Broadcast to (1, Hq, S, T - mask_begin). As ComputeRequest::mask.
   std::optional<TensorSpan> mask = {};
+  // (S, k) or (Hq, S, k). As ComputeRequest::indices.
+  std::optional<TensorSpan> indices = {};
+  // (Hq, S). As ComputeRequest::sinks.
+  std::optional<TensorSpan> sinks = {};
   // Without `causal` queries are the last tokens of the sequence
   // (CAUSAL_BOTTOM_RIGHT); `layout`, `query_heads`, `kv_heads` and
   // `return_present` must be left out.

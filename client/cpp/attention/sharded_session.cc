@@ -520,6 +520,7 @@ absl::StatusOr<ShardedResult> ShardedSession::State::Attend(
   // first server, which finds what else is wrong.
   AttendOptions of_shard = whole;
   of_shard.options.clear_sinks();
+  of_shard.sinks.reset();
   of_shard.options.clear_return_log_sum_exp();
   of_shard.outputs = {};
   const size_t count = shards_.size();

@@ -116,6 +116,9 @@ std::optional<int64_t> ElementCount(std::span<const int64_t> shape) {
 
 bool BytesFit(v1::DataType type, std::span<const int64_t> shape, size_t bytes) {
   const std::optional<int64_t> count = ElementCount(shape);
+  if (count && type == v1::DATA_TYPE_BITS) {
+    return bytes == static_cast<uint64_t>(*count / 8 + (*count % 8 != 0));
+  }
   const size_t element_size = ElementSize(type);
   return count && element_size != 0 && bytes % element_size == 0 &&
          bytes / element_size == static_cast<uint64_t>(*count);

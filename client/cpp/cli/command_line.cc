@@ -93,6 +93,11 @@ void AddTensors(CLI::App& app, ComputeFlags& flags) {
   add("--past-key", flags.past_key, "Keys before --key: (B, Hkv, P, D)");
   add("--past-value", flags.past_value,
       "Values before --value: (B, Hkv, P, Dv)");
+  add("--indices", flags.indices,
+      "The keys that each query sees, -1 for none: (B, S, k), or (B, Hq, S, "
+      "k)");
+  add("--row-sinks", flags.row_sinks,
+      "A sink for each row in place of --sinks: (B, Hq, S)");
   AddEnum(
       app, "--type", kFloatTypes,
       [&](v1::DataType type) { flags.literal_type = type; },

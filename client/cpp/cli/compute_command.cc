@@ -28,6 +28,8 @@ struct Inputs {
   std::optional<Tensor> mask;
   std::optional<TensorInput> past_key;
   std::optional<TensorInput> past_value;
+  std::optional<Tensor> indices;
+  std::optional<Tensor> row_sinks;
 
   template <typename Function>
   void ForEachMappable(const Function& function) const {
@@ -56,7 +58,9 @@ absl::StatusOr<Inputs> ReadInputs(const ComputeFlags& flags) {
                           {"--value", flags.value},
                           {"--mask", flags.mask},
                           {"--past-key", flags.past_key},
-                          {"--past-value", flags.past_value}});
+                          {"--past-value", flags.past_value},
+                          {"--indices", flags.indices},
+                          {"--row-sinks", flags.row_sinks}});
   if (!readable.ok()) return readable;
   Inputs inputs;
   const v1::DataType type = flags.literal_type;
@@ -70,7 +74,11 @@ absl::StatusOr<Inputs> ReadInputs(const ComputeFlags& flags) {
                        inputs.mask),
         ReadTensorFlag("--past-key", flags.past_key, type, inputs.past_key),
         ReadTensorFlag("--past-value", flags.past_value, type,
-                       inputs.past_value)}) {
+                       inputs.past_value),
+        ReadTensorFlag("--indices", flags.indices, v1::DATA_TYPE_INT64,
+                       inputs.indices),
+        ReadTensorFlag("--row-sinks", flags.row_sinks, v1::DATA_TYPE_FLOAT32,
+                       inputs.row_sinks)}) {
     if (!status.ok()) return status;
   }
   return inputs;
@@ -113,6 +121,8 @@ ComputeRequest RequestOf(const ComputeFlags& flags, const Inputs& inputs) {
   if (inputs.mask) request.mask = *inputs.mask;
   if (inputs.past_key) request.past_key = inputs.past_key->span();
   if (inputs.past_value) request.past_value = inputs.past_value->span();
+  if (inputs.indices) request.indices = *inputs.indices;
+  if (inputs.row_sinks) request.sinks = *inputs.row_sinks;
   request.valid_lengths = flags.valid_lengths;
   request.query_starts = flags.query_starts;
   request.key_starts = flags.key_starts;

@@ -27,6 +27,8 @@ struct ComputeFlags {
   std::string mask;
   std::string past_key;
   std::string past_value;
+  std::string indices;
+  std::string row_sinks;
   // What numbers in literals become, the mask's excepted.
   v1::DataType literal_type = v1::DATA_TYPE_FLOAT32;
 

@@ -11,7 +11,8 @@ namespace {
 
 bool IsBiased(const ComputeRequest& request) {
   const v1::AttentionOptions& options = request.options;
-  return request.mask.has_value() || !request.valid_lengths.empty() ||
+  return request.mask.has_value() || request.indices.has_value() ||
+         !request.valid_lengths.empty() ||
          options.causal() != v1::CAUSAL_UNSPECIFIED || options.has_window() ||
          options.chunk_size() != 0 || options.alibi_slopes_size() > 0;
 }
@@ -135,7 +136,7 @@ absl::StatusOr<Explanation> Explain(const Client& client,
                      ? options.scale()
                      : 1 / std::sqrt(static_cast<double>(chosen.head_size));
   chosen.softcap = options.softcap();
-  chosen.has_sink = options.sinks_size() > 0;
+  chosen.has_sink = options.sinks_size() > 0 || request.sinks.has_value();
   chosen.weights = ScoresOf(*result.scores, *geometry, batch, head);
   chosen.output = OutputOf(result.output, *geometry, batch, head);
 

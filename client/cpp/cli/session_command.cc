@@ -114,18 +114,36 @@ absl::Status ReadTargets(const SessionFlags& flags, v1::DataType type,
                      {"--scores-output", targets.scores}});
 }
 
-absl::Status ReadAttendInputs(const SessionFlags& flags, Tensor& query,
-                              std::optional<Tensor>& mask,
+struct AttendInputs {
+  Tensor query;
+  std::optional<Tensor> mask;
+  std::optional<Tensor> indices;
+  std::optional<Tensor> row_sinks;
+};
+
+absl::Status ReadAttendInputs(const SessionFlags& flags, AttendInputs& inputs,
                               AttendTargets& targets) {
-  absl::Status status =
-      CheckStandardInput({{"--query", flags.query}, {"--mask", flags.mask}});
+  absl::Status status = CheckStandardInput({{"--query", flags.query},
+                                            {"--mask", flags.mask},
+                                            {"--indices", flags.indices},
+                                            {"--row-sinks", flags.row_sinks}});
   if (status.ok()) {
-    status = ReadTensorFlag("--query", flags.query, flags.literal_type, query);
+    status = ReadTensorFlag("--query", flags.query, flags.literal_type,
+                            inputs.query);
   }
   if (status.ok()) {
-    status = ReadTensorFlag("--mask", flags.mask, v1::DATA_TYPE_FLOAT32, mask);
+    status = ReadTensorFlag("--mask", flags.mask, v1::DATA_TYPE_FLOAT32,
+                            inputs.mask);
   }
-  if (status.ok()) status = ReadTargets(flags, query.type(), targets);
+  if (status.ok()) {
+    status = ReadTensorFlag("--indices", flags.indices, v1::DATA_TYPE_INT64,
+                            inputs.indices);
+  }
+  if (status.ok()) {
+    status = ReadTensorFlag("--row-sinks", flags.row_sinks,
+                            v1::DATA_TYPE_FLOAT32, inputs.row_sinks);
+  }
+  if (status.ok()) status = ReadTargets(flags, inputs.query.type(), targets);
   return status;
 }
 
@@ -171,13 +189,14 @@ ExitCode RunSessionAppend(const SessionFlags& flags, std::ostream& out,
 
 ExitCode RunSessionAttend(const SessionFlags& flags, std::ostream& out,
                           std::ostream& err) {
-  Tensor query;
-  std::optional<Tensor> mask;
+  AttendInputs inputs;
   AttendTargets targets;
-  absl::Status status = ReadAttendInputs(flags, query, mask, targets);
+  absl::Status status = ReadAttendInputs(flags, inputs, targets);
   if (!status.ok()) return BadInput(status, err);
   AttendOptions attend;
-  if (mask) attend.mask = *mask;
+  if (inputs.mask) attend.mask = *inputs.mask;
+  if (inputs.indices) attend.indices = *inputs.indices;
+  if (inputs.row_sinks) attend.sinks = *inputs.row_sinks;
   attend.options = flags.options;
   attend.not_causal = flags.not_causal;
   AttendResult result;
@@ -188,7 +207,8 @@ ExitCode RunSessionAttend(const SessionFlags& flags, std::ostream& out,
         if (!session.ok()) return session.status();
         absl::Status expected = CheckLength(*session, flags);
         if (!expected.ok()) return expected;
-        auto attended = session->Attend(flags.layer, query, attend, options);
+        auto attended =
+            session->Attend(flags.layer, inputs.query, attend, options);
         if (!attended.ok()) return attended.status();
         result = *std::move(attended);
         return absl::OkStatus();

@@ -39,6 +39,8 @@ struct SessionFlags {
   std::string value;
   std::string query;
   std::string mask;
+  std::string indices;
+  std::string row_sinks;
   // What numbers in literals become, the mask's excepted.
   v1::DataType literal_type = v1::DATA_TYPE_FLOAT32;
   v1::AttentionOptions options;

@@ -156,6 +156,11 @@ void AddAttend(Verbs& verbs, SessionFlags& flags) {
   Verbs::AddTensor(
       attend, "--mask", flags.mask,
       "BOOL: true attends; numbers, of any type: added to the scores");
+  Verbs::AddTensor(attend, "--indices", flags.indices,
+                   "The tokens that each query sees, -1 for none: (S, k), or "
+                   "(Hq, S, k)");
+  Verbs::AddTensor(attend, "--row-sinks", flags.row_sinks,
+                   "A sink for each row in place of --sinks: (Hq, S)");
   AddScoreOptions(attend, flags.options);
   attend
       .add_flag("--not-causal", flags.not_causal,

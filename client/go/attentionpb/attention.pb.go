@@ -15,8 +15,8 @@
 //   weight[j] = exp(biased[j]) / (sum over j of exp(biased[j]) [+ exp(sink)])
 //   output[i] = sum over j of weight[j] * value[j]
 //   lse[i]    = log(sum over j of exp(biased[j]) [+ exp(sink)])
-// bias is the sum of the mask tensor, causal mask, window, chunk, valid lengths
-// and ALiBi, each optional. A row whose keys are all masked gives output 0,
+// bias is the sum of the mask tensor, causal mask, window, chunk, valid lengths,
+// indices and ALiBi, each optional. A row whose keys are all masked gives output 0,
 // weights 0 and lse -inf (the sink's logit where there is one). What stands in
 // key or value at a masked position, NaN and infinity included, has no effect.
 //
@@ -64,28 +64,38 @@ const (
 	DataType_DATA_TYPE_BOOL DataType = 5
 	// Two's complement. Masks only.
 	DataType_DATA_TYPE_INT8 DataType = 6
-	// Two's complement. Masks only.
+	// Two's complement. Masks and indices only.
 	DataType_DATA_TYPE_INT32 DataType = 7
-	// Two's complement. Masks only.
+	// Two's complement. Masks and indices only.
 	DataType_DATA_TYPE_INT64 DataType = 8
 	// OCP's E4M3: no infinities. Not in tensors: what a session may store, with
 	// a scale for each row.
 	DataType_DATA_TYPE_FLOAT8_E4M3 DataType = 9
+	// One bit an element, of masks only: 1 is true. `data` holds the elements of
+	// the whole tensor, row-major, without gaps between rows: element i is bit
+	// i % 8, counted from the least significant, of byte i / 8. Its length is the
+	// number of elements / 8, rounded up; what stands in the bits past the last
+	// element does not matter. So packs numpy.packbits(mask, bitorder="little"),
+	// and FlashInfer the custom mask of one request (that of a batch begins each
+	// request at a byte of its own, which here are tensors of their own). The
+	// server holds a byte for each element. Not with StreamAttention.
+	DataType_DATA_TYPE_BITS DataType = 10
 )
 
 // Enum value maps for DataType.
 var (
 	DataType_name = map[int32]string{
-		0: "DATA_TYPE_UNSPECIFIED",
-		1: "DATA_TYPE_FLOAT32",
-		2: "DATA_TYPE_FLOAT16",
-		3: "DATA_TYPE_BFLOAT16",
-		4: "DATA_TYPE_FLOAT64",
-		5: "DATA_TYPE_BOOL",
-		6: "DATA_TYPE_INT8",
-		7: "DATA_TYPE_INT32",
-		8: "DATA_TYPE_INT64",
-		9: "DATA_TYPE_FLOAT8_E4M3",
+		0:  "DATA_TYPE_UNSPECIFIED",
+		1:  "DATA_TYPE_FLOAT32",
+		2:  "DATA_TYPE_FLOAT16",
+		3:  "DATA_TYPE_BFLOAT16",
+		4:  "DATA_TYPE_FLOAT64",
+		5:  "DATA_TYPE_BOOL",
+		6:  "DATA_TYPE_INT8",
+		7:  "DATA_TYPE_INT32",
+		8:  "DATA_TYPE_INT64",
+		9:  "DATA_TYPE_FLOAT8_E4M3",
+		10: "DATA_TYPE_BITS",
 	}
 	DataType_value = map[string]int32{
 		"DATA_TYPE_UNSPECIFIED": 0,
@@ -98,6 +108,7 @@ var (
 		"DATA_TYPE_INT32":       7,
 		"DATA_TYPE_INT64":       8,
 		"DATA_TYPE_FLOAT8_E4M3": 9,
+		"DATA_TYPE_BITS":        10,
 	}
 )
 
@@ -268,7 +279,7 @@ const (
 	MathMode_MATH_MODE_REPRODUCIBLE MathMode = 1
 	// May use what the CPU has to multiply bfloat16 (AMX, AVX512_BF16) where
 	// query, key and value are BFLOAT16: faster; the same bits on the same CPU
-	// model only. Elsewhere the same as REPRODUCIBLE.
+	// model only. Elsewhere, and with indices, the same as REPRODUCIBLE.
 	MathMode_MATH_MODE_FAST MathMode = 2
 )
 
@@ -384,7 +395,8 @@ type Tensor struct {
 	// elements and MUST agree with the payload.
 	Shape []int64 `protobuf:"varint,2,rep,packed,name=shape,proto3" json:"shape,omitempty"`
 	// The elements: row-major (last axis fastest), no padding, little-endian.
-	// Length in bytes: number of elements times the size of `data_type`, exactly.
+	// Length in bytes: number of elements times the size of `data_type`, exactly
+	// (BITS tells its own).
 	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	// The elements as numbers, row-major, for callers by hand and for JSON.
 	// data_type MUST be FLOAT32 or unspecified. A request whose `query` uses
@@ -610,7 +622,8 @@ type AttentionOptions struct {
 	AlibiSlopes []float64 `protobuf:"fixed64,8,rep,packed,name=alibi_slopes,json=alibiSlopes,proto3" json:"alibi_slopes,omitempty"`
 	// One extra logit per query head that takes part in the softmax's sum and has
 	// no value (attention sink). Empty is none; else Hq values, NaN and +inf are
-	// errors, -inf is no sink for that head.
+	// errors, -inf is no sink for that head. One for each row of the output:
+	// ComputeAttentionRequest.sinks, not together with these.
 	Sinks []float64 `protobuf:"fixed64,9,rep,packed,name=sinks,proto3" json:"sinks,omitempty"`
 	// Default: REPRODUCIBLE.
 	MathMode MathMode `protobuf:"varint,10,opt,name=math_mode,json=mathMode,proto3,enum=attention.v1.MathMode" json:"math_mode,omitempty"`
@@ -775,7 +788,7 @@ type ComputeAttentionRequest struct {
 	// FLOAT32, FLOAT16, BFLOAT16 or FLOAT64, also other than the query's; shape
 	// by the layout.
 	Value *Tensor `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
-	// BOOL (true attends) or any other type (added to the capped scores, neither
+	// BOOL or BITS (true attends) or any other type (added to the capped scores, neither
 	// scaled nor capped). Of what is added only -inf masks: a finite number that
 	// the precision computed in cannot hold counts as its largest. Broadcast to
 	// (B, Hq, S, T) by numpy's rules, right-aligned: rank 1 is (T), 2 (S, T), 3
@@ -802,7 +815,23 @@ type ComputeAttentionRequest struct {
 	Options *AttentionOptions `protobuf:"bytes,10,opt,name=options,proto3" json:"options,omitempty"`
 	// Where the server writes tensors of the answer, in place of sending them.
 	// Not where `query` uses float_values.
-	Outputs       *OutputMemory `protobuf:"bytes,11,opt,name=outputs,proto3" json:"outputs,omitempty"`
+	Outputs *OutputMemory `protobuf:"bytes,11,opt,name=outputs,proto3" json:"outputs,omitempty"`
+	// Sparse attention: query i sees only the keys that its list names, of those
+	// that all else lets it see. INT32 or INT64, (B, S, k), k >= 0, one list for
+	// all heads of a query; or (B, Hq, S, k), one for each query head. (S, k) too
+	// where B is 1. With RAGGED (sum S, k), or (sum S, Hq, k). Keys are counted
+	// from 0 in their sequence, the past ones first; -1 is none; another number
+	// below 0, or one that is no key of the sequence (of all T, valid or not), is
+	// an error. In any order; a key that comes twice counts once. A list without
+	// keys masks the whole row. The bits are those of a mask that says the same,
+	// but only the listed keys are read: time and `max_work` go by k rather than
+	// T. DeepSeek's sparse attention selects keys so. Absent: all keys.
+	Indices *Tensor `protobuf:"bytes,12,opt,name=indices,proto3" json:"indices,omitempty"`
+	// One extra logit for each row, in place of `options.sinks`: of a float type,
+	// (B, Hq, S), with MATRIX (S) too, with RAGGED (sum S, Hq). NaN, +inf and
+	// finite numbers that the precision computed in cannot hold are errors, -inf
+	// is no sink for that row.
+	Sinks         *Tensor `protobuf:"bytes,13,opt,name=sinks,proto3" json:"sinks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -910,6 +939,20 @@ func (x *ComputeAttentionRequest) GetOptions() *AttentionOptions {
 func (x *ComputeAttentionRequest) GetOutputs() *OutputMemory {
 	if x != nil {
 		return x.Outputs
+	}
+	return nil
+}
+
+func (x *ComputeAttentionRequest) GetIndices() *Tensor {
+	if x != nil {
+		return x.Indices
+	}
+	return nil
+}
+
+func (x *ComputeAttentionRequest) GetSinks() *Tensor {
+	if x != nil {
+		return x.Sinks
 	}
 	return nil
 }
@@ -1243,7 +1286,8 @@ type StreamAttentionRequest_Header struct {
 	// ComputeAttention, with the query's data. `key`, `value`, `mask`,
 	// `past_key` and `past_value` give data_type (FLOAT32 if they do not) and
 	// the shape of the whole tensor, and MUST have neither `data` nor
-	// `float_values`. Not with return_scores or return_present. At most
+	// `float_values`; `indices` and `sinks` come with their data. Not with
+	// return_scores or return_present, nor a mask of BITS. At most
 	// `max_request_bytes`.
 	Header *ComputeAttentionRequest `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
 }
@@ -1471,7 +1515,9 @@ type GetCapabilitiesResponse struct {
 	// Most work, in multiply-adds. Each pair of a query head's row and a key that
 	// it sees counts D + Dv + 24, and up to 8 * (D + Dv) more where few rows share
 	// a key; each returned score D + 24; each row of a query head 4000; each
-	// sequence 40000 for each key/value head.
+	// sequence 40000 for each key/value head. Each list of indices, for each
+	// key/value head that reads it, 40000, 40 for each number and 10000 for each
+	// block of keys that it may reach.
 	MaxWork int64 `protobuf:"varint,13,opt,name=max_work,json=maxWork,proto3" json:"max_work,omitempty"`
 	// Largest message of StreamAttention after the header, in bytes; above it:
 	// RESOURCE_EXHAUSTED. The messages of small streams are bounded more tightly
@@ -1929,7 +1975,7 @@ const file_attention_v1_attention_proto_rawDesc = "" +
 	"\x12return_log_sum_exp\x18\f \x01(\bR\x0freturnLogSumExp\x129\n" +
 	"\rreturn_scores\x18\r \x01(\x0e2\x14.attention.v1.ScoresR\freturnScores\x12%\n" +
 	"\x0ereturn_present\x18\x0e \x01(\bR\rreturnPresentB\b\n" +
-	"\x06_scale\"\x80\x04\n" +
+	"\x06_scale\"\xdc\x04\n" +
 	"\x17ComputeAttentionRequest\x12*\n" +
 	"\x05query\x18\x01 \x01(\v2\x14.attention.v1.TensorR\x05query\x12&\n" +
 	"\x03key\x18\x02 \x01(\v2\x14.attention.v1.TensorR\x03key\x12*\n" +
@@ -1944,7 +1990,9 @@ const file_attention_v1_attention_proto_rawDesc = "" +
 	"key_starts\x18\t \x03(\x03R\tkeyStarts\x128\n" +
 	"\aoptions\x18\n" +
 	" \x01(\v2\x1e.attention.v1.AttentionOptionsR\aoptions\x124\n" +
-	"\aoutputs\x18\v \x01(\v2\x1a.attention.v1.OutputMemoryR\aoutputs\"\xb0\x02\n" +
+	"\aoutputs\x18\v \x01(\v2\x1a.attention.v1.OutputMemoryR\aoutputs\x12.\n" +
+	"\aindices\x18\f \x01(\v2\x14.attention.v1.TensorR\aindices\x12*\n" +
+	"\x05sinks\x18\r \x01(\v2\x14.attention.v1.TensorR\x05sinks\"\xb0\x02\n" +
 	"\fOutputMemory\x122\n" +
 	"\x06output\x18\x01 \x01(\v2\x1a.attention.v1.SharedMemoryR\x06output\x12:\n" +
 	"\vlog_sum_exp\x18\x02 \x01(\v2\x1a.attention.v1.SharedMemoryR\tlogSumExp\x122\n" +
@@ -2015,7 +2063,7 @@ const file_attention_v1_attention_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x16\n" +
 	"\x06region\x18\x04 \x01(\fR\x06region\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x05 \x01(\x03R\tsizeBytes*\xef\x01\n" +
+	"size_bytes\x18\x05 \x01(\x03R\tsizeBytes*\x83\x02\n" +
 	"\bDataType\x12\x19\n" +
 	"\x15DATA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11DATA_TYPE_FLOAT32\x10\x01\x12\x15\n" +
@@ -2026,7 +2074,9 @@ const file_attention_v1_attention_proto_rawDesc = "" +
 	"\x0eDATA_TYPE_INT8\x10\x06\x12\x13\n" +
 	"\x0fDATA_TYPE_INT32\x10\a\x12\x13\n" +
 	"\x0fDATA_TYPE_INT64\x10\b\x12\x19\n" +
-	"\x15DATA_TYPE_FLOAT8_E4M3\x10\t*{\n" +
+	"\x15DATA_TYPE_FLOAT8_E4M3\x10\t\x12\x12\n" +
+	"\x0eDATA_TYPE_BITS\x10\n" +
+	"*{\n" +
 	"\x06Layout\x12\x16\n" +
 	"\x12LAYOUT_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rLAYOUT_MATRIX\x10\x01\x12\x11\n" +
@@ -2109,40 +2159,42 @@ var file_attention_v1_attention_proto_depIdxs = []int32{
 	5,  // 13: attention.v1.ComputeAttentionRequest.past_value:type_name -> attention.v1.Tensor
 	8,  // 14: attention.v1.ComputeAttentionRequest.options:type_name -> attention.v1.AttentionOptions
 	10, // 15: attention.v1.ComputeAttentionRequest.outputs:type_name -> attention.v1.OutputMemory
-	6,  // 16: attention.v1.OutputMemory.output:type_name -> attention.v1.SharedMemory
-	6,  // 17: attention.v1.OutputMemory.log_sum_exp:type_name -> attention.v1.SharedMemory
-	6,  // 18: attention.v1.OutputMemory.scores:type_name -> attention.v1.SharedMemory
-	6,  // 19: attention.v1.OutputMemory.present_key:type_name -> attention.v1.SharedMemory
-	6,  // 20: attention.v1.OutputMemory.present_value:type_name -> attention.v1.SharedMemory
-	5,  // 21: attention.v1.ComputeAttentionResponse.output:type_name -> attention.v1.Tensor
-	5,  // 22: attention.v1.ComputeAttentionResponse.log_sum_exp:type_name -> attention.v1.Tensor
-	5,  // 23: attention.v1.ComputeAttentionResponse.scores:type_name -> attention.v1.Tensor
-	5,  // 24: attention.v1.ComputeAttentionResponse.present_key:type_name -> attention.v1.Tensor
-	5,  // 25: attention.v1.ComputeAttentionResponse.present_value:type_name -> attention.v1.Tensor
-	11, // 26: attention.v1.ComputeAttentionResponse.timing:type_name -> attention.v1.Timing
-	9,  // 27: attention.v1.StreamAttentionRequest.header:type_name -> attention.v1.ComputeAttentionRequest
-	14, // 28: attention.v1.StreamAttentionRequest.chunk:type_name -> attention.v1.KeyValueChunk
-	5,  // 29: attention.v1.KeyValueChunk.key:type_name -> attention.v1.Tensor
-	5,  // 30: attention.v1.KeyValueChunk.value:type_name -> attention.v1.Tensor
-	5,  // 31: attention.v1.KeyValueChunk.mask:type_name -> attention.v1.Tensor
-	5,  // 32: attention.v1.StreamAttentionResponse.output:type_name -> attention.v1.Tensor
-	5,  // 33: attention.v1.StreamAttentionResponse.log_sum_exp:type_name -> attention.v1.Tensor
-	11, // 34: attention.v1.StreamAttentionResponse.timing:type_name -> attention.v1.Timing
-	0,  // 35: attention.v1.GetCapabilitiesResponse.data_types:type_name -> attention.v1.DataType
-	3,  // 36: attention.v1.GetCapabilitiesResponse.math_modes:type_name -> attention.v1.MathMode
-	19, // 37: attention.v1.SharedMemoryRequest.register_region:type_name -> attention.v1.RegisterRegion
-	20, // 38: attention.v1.SharedMemoryRequest.drop_region:type_name -> attention.v1.DropRegion
-	9,  // 39: attention.v1.AttentionService.ComputeAttention:input_type -> attention.v1.ComputeAttentionRequest
-	13, // 40: attention.v1.AttentionService.StreamAttention:input_type -> attention.v1.StreamAttentionRequest
-	16, // 41: attention.v1.AttentionService.GetCapabilities:input_type -> attention.v1.GetCapabilitiesRequest
-	12, // 42: attention.v1.AttentionService.ComputeAttention:output_type -> attention.v1.ComputeAttentionResponse
-	15, // 43: attention.v1.AttentionService.StreamAttention:output_type -> attention.v1.StreamAttentionResponse
-	17, // 44: attention.v1.AttentionService.GetCapabilities:output_type -> attention.v1.GetCapabilitiesResponse
-	42, // [42:45] is the sub-list for method output_type
-	39, // [39:42] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	5,  // 16: attention.v1.ComputeAttentionRequest.indices:type_name -> attention.v1.Tensor
+	5,  // 17: attention.v1.ComputeAttentionRequest.sinks:type_name -> attention.v1.Tensor
+	6,  // 18: attention.v1.OutputMemory.output:type_name -> attention.v1.SharedMemory
+	6,  // 19: attention.v1.OutputMemory.log_sum_exp:type_name -> attention.v1.SharedMemory
+	6,  // 20: attention.v1.OutputMemory.scores:type_name -> attention.v1.SharedMemory
+	6,  // 21: attention.v1.OutputMemory.present_key:type_name -> attention.v1.SharedMemory
+	6,  // 22: attention.v1.OutputMemory.present_value:type_name -> attention.v1.SharedMemory
+	5,  // 23: attention.v1.ComputeAttentionResponse.output:type_name -> attention.v1.Tensor
+	5,  // 24: attention.v1.ComputeAttentionResponse.log_sum_exp:type_name -> attention.v1.Tensor
+	5,  // 25: attention.v1.ComputeAttentionResponse.scores:type_name -> attention.v1.Tensor
+	5,  // 26: attention.v1.ComputeAttentionResponse.present_key:type_name -> attention.v1.Tensor
+	5,  // 27: attention.v1.ComputeAttentionResponse.present_value:type_name -> attention.v1.Tensor
+	11, // 28: attention.v1.ComputeAttentionResponse.timing:type_name -> attention.v1.Timing
+	9,  // 29: attention.v1.StreamAttentionRequest.header:type_name -> attention.v1.ComputeAttentionRequest
+	14, // 30: attention.v1.StreamAttentionRequest.chunk:type_name -> attention.v1.KeyValueChunk
+	5,  // 31: attention.v1.KeyValueChunk.key:type_name -> attention.v1.Tensor
+	5,  // 32: attention.v1.KeyValueChunk.value:type_name -> attention.v1.Tensor
+	5,  // 33: attention.v1.KeyValueChunk.mask:type_name -> attention.v1.Tensor
+	5,  // 34: attention.v1.StreamAttentionResponse.output:type_name -> attention.v1.Tensor
+	5,  // 35: attention.v1.StreamAttentionResponse.log_sum_exp:type_name -> attention.v1.Tensor
+	11, // 36: attention.v1.StreamAttentionResponse.timing:type_name -> attention.v1.Timing
+	0,  // 37: attention.v1.GetCapabilitiesResponse.data_types:type_name -> attention.v1.DataType
+	3,  // 38: attention.v1.GetCapabilitiesResponse.math_modes:type_name -> attention.v1.MathMode
+	19, // 39: attention.v1.SharedMemoryRequest.register_region:type_name -> attention.v1.RegisterRegion
+	20, // 40: attention.v1.SharedMemoryRequest.drop_region:type_name -> attention.v1.DropRegion
+	9,  // 41: attention.v1.AttentionService.ComputeAttention:input_type -> attention.v1.ComputeAttentionRequest
+	13, // 42: attention.v1.AttentionService.StreamAttention:input_type -> attention.v1.StreamAttentionRequest
+	16, // 43: attention.v1.AttentionService.GetCapabilities:input_type -> attention.v1.GetCapabilitiesRequest
+	12, // 44: attention.v1.AttentionService.ComputeAttention:output_type -> attention.v1.ComputeAttentionResponse
+	15, // 45: attention.v1.AttentionService.StreamAttention:output_type -> attention.v1.StreamAttentionResponse
+	17, // 46: attention.v1.AttentionService.GetCapabilities:output_type -> attention.v1.GetCapabilitiesResponse
+	44, // [44:47] is the sub-list for method output_type
+	41, // [41:44] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_attention_v1_attention_proto_init() }

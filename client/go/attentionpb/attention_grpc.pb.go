@@ -15,8 +15,8 @@
 //   weight[j] = exp(biased[j]) / (sum over j of exp(biased[j]) [+ exp(sink)])
 //   output[i] = sum over j of weight[j] * value[j]
 //   lse[i]    = log(sum over j of exp(biased[j]) [+ exp(sink)])
-// bias is the sum of the mask tensor, causal mask, window, chunk, valid lengths
-// and ALiBi, each optional. A row whose keys are all masked gives output 0,
+// bias is the sum of the mask tensor, causal mask, window, chunk, valid lengths,
+// indices and ALiBi, each optional. A row whose keys are all masked gives output 0,
 // weights 0 and lse -inf (the sink's logit where there is one). What stands in
 // key or value at a masked position, NaN and infinity included, has no effect.
 //

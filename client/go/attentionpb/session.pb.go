@@ -1045,8 +1045,15 @@ type AttendRequest struct {
 	// the columns of the shard's tokens alone, in their order: its last axis has
 	// at most so many, and tokens past it are masked. What a merge adds once MUST
 	// be left out: `options.sinks`, `return_log_sum_exp` and `return_scores`.
-	// Not with Step.
+	// Not with Step. `indices` count tokens of the whole sequence; `sinks` MUST be
+	// left out too.
 	Shard *Shard `protobuf:"bytes,9,opt,name=shard,proto3" json:"shard,omitempty"`
+	// As in ComputeAttentionRequest: (S, k), or (Hq, S, k) for each query head.
+	// Tokens are counted from the session's first one, released ones too, which
+	// no window lets a query see.
+	Indices *Tensor `protobuf:"bytes,10,opt,name=indices,proto3" json:"indices,omitempty"`
+	// As in ComputeAttentionRequest: (Hq, S). Not with `options.sinks`.
+	Sinks *Tensor `protobuf:"bytes,11,opt,name=sinks,proto3" json:"sinks,omitempty"`
 	// As in GetSessionRequest. It has the same number in StepItem.
 	Incarnation   uint64 `protobuf:"varint,12,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1142,6 +1149,20 @@ func (x *AttendRequest) GetMaskBegin() int64 {
 func (x *AttendRequest) GetShard() *Shard {
 	if x != nil {
 		return x.Shard
+	}
+	return nil
+}
+
+func (x *AttendRequest) GetIndices() *Tensor {
+	if x != nil {
+		return x.Indices
+	}
+	return nil
+}
+
+func (x *AttendRequest) GetSinks() *Tensor {
+	if x != nil {
+		return x.Sinks
 	}
 	return nil
 }
@@ -1479,7 +1500,10 @@ type StepItem struct {
 	NotCausal bool              `protobuf:"varint,10,opt,name=not_causal,json=notCausal,proto3" json:"not_causal,omitempty"`
 	MaskBegin int64             `protobuf:"varint,11,opt,name=mask_begin,json=maskBegin,proto3" json:"mask_begin,omitempty"`
 	// As in GetSessionRequest.
-	Incarnation   uint64 `protobuf:"varint,12,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,12,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// As in AttendRequest; left out where nothing is attended to.
+	Indices       *Tensor `protobuf:"bytes,13,opt,name=indices,proto3" json:"indices,omitempty"`
+	Sinks         *Tensor `protobuf:"bytes,14,opt,name=sinks,proto3" json:"sinks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1596,6 +1620,20 @@ func (x *StepItem) GetIncarnation() uint64 {
 		return x.Incarnation
 	}
 	return 0
+}
+
+func (x *StepItem) GetIndices() *Tensor {
+	if x != nil {
+		return x.Indices
+	}
+	return nil
+}
+
+func (x *StepItem) GetSinks() *Tensor {
+	if x != nil {
+		return x.Sinks
+	}
+	return nil
 }
 
 type StepResponse struct {
@@ -1885,7 +1923,7 @@ const file_attention_v1_session_proto_rawDesc = "" +
 	"\vincarnation\x18\f \x01(\x04R\vincarnationB\x12\n" +
 	"\x10_expected_length\"1\n" +
 	"\x17AppendKeyValuesResponse\x12\x16\n" +
-	"\x06length\x18\x01 \x01(\x03R\x06length\"\x92\x03\n" +
+	"\x06length\x18\x01 \x01(\x03R\x06length\"\xee\x03\n" +
 	"\rAttendRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05layer\x18\x02 \x01(\x03R\x05layer\x12,\n" +
@@ -1897,7 +1935,10 @@ const file_attention_v1_session_proto_rawDesc = "" +
 	"not_causal\x18\a \x01(\bR\tnotCausal\x12\x1d\n" +
 	"\n" +
 	"mask_begin\x18\b \x01(\x03R\tmaskBegin\x12)\n" +
-	"\x05shard\x18\t \x01(\v2\x13.attention.v1.ShardR\x05shard\x12 \n" +
+	"\x05shard\x18\t \x01(\v2\x13.attention.v1.ShardR\x05shard\x12.\n" +
+	"\aindices\x18\n" +
+	" \x01(\v2\x14.attention.v1.TensorR\aindices\x12*\n" +
+	"\x05sinks\x18\v \x01(\v2\x14.attention.v1.TensorR\x05sinks\x12 \n" +
 	"\vincarnation\x18\f \x01(\x04R\vincarnationB\x12\n" +
 	"\x10_expected_length\"|\n" +
 	"\x05Shard\x12\x14\n" +
@@ -1920,7 +1961,7 @@ const file_attention_v1_session_proto_rawDesc = "" +
 	"\x03sum\x18\x04 \x01(\v2\x14.attention.v1.TensorR\x03sum\x12,\n" +
 	"\x06output\x18\x05 \x01(\v2\x14.attention.v1.TensorR\x06output\";\n" +
 	"\vStepRequest\x12,\n" +
-	"\x05items\x18\x01 \x03(\v2\x16.attention.v1.StepItemR\x05items\"\xd5\x03\n" +
+	"\x05items\x18\x01 \x03(\v2\x16.attention.v1.StepItemR\x05items\"\xb1\x04\n" +
 	"\bStepItem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05layer\x18\x02 \x01(\x03R\x05layer\x12,\n" +
@@ -1937,7 +1978,9 @@ const file_attention_v1_session_proto_rawDesc = "" +
 	" \x01(\bR\tnotCausal\x12\x1d\n" +
 	"\n" +
 	"mask_begin\x18\v \x01(\x03R\tmaskBegin\x12 \n" +
-	"\vincarnation\x18\f \x01(\x04R\vincarnationB\x12\n" +
+	"\vincarnation\x18\f \x01(\x04R\vincarnation\x12.\n" +
+	"\aindices\x18\r \x01(\v2\x14.attention.v1.TensorR\aindices\x12*\n" +
+	"\x05sinks\x18\x0e \x01(\v2\x14.attention.v1.TensorR\x05sinksB\x12\n" +
 	"\x10_expected_length\"p\n" +
 	"\fStepResponse\x122\n" +
 	"\aresults\x18\x01 \x03(\v2\x18.attention.v1.StepResultR\aresults\x12,\n" +
@@ -2028,48 +2071,52 @@ var file_attention_v1_session_proto_depIdxs = []int32{
 	28, // 14: attention.v1.AttendRequest.mask:type_name -> attention.v1.Tensor
 	29, // 15: attention.v1.AttendRequest.options:type_name -> attention.v1.AttentionOptions
 	17, // 16: attention.v1.AttendRequest.shard:type_name -> attention.v1.Shard
-	28, // 17: attention.v1.AttendResponse.output:type_name -> attention.v1.Tensor
-	28, // 18: attention.v1.AttendResponse.log_sum_exp:type_name -> attention.v1.Tensor
-	28, // 19: attention.v1.AttendResponse.scores:type_name -> attention.v1.Tensor
-	30, // 20: attention.v1.AttendResponse.timing:type_name -> attention.v1.Timing
-	19, // 21: attention.v1.AttendResponse.partials:type_name -> attention.v1.Partial
-	28, // 22: attention.v1.Partial.max:type_name -> attention.v1.Tensor
-	28, // 23: attention.v1.Partial.sum:type_name -> attention.v1.Tensor
-	28, // 24: attention.v1.Partial.output:type_name -> attention.v1.Tensor
-	21, // 25: attention.v1.StepRequest.items:type_name -> attention.v1.StepItem
-	28, // 26: attention.v1.StepItem.key:type_name -> attention.v1.Tensor
-	28, // 27: attention.v1.StepItem.value:type_name -> attention.v1.Tensor
-	28, // 28: attention.v1.StepItem.query:type_name -> attention.v1.Tensor
-	28, // 29: attention.v1.StepItem.mask:type_name -> attention.v1.Tensor
-	29, // 30: attention.v1.StepItem.options:type_name -> attention.v1.AttentionOptions
-	23, // 31: attention.v1.StepResponse.results:type_name -> attention.v1.StepResult
-	30, // 32: attention.v1.StepResponse.timing:type_name -> attention.v1.Timing
-	28, // 33: attention.v1.StepResult.output:type_name -> attention.v1.Tensor
-	28, // 34: attention.v1.StepResult.log_sum_exp:type_name -> attention.v1.Tensor
-	28, // 35: attention.v1.StepResult.scores:type_name -> attention.v1.Tensor
-	2,  // 36: attention.v1.SessionService.CreateSession:input_type -> attention.v1.CreateSessionRequest
-	4,  // 37: attention.v1.SessionService.GetSession:input_type -> attention.v1.GetSessionRequest
-	6,  // 38: attention.v1.SessionService.ListSessions:input_type -> attention.v1.ListSessionsRequest
-	8,  // 39: attention.v1.SessionService.DeleteSession:input_type -> attention.v1.DeleteSessionRequest
-	10, // 40: attention.v1.SessionService.ForkSessions:input_type -> attention.v1.ForkSessionsRequest
-	12, // 41: attention.v1.SessionService.TruncateSession:input_type -> attention.v1.TruncateSessionRequest
-	14, // 42: attention.v1.SessionService.AppendKeyValues:input_type -> attention.v1.AppendKeyValuesRequest
-	16, // 43: attention.v1.SessionService.Attend:input_type -> attention.v1.AttendRequest
-	20, // 44: attention.v1.SessionService.Step:input_type -> attention.v1.StepRequest
-	3,  // 45: attention.v1.SessionService.CreateSession:output_type -> attention.v1.CreateSessionResponse
-	5,  // 46: attention.v1.SessionService.GetSession:output_type -> attention.v1.GetSessionResponse
-	7,  // 47: attention.v1.SessionService.ListSessions:output_type -> attention.v1.ListSessionsResponse
-	9,  // 48: attention.v1.SessionService.DeleteSession:output_type -> attention.v1.DeleteSessionResponse
-	11, // 49: attention.v1.SessionService.ForkSessions:output_type -> attention.v1.ForkSessionsResponse
-	13, // 50: attention.v1.SessionService.TruncateSession:output_type -> attention.v1.TruncateSessionResponse
-	15, // 51: attention.v1.SessionService.AppendKeyValues:output_type -> attention.v1.AppendKeyValuesResponse
-	18, // 52: attention.v1.SessionService.Attend:output_type -> attention.v1.AttendResponse
-	22, // 53: attention.v1.SessionService.Step:output_type -> attention.v1.StepResponse
-	45, // [45:54] is the sub-list for method output_type
-	36, // [36:45] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	28, // 17: attention.v1.AttendRequest.indices:type_name -> attention.v1.Tensor
+	28, // 18: attention.v1.AttendRequest.sinks:type_name -> attention.v1.Tensor
+	28, // 19: attention.v1.AttendResponse.output:type_name -> attention.v1.Tensor
+	28, // 20: attention.v1.AttendResponse.log_sum_exp:type_name -> attention.v1.Tensor
+	28, // 21: attention.v1.AttendResponse.scores:type_name -> attention.v1.Tensor
+	30, // 22: attention.v1.AttendResponse.timing:type_name -> attention.v1.Timing
+	19, // 23: attention.v1.AttendResponse.partials:type_name -> attention.v1.Partial
+	28, // 24: attention.v1.Partial.max:type_name -> attention.v1.Tensor
+	28, // 25: attention.v1.Partial.sum:type_name -> attention.v1.Tensor
+	28, // 26: attention.v1.Partial.output:type_name -> attention.v1.Tensor
+	21, // 27: attention.v1.StepRequest.items:type_name -> attention.v1.StepItem
+	28, // 28: attention.v1.StepItem.key:type_name -> attention.v1.Tensor
+	28, // 29: attention.v1.StepItem.value:type_name -> attention.v1.Tensor
+	28, // 30: attention.v1.StepItem.query:type_name -> attention.v1.Tensor
+	28, // 31: attention.v1.StepItem.mask:type_name -> attention.v1.Tensor
+	29, // 32: attention.v1.StepItem.options:type_name -> attention.v1.AttentionOptions
+	28, // 33: attention.v1.StepItem.indices:type_name -> attention.v1.Tensor
+	28, // 34: attention.v1.StepItem.sinks:type_name -> attention.v1.Tensor
+	23, // 35: attention.v1.StepResponse.results:type_name -> attention.v1.StepResult
+	30, // 36: attention.v1.StepResponse.timing:type_name -> attention.v1.Timing
+	28, // 37: attention.v1.StepResult.output:type_name -> attention.v1.Tensor
+	28, // 38: attention.v1.StepResult.log_sum_exp:type_name -> attention.v1.Tensor
+	28, // 39: attention.v1.StepResult.scores:type_name -> attention.v1.Tensor
+	2,  // 40: attention.v1.SessionService.CreateSession:input_type -> attention.v1.CreateSessionRequest
+	4,  // 41: attention.v1.SessionService.GetSession:input_type -> attention.v1.GetSessionRequest
+	6,  // 42: attention.v1.SessionService.ListSessions:input_type -> attention.v1.ListSessionsRequest
+	8,  // 43: attention.v1.SessionService.DeleteSession:input_type -> attention.v1.DeleteSessionRequest
+	10, // 44: attention.v1.SessionService.ForkSessions:input_type -> attention.v1.ForkSessionsRequest
+	12, // 45: attention.v1.SessionService.TruncateSession:input_type -> attention.v1.TruncateSessionRequest
+	14, // 46: attention.v1.SessionService.AppendKeyValues:input_type -> attention.v1.AppendKeyValuesRequest
+	16, // 47: attention.v1.SessionService.Attend:input_type -> attention.v1.AttendRequest
+	20, // 48: attention.v1.SessionService.Step:input_type -> attention.v1.StepRequest
+	3,  // 49: attention.v1.SessionService.CreateSession:output_type -> attention.v1.CreateSessionResponse
+	5,  // 50: attention.v1.SessionService.GetSession:output_type -> attention.v1.GetSessionResponse
+	7,  // 51: attention.v1.SessionService.ListSessions:output_type -> attention.v1.ListSessionsResponse
+	9,  // 52: attention.v1.SessionService.DeleteSession:output_type -> attention.v1.DeleteSessionResponse
+	11, // 53: attention.v1.SessionService.ForkSessions:output_type -> attention.v1.ForkSessionsResponse
+	13, // 54: attention.v1.SessionService.TruncateSession:output_type -> attention.v1.TruncateSessionResponse
+	15, // 55: attention.v1.SessionService.AppendKeyValues:output_type -> attention.v1.AppendKeyValuesResponse
+	18, // 56: attention.v1.SessionService.Attend:output_type -> attention.v1.AttendResponse
+	22, // 57: attention.v1.SessionService.Step:output_type -> attention.v1.StepResponse
+	49, // [49:58] is the sub-list for method output_type
+	40, // [40:49] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_attention_v1_session_proto_init() }

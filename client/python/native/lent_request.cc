@@ -9,7 +9,7 @@ namespace nb = nanobind;
 
 namespace {
 
-constexpr size_t kTensors = 6;
+constexpr size_t kTensors = 8;
 
 }  // namespace
 
@@ -32,6 +32,8 @@ LentRequest::LentRequest(const nb::tuple& tensors, const nb::bytes& others) {
     request_.mask = optional(3);
     request_.past_key = optional(4);
     request_.past_value = optional(5);
+    request_.indices = optional(6);
+    request_.sinks = optional(7);
   } catch (...) {
     for (Py_buffer& buffer : buffers_) PyBuffer_Release(&buffer);
     throw;
@@ -60,6 +62,13 @@ TensorSpan LentRequest::Lend(nb::handle tensor) {
   const auto type_and_array = nb::cast<nb::tuple>(tensor);
   const int type = nb::cast<int>(type_and_array[0]);
   const nb::object array = type_and_array[1];
+  std::optional<std::vector<int64_t>> shape;
+  if (type_and_array.size() > 2) {
+    shape.emplace();
+    for (const nb::handle dim : type_and_array[2]) {
+      shape->push_back(nb::cast<int64_t>(dim));
+    }
+  }
   Py_buffer& buffer = buffers_.emplace_back();
   // C-contiguous, or an error.
   if (PyObject_GetBuffer(array.ptr(), &buffer, PyBUF_ND) != 0) {
@@ -68,7 +77,9 @@ TensorSpan LentRequest::Lend(nb::handle tensor) {
   }
   bytes_ += buffer.len;
   return {static_cast<v1::DataType>(type),
-          {buffer.shape, buffer.shape + buffer.ndim},
+          shape
+              ? *std::move(shape)
+              : std::vector<int64_t>(buffer.shape, buffer.shape + buffer.ndim),
           {static_cast<const std::byte*>(buffer.buf),
            static_cast<size_t>(buffer.len)}};
 }

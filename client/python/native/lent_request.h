@@ -17,7 +17,8 @@ namespace attention::python {
 // destroyed. Made and destroyed with the GIL; movable.
 class LentRequest {
  public:
-  // `tensors`: those of wire.Request, (data type, array) or None each;
+  // `tensors`: those of wire.Request, (data type, array) or (data type, array,
+  // shape) or None each;
   // `others`: the other fields as a serialized message.
   LentRequest(const nanobind::tuple& tensors, const nanobind::bytes& others);
   ~LentRequest();

@@ -134,7 +134,7 @@ nb::object Sharded::Append(int64_t layer, const nb::tuple& key,
   const bool has_value = !value.is_none();
   const LentRequest lent(
       nb::make_tuple(key, key, has_value ? value : nb::object(key), nb::none(),
-                     nb::none(), nb::none()),
+                     nb::none(), nb::none(), nb::none(), nb::none()),
       nb::bytes("", 0));
   absl::StatusOr<int64_t> length;
   {
@@ -150,18 +150,21 @@ nb::object Sharded::Append(int64_t layer, const nb::tuple& key,
 }
 
 nb::object Sharded::Attend(int64_t layer, const nb::tuple& query,
-                           const nb::object& mask, const nb::bytes& options,
+                           const nb::object& mask, const nb::object& indices,
+                           const nb::object& sinks, const nb::bytes& options,
                            bool not_causal, bool allow_missing,
                            double limit) const {
-  const LentRequest lent(
-      nb::make_tuple(query, query, query, mask, nb::none(), nb::none()),
-      nb::bytes("", 0));
+  const LentRequest lent(nb::make_tuple(query, query, query, mask, nb::none(),
+                                        nb::none(), indices, sinks),
+                         nb::bytes("", 0));
   ShardedAttendOptions attend;
   if (!attend.options.ParseFromArray(options.c_str(),
                                      static_cast<int>(options.size()))) {
     throw std::invalid_argument("wanted AttentionOptions");
   }
   attend.mask = lent.request().mask;
+  attend.indices = lent.request().indices;
+  attend.sinks = lent.request().sinks;
   attend.not_causal = not_causal;
   attend.allow_missing = allow_missing;
   absl::StatusOr<ShardedResult> result = absl::UnknownError("not attended");
@@ -232,7 +235,8 @@ void DefineSharded(nb::module_& module) {
       .def("append", &Sharded::Append, nb::arg("layer"), nb::arg("key"),
            nb::arg("value").none(), nb::arg("limit"))
       .def("attend", &Sharded::Attend, nb::arg("layer"), nb::arg("query"),
-           nb::arg("mask").none(), nb::arg("options"), nb::arg("not_causal"),
+           nb::arg("mask").none(), nb::arg("indices").none(),
+           nb::arg("sinks").none(), nb::arg("options"), nb::arg("not_causal"),
            nb::arg("allow_missing"), nb::arg("limit"))
       .def("fork", &Sharded::Fork)
       .def("truncate", &Sharded::Truncate)

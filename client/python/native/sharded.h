@@ -51,6 +51,8 @@ class Sharded {
   // missing tokens, (begin, end) each.
   nanobind::object Attend(int64_t layer, const nanobind::tuple& query,
                           const nanobind::object& mask,
+                          const nanobind::object& indices,
+                          const nanobind::object& sinks,
                           const nanobind::bytes& options, bool not_causal,
                           bool allow_missing, double limit) const;
   nanobind::object Fork(const std::string& id, double limit) const;

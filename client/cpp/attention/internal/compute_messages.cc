@@ -61,6 +61,14 @@ wire::MessageWriter WriteRequest(const ComputeRequest& request, Lease& lease,
   message.Message(ComputeAttentionRequest::kOptionsFieldNumber,
                   request.options);
   EncodeOutputs(places, message);
+  if (request.indices) {
+    add(ComputeAttentionRequest::kIndicesFieldNumber, *request.indices,
+        places.indices);
+  }
+  if (request.sinks) {
+    add(ComputeAttentionRequest::kSinksFieldNumber, *request.sinks,
+        places.sinks);
+  }
   return message;
 }
 

@@ -19,7 +19,7 @@ struct SharedPlaces {
   using Input = SharedInput;
   using Output = SharedOutput;
 
-  Input query, key, value, mask, past_key, past_value;
+  Input query, key, value, mask, past_key, past_value, indices, sinks;
   Output output, log_sum_exp, scores, present_key, present_value;
 };
 

@@ -244,7 +244,10 @@ std::optional<KeyChunks> KeyChunks::Of(const ComputeRequest& request,
     chunks.total_bytes_ += past_key->length * token_bytes;
   }
   if (request.mask) {
-    if (request.mask->shape.empty()) return std::nullopt;
+    if (request.mask->shape.empty() ||
+        request.mask->type == v1::DATA_TYPE_BITS) {
+      return std::nullopt;
+    }
     const auto mask =
         AxisView::Of(*request.mask, request.mask->shape.size() - 1);
     if (!mask || mask->length > chunks.keys_) return std::nullopt;

@@ -60,14 +60,19 @@ struct AttendNumbers {
   int options;
   int not_causal;
   int mask_begin;
+  int indices;
+  int sinks;
 };
 constexpr AttendNumbers kInAttend = {
-    AttendRequest::kQueryFieldNumber, AttendRequest::kMaskFieldNumber,
-    AttendRequest::kOptionsFieldNumber, AttendRequest::kNotCausalFieldNumber,
-    AttendRequest::kMaskBeginFieldNumber};
+    AttendRequest::kQueryFieldNumber,     AttendRequest::kMaskFieldNumber,
+    AttendRequest::kOptionsFieldNumber,   AttendRequest::kNotCausalFieldNumber,
+    AttendRequest::kMaskBeginFieldNumber, AttendRequest::kIndicesFieldNumber,
+    AttendRequest::kSinksFieldNumber};
 constexpr AttendNumbers kInStep = {
-    Item::kQueryFieldNumber, Item::kMaskFieldNumber, Item::kOptionsFieldNumber,
-    Item::kNotCausalFieldNumber, Item::kMaskBeginFieldNumber};
+    Item::kQueryFieldNumber,     Item::kMaskFieldNumber,
+    Item::kOptionsFieldNumber,   Item::kNotCausalFieldNumber,
+    Item::kMaskBeginFieldNumber, Item::kIndicesFieldNumber,
+    Item::kSinksFieldNumber};
 
 void WriteWhere(const LayerRequest& request, MessageWriter& message) {
   message.Copy(Item::kIdFieldNumber, request.id);
@@ -102,6 +107,12 @@ void WriteAttend(const LayerRequest& request, const AttendNumbers& numbers,
   }
   message.Integer(numbers.not_causal, attend.not_causal ? 1 : 0);
   message.Integer(numbers.mask_begin, attend.mask_begin);
+  if (attend.indices) {
+    WriteTensor(numbers.indices, *attend.indices, {}, lease, message);
+  }
+  if (attend.sinks) {
+    WriteTensor(numbers.sinks, *attend.sinks, {}, lease, message);
+  }
 }
 
 // Whether its tokens can be cut: (H, n, size), with all of its bytes.

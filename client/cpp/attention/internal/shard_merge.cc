@@ -199,15 +199,27 @@ absl::StatusOr<ShardMerge> ShardMerge::Plan(const v1::SessionConfig& config,
   }
   inputs.query = *view;
   ShardMerge merge;
-  inputs.query.data = merge.Aligned(query.bytes);
+  inputs.query.data = merge.Aligned(query.bytes, merge.query_);
   const int64_t value_size = config.value_head_size();
   inputs.key.type = inputs.value.type = type;
   inputs.key.shape = {1, config.kv_heads(), length, config.head_size()};
   inputs.value.shape = {1, config.kv_heads(), length, value_size};
   if (attend.mask) {
+    if (attend.mask->type == v1::DATA_TYPE_BITS) {
+      return FieldError("mask.data_type",
+                        "got BITS, wanted BOOL or numbers: each of the servers "
+                        "that share a sequence gets columns of its own");
+    }
     auto mask = Declared("mask", *attend.mask, /*with_batch=*/false);
     if (!mask.ok()) return mask.status();
     inputs.mask = *mask;
+  }
+  // Which keys are seen the servers know; sinks are added here.
+  if (attend.sinks) {
+    auto sinks = Declared("sinks", *attend.sinks, /*with_batch=*/true);
+    if (!sinks.ok()) return sinks.status();
+    inputs.sinks = *sinks;
+    inputs.sinks->data = merge.Aligned(attend.sinks->bytes, merge.sinks_);
   }
   absl::StatusOr<AttentionPlan> plan = PlanAttention(inputs, *options);
   if (!plan.ok()) return plan.status();
@@ -224,14 +236,15 @@ absl::StatusOr<ShardMerge> ShardMerge::Plan(const v1::SessionConfig& config,
   return merge;
 }
 
-// The kernel reads it, though what comes of it is not needed here.
-const void* ShardMerge::Aligned(std::span<const std::byte> query) {
-  if (reinterpret_cast<uintptr_t>(query.data()) % alignof(double) == 0) {
-    return query.data();
+// The kernel reads queries, though what comes of them is not needed here.
+const void* ShardMerge::Aligned(std::span<const std::byte> bytes,
+                                std::vector<double>& copy) {
+  if (reinterpret_cast<uintptr_t>(bytes.data()) % alignof(double) == 0) {
+    return bytes.data();
   }
-  query_ = std::vector<double>(query.size() / sizeof(double) + 1);
-  std::memcpy(query_.data(), query.data(), query.size());
-  return query_.data();
+  copy = std::vector<double>(bytes.size() / sizeof(double) + 1);
+  std::memcpy(copy.data(), bytes.data(), bytes.size());
+  return copy.data();
 }
 
 int64_t ShardMerge::RunsOf(int64_t shard) const {

@@ -52,13 +52,16 @@ class ShardMerge {
 
  private:
   ShardMerge() = default;
-  const void* Aligned(std::span<const std::byte> query);
+  // `bytes`, or where they are not aligned, `copy` of them.
+  static const void* Aligned(std::span<const std::byte> bytes,
+                             std::vector<double>& copy);
   // Of one run: [rows] max, [rows] sum, [rows, Dv] output.
   size_t PartialBytes() const;
 
   ShardLayout layout_;
   int64_t length_ = 0;
-  std::vector<double> query_;  // a copy, where it was not aligned
+  std::vector<double> query_;  // copies, where they were not aligned
+  std::vector<double> sinks_;
   AttentionPlan plan_;
   int64_t queries_ = 0, query_heads_ = 0, value_size_ = 0;  // S, Hq, Dv
   DataType type_ = DataType::kFloat32;                      // of partials

@@ -40,6 +40,8 @@ std::vector<Input> InputsOf(const ComputeRequest& request,
   add(request.mask, places.mask);
   add(request.past_key, places.past_key);
   add(request.past_value, places.past_value);
+  add(request.indices, places.indices);
+  add(request.sinks, places.sinks);
   return inputs;
 }
 

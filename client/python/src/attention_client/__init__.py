@@ -44,6 +44,7 @@ from attention_client.sharded import (
     ShardedSession,
     missing_tokens,
 )
+from attention_client.tensors import PackedMask
 
 __all__ = [
     "Aborted",
@@ -60,6 +61,7 @@ __all__ = [
     "InvalidArgument",
     "NotFound",
     "OutOfRange",
+    "PackedMask",
     "PermissionDenied",
     "ResourceExhausted",
     "Session",

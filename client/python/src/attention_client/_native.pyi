@@ -5,7 +5,7 @@ from typing import Any
 
 from typing_extensions import Buffer, TypeAlias
 
-Tensors: TypeAlias = tuple[tuple[int, Any] | None, ...]
+Tensors: TypeAlias = tuple[tuple[Any, ...] | None, ...]
 # output, log_sum_exp, scores, present_key, present_value; then the times of
 # Timing.
 Answer: TypeAlias = tuple[Any, ...]
@@ -107,7 +107,9 @@ class Sharded:
         self,
         layer: int,
         query: tuple[int, Any],
-        mask: tuple[int, Any] | None,
+        mask: tuple[Any, ...] | None,
+        indices: tuple[int, Any] | None,
+        sinks: tuple[int, Any] | None,
         options: bytes,
         not_causal: bool,
         allow_missing: bool,

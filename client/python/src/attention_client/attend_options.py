@@ -22,7 +22,7 @@ def fill(
     window: tuple[int | None, int | None] | None,
     chunk_size: int,
     alibi_slopes: Sequence[float] | None,
-    sinks: Sequence[float] | None,
+    sinks: Any,
     math_mode: str | None,
     softmax_precision: Any,
     return_log_sum_exp: bool,
@@ -43,7 +43,8 @@ def fill(
         options.alibi_slopes.extend(
             arguments.numbers(alibi_slopes, "alibi_slopes")
         )
-    if sinks is not None:
+    # Others are a tensor of the request.
+    if sinks is not None and not tensors.is_per_row(sinks):
         options.sinks.extend(arguments.numbers(sinks, "sinks"))
     if math_mode is not None:
         options.math_mode = arguments.enum(math_mode, "math_mode", _MATH_MODES)

@@ -190,7 +190,8 @@ class ClientBase(
         window: tuple[int | None, int | None] | None = None,
         chunk_size: int = 0,
         alibi_slopes: Sequence[float] | None = None,
-        sinks: Sequence[float] | None = None,
+        sinks: Any = None,
+        indices: Any = None,
         math_mode: str | None = None,
         softmax_precision: Any = None,
         return_log_sum_exp: bool = False,
@@ -219,7 +220,8 @@ class ClientBase(
                 which are added to the scores: integers 0 and 1 hide nothing
                 (a warning says so), .astype(bool) makes them a mask that does.
                 Broadcast to (B, Hq, S, T) by numpy's rules. A last axis
-                shorter than T is padded with masked keys.
+                shorter than T is padded with masked keys. Or a PackedMask, of
+                one bit for each element.
             past_key, past_value: (B, Hkv, P, D) and (B, Hkv, P, Dv), before
                 key and value; both or neither.
             valid_lengths: B numbers in [0, T]; later keys are masked.
@@ -238,7 +240,11 @@ class ClientBase(
             chunk_size: a query sees keys of its own chunk of so many positions
                 only; 0 is none.
             alibi_slopes: Hq numbers.
-            sinks: Hq logits that take part in the softmax's sum.
+            sinks: Hq logits that take part in the softmax's sum, or one for
+                each row: an array (B, Hq, S), "ragged" (sum S, Hq).
+            indices: integers (B, S, k), or (B, Hq, S, k) for each query head,
+                "ragged" (sum S, k) or (sum S, Hq, k): the keys that a query
+                sees, in any order; -1 is none. The server reads only these.
             math_mode: "reproducible" (same bits on every server; the default)
                 or "fast".
             softmax_precision: least type to compute in: "float32", "float64".
@@ -303,6 +309,8 @@ class ClientBase(
                 mask_array,
                 tensors.sendable_if_any(past_key, "past_key"),
                 tensors.sendable_if_any(past_value, "past_value"),
+                tensors.sendable_indices(indices),
+                tensors.sendable_sinks(sinks),
             ),
             others.SerializeToString(),
         )

@@ -370,8 +370,7 @@ class _NewTokens:
                 key=key,
                 value=value,
                 layer=self.layer,
-                mask=asked.mask_of(row),
-                **options,
+                **{**options, **asked.of_row(row)},
             )
             for row, (session, query, key, value) in enumerate(
                 zip(self.rows, _numpy(asked.query), keys, values)
@@ -547,6 +546,10 @@ class _Asked:
     mask: NDArray[Any] | None
     # Of Session.attend() and of Client.compute().
     options: dict[str, Any]
+    # A sink of each row, (B or 1, Hq, S), and the keys that queries see,
+    # (B or 1, S, k) or (B or 1, Hq, S, k), -1 for none.
+    sinks: NDArray[Any] | None = None
+    indices: NDArray[Any] | None = None
 
     @classmethod
     def of(
@@ -564,6 +567,7 @@ class _Asked:
         softcap: float | None = None,
         s_aux: torch.Tensor | None = None,
         position_bias: torch.Tensor | None = None,
+        indices: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         **others: Any,
     ) -> _Asked:
@@ -594,8 +598,10 @@ class _Asked:
                 "scale": scaling,
                 "softcap": 0 if softcap is None else softcap,
                 "causal": "bottom_right" if causal else None,
-                "sinks": None if s_aux is None else _sinks(s_aux),
+                "sinks": _head_sinks(s_aux),
             },
+            _row_sinks(s_aux, query),
+            None if indices is None else _numpy(indices),
         )
 
     def check_length(self, length: int) -> None:
@@ -626,11 +632,15 @@ class _Asked:
                 "the RemoteCache with rollback_tokens=None"
             )
 
-    def mask_of(self, row: int) -> NDArray[Any] | None:
-        if self.mask is None:
-            return None
-        mask: NDArray[Any] = self.mask[row if len(self.mask) > 1 else 0]
-        return mask
+    def of_row(self, row: int) -> dict[str, Any]:
+        """Arguments for a row of the batch."""
+        arguments = {"mask": self.mask, "indices": self.indices}
+        if self.sinks is not None:
+            arguments["sinks"] = self.sinks
+        return {
+            name: None if x is None else x[row if len(x) > 1 else 0]
+            for name, x in arguments.items()
+        }
 
     def computed(
         self, client: Client, key: torch.Tensor, value: torch.Tensor
@@ -649,7 +659,13 @@ class _Asked:
             _numpy(value),
             layout="bhsd",
             mask=self.mask,
-            **self.options,
+            indices=_of_batch(self.indices, self.query),
+            **{
+                **self.options,
+                "sinks": self.options["sinks"]
+                if self.sinks is None
+                else _of_batch(self.sinks, self.query),
+            },
         )
         return _merged(list(result.output), self.query)
 
@@ -710,14 +726,42 @@ def _joined_mask(
     return _numpy(mask + bias)
 
 
-def _sinks(logits: torch.Tensor) -> list[float]:
-    if logits.ndim != 1:
-        raise NotImplementedError(
-            f"s_aux: got sinks of shape {tuple(logits.shape)}, wanted one for "
-            "each head"
-        )
+def _head_sinks(logits: torch.Tensor | None) -> list[float] | None:
+    """Those that are one for each head."""
+    if logits is None or logits.ndim != 1:
+        return None
     sinks: list[float] = logits.detach().to("cpu", torch.float64).tolist()
     return sinks
+
+
+def _row_sinks(
+    logits: torch.Tensor | None, query: torch.Tensor
+) -> NDArray[Any] | None:
+    """Those that are one for each row, (B or 1, Hq, S)."""
+    if logits is None or logits.ndim == 1:
+        return None
+    # Eager attention joins them to the scores, as one more column.
+    if logits.ndim == 4 and logits.shape[3] == 1:
+        logits = logits[..., 0]
+    batch, heads, length = query.shape[:3]
+    if (
+        logits.ndim != 3
+        or logits.shape[0] not in (1, batch)
+        or tuple(logits.shape[1:]) != (heads, length)
+    ):
+        raise NotImplementedError(
+            f"s_aux: got sinks of shape {tuple(logits.shape)}, wanted one for "
+            f"each head, or ({batch}, {heads}, {length})"
+        )
+    return _numpy(logits)
+
+
+def _of_batch(
+    rows: NDArray[Any] | None, query: torch.Tensor
+) -> NDArray[Any] | None:
+    if rows is None or len(rows) == query.shape[0]:
+        return rows
+    return np.broadcast_to(rows, (query.shape[0], *rows.shape[1:]))
 
 
 def _stand_in(new: torch.Tensor, length: int) -> torch.Tensor:

@@ -271,7 +271,8 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         window: tuple[int | None, int | None] | None = None,
         chunk_size: int = 0,
         alibi_slopes: Sequence[float] | None = None,
-        sinks: Sequence[float] | None = None,
+        sinks: Any = None,
+        indices: Any = None,
         math_mode: str | None = None,
         softmax_precision: Any = None,
         return_log_sum_exp: bool = False,
@@ -286,6 +287,9 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
             query: (Hq, S, D), Hq a multiple of Hkv, of the session's type.
             layer: in [0, layers).
             mask: broadcast to (1, Hq, S, T - mask_begin).
+            sinks: Hq logits, or (Hq, S).
+            indices: (S, k) or (Hq, S, k), counted from the session's first
+                token.
             causal: "bottom_right": the queries are the last tokens, so that the
                 last one sees all, the one before it all but the last;
                 "top_left"; or None: every query sees every token.
@@ -312,6 +316,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
             chunk_size=chunk_size,
             alibi_slopes=alibi_slopes,
             sinks=sinks,
+            indices=indices,
             math_mode=math_mode,
             softmax_precision=softmax_precision,
             return_log_sum_exp=return_log_sum_exp,
@@ -334,7 +339,8 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
         window: tuple[int | None, int | None] | None = None,
         chunk_size: int = 0,
         alibi_slopes: Sequence[float] | None = None,
-        sinks: Sequence[float] | None = None,
+        sinks: Any = None,
+        indices: Any = None,
         math_mode: str | None = None,
         softmax_precision: Any = None,
         return_log_sum_exp: bool = False,
@@ -362,6 +368,7 @@ class SessionBase(Generic[_Attended, _Length, _Nothing, _Forked]):
             chunk_size=chunk_size,
             alibi_slopes=alibi_slopes,
             sinks=sinks,
+            indices=indices,
             math_mode=math_mode,
             softmax_precision=softmax_precision,
             return_log_sum_exp=return_log_sum_exp,
@@ -531,7 +538,8 @@ class StepItem:
     window: tuple[int | None, int | None] | None = None
     chunk_size: int = 0
     alibi_slopes: Sequence[float] | None = None
-    sinks: Sequence[float] | None = None
+    sinks: Any = None
+    indices: Any = None
     math_mode: str | None = None
     softmax_precision: Any = None
     return_log_sum_exp: bool = False
@@ -587,6 +595,8 @@ class StepItem:
             mask_begin=arguments.whole_number(
                 self.mask_begin, place + "mask_begin"
             ),
+            indices=tensors.sendable_indices(self.indices),
+            sinks=tensors.sendable_sinks(self.sinks),
         )
 
 

@@ -220,7 +220,8 @@ class ShardedSession:
         window: tuple[int | None, int | None] | None = None,
         chunk_size: int = 0,
         alibi_slopes: Sequence[float] | None = None,
-        sinks: Sequence[float] | None = None,
+        sinks: Any = None,
+        indices: Any = None,
         math_mode: str | None = None,
         softmax_precision: Any = None,
         return_log_sum_exp: bool = False,
@@ -260,6 +261,8 @@ class ShardedSession:
         )
         queries = tensors.sendable(query, "query")
         hidden = tensors.sendable_mask(mask)
+        selected = tensors.sendable_indices(indices)
+        row_sinks = tensors.sendable_sinks(sinks)
         number = arguments.whole_number(layer, "layer")
         missing_allowed = arguments.flag(allow_missing, "allow_missing")
         answer, missing = self._call(
@@ -268,6 +271,8 @@ class ShardedSession:
                 number,
                 queries,
                 hidden,
+                selected,
+                row_sinks,
                 options.SerializeToString(),
                 causal is None,
                 missing_allowed,

@@ -29,16 +29,16 @@ _NAMES = {_RESULT[name].number: name for name in _TENSORS}
 # Up to so many bytes protobuf's own objects are faster, though they copy more.
 _SMALL_BYTES = 64 << 10
 
-# A tensor as tensors.sendable() gives it.
-Sendable = tuple[Any, NDArray[Any]]
+# A tensor as tensors.sendable() gives it, of its array's shape.
+Plain = tuple[Any, NDArray[Any]]
 
 
 class NewTokens(NamedTuple):
     """Keys and values to append, (Hkv, n, D) and (Hkv, n, Dv)."""
 
-    key: Sendable
+    key: Plain
     # None where values are the first columns of keys.
-    value: Sendable | None
+    value: Plain | None
 
     def split(self) -> list[NewTokens]:
         """The same in pieces of at most MAX_APPEND_BYTES, or of one token. What
@@ -63,7 +63,7 @@ class NewTokens(NamedTuple):
         ]
 
 
-def _cut(tensor: Sendable, begin: int, end: int) -> Sendable:
+def _cut(tensor: Plain, begin: int, end: int) -> Plain:
     return tensor[0], tensor[1][:, begin:end]
 
 
@@ -71,11 +71,13 @@ def _cut(tensor: Sendable, begin: int, end: int) -> Sendable:
 class Queries:
     """What is asked of a layer."""
 
-    query: Sendable
-    mask: Sendable | None
+    query: Plain
+    mask: wire.Sendable | None
     options: pb.AttentionOptions
     not_causal: bool
     mask_begin: int
+    indices: Plain | None = None
+    sinks: Plain | None = None
 
 
 class Place(NamedTuple):
@@ -97,7 +99,7 @@ def item(
     small = session_pb.StepItem(
         id=place.session_id, layer=place.layer, incarnation=place.incarnation
     )
-    sent: dict[str, Sendable] = {}
+    sent: dict[str, wire.Sendable] = {}
     if new is not None:
         if expected_length is not None:
             small.expected_length = expected_length
@@ -107,16 +109,18 @@ def item(
             sent["value"] = new.value
     if queries is not None:
         sent["query"] = queries.query
-        if queries.mask is not None:
-            sent["mask"] = queries.mask
+        for name in ("mask", "indices", "sinks"):
+            tensor = getattr(queries, name)
+            if tensor is not None:
+                sent[name] = tensor
         small.options.CopyFrom(queries.options)
         small.not_causal = queries.not_causal
         small.mask_begin = queries.mask_begin
-    if sum(array.nbytes for _, array in sent.values()) <= _SMALL_BYTES:
-        for name, (data_type, array) in sent.items():
+    if sum(tensor[1].nbytes for tensor in sent.values()) <= _SMALL_BYTES:
+        for name, (data_type, array, *shape) in sent.items():
             tensor = getattr(small, name)
             tensor.data_type = data_type
-            tensor.shape.extend(array.shape)
+            tensor.shape.extend(shape[0] if shape else array.shape)
             tensor.data = array.tobytes()
         return wire.of_bytes(small.SerializeToString())
     return wire.concatenated(

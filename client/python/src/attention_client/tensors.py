@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_client import arguments, dlpack
+from attention_client import arguments, dlpack, wire
 from attention_client import attention_pb2 as pb
 
 # Element types by numpy's name. bfloat16 is a type of ml_dtypes, which need
@@ -97,12 +98,99 @@ def sendable_if_any(
     return None if value is None else sendable(value, argument)
 
 
-def sendable_mask(mask: Any) -> tuple[Any, NDArray[Any]] | None:
+@dataclass(frozen=True, eq=False)
+class PackedMask:
+    """A mask of one bit for each element, which is an eighth of one of bools:
+
+        PackedMask(np.packbits(mask, bitorder="little"), mask.shape)
+
+    FlashInfer's packed mask of one request is such bits.
+
+    Args:
+        bits: uint8, the elements of the whole mask in row-major order, the
+            first one in the least significant bit of the first byte: a number
+            for each 8 elements that are begun.
+        shape: of the mask.
+    """
+
+    bits: Any
+    shape: Sequence[int]
+
+    def sendable(self) -> tuple[Any, NDArray[Any], tuple[int, ...]]:
+        shape = tuple(arguments.whole_numbers(self.shape, "mask.shape"))
+        bits = arguments.array(self.bits, "mask.bits")
+        if bits.dtype != np.uint8:
+            raise TypeError(
+                f"mask.bits: got type {bits.dtype.name}, wanted uint8"
+            )
+        wanted = -(-math.prod(shape) // 8)
+        if bits.size != wanted:
+            raise ValueError(
+                f"mask.bits: got {bits.size} bytes, wanted {wanted} for shape "
+                f"{shape}"
+            )
+        packed = np.asarray(bits, order="C").reshape(-1)
+        return pb.DATA_TYPE_BITS, packed, shape
+
+
+def sendable_indices(value: Any) -> tuple[Any, NDArray[Any]] | None:
+    """Integers of any type, and lists of them."""
+    if value is None:
+        return None
+    if dlpack.has_bfloat16(value):  # The server says that it takes none.
+        return _bfloat16(value, "indices")
+    array = (
+        arguments.array(value, "indices")
+        if hasattr(value, "dtype")
+        else _whole(value)
+    )
+    wider = _WIDER.get(array.dtype.name)
+    if array.dtype == np.int8:
+        wider = np.int32
+    if wider is not None:
+        limit = np.iinfo(wider).max
+        if array.size and int(array.max()) > limit:
+            raise ValueError(
+                f"indices: got {array.max()}, wanted at most {limit}, int64's "
+                "largest"
+            )
+        array = array.astype(wider)
+    return _row_major(array, "indices")
+
+
+def _whole(value: Any) -> NDArray[Any]:
+    # What is no array, or not of numbers, is refused as elsewhere.
+    array = arguments.array(value, "indices")
+    try:
+        plain = np.asarray(value)
+    except (TypeError, ValueError):
+        return array
+    if plain.size == 0 or plain.dtype.kind == "i":
+        return plain.astype(np.int64)
+    return plain if plain.dtype.kind == "u" else array
+
+
+def sendable_sinks(value: Any) -> tuple[Any, NDArray[Any]] | None:
+    """Those of each row; None where they are one for each head."""
+    if value is None or not is_per_row(value):
+        return None
+    return sendable(value, "sinks")
+
+
+def is_per_row(sinks: Any) -> bool:
+    """Whether sinks are an array of more axes than that of heads."""
+    ndim = getattr(sinks, "ndim", 1)
+    return isinstance(ndim, int) and ndim > 1
+
+
+def sendable_mask(mask: Any) -> wire.Sendable | None:
     """A mask as sendable() gives it: integers that the wire lacks keep their
     values in the next wider type. Warns of integers 0 and 1, which look like
     truth values and are not."""
     if mask is None:
         return None
+    if isinstance(mask, PackedMask):
+        return mask.sendable()
     if dlpack.has_bfloat16(mask):
         return _bfloat16(mask, "mask")
     array = arguments.array(mask, "mask")

@@ -8,7 +8,7 @@ payloads are put between them, and found among them, by hand.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
@@ -18,6 +18,17 @@ from attention_client import attention_pb2 as pb
 # protobuf cannot hold more in one message.
 MAX_MESSAGE_BYTES = 2**31 - 1
 
+# A wire type and the elements; the shape too where the array has another.
+Sendable = Union[
+    tuple[Any, NDArray[Any]], tuple[Any, NDArray[Any], tuple[int, ...]]
+]
+
+# Of the tensors of Request.
+_TENSOR_FIELDS = (
+    *range(1, 7),
+    pb.ComputeAttentionRequest.INDICES_FIELD_NUMBER,
+    pb.ComputeAttentionRequest.SINKS_FIELD_NUMBER,
+)
 _DATA = pb.Tensor.DATA_FIELD_NUMBER
 _LENGTH_DELIMITED = 2
 # Bytes that a field of the other types of the wire takes.
@@ -36,8 +47,9 @@ class Tensor(NamedTuple):
 class Request(NamedTuple):
     """A ComputeAttentionRequest."""
 
-    # Fields 1 to 6, query to past_value; C-contiguous arrays.
-    tensors: tuple[tuple[Any, NDArray[Any]] | None, ...]
+    # query to past_value, indices and sinks, as tensors.sendable() gives them;
+    # C-contiguous arrays.
+    tensors: tuple[Sendable | None, ...]
     # All other fields, as a message.
     others: bytes
 
@@ -59,7 +71,7 @@ def joined(request: Request) -> bytes:
     """
     fields = [
         tensor_field(number, *tensor)
-        for number, tensor in enumerate(request.tensors, 1)
+        for number, tensor in zip(_TENSOR_FIELDS, request.tensors)
         if tensor is not None
     ]
     return bytes_of(concatenated([*fields, of_bytes(request.others)]))
@@ -83,11 +95,17 @@ def check_size(size: int) -> None:
         )
 
 
-def tensor_field(number: int, data_type: Any, array: NDArray[Any]) -> Message:
-    """The field of this number, at most 15, that holds a Tensor. The array is
-    C-contiguous, or each of its rows along the first axis is."""
+def tensor_field(
+    number: int,
+    data_type: Any,
+    array: NDArray[Any],
+    shape: tuple[int, ...] | None = None,
+) -> Message:
+    """The field of this number, at most 15, that holds a Tensor of this shape,
+    which is the array's if it is None. The array is C-contiguous, or each of its
+    rows along the first axis is."""
     small = pb.Tensor(
-        data_type=data_type, shape=array.shape
+        data_type=data_type, shape=array.shape if shape is None else shape
     ).SerializeToString()
     if array.nbytes:
         small += _tag(_DATA) + _varint(array.nbytes)
