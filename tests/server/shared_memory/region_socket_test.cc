@@ -83,11 +83,10 @@ TEST_F(RegionSocketTest, RegistersAndDrops) {
   EXPECT_EQ(dropped->code(), 0);
   EXPECT_EQ(dropped->region(), id);
   EXPECT_EQ(regions_.Find(id, 0), nullptr);
-  ExpectFailure(
-      client.Drop(id), absl::StatusCode::kNotFound, "REGION_UNKNOWN",
-      "drop_region.region: got a region that is not known here, "
-      "wanted one that the caller has registered and that is still "
-      "there");
+  ExpectFailure(client.Drop(id), absl::StatusCode::kNotFound, "REGION_UNKNOWN",
+                "drop_region.region: got a region that is not known here, "
+                "wanted one that the caller has registered and that is still "
+                "there");
 }
 
 TEST_F(RegionSocketTest, ForgetsTheRegionsOfAConnectionThatEnds) {
