@@ -66,6 +66,8 @@ SharedPlaces PlacesOf(const v1::ComputeAttentionRequest& message) {
   place(message.mask().shared_memory(), places.mask);
   place(message.past_key().shared_memory(), places.past_key);
   place(message.past_value().shared_memory(), places.past_value);
+  place(message.indices().shared_memory(), places.indices);
+  place(message.sinks().shared_memory(), places.sinks);
   place(message.outputs().output(), places.output);
   place(message.outputs().log_sum_exp(), places.log_sum_exp);
   place(message.outputs().scores(), places.scores);

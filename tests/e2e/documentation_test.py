@@ -53,7 +53,7 @@ class DocumentationTest(unittest.TestCase):
         self.check("README.md", 2)
 
     def test_attention(self):
-        self.check("docs/attention.md", 3)
+        self.check("docs/attention.md", 4)
 
     def test_sessions(self):
         self.check("docs/sessions.md", 5)
