@@ -444,6 +444,28 @@ def test_page_is_accessible(tab, scheme):
     assert found == [], json.dumps(found, indent=1)
 
 
+def luminance(colour):
+    """Relative luminance as WCAG has it, of #RRGGBB."""
+    parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(
+        parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4
+    )
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_on_the_hottest_cell_can_be_read(scheme):
+    # axe does not compute color-mix().
+    style = (PIPELINE / "page/src/style.css").read_text()
+    text, hot = (
+        luminance(
+            re.search(rf"--{n}: light-dark\((.*), (.*)\)", style)[scheme + 1]
+        )
+        for n in ("text", "hot")
+    )
+    assert (max(text, hot) + 0.05) / (min(text, hot) + 0.05) >= 4.5
+
+
 def test_page_fits_a_phone(tab):
     tab.set_viewport_size({"width": 360, "height": 700})
     tab.get_by_role("button", name="Search").click()

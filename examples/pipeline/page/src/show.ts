@@ -43,9 +43,7 @@ export function heatMap({ tokens, weights }: Weights): Node[] {
 function heatCell(weight: number): HTMLElement {
   const cell = element("td", String(Math.round(weight * 100)));
   cell.dataset["weight"] = String(weight);
-  // Text stays readable on it: white from where the colour is strong.
   cell.style.backgroundColor = `color-mix(in srgb, var(--hot) ${Math.round(weight * 100)}%, var(--panel))`;
-  if (weight > 0.5) cell.style.color = "var(--on-accent)";
   return cell;
 }
 
