@@ -547,7 +547,14 @@ def test_dockerfiles(part):
     assert "HEALTHCHECK" in text
     sent = (PIPELINE / part / "Dockerfile.dockerignore").read_text()
     sent = re.findall(r"(?m)^!(.*)$", sent)
+
+    def is_sent(path):
+        return any(f"{path}/".startswith(f"{s}/") for s in sent)
+
     for line in re.findall(r"(?m)^COPY (?!--from)(.*)$", text):
         for source in line.split()[:-1]:
             assert (REPOSITORY / source).exists(), source
-            assert any(f"{source}/".startswith(f"{s}/") for s in sent), source
+            assert is_sent(source), source
+            for file in (REPOSITORY / source).rglob("*.proto"):
+                target = file.resolve().relative_to(REPOSITORY)
+                assert is_sent(target), f"{file} leads to {target}"
