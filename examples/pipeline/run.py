@@ -142,22 +142,23 @@ def main():
             f"there is no {arguments.attention_server}: ./dev build makes it"
         )
     # SIGTERM unwinds as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    if not arguments.no_build:
-        build()
-    with Pipeline(arguments.attention_server) as pipeline:
-        print(f"http://{pipeline.addresses['front']}", flush=True)
-        try:
-            while all(p.poll() is None for p in pipeline.processes.values()):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if not arguments.no_build:
+            build()
+        with Pipeline(arguments.attention_server) as pipeline:
+            print(f"http://{pipeline.addresses['front']}", flush=True)
+            ended = []
+            while not ended:
                 time.sleep(0.5)
-        except KeyboardInterrupt:
-            return
-        ended = [
-            name
-            for name, p in pipeline.processes.items()
-            if p.poll() is not None
-        ]
-        sys.exit(f"{', '.join(ended)} ended")
+                ended = [
+                    part
+                    for part, process in pipeline.processes.items()
+                    if process.poll() is not None
+                ]
+    except KeyboardInterrupt:
+        return
+    sys.exit(f"{', '.join(ended)} ended")
 
 
 if __name__ == "__main__":
