@@ -66,7 +66,7 @@ impl DataType {
     /// None for a type that this version does not know.
     pub(crate) fn from_wire(wire: i32) -> Option<Self> {
         Some(match pb::DataType::try_from(wire).ok()? {
-            pb::DataType::Unspecified => return None,
+            pb::DataType::Unspecified | pb::DataType::Bits => return None,
             pb::DataType::Float32 => Self::Float32,
             pb::DataType::Float16 => Self::Float16,
             pb::DataType::Bfloat16 => Self::BFloat16,
