@@ -57,6 +57,18 @@ class GatewayTest : public ::testing::Test {
     server_ = std::make_unique<TestServer>(options);
   }
 
+  // One that is good, of the tenant "a".
+  void StartWithToken(const std::string& token) {
+    const server::TokenHash hash = server::HashOf(token);
+    server::Options options = WithHttp();
+    options.tokens = folder_.Write(
+        "tokens", absl::StrCat(absl::BytesToHexString(absl::string_view(
+                                   reinterpret_cast<const char*>(hash.data()),
+                                   hash.size())),
+                               " a\n"));
+    Start(options);
+  }
+
   std::unique_ptr<HttpClient> Connect() {
     return std::make_unique<HttpClient>(server_->server().http_address());
   }
@@ -76,6 +88,7 @@ class GatewayTest : public ::testing::Test {
     return Json::parse(response.body);
   }
 
+  TestFolder folder_;
   std::unique_ptr<TestServer> server_;
 };
 
@@ -272,15 +285,7 @@ TEST_F(GatewayTest, NoByteOfAPathIsCutOff) {
 }
 
 TEST_F(GatewayTest, TokensHoldAsForGrpc) {
-  TestFolder folder;
-  const server::TokenHash hash = server::HashOf("secret-token");
-  server::Options options = WithHttp();
-  options.tokens = folder.Write(
-      "tokens", absl::StrCat(absl::BytesToHexString(absl::string_view(
-                                 reinterpret_cast<const char*>(hash.data()),
-                                 hash.size())),
-                             " a\n"));
-  Start(options);
+  StartWithToken("secret-token");
   const std::string body = SmallJson().dump();
   const HttpClient::Response none = Send("POST", kCompute, body);
   EXPECT_EQ(none.status, 401);
@@ -305,15 +310,7 @@ TEST_F(GatewayTest, TokensHoldAsForGrpc) {
 }
 
 TEST_F(GatewayTest, SeveralTokensAreNone) {
-  TestFolder folder;
-  const server::TokenHash hash = server::HashOf("secret-token");
-  server::Options options = WithHttp();
-  options.tokens = folder.Write(
-      "tokens", absl::StrCat(absl::BytesToHexString(absl::string_view(
-                                 reinterpret_cast<const char*>(hash.data()),
-                                 hash.size())),
-                             " a\n"));
-  Start(options);
+  StartWithToken("secret-token");
   const HttpClient::Response response =
       Send("POST", kCompute, SmallJson().dump(),
            {"Authorization: Bearer secret-token", "authorization: Bearer b"});
