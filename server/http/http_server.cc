@@ -64,7 +64,9 @@ struct Shared {
   void CountExchange(const HttpOwner& owner, int64_t more) {
     const std::lock_guard<std::mutex> lock(mutex);
     exchanges += more;
-    if ((exchanges_of[owner.id] += more) == 0) exchanges_of.erase(owner.id);
+    int64_t& its = exchanges_of[owner.id];
+    its += more;
+    if (its == 0) exchanges_of.erase(owner.id);
   }
   // Of all owners, and of one.
   std::pair<int64_t, int64_t> CountOf(const HttpOwner& owner) {
