@@ -83,9 +83,11 @@ def request(arguments):
     message |= {name: arguments[name] for name in LISTS if name in arguments}
     # A list of numbers for heads is an option, an array for rows a tensor.
     if isinstance(arguments.get("sinks"), np.ndarray):
-        message["sinks"] = tensor(arguments.pop("sinks"))
+        message["sinks"] = tensor(arguments["sinks"])
     options = {}
     for name, value in arguments.items():
+        if name in message:
+            continue
         if name in ENUMS:
             value = f"{ENUMS[name]}_{value.upper()}"
         elif name == "window":
@@ -344,7 +346,6 @@ def scores():
         sinks=[0.5, -INF],
         return_log_sum_exp=True,
     )
-
 
     yield answered(
         "row_sinks",
