@@ -96,8 +96,6 @@ def request(arguments):
             value = {k: v for k, v in value.items() if v is not None}
         elif name in ("alibi_slopes", "sinks"):
             value = list(map(number, value))
-        elif name in TENSORS + LISTS:
-            continue
         options[name] = value
     if options:
         message["options"] = options
