@@ -96,7 +96,8 @@ type Options struct {
 	ChunkSize int
 	// ALiBiSlopes are Hq slopes; empty is none.
 	ALiBiSlopes []float64
-	// Sinks are Hq extra logits without a value; empty is none.
+	// Sinks are Hq extra logits without a value; empty is none. One for each row is
+	// RowSinks in [Request] and [AttendOptions].
 	Sinks []float64
 	// MathMode defaults to MathReproducible.
 	MathMode MathMode
@@ -151,12 +152,20 @@ func (o *Options) isZero() bool {
 // package's documentation says for how long.
 type Request struct {
 	Query, Key, Value Tensor
-	// Mask of booleans: true attends. A mask of numbers, integers too, is added to the
-	// scores. Broadcast to (B, Hq, S, T).
+	// Mask of booleans: true attends. So do the ones of [TypeBits]. A mask of numbers,
+	// integers too, is added to the scores. Broadcast to (B, Hq, S, T).
 	Mask Tensor
 	// PastKey (B, Hkv, P, D) and PastValue (B, Hkv, P, Dv) come before Key and Value:
 	// both or neither.
 	PastKey, PastValue Tensor
+	// Indices of int32 or int64 are the keys that each query sees, of those that all
+	// else lets it see; no other key is read. (B, S, k), or (B, Hq, S, k) for each query
+	// head; (S, k) where B is 1; with LayoutRagged (sum S, k) or (sum S, Hq, k). They
+	// count from the first key, the past ones first, and -1 is none.
+	Indices Tensor
+	// RowSinks are extra logits of floats, one for each row, in place of Sinks:
+	// (B, Hq, S), with LayoutMatrix (S) too, with LayoutRagged (sum S, Hq).
+	RowSinks Tensor
 	// ValidLengths masks the keys of batch b from ValidLengths[b] on.
 	ValidLengths []int64
 	// QueryStarts and KeyStarts are B + 1 numbers each, with LayoutRagged.
@@ -193,7 +202,7 @@ const (
 //
 // A request with more than 4 MiB of keys and values for few query rows, as in
 // decoding, is sent in pieces and computed meanwhile, unless it asks for scores or
-// present keys, or is ragged. That changes nothing else: the answer has the same
+// present keys, is ragged, or has a mask of [TypeBits]. That changes nothing else: the answer has the same
 // bits, and errors name the same fields.
 func (c *Client) Compute(ctx context.Context, request *Request, options ...CallOption) (*Result, error) {
 	if request == nil {
@@ -256,10 +265,12 @@ const (
 	requestMask      protowire.Number = 4
 	requestPastKey   protowire.Number = 5
 	requestPastValue protowire.Number = 6
+	requestIndices   protowire.Number = 12
+	requestSinks     protowire.Number = 13
 )
 
-// write encodes the request; as a stream's header without the elements of all but the
-// query.
+// write encodes the request; as a stream's header without the elements of what comes
+// in chunks.
 func (q *Request) write(w *writer, asHeader bool) error {
 	add := func(field protowire.Number, t Tensor) {
 		if asHeader && !t.IsZero() {
@@ -273,6 +284,8 @@ func (q *Request) write(w *writer, asHeader bool) error {
 	add(requestMask, q.Mask)
 	add(requestPastKey, q.PastKey)
 	add(requestPastValue, q.PastValue)
+	w.optionalTensor(requestIndices, q.Indices)
+	w.optionalTensor(requestSinks, q.RowSinks)
 	return w.fields(&attentionpb.ComputeAttentionRequest{
 		ValidLengths: q.ValidLengths,
 		QueryStarts:  q.QueryStarts,
@@ -283,7 +296,12 @@ func (q *Request) write(w *writer, asHeader bool) error {
 
 // bytes of all tensors.
 func (q *Request) bytes() int {
-	return len(q.Query.data) + len(q.Key.data) + len(q.Value.data) + len(q.Mask.data) + len(q.PastKey.data) + len(q.PastValue.data)
+	return len(q.Query.data) + q.keyBytes() + len(q.Indices.data) + len(q.RowSinks.data)
+}
+
+// keyBytes are those of the tensors that a stream cuts along the keys.
+func (q *Request) keyBytes() int {
+	return len(q.Key.data) + len(q.Value.data) + len(q.Mask.data) + len(q.PastKey.data) + len(q.PastValue.data)
 }
 
 // check tells whether an answer can be one to this request.
@@ -316,7 +334,7 @@ func checkTensor(name string, t Tensor, wanted bool) *Error {
 	if wanted && t.IsZero() {
 		return malformed("no %s", name)
 	}
-	if !t.IsZero() && !t.fits() {
+	if !t.IsZero() && (!t.fits() || t.dataType == TypeBits) {
 		return malformed("%s: got %d bytes of %v", name, len(t.data), t)
 	}
 	return nil

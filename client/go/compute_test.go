@@ -75,6 +75,7 @@ func TestAnswersThatDoNotMatch(t *testing.T) {
 		"overflow":    {Output: good, LogSumExp: &attentionpb.Tensor{DataType: f32, Shape: []int64{1 << 62, 1 << 62}}, Scores: good},
 		"no scores":   {Output: good, LogSumExp: good},
 		"unknown":     {Output: good, LogSumExp: good, Scores: &attentionpb.Tensor{DataType: 99, Shape: []int64{0}}},
+		"bits":        {Output: good, LogSumExp: good, Scores: &attentionpb.Tensor{DataType: attentionpb.DataType_DATA_TYPE_BITS, Shape: []int64{8}, Data: make([]byte, 1)}},
 		"negative":    {Output: good, LogSumExp: good, Scores: &attentionpb.Tensor{DataType: f32, Shape: []int64{-1}}},
 		"float value": {Output: &attentionpb.Tensor{Shape: []int64{2, 2}, FloatValues: make([]float32, 4)}, LogSumExp: good, Scores: good},
 	} {

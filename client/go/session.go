@@ -522,6 +522,11 @@ type AttendOptions struct {
 	Mask Tensor
 	// MaskBegin is the token of the mask's first column: a multiple of 256.
 	MaskBegin int64
+	// Indices as in [Request]: (S, k), or (Hq, S, k) for each query head. They count
+	// from the session's first token, released ones too.
+	Indices Tensor
+	// RowSinks as in [Request]: (Hq, S).
+	RowSinks Tensor
 	// NotCausal lets every query see every token, but for what mask and options hide.
 	NotCausal bool
 }

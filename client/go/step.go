@@ -207,6 +207,9 @@ const (
 	itemValue protowire.Number = 6
 	itemQuery protowire.Number = 7
 	itemMask  protowire.Number = 8
+
+	itemIndices protowire.Number = 13
+	itemSinks   protowire.Number = 14
 )
 
 func (w *writer) tokens(field protowire.Number, t *tokenRun) {
@@ -235,9 +238,7 @@ func (m *stepMessage) writeItem(w *writer) *Error {
 	} else {
 		item.ExpectedLength = m.session.settledLength(m.layer)
 	}
-	var mask Tensor
 	if m.attend != nil {
-		mask = m.attend.Mask
 		item.Options = m.attend.Options.message()
 		item.NotCausal = m.attend.NotCausal
 		item.MaskBegin = m.attend.MaskBegin
@@ -248,7 +249,11 @@ func (m *stepMessage) writeItem(w *writer) *Error {
 	w.tokens(itemKey, &m.key)
 	w.tokens(itemValue, &m.value)
 	w.optionalTensor(itemQuery, m.query)
-	w.optionalTensor(itemMask, mask)
+	if m.attend != nil {
+		w.optionalTensor(itemMask, m.attend.Mask)
+		w.optionalTensor(itemIndices, m.attend.Indices)
+		w.optionalTensor(itemSinks, m.attend.RowSinks)
+	}
 	return nil
 }
 

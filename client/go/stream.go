@@ -38,9 +38,9 @@ type axisView struct {
 }
 
 // viewOf is not ok where the tensor's bytes do not fit its shape: the server will say
-// so.
+// so. Nor is it of bits, which rows share bytes of.
 func viewOf(t Tensor, axis int) (view axisView, ok bool) {
-	if axis < 0 || axis >= len(t.shape) || !t.fits() {
+	if axis < 0 || axis >= len(t.shape) || !t.fits() || t.dataType == TypeBits {
 		return view, false
 	}
 	view = axisView{tensor: t, axis: axis, length: t.shape[axis], outer: 1, innerBytes: sizeOf(t.dataType), hasElements: len(t.data) > 0}
@@ -125,7 +125,7 @@ type keyChunks struct {
 func (c *Client) chunksToStream(request *Request, streams bool) *keyChunks {
 	bytes := request.bytes()
 	oneMessage := bytes <= largestMessage-smallFields
-	if oneMessage && (!streams || c.knowsNoStreams.Load() || bytes-len(request.Query.data) <= streamedBytes) {
+	if oneMessage && (!streams || c.knowsNoStreams.Load() || request.keyBytes() <= streamedBytes) {
 		return nil
 	}
 	chunks := chunksOf(request)
@@ -174,7 +174,7 @@ func chunksOf(request *Request) *keyChunks {
 	if tokenBytes > mostTokenBytes {
 		return nil
 	}
-	c.totalBytes = len(request.Key.data) + len(request.Value.data) + len(request.Mask.data) + len(request.PastKey.data) + len(request.PastValue.data)
+	c.totalBytes = request.keyBytes()
 	c.tokensPerChunk = max(1, chunkBytes/tokenBytes)
 	if c.tokensPerChunk > keyBlock {
 		c.tokensPerChunk -= c.tokensPerChunk % keyBlock

@@ -25,6 +25,10 @@ const (
 	TypeInt32       = attentionpb.DataType_DATA_TYPE_INT32
 	TypeInt64       = attentionpb.DataType_DATA_TYPE_INT64
 	TypeFloat8E4M3  = attentionpb.DataType_DATA_TYPE_FLOAT8_E4M3
+	// TypeBits has one bit for each element of a mask, in [OfBytes]: 1 attends. Element
+	// i, row-major and without gaps between rows, is bit i % 8, counted from the least
+	// significant, of byte i / 8.
+	TypeBits = attentionpb.DataType_DATA_TYPE_BITS
 )
 
 // Element is a Go type that stands for an element type of the wire.
@@ -54,14 +58,15 @@ func Of[T Element](elements []T, shape ...int) Tensor {
 }
 
 // OfBytes makes a tensor of the bytes of its elements: row-major, without padding,
-// little-endian. The slice is lent.
+// little-endian. Of [TypeBits] they are ceil(elements / 8) bytes, and the shape is that
+// of the bits. The slice is lent.
 func OfBytes(dataType DataType, data []byte, shape ...int) Tensor {
 	return Tensor{dataType: dataType, shape: slices.Clone(shape), data: data}
 }
 
 // OfIntegers makes a tensor of integers that the wire has no type for, copying them
-// into the next wider one that it has. Only masks may have integers, and a mask of
-// integers is added to the scores: 0 and 1 hide nothing.
+// into the next wider one that it has. Only masks and indices may have integers, and a
+// mask of integers is added to the scores: 0 and 1 hide nothing.
 func OfIntegers[T uint8 | int16 | uint16 | uint32](integers []T, shape ...int) Tensor {
 	var zero T
 	if uint64(^zero) == math.MaxUint32 {
@@ -160,7 +165,7 @@ func typeOf(zero any) DataType {
 	return TypeUnspecified
 }
 
-// sizeOf is the bytes of an element; 0 of a type that tensors do not have.
+// sizeOf is the bytes of an element; 0 of bits, and of a type that tensors do not have.
 func sizeOf(dataType DataType) int {
 	switch dataType {
 	case TypeFloat32, TypeInt32:
@@ -245,6 +250,9 @@ func newData(bytes int) []byte {
 // is negative or the product too large.
 func bytesOfShape(dataType DataType, shape []int) (bytes int, ok bool) {
 	size := sizeOf(dataType)
+	if dataType == TypeBits {
+		size = 1 // Counts elements, until the end.
+	}
 	if size == 0 {
 		return 0, false
 	}
@@ -264,6 +272,9 @@ func bytesOfShape(dataType DataType, shape []int) (bytes int, ok bool) {
 			return 0, false
 		}
 		bytes *= length
+	}
+	if dataType == TypeBits {
+		return bytes/8 + min(1, bytes%8), true
 	}
 	return bytes, true
 }

@@ -89,6 +89,17 @@ func TestBFloat16(t *testing.T) {
 	}
 }
 
+func TestBits(t *testing.T) {
+	packed := []byte{5}
+	tensor := attention.OfBytes(attention.TypeBits, packed, 1, 3)
+	if tensor.String() != "BITS [1 3]" || &tensor.Bytes()[0] != &packed[0] || tensor.Float32s() != nil {
+		t.Errorf("got %v", tensor)
+	}
+	if _, err := attention.Elements[bool](tensor); err == nil {
+		t.Error("bits were given as elements")
+	}
+}
+
 func TestElements(t *testing.T) {
 	floats := []float32{1, 2, 3}
 	tensor := attention.Of(floats, 3)

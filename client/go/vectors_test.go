@@ -62,6 +62,7 @@ func requestOf(m *attentionpb.ComputeAttentionRequest) *attention.Request {
 	return &attention.Request{
 		Query: tensorOf(m.GetQuery()), Key: tensorOf(m.GetKey()), Value: tensorOf(m.GetValue()),
 		Mask: tensorOf(m.GetMask()), PastKey: tensorOf(m.GetPastKey()), PastValue: tensorOf(m.GetPastValue()),
+		Indices: tensorOf(m.GetIndices()), RowSinks: tensorOf(m.GetSinks()),
 		ValidLengths: m.GetValidLengths(), QueryStarts: m.GetQueryStarts(), KeyStarts: m.GetKeyStarts(),
 		Options: optionsOf(m.GetOptions()),
 	}

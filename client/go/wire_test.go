@@ -272,6 +272,21 @@ func TestChunksAreTheTensors(t *testing.T) {
 	}
 }
 
+func TestBytesOfBits(t *testing.T) {
+	for _, c := range []struct {
+		shape []int
+		want  int
+		ok    bool
+	}{
+		{[]int{3, 5}, 2, true}, {[]int{16}, 2, true}, {[]int{17}, 3, true}, {nil, 1, true}, {[]int{0, math.MaxInt}, 0, true},
+		{[]int{math.MaxInt}, 1 << 60, true}, {[]int{math.MaxInt, 2}, 0, false}, {[]int{-8}, 0, false},
+	} {
+		if bytes, ok := bytesOfShape(TypeBits, c.shape); bytes != c.want || ok != c.ok {
+			t.Errorf("%v: got %d, %v", c.shape, bytes, ok)
+		}
+	}
+}
+
 // TestShapesThatOverflow are sent as they are: nothing is computed from them here.
 func TestShapesThatOverflow(t *testing.T) {
 	huge := OfBytes(TypeFloat32, make([]byte, 64), math.MaxInt, math.MaxInt)

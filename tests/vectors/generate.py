@@ -24,9 +24,18 @@ TYPES = {
     "float64": "DATA_TYPE_FLOAT64",
     "bool": "DATA_TYPE_BOOL",
     "int8": "DATA_TYPE_INT8",
+    "int32": "DATA_TYPE_INT32",
     "int64": "DATA_TYPE_INT64",
 }
-TENSORS = ("query", "key", "value", "mask", "past_key", "past_value")
+TENSORS = (
+    "query",
+    "key",
+    "value",
+    "mask",
+    "past_key",
+    "past_value",
+    "indices",
+)
 LISTS = ("valid_lengths", "query_starts", "key_starts")
 ENUMS = {"layout": "LAYOUT", "causal": "CAUSAL", "return_scores": "SCORES"}
 INF, NAN = np.inf, np.nan
@@ -72,8 +81,13 @@ def request(arguments):
         name: tensor(arguments[name]) for name in TENSORS if name in arguments
     }
     message |= {name: arguments[name] for name in LISTS if name in arguments}
+    # A list of numbers for heads is an option, an array for rows a tensor.
+    if isinstance(arguments.get("sinks"), np.ndarray):
+        message["sinks"] = tensor(arguments["sinks"])
     options = {}
     for name, value in arguments.items():
+        if name in message:
+            continue
         if name in ENUMS:
             value = f"{ENUMS[name]}_{value.upper()}"
         elif name == "window":
@@ -82,8 +96,6 @@ def request(arguments):
             value = {k: v for k, v in value.items() if v is not None}
         elif name in ("alibi_slopes", "sinks"):
             value = list(map(number, value))
-        elif name in TENSORS + LISTS:
-            continue
         options[name] = value
     if options:
         message["options"] = options
@@ -331,6 +343,29 @@ def scores():
         mask=attends([1, 1], [0, 0]),
         sinks=[0.5, -INF],
         return_log_sum_exp=True,
+    )
+
+    yield answered(
+        "row_sinks",
+        "A logit in the denominator of each row, in place of options.sinks.",
+        **plain(1, 2, s=2, t=2),
+        sinks=np.array([[[0.5, -1], [-INF, 2]]], np.float32),
+        return_log_sum_exp=True,
+    )
+    yield answered(
+        "indices",
+        "Each query sees the keys of its list; -1 is none, a key that comes "
+        "twice counts once, and row 2 sees nothing.",
+        **plain(1, 2, s=3, t=5),
+        indices=np.array([[[4, 0, -1], [2, 2, 1], [-1, -1, -1]]], np.int32),
+        return_log_sum_exp=True,
+    )
+    yield answered(
+        "indices_of_heads",
+        "A list for each head, beside a causal mask.",
+        **plain(1, 2, s=2, t=4),
+        indices=np.array([[[[0, 3], [1, 2]], [[3, 2], [0, -1]]]], np.int64),
+        causal="bottom_right",
     )
 
 

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::memory::{Rope, TENSOR_DATA};
-use crate::tensor::Tensor;
+use crate::tensor::{DataType, Tensor};
 
 /// A tensor as [outer, length, inner] around one of its axes.
 #[derive(Clone, Debug)]
@@ -16,8 +16,12 @@ pub(crate) struct AxisView {
 }
 
 impl AxisView {
-    /// None if there is no such axis. A tensor without elements has no runs.
+    /// None if there is no such axis, and of bits, which rows share bytes of. A
+    /// tensor without elements has no runs.
     pub(crate) fn of(tensor: &Tensor, axis: usize) -> Option<Self> {
+        if tensor.data_type() == DataType::Bits {
+            return None;
+        }
         let shape = tensor.shape();
         let length = *shape.get(axis)?;
         let (outer, inner) = if tensor.is_empty() {

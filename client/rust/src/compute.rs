@@ -30,6 +30,8 @@ pub struct ComputeRequest {
     pub(crate) mask: Option<Tensor>,
     pub(crate) past_key: Option<Tensor>,
     pub(crate) past_value: Option<Tensor>,
+    indices: Option<Tensor>,
+    row_sinks: Option<Tensor>,
     pub(crate) valid_lengths: Vec<i64>,
     pub(crate) query_starts: Vec<i64>,
     pub(crate) key_starts: Vec<i64>,
@@ -43,6 +45,11 @@ mod field {
     pub(super) const MASK: u32 = 4;
     pub(super) const PAST_KEY: u32 = 5;
     pub(super) const PAST_VALUE: u32 = 6;
+    pub(super) const INDICES: u32 = 12;
+    pub(super) const SINKS: u32 = 13;
+
+    /// Those whose elements stand in the header of a stream.
+    pub(super) const IN_HEADER: [u32; 3] = [QUERY, INDICES, SINKS];
 }
 
 impl ComputeRequest {
@@ -57,6 +64,8 @@ impl ComputeRequest {
             mask: None,
             past_key: None,
             past_value: None,
+            indices: None,
+            row_sinks: None,
             valid_lengths: Vec::new(),
             query_starts: Vec::new(),
             key_starts: Vec::new(),
@@ -132,7 +141,7 @@ impl ComputeRequest {
     }
 
     /// The tensors of the message that can have elements elsewhere, by field.
-    fn tensors(&self) -> [(u32, Option<&Tensor>); 6] {
+    fn tensors(&self) -> [(u32, Option<&Tensor>); 8] {
         [
             (field::QUERY, Some(&self.query)),
             (field::KEY, Some(&self.key)),
@@ -140,13 +149,24 @@ impl ComputeRequest {
             (field::MASK, self.mask.as_ref()),
             (field::PAST_KEY, self.past_key.as_ref()),
             (field::PAST_VALUE, self.past_value.as_ref()),
+            (field::INDICES, self.indices.as_ref()),
+            (field::SINKS, self.row_sinks.as_ref()),
         ]
     }
 
     pub(crate) fn tensor_bytes(&self) -> usize {
+        self.bytes_of(|_| true)
+    }
+
+    /// Of the tensors that a stream cuts along the keys.
+    pub(crate) fn key_bytes(&self) -> usize {
+        self.bytes_of(|field| !field::IN_HEADER.contains(&field))
+    }
+
+    fn bytes_of(&self, counts: impl Fn(u32) -> bool) -> usize {
         let tensors = self.tensors();
-        tensors
-            .iter()
+        let counted = tensors.iter().filter(|(field, _)| counts(*field));
+        counted
             .filter_map(|(_, tensor)| tensor.map(|tensor| tensor.bytes().len()))
             .sum()
     }
@@ -174,12 +194,13 @@ impl ComputeRequest {
         message
     }
 
-    /// The header of a stream: all but the elements of keys, values and mask.
+    /// The header of a stream: all but the elements of past and new keys and values,
+    /// and of the mask.
     pub(crate) fn stream_header(&self) -> Rope {
         let mut message = self.head();
         for (field, tensor) in self.tensors() {
             match tensor {
-                Some(tensor) if field == field::QUERY => message.tensor(field, tensor),
+                Some(tensor) if field::IN_HEADER.contains(&field) => message.tensor(field, tensor),
                 Some(tensor) => {
                     let head = Rope::tensor_head(tensor.data_type().to_wire(), tensor.shape());
                     message.message(field, head);

@@ -120,11 +120,34 @@ impl MathMode {
 macro_rules! shared_options {
     () => {
         /// Which keys a query must not see, or what is added to its scores; broadcast
-        /// by numpy's rules. `bool`s select: true attends. Numbers are added, whatever
-        /// their type, so that a mask of integers 0 and 1 hides nothing.
+        /// by numpy's rules. `bool`s and [`Bits`](crate::DataType::Bits) select: true
+        /// attends. Numbers are added, whatever their type, so that a mask of integers 0
+        /// and 1 hides nothing.
         #[must_use]
         pub fn mask(mut self, mask: impl Into<$crate::Tensor>) -> Self {
             self.mask = Some(mask.into());
+            self
+        }
+
+        /// Sparse attention: the keys that each query sees, of those that all else lets
+        /// it see. No other key is read. `i32`s or `i64`s: (B, S, k), or (B, Hq, S, k)
+        /// for each query head; (S, k) where B is 1; with
+        /// [`Layout::Ragged`](crate::Layout::Ragged) (sum S, k) or (sum S, Hq, k). Over a
+        /// session (S, k) or (Hq, S, k). They count from the first key of the sequence,
+        /// past or released ones too, and -1 is none.
+        #[must_use]
+        pub fn indices(mut self, indices: impl Into<$crate::Tensor>) -> Self {
+            self.indices = Some(indices.into());
+            self
+        }
+
+        /// Attention sinks as [`sinks`](Self::sinks), in their place: floats, one for
+        /// each row, (B, Hq, S). With [`Layout::Matrix`](crate::Layout::Matrix) (S), too,
+        /// with [`Layout::Ragged`](crate::Layout::Ragged) (sum S, Hq), over a session
+        /// (Hq, S).
+        #[must_use]
+        pub fn row_sinks(mut self, sinks: impl Into<$crate::Tensor>) -> Self {
+            self.row_sinks = Some(sinks.into());
             self
         }
 
@@ -179,7 +202,8 @@ macro_rules! shared_options {
             self
         }
 
-        /// Attention sinks: a further logit per query head, without a value.
+        /// Attention sinks: a further logit per query head, without a value. For one per
+        /// row see [`row_sinks`](Self::row_sinks).
         #[must_use]
         pub fn sinks(mut self, sinks: impl Into<Vec<f64>>) -> Self {
             self.options.sinks = sinks.into();

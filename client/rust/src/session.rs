@@ -218,6 +218,8 @@ impl SessionInfo {
 pub struct Attend {
     query: Tensor,
     pub(crate) mask: Option<Tensor>,
+    indices: Option<Tensor>,
+    row_sinks: Option<Tensor>,
     pub(crate) options: pb::AttentionOptions,
     not_causal: bool,
     mask_begin: i64,
@@ -231,6 +233,8 @@ impl Attend {
         Self {
             query: query.into(),
             mask: None,
+            indices: None,
+            row_sinks: None,
             options: pb::AttentionOptions::default(),
             not_causal: false,
             mask_begin: 0,
@@ -387,6 +391,8 @@ impl StepItem {
             (6, self.value.as_ref()),
             (7, attend.map(|attend| &attend.query)),
             (8, attend.and_then(|attend| attend.mask.as_ref())),
+            (13, attend.and_then(|attend| attend.indices.as_ref())),
+            (14, attend.and_then(|attend| attend.row_sinks.as_ref())),
         ] {
             if let Some(tensor) = tensor {
                 message.tensor(field, tensor);

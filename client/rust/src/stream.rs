@@ -55,13 +55,12 @@ impl KeyChunks {
     /// None where the request is better sent in one message, or cannot be cut, or
     /// is not well-formed: the server then tells what is wrong with it.
     pub(crate) fn worthwhile(request: &ComputeRequest) -> Option<Self> {
-        let bytes = request.tensor_bytes();
-        if bytes - request.query.bytes().len() <= STREAMED_BYTES {
+        if request.key_bytes() <= STREAMED_BYTES {
             return None;
         }
         let chunks = Self::of(request)?;
         let state = state_bytes(request, Axes::of(request)?)?;
-        (state < bytes).then_some(chunks)
+        (state < request.tensor_bytes()).then_some(chunks)
     }
 
     fn of(request: &ComputeRequest) -> Option<Self> {

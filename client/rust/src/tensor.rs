@@ -28,19 +28,24 @@ pub enum DataType {
     Bool,
     /// Masks, and what a session may store.
     Int8,
-    /// Masks only.
+    /// Masks and indices only.
     Int32,
-    /// Masks only.
+    /// Masks and indices only.
     Int64,
     /// OCP's E4M3. Not in tensors: what a session may store.
     Float8E4M3,
+    /// One bit per element, of masks only: 1 attends. Element i, row-major and
+    /// without gaps between rows, is bit i % 8, counted from the least significant,
+    /// of byte i / 8. Made by [`Tensor::from_bytes`].
+    Bits,
 }
 
 impl DataType {
-    /// Bytes per element.
+    /// Bytes per element; 0 for [`Bits`](Self::Bits), eight of which share one.
     #[must_use]
     pub fn size(self) -> usize {
         match self {
+            Self::Bits => 0,
             Self::Bool | Self::Int8 | Self::Float8E4M3 => 1,
             Self::Float16 | Self::BFloat16 => 2,
             Self::Float32 | Self::Int32 => 4,
@@ -59,6 +64,7 @@ impl DataType {
             Self::Int32 => pb::DataType::Int32,
             Self::Int64 => pb::DataType::Int64,
             Self::Float8E4M3 => pb::DataType::Float8E4m3,
+            Self::Bits => pb::DataType::Bits,
         };
         wire as i32
     }
@@ -66,7 +72,7 @@ impl DataType {
     /// None for a type that this version does not know.
     pub(crate) fn from_wire(wire: i32) -> Option<Self> {
         Some(match pb::DataType::try_from(wire).ok()? {
-            pb::DataType::Unspecified | pb::DataType::Bits => return None,
+            pb::DataType::Unspecified => return None,
             pb::DataType::Float32 => Self::Float32,
             pb::DataType::Float16 => Self::Float16,
             pb::DataType::Bfloat16 => Self::BFloat16,
@@ -76,6 +82,7 @@ impl DataType {
             pb::DataType::Int32 => Self::Int32,
             pb::DataType::Int64 => Self::Int64,
             pb::DataType::Float8E4m3 => Self::Float8E4M3,
+            pb::DataType::Bits => Self::Bits,
         })
     }
 }
@@ -92,6 +99,7 @@ impl fmt::Display for DataType {
             Self::Int32 => "INT32",
             Self::Int64 => "INT64",
             Self::Float8E4M3 => "FLOAT8_E4M3",
+            Self::Bits => "BITS",
         })
     }
 }
@@ -171,9 +179,13 @@ pub(crate) fn byte_count(data_type: DataType, shape: &[usize]) -> Option<usize> 
     if shape.contains(&0) {
         return Some(0);
     }
-    let bytes = shape
+    let elements = shape
         .iter()
-        .try_fold(data_type.size(), |product, &n| product.checked_mul(n))?;
+        .try_fold(1, |product: usize, &n| product.checked_mul(n))?;
+    let bytes = match data_type {
+        DataType::Bits => elements.div_ceil(8),
+        other => elements.checked_mul(other.size())?,
+    };
     (bytes <= isize::MAX as usize).then_some(bytes)
 }
 
@@ -203,7 +215,8 @@ impl Tensor {
         Self::from_bytes(T::DATA_TYPE, shape, bytes.freeze())
     }
 
-    /// A tensor of these bytes: row-major, no padding, little-endian. `Bytes` and
+    /// A tensor of these bytes: row-major, no padding, little-endian. Elements of
+    /// [`DataType::Bits`] take their number / 8 bytes, rounded up. `Bytes` and
     /// `Vec<u8>` are taken over, not copied.
     ///
     /// # Errors
@@ -245,7 +258,11 @@ impl Tensor {
     /// The number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.data.len() / self.data_type.size()
+        if self.is_empty() {
+            return 0;
+        }
+        // Cannot overflow: there are bytes for all of them.
+        self.shape.iter().product()
     }
 
     /// Whether it has no elements.
@@ -319,6 +336,7 @@ impl Tensor {
     pub(crate) fn from_wire(name: &str, tensor: pb::Tensor) -> Result<Self, Error> {
         let malformed = |what: String| Error::malformed(format!("{name}: {what}"));
         let data_type = DataType::from_wire(tensor.data_type)
+            .filter(|&data_type| data_type != DataType::Bits)
             .ok_or_else(|| malformed(format!("unknown data type {}", tensor.data_type)))?;
         let shape: Vec<usize> = tensor
             .shape
@@ -439,6 +457,28 @@ mod tests {
         }
         assert!(Tensor::new([usize::MAX, usize::MAX, 0], Vec::<f32>::new()).is_ok());
         assert!(Tensor::new([], vec![1.0_f32]).is_ok());
+    }
+
+    #[test]
+    fn bits_share_bytes() -> Result<(), Error> {
+        for (shape, bytes) in [(vec![3, 5], 2), (vec![16], 2), (vec![17], 3), (vec![], 1)] {
+            assert_eq!(byte_count(DataType::Bits, &shape), Some(bytes), "{shape:?}");
+            let tensor = Tensor::from_bytes(DataType::Bits, &shape, vec![0; bytes])?;
+            assert_eq!(tensor.len(), shape.iter().product::<usize>());
+            assert!(Tensor::from_bytes(DataType::Bits, &shape, vec![0; bytes + 1]).is_err());
+        }
+        assert_eq!(byte_count(DataType::Bits, &[usize::MAX, 0]), Some(0));
+        assert_eq!(byte_count(DataType::Bits, &[usize::MAX, 2]), None);
+        let wire = DataType::Bits.to_wire();
+        assert_eq!(DataType::from_wire(wire), Some(DataType::Bits));
+        let answered = pb::Tensor {
+            data_type: wire,
+            shape: vec![8],
+            data: vec![0].into(),
+            ..Default::default()
+        };
+        assert!(Tensor::from_wire("scores", answered).is_err());
+        Ok(())
     }
 
     #[test]

@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { after, describe, it, mock } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Code, ComputeRequest } from "@attention-service/client";
-import { AttentionClient, AttentionError, tensor } from "@attention-service/client";
+import { AttentionClient, AttentionError, bits, bool, tensor } from "@attention-service/client";
 import { BINARY, digest, fill, filled, SERVER, startServer } from "./support.js";
 
 const eye = [
@@ -88,6 +88,18 @@ describe("calls", { skip: SERVER.skip }, () => {
         value: filled([5000, 300], 3),
         returnLogSumExp: true,
       },
+      indices: {
+        query: filled([1, 4, 3, 64], 1),
+        key: filled([1, 4, 9000, 64], 2),
+        value: filled([1, 4, 9000, 64], 3),
+        indices: [
+          [0, 8999, 4000],
+          [17, -1, 17],
+          [-1, -1, -1],
+        ],
+        rowSinks: filled([1, 4, 3], 4),
+        returnLogSumExp: true,
+      },
     };
     for (const [name, one] of Object.entries(cases)) {
       const sent: number[] = [];
@@ -102,6 +114,22 @@ describe("calls", { skip: SERVER.skip }, () => {
         assert.equal(digest(streamed.logSumExp), digest(whole.logSumExp), name);
       }
     }
+  });
+
+  it("send a mask of bits in one message, with the answer of one of bools", async () => {
+    await using client = new AttentionClient(SERVER.value);
+    const truths = Array.from({ length: 2 * 9001 }, (_, i) => i % 3 === 0);
+    const one = {
+      query: filled([1, 2, 2, 64], 1),
+      key: filled([1, 2, 9001, 64], 2),
+      value: filled([1, 2, 9001, 64], 3),
+    };
+    const packed = bits(truths, [2, 9001]);
+    const result = await client.compute({ ...one, mask: packed });
+    const plain = await client.compute({ ...one, mask: bool(truths, [2, 9001]) });
+    assert.equal(digest(result.output), digest(plain.output));
+    const open = await client.compute(one);
+    assert.notEqual(digest(result.output), digest(open.output));
   });
 
   it("name fields of a stream as in the request", async () => {
@@ -273,6 +301,53 @@ describe("sessions", { skip: SERVER.skip }, () => {
     const whole = fill({ data_type: "DATA_TYPE_FLOAT16", shape: [1, 2, 30_000, 64], seed: 1 });
     const query = fill({ data_type: "DATA_TYPE_FLOAT16", shape: [1, 2, 1, 64], seed: 9 });
     assert.equal(digest(output), digest((await client.compute({ query, key: whole, value: whole })).output));
+  });
+
+  it("attend to the tokens that indices name, with a sink for each row", async () => {
+    await using client = new AttentionClient(SERVER.value);
+    await using session = await client.createSession({ kvHeads: 2, headSize: 16 });
+    await session.append({ key: filled([2, 7, 16], 1), value: filled([2, 7, 16], 2) });
+    const query = filled([4, 2, 16], 3);
+    const rowSinks = tensor(Float32Array.of(0, 1, 2, 3, -Infinity, 0.5, -1, 4), [4, 2]);
+    // As a mask says it.
+    const seen = (...lists: number[][]): boolean[] =>
+      lists.flatMap((list) => Array.from({ length: 7 }, (_, token) => list.includes(token)));
+    const lists = [
+      [6, 0, 6],
+      [3, -1, -1],
+    ];
+    const mask = bool(seen(...lists), [2, 7]);
+    const notCausal = true;
+    const listed = await session.attend({ query, indices: lists, rowSinks, notCausal });
+    const masked = await session.attend({ query, mask, rowSinks, notCausal });
+    assert.equal(digest(listed.output), digest(masked.output));
+    const withoutSinks = await session.attend({ query, indices: lists, notCausal });
+    assert.notEqual(digest(listed.output), digest(withoutSinks.output));
+    const { output } = await session.attend({ query, mask: bits(seen(...lists), [2, 7]), notCausal });
+    assert.equal(digest(output), digest(withoutSinks.output));
+
+    // In a step, with lists for each head: the new token is one of those counted.
+    const token = { key: filled([2, 1, 16], 4), value: filled([2, 1, 16], 5), query: filled([4, 1, 16], 6) };
+    const heads = tensor(BigInt64Array.of(7n, 0n, 7n, 1n, 7n, 2n, -1n, 3n), [4, 1, 2]);
+    const step = await session.step({ ...token, indices: heads, rowSinks: [[0], [1], [2], [3]] });
+    const same = await session.attend({
+      query: token.query,
+      mask: bool(
+        [0, 1, 2, 3].flatMap((h) =>
+          Array.from({ length: 8 }, (_, token) => token === h || (token === 7 && h < 3)),
+        ),
+        [4, 1, 8],
+      ),
+      sinks: [0, 1, 2, 3],
+    });
+    assert.equal(digest(step.output), digest(same.output));
+    const wrong = await assertFails(
+      session.attend({ query: token.query, indices: [[8]] }),
+      "INVALID_ARGUMENT",
+    );
+    assert.match(wrong.fieldViolations[0]?.field ?? "", /^indices/);
+    const both = session.attend({ query: token.query, sinks: [0, 0, 0, 0], rowSinks: [[0], [0], [0], [0]] });
+    await assertFails(both, "INVALID_ARGUMENT", /sinks/);
   });
 
   it("append one at a time to a layer", async () => {

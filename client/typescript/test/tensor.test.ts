@@ -5,6 +5,7 @@ import { describe, it } from "node:test";
 import {
   bfloat16,
   bfloat16ToFloat32,
+  bits,
   bool,
   float16,
   float16ToFloat32,
@@ -114,6 +115,21 @@ describe("tensor()", () => {
     assert.deepEqual(Array.from(bfloat16([0.5, -2], [2]).toFloat64Array()), [0.5, -2]);
     assert.deepEqual(bool([true, false], [2]).toArray(), [1, 0]);
     assert.deepEqual(tensor(BigInt64Array.of(-3n), [1]).toArray(), [-3]);
+  });
+
+  it("packs bits, the first one into the least significant", () => {
+    const truths = Array.from({ length: 15 }, (_, i) => i % 3 === 0);
+    const packed = bits(truths, [3, 5]);
+    assert.deepEqual(Array.from(packed.bytes), [0b01001001, 0b10010]);
+    assert.deepEqual([packed.dataType, packed.size, packed.data], ["bits", 15, packed.bytes]);
+    assert.deepEqual(packed.toArray(), bool(truths, [3, 5]).toArray());
+    assert.deepEqual(Array.from(packed.toFloat32Array()), truths.map(Number));
+    const bytes = new Uint8Array(2);
+    assert.equal(bits(bytes, [15]).data.buffer, bytes.buffer);
+    assert.equal(bits([], [0, 3]).bytes.byteLength, 0);
+    assert.throws(() => bits(bytes, [17]), /got 2 bytes of bits, wanted 3 for shape \(17\)/);
+    assert.throws(() => bits(bytes, [8]), RangeError);
+    assert.throws(() => bits(truths, [16]), /got 15 elements, wanted 16/);
   });
 
   it("gives aligned views of bytes that are not", () => {

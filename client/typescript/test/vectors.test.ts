@@ -34,13 +34,16 @@ function fromJson(message: JsonTensor): Tensor {
   return new Tensor(type as Tensor["dataType"], shape, new Uint8Array(Buffer.from(message.data, "base64")));
 }
 
-const TENSORS = {
+const TENSORS: Record<string, string> = {
   query: "query",
   key: "key",
   value: "value",
   mask: "mask",
   past_key: "pastKey",
   past_value: "pastValue",
+  indices: "indices",
+  // Those of heads are among the options.
+  sinks: "rowSinks",
 };
 const camel = (name: string): string => name.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
 /** DATA_TYPE_FLOAT16, CAUSAL_TOP_LEFT and their like, by this client's names. */
@@ -50,9 +53,9 @@ const choice = (value: string): string =>
 /** A request of the vectors, as this client takes it. */
 function requestOf(message: Json, read: (value: never) => Tensor): unknown {
   const request: Json = {};
-  for (const [name, value] of Object.entries({ ...message, ...(message["options"] as Json | undefined) })) {
-    if (name === "options") continue;
-    if (name in TENSORS) request[TENSORS[name as keyof typeof TENSORS]] = read(value as never);
+  const { options, ...others } = message;
+  for (const [name, value] of [...Object.entries(others), ...Object.entries(options ?? {})]) {
+    if (name in TENSORS && !Array.isArray(value)) request[TENSORS[name] as string] = read(value as never);
     else if (name === "window") {
       const sides = Object.entries(value as Json).map(([side, keys]) => [side, Number(keys)]);
       request["window"] = Object.fromEntries(sides);

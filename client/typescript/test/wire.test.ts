@@ -7,13 +7,15 @@ import { create, equals, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { computeMessage } from "../src/core/compute.js";
 import type { ComputeRequest } from "../src/core/compute.js";
 import { configMessage, sessionInfo } from "../src/core/session.js";
-import { bool, tensor } from "../src/core/tensor.js";
+import { bits, bool, tensor } from "../src/core/tensor.js";
 import type { MessageWriter } from "../src/core/wire.js";
 import { writeAppend, writeCompute, writeStep } from "../src/core/wire.js";
 import type { KeyValueChunk } from "../src/gen/attention/v1/attention_pb.js";
 import {
   ComputeAttentionRequestSchema,
+  DataType,
   StreamAttentionRequestSchema,
+  TensorSchema,
 } from "../src/gen/attention/v1/attention_pb.js";
 import {
   AppendKeyValuesRequestSchema,
@@ -68,6 +70,8 @@ describe("writers", () => {
       mask: bool([true, false], [1, 2]),
       pastKey: floats([1, 1, 300, 2]),
       pastValue: floats([1, 1, 300, 2]),
+      indices: [[[0, -1]]],
+      rowSinks: floats([1, 2, 3]),
       validLengths: [0, 127, 128, 2 ** 31, 2 ** 40, -1],
       queryStarts: [0, 2],
       keyStarts: [0, 2 ** 53 - 1],
@@ -91,12 +95,14 @@ describe("writers", () => {
   });
 
   it("write appends and steps", () => {
-    const { query, key, value } = computeMessage({
+    const { query, key, value, indices, sinks } = computeMessage({
       query: floats([1, 300]),
       key: floats([3, 3]),
       value: floats([1]),
+      indices: [[2 ** 40, 0]],
+      rowSinks: floats([1, 1]),
     });
-    assert.ok(query && key && value);
+    assert.ok(query && key && value && indices && sinks);
     const common = {
       id: "é-session",
       incarnation: 2n ** 64n - 1n,
@@ -110,11 +116,30 @@ describe("writers", () => {
     const step = create(StepRequestSchema, {
       items: [
         { ...common, layer: 1000n, query, notCausal: true, maskBegin: 256n, options: { softcap: 1 } },
-        { id: "b", query, mask: key },
+        { id: "b", query, mask: key, indices, sinks },
         {},
       ],
     });
     assertSame(StepRequestSchema, writeStep(step), step);
+  });
+
+  it("write lists of indices as whole numbers", () => {
+    const eye = floats([2, 2]);
+    const indicesOf = (indices: ComputeRequest["indices"]): unknown => {
+      const { dataType, shape, data } =
+        computeMessage({ query: eye, key: eye, value: eye, indices }).indices ?? {};
+      return [dataType, shape, data?.byteLength];
+    };
+    assert.deepEqual(indicesOf([[0], [-1]]), [DataType.INT32, [2n, 1n], 8]);
+    assert.deepEqual(indicesOf([[0], [2 ** 31]]), [DataType.INT64, [2n, 1n], 16]);
+    assert.deepEqual(indicesOf([[], []]), [DataType.INT32, [2n, 0n], 0]);
+    assert.deepEqual(indicesOf(tensor(BigInt64Array.of(1n), [1, 1])), [DataType.INT64, [1n, 1n], 8]);
+    for (const wrong of [[[0.5]], [[NaN]], [[true]], [[2 ** 53]]]) {
+      assert.throws(() => indicesOf(wrong), {
+        name: "RangeError",
+        message: /^indices: data: got .* whole numbers/,
+      });
+    }
   });
 
   it("write half a lease and every window", () => {
@@ -171,12 +196,19 @@ describe("chunks of keys", () => {
           Uint8Array.from({ length: 3500 }, () => random(2)),
           [1, 3500],
         ),
+        indices: [[[0, KEYS]]],
+        rowSinks: [[[0.5]]],
       };
       const message = computeMessage(request);
       const chunks = KeyChunks.of(message);
       assert.ok(chunks);
       const header = fromBinary(StreamAttentionRequestSchema, bytesOf(chunks.header()));
       assert.equal(header.message.case, "header");
+      const { indices, sinks, key } = header.message.value;
+      assert.ok(indices && sinks && message.indices && message.sinks);
+      assert.ok(equals(TensorSchema, indices, message.indices));
+      assert.ok(equals(TensorSchema, sinks, message.sinks));
+      assert.equal(key?.data.byteLength, 0);
       let next = 0;
       const keys = request.key as ReturnType<typeof floats>;
       const past = request.pastKey as ReturnType<typeof floats>;
@@ -226,6 +258,7 @@ describe("chunks of keys", () => {
       { ...large, layout: "matrix" },
       { ...large, pastKey: floats([1, 4, 5, 64]) },
       { ...large, mask: floats([9001]) },
+      { ...large, mask: bits(new Uint8Array(1125), [9000]) },
     ];
     for (const [i, request] of others.entries()) {
       assert.equal(KeyChunks.of(computeMessage(request)), undefined, String(i));

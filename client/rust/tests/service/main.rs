@@ -8,6 +8,7 @@ mod malformed;
 mod places;
 mod retries;
 mod security;
+mod selection;
 mod sessions;
 mod step_streams;
 mod streams;

@@ -47,6 +47,13 @@ fn requests() -> Vec<(&'static str, ComputeRequest)> {
             .return_log_sum_exp(),
         ),
         (
+            "indices",
+            bhsd(5000)
+                .indices(Tensor::new([1, 3, 2], vec![4999_i32, 0, -1, 7, 256, 256]).unwrap())
+                .row_sinks(f32s(&[1, 4, 3], 7))
+                .return_log_sum_exp(),
+        ),
+        (
             "bshd",
             ComputeRequest::new(
                 f32s(&[2, 3, 4, 64], 1),
@@ -118,18 +125,25 @@ async fn small_requests_and_scores_are_one_message() {
     let (_, large) = requests().remove(0);
     let scores = large.return_scores(attention_client::Scores::Weights);
     let small = f32s(&[1, 1, 4, 8], 1);
+    // A mask of bits is cut nowhere.
+    let (_, large) = requests().remove(0);
+    let bits = Tensor::from_bytes(DataType::Bits, [3, 5000], vec![0xa5; 1875]).unwrap();
+    // Indices are no keys, however many.
+    let many = Tensor::new([1, 4, 1 << 20], vec![0_i32; 4 << 20]).unwrap();
     // So many rows that their state is larger than the request.
     let rows = f32s(&[1, 32, 2500, 64], 1);
     let key = f32s(&[1, 8, 2500, 64], 2);
     for request in [
         scores,
+        large.mask(bits),
         ComputeRequest::new(&small, &small, &small),
+        ComputeRequest::new(&small, &small, &small).indices(many),
         ComputeRequest::new(&rows, &key, &key),
     ] {
         client.compute(request).await.unwrap();
     }
     assert_eq!(calls_total(&server.http, "StreamAttention", "OK"), 0);
-    assert_eq!(calls_total(&server.http, "ComputeAttention", "OK"), 3);
+    assert_eq!(calls_total(&server.http, "ComputeAttention", "OK"), 5);
 }
 
 fn error_of(answer: Result<ComputeAnswer, Error>) -> (Code, String, String) {

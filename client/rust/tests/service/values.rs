@@ -13,6 +13,8 @@ pub fn data_type(name: &str) -> DataType {
         "FLOAT64" => DataType::Float64,
         "BOOL" => DataType::Bool,
         "INT8" => DataType::Int8,
+        "INT32" => DataType::Int32,
+        "INT64" => DataType::Int64,
         other => panic!("data type {other}"),
     }
 }
@@ -163,6 +165,8 @@ pub fn compute_request(request: &Value) -> ComputeRequest {
         made = match name.as_str() {
             "query" | "key" | "value" | "options" => made,
             "mask" => made.mask(tensor(value)),
+            "indices" => made.indices(tensor(value)),
+            "sinks" => made.row_sinks(tensor(value)),
             "past_key" => made.past_key(tensor(value)),
             "past_value" => made.past_value(tensor(value)),
             "valid_lengths" => made.valid_lengths(integers(value)),

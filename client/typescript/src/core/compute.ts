@@ -10,7 +10,7 @@ import { ComputeAttentionRequestSchema, Layout, Scores } from "../gen/attention/
 import type { AttentionOptions } from "./options.js";
 import { integer, optionsMessage } from "./options.js";
 import type { Tensor, TensorLike } from "./tensor.js";
-import { fromMessage, malformed, tensorMessage, toTensor } from "./tensor.js";
+import { fromMessage, malformed, tensorMessage, toIndices, toTensor } from "./tensor.js";
 
 /**
  * One computation. The letters of attention.proto: B batch, S queries, L keys, P past keys, Hq and Hkv
@@ -24,14 +24,26 @@ export interface ComputeRequest extends AttentionOptions {
   /** (B, Hkv, L, Dv), of any float type. */
   readonly value: TensorLike;
   /**
-   * Broadcast to (B, Hq, S, P + L). Of bool: true is seen. Numbers of any type, integers too, are added
-   * to the scores: a mask of integers 0 and 1 hides nothing.
+   * Broadcast to (B, Hq, S, P + L). Of bool or bits: true is seen. Numbers of any type, integers too, are
+   * added to the scores: a mask of integers 0 and 1 hides nothing.
    */
   readonly mask?: TensorLike | undefined;
   /** Keys before `key`, (B, Hkv, P, D) in every layout. Together with `pastValue`. */
   readonly pastKey?: TensorLike | undefined;
   /** Values before `value`, (B, Hkv, P, Dv) in every layout. */
   readonly pastValue?: TensorLike | undefined;
+  /**
+   * Sparse attention: the keys that each query sees, of those that all else lets it see. Only these are read.
+   * Of int32 or int64, (B, S, k), or (B, Hq, S, k) for each query head; (S, k) too where B is 1. With `ragged`
+   * (sum S, k), or (sum S, Hq, k). Keys are counted from 0 in their sequence, the past ones first; -1 is none.
+   * Lists hold whole numbers.
+   */
+  readonly indices?: TensorLike | undefined;
+  /**
+   * Attention sinks of rows: an extra logit for each row of each query head, in place of `sinks`. (B, Hq, S), of
+   * a float type; with `matrix` (S) too, with `ragged` (sum S, Hq). The server's errors name it `sinks`.
+   */
+  readonly rowSinks?: TensorLike | undefined;
   /** B numbers: keys from there on are masked. */
   readonly validLengths?: readonly number[] | undefined;
   /** Layout `ragged`: where each sequence's queries begin, and where the last one's end. */
@@ -78,10 +90,12 @@ export function computeMessage(request: ComputeRequest): ComputeAttentionRequest
   message.query = tensorMessage(toTensor("query", request.query));
   message.key = tensorMessage(toTensor("key", request.key));
   message.value = tensorMessage(toTensor("value", request.value));
-  const { mask, pastKey, pastValue } = request;
+  const { mask, pastKey, pastValue, indices, rowSinks } = request;
   if (mask !== undefined) message.mask = tensorMessage(toTensor("mask", mask));
   if (pastKey !== undefined) message.pastKey = tensorMessage(toTensor("pastKey", pastKey));
   if (pastValue !== undefined) message.pastValue = tensorMessage(toTensor("pastValue", pastValue));
+  if (indices !== undefined) message.indices = tensorMessage(toIndices("indices", indices));
+  if (rowSinks !== undefined) message.sinks = tensorMessage(toTensor("rowSinks", rowSinks));
   message.validLengths = lengths("validLengths", request.validLengths);
   message.queryStarts = lengths("queryStarts", request.queryStarts);
   message.keyStarts = lengths("keyStarts", request.keyStarts);

@@ -21,4 +21,4 @@ export type {
 } from "./session.js";
 export { Session } from "./session.js";
 export type { DataType, NestedArray, TensorData, TensorLike } from "./tensor.js";
-export { bfloat16, bool, float16, Tensor, tensor } from "./tensor.js";
+export { bfloat16, bits, bool, float16, Tensor, tensor } from "./tensor.js";

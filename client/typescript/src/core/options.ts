@@ -46,7 +46,7 @@ export interface ScoringOptions {
   readonly chunkSize?: number | undefined;
   /** ALiBi: a slope for each query head. */
   readonly alibiSlopes?: readonly number[] | Float32Array | Float64Array | undefined;
-  /** Attention sinks: an extra logit for each query head. */
+  /** Attention sinks: an extra logit for each query head. `rowSinks`, in place of these, has one for each row. */
   readonly sinks?: readonly number[] | Float32Array | Float64Array | undefined;
   /** `fast` may give other bits on other CPUs. Default: `reproducible`. */
   readonly mathMode?: "reproducible" | "fast" | undefined;

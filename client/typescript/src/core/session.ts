@@ -19,7 +19,7 @@ import type { ScoringOptions } from "./options.js";
 import { integer, optionsMessage } from "./options.js";
 import type { SessionState } from "./session_state.js";
 import type { DataType, Tensor, TensorLike } from "./tensor.js";
-import { fromMessage, malformed, tensorMessage, toTensor, typeName, wireType } from "./tensor.js";
+import { fromMessage, malformed, tensorMessage, toIndices, toTensor, typeName, wireType } from "./tensor.js";
 
 /** The types that sessions store. */
 export type SessionDataType =
@@ -70,7 +70,14 @@ export interface AttendOptions extends ScoringOptions {
   readonly mask?: TensorLike | undefined;
   /** The token of the mask's first column: a multiple of 256. */
   readonly maskBegin?: number | undefined;
-  /** Every query sees every token, but for what mask and options hide. */
+  /**
+   * The tokens that each query sees, of those that all else lets it see: of int32 or int64, (S, k), or (Hq, S, k)
+   * for each query head. Tokens are counted from the session's first one; -1 is none. Lists hold whole numbers.
+   */
+  readonly indices?: TensorLike | undefined;
+  /** An extra logit for each row of each query head, in place of `sinks`: (Hq, S), of a float type. */
+  readonly rowSinks?: TensorLike | undefined;
+  /** Every query sees every token, but for what mask, indices and options hide. */
   readonly notCausal?: boolean | undefined;
 }
 
@@ -202,6 +209,8 @@ export function itemMessage(state: SessionState, item: Omit<StepItem, "session">
   if (item.value !== undefined) message.value = tensorMessage(toTensor("value", item.value));
   if (item.query !== undefined) message.query = tensorMessage(toTensor("query", item.query));
   if (item.mask !== undefined) message.mask = tensorMessage(toTensor("mask", item.mask));
+  if (item.indices !== undefined) message.indices = tensorMessage(toIndices("indices", item.indices));
+  if (item.rowSinks !== undefined) message.sinks = tensorMessage(toTensor("rowSinks", item.rowSinks));
   const options = optionsMessage(item);
   if (options) message.options = options;
   message.notCausal = item.notCausal ?? false;

@@ -56,7 +56,9 @@ function tokensPerCall(key: Tensor, value: Tensor | undefined): number {
   const bytes = key.bytes.byteLength + (value?.bytes.byteLength ?? 0);
   const tokens = key.shape[1] ?? 0;
   const wellFormed =
-    key.shape.length === 3 && (!value || (value.shape.length === 3 && value.shape[1] === tokens));
+    key.shape.length === 3 &&
+    key.dataType !== "bits" &&
+    (!value || (value.shape.length === 3 && value.shape[1] === tokens && value.dataType !== "bits"));
   if (bytes <= APPEND_BYTES || !wellFormed || tokens === 0) return Infinity;
   return Math.max(1, Math.floor(APPEND_BYTES / (bytes / tokens)));
 }
@@ -344,6 +346,8 @@ export class SessionCalls {
       });
       if (expectedLength !== undefined) request.expectedLength = expectedLength;
       if (message.mask) request.mask = message.mask;
+      if (message.indices) request.indices = message.indices;
+      if (message.sinks) request.sinks = message.sinks;
       if (message.options) request.options = message.options;
       const answer = await state.use(() => this.#client.call(attend, request, context, options));
       results[number] = stepResult(message, answer, timingOf(answer.timing));

@@ -5,10 +5,14 @@ import { DataType as WireType } from "../gen/attention/v1/attention_pb.js";
 import { bfloat16ToFloat32, float16ToFloat32, float32ToBfloat16, float32ToFloat16 } from "./float16.js";
 import { AttentionError } from "./errors.js";
 
-/** The types of elements. Integers and `bool` are for masks alone. */
-export type DataType = "float32" | "float16" | "bfloat16" | "float64" | "bool" | "int8" | "int32" | "int64";
+/**
+ * The types of elements. `bool` and integers are for masks, int32 and int64 for indices too. `bits` is for
+ * masks alone: one bit for each element.
+ */
+export type DataType =
+  "float32" | "float16" | "bfloat16" | "float64" | "bool" | "int8" | "int32" | "int64" | "bits";
 
-/** What {@link Tensor.data} is: float16 and bfloat16 are shown as their bits. */
+/** What {@link Tensor.data} is: float16 and bfloat16 are shown as their bits, `bits` as packed bytes. */
 export type TensorData =
   Float32Array | Float64Array | Uint16Array | Uint8Array | Int8Array | Int32Array | BigInt64Array;
 
@@ -20,6 +24,7 @@ export type TensorLike = Tensor | NestedArray;
 
 interface TypeInfo {
   readonly wire: WireType;
+  /** Bytes of an element; of `bits`, of eight of them. */
   readonly size: number;
   readonly view: (buffer: ArrayBufferLike, offset: number, length: number) => TensorData;
 }
@@ -33,6 +38,7 @@ const TYPES: Record<DataType, TypeInfo> = {
   int8: { wire: WireType.INT8, size: 1, view: (b, o, n) => new Int8Array(b, o, n) },
   int32: { wire: WireType.INT32, size: 4, view: (b, o, n) => new Int32Array(b, o, n) },
   int64: { wire: WireType.INT64, size: 8, view: (b, o, n) => new BigInt64Array(b, o, n) },
+  bits: { wire: WireType.BITS, size: 1, view: (b, o, n) => new Uint8Array(b, o, n) },
 };
 
 const NAMES = new Map<WireType, DataType>(
@@ -49,9 +55,14 @@ export function typeName(type: WireType): DataType | undefined {
   return NAMES.get(type);
 }
 
-/** Bytes of one element. @internal */
+/** Bytes of one element; not of `bits`, which have less than one. @internal */
 export function elementSize(type: DataType): number {
   return TYPES[type].size;
+}
+
+/** Bytes of so many elements. @internal */
+export function byteLength(type: DataType, elements: number): number {
+  return type === "bits" ? Math.ceil(elements / 8) : elements * TYPES[type].size;
 }
 
 /** The number of elements of a shape. @internal */
@@ -77,14 +88,17 @@ if (new Uint8Array(Uint16Array.of(1).buffer)[0] !== 1) {
  * A dense tensor, row-major. It refers to the memory that it was made of: nothing is copied, and
  * the memory must stay as it is until a call that uses it has ended.
  *
- * `tensor()`, `float16()`, `bfloat16()` and `bool()` make one.
+ * `tensor()`, `float16()`, `bfloat16()`, `bool()` and `bits()` make one.
  */
 export class Tensor {
   /** The type of the elements. */
   readonly dataType: DataType;
   /** Dimensions, outermost first. */
   readonly shape: readonly number[];
-  /** The elements: row-major, little-endian, without padding. */
+  /**
+   * The elements: row-major, little-endian, without padding. Those of `bits` are packed over the whole
+   * tensor: element i is bit i % 8, counted from the least significant, of byte i / 8.
+   */
   readonly bytes: Uint8Array;
 
   /**
@@ -98,10 +112,11 @@ export class Tensor {
       throw new TypeError(`dataType: got ${dataType}, wanted one of ${Object.keys(TYPES).join(", ")}`);
     }
     checkShape(shape);
-    const wanted = elementsOf(shape) * info.size;
+    const wanted = byteLength(dataType, elementsOf(shape));
     if (bytes.byteLength !== wanted) {
+      const what = dataType === "bits" ? "bytes of bits" : "elements";
       throw new RangeError(
-        `data: got ${String(bytes.byteLength / info.size)} elements, wanted ` +
+        `data: got ${String(bytes.byteLength / info.size)} ${what}, wanted ` +
           `${String(wanted / info.size)} for shape (${shape.join(", ")})`,
       );
     }
@@ -112,12 +127,13 @@ export class Tensor {
 
   /** The number of elements. */
   get size(): number {
-    return this.bytes.byteLength / elementSize(this.dataType);
+    return elementsOf(this.shape);
   }
 
   /**
    * The elements as a typed array, a view of {@link bytes} where these are aligned, else a copy.
-   * Those of float16 and bfloat16 are bits, in a Uint16Array; {@link toFloat32Array} gives numbers.
+   * Those of float16 and bfloat16 are bits, in a Uint16Array; {@link toFloat32Array} gives numbers. Those of
+   * `bits` are packed, eight in a byte.
    */
   get data(): TensorData {
     const { size, view } = TYPES[this.dataType];
@@ -133,7 +149,7 @@ export class Tensor {
     if (data instanceof BigInt64Array) return Float32Array.from(data, Number);
     if (this.dataType === "float16") return float16ToFloat32(data as Uint16Array);
     if (this.dataType === "bfloat16") return bfloat16ToFloat32(data as Uint16Array);
-    return Float32Array.from(data);
+    return Float32Array.from(this.dataType === "bits" ? unpacked(data as Uint8Array, this.size) : data);
   }
 
   /** The elements as numbers in double precision, in a new array unless it is a float64 tensor. */
@@ -141,7 +157,8 @@ export class Tensor {
     const data = this.data;
     if (data instanceof Float64Array) return data;
     if (data instanceof BigInt64Array) return Float64Array.from(data, Number);
-    return Float64Array.from(data instanceof Uint16Array ? this.toFloat32Array() : data);
+    const converted = data instanceof Uint16Array || this.dataType === "bits";
+    return Float64Array.from(converted ? this.toFloat32Array() : data);
   }
 
   /** Nested lists of numbers, to print and to compare. */
@@ -154,6 +171,11 @@ export class Tensor {
     };
     return build(0);
   }
+}
+
+/** Packed bits, one in each byte. */
+function unpacked(packed: Uint8Array, elements: number): Uint8Array {
+  return Uint8Array.from({ length: elements }, (_, i) => ((packed[i >> 3] as number) >> (i & 7)) & 1);
 }
 
 /** The bytes of a typed array: of the same memory, unless that is shared between threads. */
@@ -255,11 +277,54 @@ export function bool(data: Uint8Array | readonly boolean[], shape: readonly numb
   return new Tensor("bool", shape, bytes);
 }
 
+/**
+ * A mask of one bit for each element, an eighth of what `bool()` takes: of packed bytes, whose memory it uses,
+ * or of truth values, which it packs. Element i, counted over the whole tensor, is bit i % 8 of byte i / 8,
+ * counted from the least significant. What stands in the bits past the last element does not matter.
+ *
+ * A request with such a mask goes as one message, whatever its size.
+ */
+export function bits(data: Uint8Array | readonly boolean[], shape: readonly number[]): Tensor {
+  if (data instanceof Uint8Array) return new Tensor("bits", shape, bytesOf(data));
+  checkShape(shape);
+  if (data.length !== elementsOf(shape)) {
+    throw new RangeError(
+      `data: got ${String(data.length)} elements, wanted ` +
+        `${String(elementsOf(shape))} for shape (${shape.join(", ")})`,
+    );
+  }
+  const packed = new Uint8Array(byteLength("bits", data.length));
+  for (const [i, value] of data.entries())
+    if (value) packed[i >> 3] = (packed[i >> 3] as number) | (1 << (i & 7));
+  return new Tensor("bits", shape, packed);
+}
+
+/** Lists of whole numbers: int32 where all of them fit, else int64. */
+function integers(data: NestedArray): Tensor {
+  const { shape, flat } = flatten(data);
+  for (const value of flat) {
+    if (!Number.isSafeInteger(value))
+      throw new RangeError(`data: got ${String(value)}, wanted whole numbers`);
+  }
+  const numbers = flat as number[];
+  if (numbers.every((value) => value === (value | 0))) return tensor(Int32Array.from(numbers), shape);
+  return tensor(BigInt64Array.from(numbers, BigInt), shape);
+}
+
+/** As `toTensor`, but that lists hold whole numbers. @internal */
+export function toIndices(name: string, value: TensorLike): Tensor {
+  return toTensor(name, value, integers);
+}
+
 /** What a call was given, as a tensor; errors name the argument. @internal */
-export function toTensor(name: string, value: TensorLike): Tensor {
+export function toTensor(
+  name: string,
+  value: TensorLike,
+  ofLists: (lists: NestedArray) => Tensor = tensor,
+): Tensor {
   if (value instanceof Tensor) return value;
   try {
-    if (Array.isArray(value)) return tensor(value as NestedArray);
+    if (Array.isArray(value)) return ofLists(value as NestedArray);
   } catch (error) {
     if (error instanceof Error) error.message = `${name}: ${error.message}`;
     throw error;
@@ -287,10 +352,7 @@ export function fromMessage(name: string, message: TensorMessage | undefined): T
     throw malformed(`${name}: got none, or one of an unknown type`);
   }
   const shape = message.shape.map(Number);
-  if (
-    shape.some((length) => length < 0) ||
-    elementsOf(shape) * elementSize(type) !== message.data.byteLength
-  ) {
+  if (shape.some((length) => length < 0) || byteLength(type, elementsOf(shape)) !== message.data.byteLength) {
     throw malformed(
       `${name}: got ${String(message.data.byteLength)} bytes for ${type} (${shape.join(", ")})`,
     );

@@ -117,6 +117,8 @@ export function writeCompute(request: ComputeAttentionRequest): MessageWriter {
   writer.packed(8, request.queryStarts);
   writer.packed(9, request.keyStarts);
   if (request.options) writer.bytes(10, [toBinary(AttentionOptionsSchema, request.options)]);
+  optionalTensor(writer, 12, request.indices);
+  optionalTensor(writer, 13, request.sinks);
   return writer;
 }
 
@@ -147,6 +149,8 @@ function writeItem(item: StepItem): MessageWriter {
   writer.integer(10, item.notCausal);
   writer.integer(11, item.maskBegin);
   writer.integer(12, item.incarnation);
+  optionalTensor(writer, 13, item.indices);
+  optionalTensor(writer, 14, item.sinks);
   return writer;
 }
 

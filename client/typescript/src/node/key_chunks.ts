@@ -34,11 +34,12 @@ class AxisView {
     readonly innerBytes: number,
   ) {}
 
-  /** Undefined where the bytes are not those of the shape, or there are none. */
+  /** Undefined where the bytes are not those of the shape, or there are none, or bits, which no stream takes. */
   static of(tensor: TensorMessage | undefined, rank: number, axis: number): AxisView | undefined {
     const shape = tensor?.shape.map(Number);
     const type = tensor && typeName(tensor.dataType);
     if (!tensor || !shape || !type || shape.length !== rank || tensor.data.byteLength === 0) return undefined;
+    if (type === "bits") return undefined;
     const innerBytes = elementsOf(shape.slice(axis + 1)) * elementSize(type);
     return new AxisView(tensor, axis, elementsOf(shape.slice(0, axis)), shape[axis] as number, innerBytes);
   }
@@ -176,10 +177,10 @@ export class KeyChunks {
     return new KeyChunks(request, layout, axes.axis, keys, values, columns, past);
   }
 
-  /** The first message: what to compute, with the query's elements alone. */
+  /** The first message: what to compute, with the elements of query, indices and sinks alone. */
   header(): MessageWriter {
     const bare = (tensor: TensorMessage): TensorMessage => ({ ...tensor, data: new Uint8Array() });
-    const { query, key, value, mask, pastKey, pastValue, options } = this.request;
+    const { query, key, value, mask, pastKey, pastValue, options, indices, sinks } = this.request;
     const header = create(ComputeAttentionRequestSchema);
     header.validLengths = this.request.validLengths;
     if (query) header.query = query;
@@ -189,6 +190,8 @@ export class KeyChunks {
     if (pastKey) header.pastKey = bare(pastKey);
     if (pastValue) header.pastValue = bare(pastValue);
     if (options) header.options = options;
+    if (indices) header.indices = indices;
+    if (sinks) header.sinks = sinks;
     const message = new MessageWriter();
     message.message(1, writeCompute(header));
     return message;

@@ -31,6 +31,7 @@ class RowJoiner {
     const rows = shape[this.axis] ?? 0;
     const fits =
       type &&
+      type !== "bits" &&
       shape.length === this.shape.length &&
       shape.every((length, i) => i === this.axis || length === this.shape[i]) &&
       this.#next + rows <= (this.shape[this.axis] as number) &&

@@ -20,7 +20,7 @@ final class Answers {
       shape[i] = tensor.getShape(i);
     }
     DataType type = DataType.of(tensor.getDataTypeValue());
-    if (type == null) {
+    if (type == null || type == DataType.BITS) {
       throw AttentionException.malformed("a tensor of type " + tensor.getDataTypeValue());
     }
     try {

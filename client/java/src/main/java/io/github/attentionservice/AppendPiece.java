@@ -17,9 +17,8 @@ record AppendPiece(Tensor key, Tensor value, long begin, long end, boolean whole
   static List<AppendPiece> cut(Tensor key, Tensor value) {
     long bytes = key.byteSize() + (value == null ? 0 : value.byteSize());
     boolean regular =
-        key.rank() == 3
-            && (value == null
-                || value.rank() == 3 && value.axis(TOKEN_AXIS) == key.axis(TOKEN_AXIS));
+        canBeCut(key)
+            && (value == null || canBeCut(value) && value.axis(TOKEN_AXIS) == key.axis(TOKEN_AXIS));
     long tokens = regular ? key.axis(TOKEN_AXIS) : 0;
     if (bytes <= MOST_BYTES || tokens <= 1) {
       return List.of(new AppendPiece(key, value, 0, tokens, true));
@@ -32,6 +31,10 @@ record AppendPiece(Tensor key, Tensor value, long begin, long end, boolean whole
       pieces.add(new AppendPiece(key, value, begin, end, false));
     }
     return pieces;
+  }
+
+  private static boolean canBeCut(Tensor tensor) {
+    return tensor.rank() == 3 && tensor.dataType() != DataType.BITS;
   }
 
   void addTo(WireMessage message, int keyField, int valueField) {

@@ -12,18 +12,28 @@ import java.util.function.UnaryOperator;
 public final class AttendOptions {
   /** Every default. */
   public static final AttendOptions DEFAULT =
-      new AttendOptions(AttentionOptions.DEFAULT, null, 0, false);
+      new AttendOptions(AttentionOptions.DEFAULT, null, 0, false, null, null);
 
   final AttentionOptions options;
   final Tensor mask;
   final long maskBegin;
   final boolean notCausal;
+  final Tensor indices;
+  final Tensor rowSinks;
 
-  private AttendOptions(AttentionOptions options, Tensor mask, long maskBegin, boolean notCausal) {
+  private AttendOptions(
+      AttentionOptions options,
+      Tensor mask,
+      long maskBegin,
+      boolean notCausal,
+      Tensor indices,
+      Tensor rowSinks) {
     this.options = options;
     this.mask = mask;
     this.maskBegin = maskBegin;
     this.notCausal = notCausal;
+    this.indices = indices;
+    this.rowSinks = rowSinks;
   }
 
   /**
@@ -44,7 +54,12 @@ public final class AttendOptions {
    */
   public AttendOptions withOptions(AttentionOptions newOptions) {
     return new AttendOptions(
-        Objects.requireNonNull(newOptions, "options"), mask, maskBegin, notCausal);
+        Objects.requireNonNull(newOptions, "options"),
+        mask,
+        maskBegin,
+        notCausal,
+        indices,
+        rowSinks);
   }
 
   /**
@@ -66,15 +81,38 @@ public final class AttendOptions {
    * @return new options
    */
   public AttendOptions withMask(Tensor newMask, long begin) {
-    return new AttendOptions(options, newMask, begin, notCausal);
+    return new AttendOptions(options, newMask, begin, notCausal, indices, rowSinks);
   }
 
   /**
-   * The same where every query sees every token, but for what mask and options hide.
+   * The same where a query sees only the tokens that its list names, of those that all else lets it
+   * see. Tokens are counted from the session's first one; -1 is none.
+   *
+   * @param newIndices of INT32 or INT64, (S, k), or (Hq, S, k) for each query head; null: all
+   *     tokens
+   * @return new options
+   */
+  public AttendOptions withIndices(Tensor newIndices) {
+    return new AttendOptions(options, mask, maskBegin, notCausal, newIndices, rowSinks);
+  }
+
+  /**
+   * The same with a sink for each row of each query head, in place of {@link
+   * AttentionOptions.Builder#sinks}. An error of the server names it {@code sinks}.
+   *
+   * @param newRowSinks of floats, (Hq, S); -infinity is no sink for that row; null: none
+   * @return new options
+   */
+  public AttendOptions withRowSinks(Tensor newRowSinks) {
+    return new AttendOptions(options, mask, maskBegin, notCausal, indices, newRowSinks);
+  }
+
+  /**
+   * The same where every query sees every token, but for what mask, indices and options hide.
    *
    * @return new options
    */
   public AttendOptions withoutCausal() {
-    return new AttendOptions(options, mask, maskBegin, true);
+    return new AttendOptions(options, mask, maskBegin, true, indices, rowSinks);
   }
 }

@@ -204,7 +204,9 @@ public final class AttentionOptions {
     }
 
     /**
-     * Attention sinks: one more logit per query head, without a value.
+     * Attention sinks: one more logit per query head, without a value. {@link
+     * ComputeRequest.Builder#rowSinks} and {@link AttendOptions#withRowSinks} have one for each row
+     * in place of these.
      *
      * @param logits one per query head; -infinity is no sink for that head
      * @return this

@@ -68,7 +68,7 @@ final class Compute {
     }
     KeyChunks chunks = KeyChunks.of(request);
     long all = bytes + request.query.byteSize();
-    boolean oneMessage = all < Integer.MAX_VALUE - (64 << 10);
+    boolean oneMessage = bytes + request.headerBytes() < Integer.MAX_VALUE - (64 << 10);
     return chunks != null && oneMessage && chunks.stateBytes() > all ? null : chunks;
   }
 

@@ -17,6 +17,8 @@ public final class ComputeRequest {
   final Tensor mask;
   final Tensor pastKey;
   final Tensor pastValue;
+  final Tensor indices;
+  final Tensor rowSinks;
   final AttentionOptions options;
   private final long[] validLengths;
   private final long[] queryStarts;
@@ -29,6 +31,8 @@ public final class ComputeRequest {
     mask = builder.mask;
     pastKey = builder.pastKey;
     pastValue = builder.pastValue;
+    indices = builder.indices;
+    rowSinks = builder.rowSinks;
     options = builder.options;
     validLengths = builder.validLengths.clone();
     queryStarts = builder.queryStarts.clone();
@@ -47,10 +51,19 @@ public final class ComputeRequest {
     return new Builder(query, key, value);
   }
 
-  /** The bytes of all tensors but the query. */
+  /** The bytes of all that a stream sends in chunks. */
   long keyValueBytes() {
     long bytes = 0;
     for (Tensor tensor : new Tensor[] {key, value, mask, pastKey, pastValue}) {
+      bytes += tensor == null ? 0 : tensor.byteSize();
+    }
+    return bytes;
+  }
+
+  /** The bytes of all that a stream's header has. */
+  long headerBytes() {
+    long bytes = query.byteSize();
+    for (Tensor tensor : new Tensor[] {indices, rowSinks}) {
       bytes += tensor == null ? 0 : tensor.byteSize();
     }
     return bytes;
@@ -85,9 +98,12 @@ public final class ComputeRequest {
         .packedInt64s(ComputeAttentionRequest.VALID_LENGTHS_FIELD_NUMBER, validLengths)
         .packedInt64s(ComputeAttentionRequest.QUERY_STARTS_FIELD_NUMBER, queryStarts)
         .packedInt64s(ComputeAttentionRequest.KEY_STARTS_FIELD_NUMBER, keyStarts);
-    return options.isDefault()
-        ? message
-        : message.message(ComputeAttentionRequest.OPTIONS_FIELD_NUMBER, options.message());
+    if (!options.isDefault()) {
+      message.message(ComputeAttentionRequest.OPTIONS_FIELD_NUMBER, options.message());
+    }
+    return message
+        .tensor(ComputeAttentionRequest.INDICES_FIELD_NUMBER, indices)
+        .tensor(ComputeAttentionRequest.SINKS_FIELD_NUMBER, rowSinks);
   }
 
   /** Collects a request. Not thread-safe. */
@@ -98,6 +114,8 @@ public final class ComputeRequest {
     private Tensor mask;
     private Tensor pastKey;
     private Tensor pastValue;
+    private Tensor indices;
+    private Tensor rowSinks;
     private AttentionOptions options = AttentionOptions.DEFAULT;
     private long[] validLengths = {};
     private long[] queryStarts = {};
@@ -110,8 +128,8 @@ public final class ComputeRequest {
     }
 
     /**
-     * A mask, broadcast to (B, Hq, S, T). Of BOOL true attends; numbers, integers too, are added to
-     * the scores: of these only -infinity hides.
+     * A mask, broadcast to (B, Hq, S, T). Of BOOL or BITS true attends; numbers, integers too, are
+     * added to the scores: of these only -infinity hides.
      *
      * @param newMask of any type; null: none
      * @return this
@@ -131,6 +149,32 @@ public final class ComputeRequest {
     public Builder past(Tensor newPastKey, Tensor newPastValue) {
       pastKey = newPastKey;
       pastValue = newPastValue;
+      return this;
+    }
+
+    /**
+     * Sparse attention: the keys that each query sees, of those that all else lets it see. Only
+     * these are read. Keys are counted from 0 in their sequence, the past ones first; -1 is none.
+     *
+     * @param newIndices of INT32 or INT64, (B, S, k), or (B, Hq, S, k) for each query head; (S, k)
+     *     too where B is 1; with {@link Layout#RAGGED} (sum S, k) or (sum S, Hq, k). null: all keys
+     * @return this
+     */
+    public Builder indices(Tensor newIndices) {
+      indices = newIndices;
+      return this;
+    }
+
+    /**
+     * Attention sinks of rows: one more logit for each row of each query head, in place of {@link
+     * AttentionOptions.Builder#sinks}. An error of the server names it {@code sinks}.
+     *
+     * @param newRowSinks of floats, (B, Hq, S); with {@link Layout#MATRIX} (S) too, with {@link
+     *     Layout#RAGGED} (sum S, Hq); -infinity is no sink for that row. null: none
+     * @return this
+     */
+    public Builder rowSinks(Tensor newRowSinks) {
+      rowSinks = newRowSinks;
       return this;
     }
 

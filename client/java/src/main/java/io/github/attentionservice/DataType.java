@@ -14,12 +14,14 @@ public enum DataType {
   BOOL(5, 1),
   /** Two's complement: {@code byte}. Masks, and what a session may store. */
   INT8(6, 1),
-  /** Two's complement: {@code int}. Masks only. */
+  /** Two's complement: {@code int}. Masks and indices only. */
   INT32(7, 4),
-  /** Two's complement: {@code long}. Masks only. */
+  /** Two's complement: {@code long}. Masks and indices only. */
   INT64(8, 8),
   /** OCP's E4M3. Not in tensors: what a session may store. */
-  FLOAT8_E4M3(9, 1);
+  FLOAT8_E4M3(9, 1),
+  /** One bit per element, eight of them in a byte: 1 is true. Masks only; {@link Tensor#ofBits}. */
+  BITS(10, 1);
 
   private final int number;
   private final int bytes;
@@ -30,7 +32,7 @@ public enum DataType {
   }
 
   /**
-   * The size of one element.
+   * The size of one element; of {@link #BITS} that of eight.
    *
    * @return bytes
    */

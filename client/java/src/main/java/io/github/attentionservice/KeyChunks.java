@@ -2,6 +2,7 @@ package io.github.attentionservice;
 
 import io.github.attentionservice.proto.attention.KeyValueChunk;
 import io.github.attentionservice.proto.attention.StreamAttentionRequest;
+import java.util.stream.Stream;
 
 /**
  * A request cut along its keys, for StreamAttention: a header, then past and new tokens in
@@ -30,12 +31,19 @@ final class KeyChunks {
     this.pastValue = request.pastValue == null ? null : AxisRuns.of(request.pastValue, 2);
   }
 
+  /** Elements that begin within a byte cannot be cut; the server takes none in streams. */
+  private static boolean hasBits(ComputeRequest request) {
+    return Stream.of(request.key, request.value, request.mask)
+        .anyMatch(tensor -> tensor != null && tensor.dataType() == DataType.BITS);
+  }
+
   /** Null if the request cannot be cut; whether it is right the server says. */
   static KeyChunks of(ComputeRequest request) {
     io.github.attentionservice.proto.attention.AttentionOptions options = request.options.message();
     Layout layout = layoutOf(request);
     if (layout == null
         || layout == Layout.RAGGED
+        || hasBits(request)
         || options.getReturnScoresValue() != 0
         || options.getReturnPresent()) {
       return null;

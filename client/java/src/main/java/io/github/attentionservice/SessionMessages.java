@@ -15,6 +15,10 @@ final class SessionMessages {
       io.github.attentionservice.proto.attention.StepItem.NOT_CAUSAL_FIELD_NUMBER;
   private static final int MASK_BEGIN =
       io.github.attentionservice.proto.attention.StepItem.MASK_BEGIN_FIELD_NUMBER;
+  private static final int INDICES =
+      io.github.attentionservice.proto.attention.StepItem.INDICES_FIELD_NUMBER;
+  private static final int SINKS =
+      io.github.attentionservice.proto.attention.StepItem.SINKS_FIELD_NUMBER;
 
   private SessionMessages() {}
 
@@ -59,6 +63,10 @@ final class SessionMessages {
       }
       message.bool(NOT_CAUSAL, item.options.notCausal).int64(MASK_BEGIN, item.options.maskBegin);
     }
-    return end(message, session);
+    end(message, session);
+    if (item.query != null) {
+      message.tensor(INDICES, item.options.indices).tensor(SINKS, item.options.rowSinks);
+    }
+    return message;
   }
 }

@@ -170,6 +170,20 @@ public final class Tensor {
   }
 
   /**
+   * A BITS tensor, for masks: one bit for each element, an eighth of a BOOL tensor. A request with
+   * such a mask is sent as one message, whatever its size. Buffers go by {@link #ofBytes}.
+   *
+   * @param packed the elements of the whole tensor, row-major, without gaps between rows: element i
+   *     is bit i % 8, counted from the least significant, of byte i / 8, as in {@link
+   *     java.util.BitSet#toByteArray}, which leaves out bytes of 0 at the end
+   * @param shape the axes, outermost first
+   * @return a tensor over this array
+   */
+  public static Tensor ofBits(byte[] packed, long... shape) {
+    return ofBytes(DataType.BITS, ByteBuffer.wrap(packed), shape);
+  }
+
+  /**
    * An INT8 tensor, for masks that are added to the scores.
    *
    * @param elements row-major
@@ -181,7 +195,7 @@ public final class Tensor {
   }
 
   /**
-   * An INT32 tensor, for masks that are added to the scores.
+   * An INT32 tensor, for indices, and for masks that are added to the scores.
    *
    * @param elements row-major
    * @param shape the axes, outermost first
@@ -192,7 +206,7 @@ public final class Tensor {
   }
 
   /**
-   * An INT64 tensor, for masks that are added to the scores.
+   * An INT64 tensor, for indices, and for masks that are added to the scores.
    *
    * @param elements row-major
    * @param shape the axes, outermost first
@@ -248,7 +262,7 @@ public final class Tensor {
    * @return bytes
    */
   public long byteSize() {
-    return size * type.bytes();
+    return type == DataType.BITS ? (size + 7) / 8 : size * type.bytes();
   }
 
   /**

@@ -68,6 +68,8 @@ class AttentionVectorsTest {
             read(request, "value", reader));
     builder.mask(read(request, "mask", reader));
     builder.past(read(request, "past_key", reader), read(request, "past_value", reader));
+    builder.indices(read(request, "indices", reader));
+    builder.rowSinks(read(request, "sinks", reader));
     builder.validLengths(Json.longs(request, "valid_lengths"));
     builder.queryStarts(Json.longs(request, "query_starts"));
     builder.keyStarts(Json.longs(request, "key_starts"));
@@ -80,6 +82,8 @@ class AttentionVectorsTest {
                   "mask",
                   "past_key",
                   "past_value",
+                  "indices",
+                  "sinks",
                   "valid_lengths",
                   "query_starts",
                   "key_starts",

@@ -3,6 +3,8 @@ package io.github.attentionservice;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertNotNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -12,6 +14,8 @@ import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.BitSet;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutorService;
@@ -181,6 +185,108 @@ class RealServerTest {
       session.step(key, null, query);
       assertEquals(6, session.length());
     }
+  }
+
+  /** The bits of a mask that says the same, as a stream, too. */
+  @Test
+  void indicesNameTheKeysThatAreSeen() {
+    int keys = 9000;
+    Tensor query = Pattern.fill(1, 1, 4, 2, 64);
+    Tensor key = Pattern.fill(2, 1, 4, keys, 64);
+    Tensor indices = Tensor.of(new int[] {0, keys - 1, 0, 17, -1, -1}, 1, 2, 3);
+    boolean[] seen = new boolean[2 * keys];
+    BitSet bits = new BitSet();
+    for (int one : new int[] {0, keys - 1, keys + 17}) {
+      seen[one] = true;
+      bits.set(one);
+    }
+    // Of heads that have the same sink for each of their rows.
+    Tensor rowSinks = Tensor.of(new float[] {0, 0, 1, 1, -1, -1, 2, 2}, 1, 4, 2);
+    try (AttentionClient client = AttentionClient.connect(Servers.address())) {
+      ComputeRequest masked =
+          ComputeRequest.builder(query, key, key)
+              .mask(Tensor.of(seen, 2, keys))
+              .options(o -> o.sinks(0, 1, -1, 2))
+              .build();
+      ComputeRequest listed =
+          ComputeRequest.builder(query, key, key).indices(indices).rowSinks(rowSinks).build();
+      assertTrue(listed.keyValueBytes() > 4 << 20);
+      assertNotNull(KeyChunks.of(listed));
+      String wanted = Pattern.digest(client.compute(masked).output());
+      assertEquals(wanted, Pattern.digest(client.compute(listed).output()));
+      ComputeRequest whole =
+          ComputeRequest.builder(query, key, key)
+              .indices(indices)
+              .rowSinks(rowSinks)
+              .options(o -> o.returnScores(Scores.RAW))
+              .build();
+      assertEquals(wanted, Pattern.digest(client.compute(whole).output()));
+      // A mask of bits goes as one message.
+      ComputeRequest packed =
+          ComputeRequest.builder(query, key, key)
+              .mask(Tensor.ofBits(Arrays.copyOf(bits.toByteArray(), 2 * keys / 8), 2, keys))
+              .options(o -> o.sinks(0, 1, -1, 2))
+              .build();
+      assertEquals(wanted, Pattern.digest(client.compute(packed).output()));
+    }
+  }
+
+  @Test
+  void indicesAndSinksOfSessions() {
+    try (AttentionClient client = AttentionClient.connect(Servers.address());
+        Session session = client.createSession(SessionConfig.builder(2, 16).build())) {
+      session.append(Pattern.fill(1, 2, 7, 16), Pattern.fill(2, 2, 7, 16));
+      Tensor query = Pattern.fill(3, 4, 2, 16);
+      AttendOptions every = AttendOptions.DEFAULT.withoutCausal();
+      AttendOptions listed = every.withIndices(Tensor.of(new int[] {6, 0, 6, 3, -1, -1}, 2, 3));
+      boolean[] seen = new boolean[14];
+      seen[0] = seen[6] = seen[7 + 3] = true;
+      AttendOptions masked = every.withMask(Tensor.of(seen, 2, 7));
+      AttendOptions packed = every.withMask(Tensor.ofBits(new byte[] {0b1000001, 0b100}, 2, 7));
+      String withoutSinks = attended(session, query, masked);
+      assertEquals(withoutSinks, attended(session, query, listed));
+      assertEquals(withoutSinks, attended(session, query, packed));
+      assertNotEquals(withoutSinks, attended(session, query, every));
+
+      Tensor rowSinks = Pattern.fill(4, 4, 2);
+      String withSinks = attended(session, query, masked.withRowSinks(rowSinks));
+      assertEquals(withSinks, attended(session, query, listed.withRowSinks(rowSinks)));
+      assertNotEquals(withoutSinks, withSinks);
+
+      // In a step the new token is one of those counted. A list for each head.
+      Tensor heads = Tensor.of(new long[] {7, 0, 7, 1, 7, 2, -1, 3}, 4, 1, 2);
+      AttendResult step =
+          session.step(
+              0,
+              TOKEN,
+              TOKEN,
+              QUERY,
+              AttendOptions.DEFAULT
+                  .withIndices(heads)
+                  .withRowSinks(Tensor.of(new float[] {0, 1, 2, 3}, 4, 1)),
+              CallOptions.DEFAULT);
+      boolean[] same = new boolean[4 * 8];
+      for (int head = 0; head < 4; ++head) {
+        same[8 * head + head] = true;
+        same[8 * head + 7] = head < 3;
+      }
+      AttendOptions sinks =
+          AttendOptions.of(o -> o.sinks(0, 1, 2, 3)).withMask(Tensor.of(same, 4, 1, 8));
+      assertEquals(attended(session, QUERY, sinks), Pattern.digest(step.output()));
+
+      AttendOptions wrong = AttendOptions.DEFAULT.withIndices(Tensor.of(new int[] {8}, 1, 1));
+      AttentionException error =
+          assertThrows(AttentionException.class, () -> attended(session, QUERY, wrong));
+      String field = error.fieldViolations().get(0).field();
+      assertTrue(field.startsWith("indices"), field);
+      AttendOptions both = sinks.withRowSinks(Tensor.of(new float[4], 4, 1));
+      error = assertThrows(AttentionException.class, () -> attended(session, QUERY, both));
+      assertEquals(Status.Code.INVALID_ARGUMENT, error.code());
+    }
+  }
+
+  private static String attended(Session session, Tensor query, AttendOptions options) {
+    return Pattern.digest(session.attend(0, query, options, CallOptions.DEFAULT).output());
   }
 
   /** Direct buffers, of any byte order, are sent as arrays are. */

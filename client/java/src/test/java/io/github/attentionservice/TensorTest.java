@@ -10,6 +10,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.nio.ReadOnlyBufferException;
+import java.util.BitSet;
 import java.util.Random;
 import org.junit.jupiter.api.Test;
 
@@ -145,6 +146,26 @@ class TensorTest {
     assertArrayEquals(new double[] {0.1}, Tensor.of(new double[] {0.1}, 1).toDoubles());
     assertEquals("Tensor BOOL [2]", mask.toString());
     assertFalse(mask.byteBuffer().hasArray());
+  }
+
+  @Test
+  void bitsFillBytes() {
+    byte[] packed = BitSet.valueOf(new long[] {0b10010_01001001}).toByteArray();
+    Tensor tensor = Tensor.ofBits(packed, 3, 5);
+    assertEquals("Tensor BITS [3, 5]", tensor.toString());
+    assertEquals(15, tensor.size());
+    assertEquals(2, tensor.byteSize());
+    packed[1] = 0;
+    assertArrayEquals(new byte[] {0b1001001, 0}, tensor.toBytes());
+    assertThrows(IllegalStateException.class, tensor::toFloats);
+    assertEquals(0, Tensor.ofBits(new byte[0], 0, 3).byteSize());
+    assertEquals(2, Tensor.ofBits(packed, 16).byteSize());
+    for (long elements : new long[] {8, 17}) {
+      IllegalArgumentException error =
+          assertThrows(IllegalArgumentException.class, () -> Tensor.ofBits(new byte[2], elements));
+      String wanted = elements == 8 ? "wanted 1" : "wanted 3";
+      assertEquals("shape [" + elements + "] of BITS: got 2 bytes, " + wanted, error.getMessage());
+    }
   }
 
   @Test

@@ -48,6 +48,8 @@ class WireMessageTest {
     Tensor value = Pattern.fill(DataType.FLOAT64, 3, 1, 2, 50_000, 3);
     Tensor mask = Pattern.fill(DataType.BOOL, 4, 1, 1, 3, 7);
     Tensor past = Tensor.ofBytes(DataType.FLOAT32, ByteBuffer.allocateDirect(0), 1, 2, 0, 4);
+    Tensor indices = Tensor.of(new long[] {0, -1, 49_999}, 1, 3, 1);
+    Tensor rowSinks = Pattern.fill(DataType.FLOAT16, 5, 1, 2, 3);
     AttentionOptions options =
         AttentionOptions.of(
             o ->
@@ -64,6 +66,8 @@ class WireMessageTest {
             .validLengths(0, 1L << 40)
             .queryStarts(0, 3)
             .keyStarts(0, 50_000)
+            .indices(indices)
+            .rowSinks(rowSinks)
             .options(options)
             .build();
     byte[] wanted =
@@ -81,6 +85,8 @@ class WireMessageTest {
             .addKeyStarts(0)
             .addKeyStarts(50_000)
             .setOptions(options.message())
+            .setIndices(proto(indices))
+            .setSinks(proto(rowSinks))
             .build()
             .toByteArray();
     assertArrayEquals(wanted, drained(request.message()));
@@ -113,10 +119,14 @@ class WireMessageTest {
     Tensor pastKey = Pattern.fill(4, batch, heads, past, 4);
     Tensor pastValue = Pattern.fill(DataType.FLOAT16, 5, batch, heads, past, 4);
     Tensor mask = Pattern.fill(DataType.BOOL, 6, 1, past + tokens - 100);
+    Tensor indices = Tensor.of(new int[] {3, -1}, 1, 2);
+    Tensor rowSinks = Pattern.fill(7, 1, 1, 1);
     ComputeRequest request =
         ComputeRequest.builder(Pattern.fill(1, rows), key, value)
             .past(pastKey, pastValue)
             .mask(mask)
+            .indices(indices)
+            .rowSinks(rowSinks)
             .options(o -> o.layout(layout).queryHeads(heads).kvHeads(heads))
             .build();
     KeyChunks chunks = KeyChunks.of(request);
@@ -125,6 +135,8 @@ class WireMessageTest {
     assertTrue(header.hasHeader());
     assertEquals(0, header.getHeader().getKey().getData().size());
     assertEquals(past, header.getHeader().getPastValue().getShape(2));
+    assertEquals(proto(indices), header.getHeader().getIndices());
+    assertEquals(proto(rowSinks), header.getHeader().getSinks());
 
     List<Tensor> keys = new ArrayList<>();
     List<Tensor> values = new ArrayList<>();
@@ -195,6 +207,7 @@ class WireMessageTest {
             ComputeRequest.builder(Pattern.fill(1, 4), key, key).build(),
             ComputeRequest.builder(query, key, key).mask(Pattern.fill(6, 11)).build(),
             ComputeRequest.builder(query, key, key).mask(Pattern.fill(6)).build(),
+            ComputeRequest.builder(query, key, key).mask(Tensor.ofBits(new byte[2], 1, 10)).build(),
             ComputeRequest.builder(query, key, key).past(past, null).build(),
             ComputeRequest.builder(query, key, key).past(past, shorter).build(),
             ComputeRequest.builder(query, key, key).past(matrix, matrix).build(),
