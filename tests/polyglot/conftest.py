@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from e2e.server_process import ServerProcess
+from page.browser import start_chromium
 from polyglot.places import REPOSITORY, VECTORS
 
 
@@ -86,3 +88,12 @@ def scenario(server, misbehaving):
         f"--misbehaving-http={misbehaving.http_address}",
     )
     return flags, expected
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, once for all: a process has one Playwright at a time."""
+    with sync_playwright() as playwright:
+        browser = start_chromium(playwright)
+        yield browser
+        browser.close()

@@ -22,9 +22,7 @@ import grpc
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
-from page.browser import start_chromium
 from polyglot.places import REPOSITORY
 from support import reference
 
@@ -358,14 +356,6 @@ def test_nothing_stays_behind(built, server_binary, how):
         assert process.returncode == expected.get(how, 0), log
         assert ("embed ended" in log) == (how == "a part ends")
         until(lambda: not any(map(alive, children)))
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_playwright() as playwright:
-        browser = start_chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

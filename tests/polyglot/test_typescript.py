@@ -15,9 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
-from page.browser import start_chromium
 from polyglot.places import CLIENTS, REPOSITORY
 
 CLIENT = CLIENTS / "typescript"
@@ -353,14 +351,6 @@ def envoy_address(process, admin, log):
                 return f"http://127.0.0.1:{port}"
         time.sleep(0.05)
     raise AssertionError("Envoy has no listener: " + log.read_text())
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_playwright() as playwright:
-        browser = start_chromium(playwright)
-        yield browser
-        browser.close()
 
 
 def open_page(browser, origin):
