@@ -105,6 +105,7 @@ void MessageWriter::Place(int field, Payload bytes) {
 void MessageWriter::PlaceElement(int field, Payload bytes) {
   const size_t size = bytes.end - bytes.begin;
   Header(field, size);
+  if (size == 0) return;  // It may have no memory.
   bytes_ += size;
   pieces_.push_back({small_.size(), std::move(bytes)});
 }

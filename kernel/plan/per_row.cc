@@ -146,6 +146,10 @@ absl::StatusOr<IndexOperand> PlanIndices(const ConstTensorView& indices,
                            ", k) per head");
     return FieldError("indices.shape", Got(shape, wanted));
   }
+  // Empty lists lie nowhere, and there is nothing between them.
+  if (k == 0) {
+    operand.batch_stride = operand.head_stride = operand.row_stride = 0;
+  }
   ATTENTION_RETURN_IF_ERROR(CheckIndices(operand, problem));
   return operand;
 }

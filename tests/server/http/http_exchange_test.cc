@@ -289,11 +289,21 @@ TEST_F(HttpExchangeTest, AnOwnerLeavesRoomForOthers) {
       return std::nullopt;
     };
   }
-  std::map<int, int64_t> held;
-  std::mutex mutex;
-  const auto hold = [&](const HttpOwner& owner, int64_t before, int64_t bytes) {
-    const std::lock_guard<std::mutex> lock(mutex);
-    held[owner.id] += bytes - before;
+  // Exchanges outlive the test's own variables.
+  struct Held {
+    std::mutex mutex;
+    std::map<int, int64_t> bytes;
+
+    int64_t Of(int owner) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      return bytes[owner];
+    }
+  };
+  const auto held = std::make_shared<Held>();
+  const auto hold = [held](const HttpOwner& owner, int64_t before,
+                           int64_t bytes) {
+    const std::lock_guard<std::mutex> lock(held->mutex);
+    held->bytes[owner.id] += bytes - before;
     return true;
   };
   auto server = HttpServer::Start({.timeout = kLong,
@@ -317,21 +327,15 @@ TEST_F(HttpExchangeTest, AnOwnerLeavesRoomForOthers) {
   EXPECT_EQ(clients.back()->Read().status, 503);
   send("2");
   ASSERT_NE(Exchange(2), nullptr);
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    EXPECT_EQ(held[1], 100);
-    EXPECT_EQ(held[2], 50);
-  }
+  EXPECT_EQ(held->Of(1), 100);
+  EXPECT_EQ(held->Of(2), 50);
   Exchange(0)->Answer({});
   EXPECT_EQ(clients[0]->Read().status, 200);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     exchanges_[0].reset();
   }
-  EXPECT_TRUE(WaitUntil([&] {
-    const std::lock_guard<std::mutex> lock(mutex);
-    return held[1] == 50;
-  }));
+  EXPECT_TRUE(WaitUntil([&] { return held->Of(1) == 50; }));
   send("1");
   ASSERT_NE(Exchange(3), nullptr);
 }
