@@ -197,7 +197,7 @@ Request Draw(Source& source) {
     }
     request.indices = std::move(indices);
   }
-  if (options.sinks.empty() && source.Coin()) {
+  if (request.options.sinks.empty() && source.Coin()) {
     request.sinks = source.Elements(
         DataType::kFloat32,
         {sizes.batch, sizes.query_heads, sizes.query_length}, false);
