@@ -216,8 +216,7 @@ AttentionInputs MaybeDamaged(Source& source, const AttentionCase& request,
                                          &inputs.value};
   if (inputs.past_key) views.push_back(&*inputs.past_key);
   if (inputs.past_value) views.push_back(&*inputs.past_value);
-  if (inputs.indices) views.push_back(&*inputs.indices);
-  if (inputs.sinks) views.push_back(&*inputs.sinks);
+  // Not indices and sinks, whose elements a plan looks at.
   ConstTensorView* const view =
       views[source.Integer(0, static_cast<int64_t>(views.size()) - 1)];
   for (int64_t& dim : view->shape) dim = source.Size(dim);
