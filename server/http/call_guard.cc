@@ -1,6 +1,6 @@
 #include "server/http/call_guard.h"
 
-#include <algorithm>
+#include <initializer_list>
 #include <utility>
 #include <vector>
 
@@ -23,13 +23,6 @@ CallHeaders HeadersOf(const HttpRequest& request,
     }
   }
   return headers;
-}
-
-bool Has(const HttpResponse& response, absl::string_view name) {
-  return std::any_of(response.headers.begin(), response.headers.end(),
-                     [&](const auto& header) {
-                       return absl::EqualsIgnoreCase(header.first, name);
-                     });
 }
 
 }  // namespace
@@ -79,7 +72,7 @@ CallGuard::Finisher CallGuard::FinisherOf(const HttpRequest& request) const {
     response.headers.emplace_back("Cache-Control", "no-store");
     origin.AddTo(response);
     for (const auto& [name, value] : ids) {
-      if (!Has(response, name)) response.headers.emplace_back(name, value);
+      response.headers.emplace_back(name, value);
     }
   };
 }

@@ -43,8 +43,8 @@ class CallGuard {
   absl::Status CheckHealth(const HttpRequest& request) const;
 
   // What every answer to a request says beside its body: whether the page may
-  // read it, and how the caller named the call, unless the answer says that
-  // already. A function, for the request may be gone by then.
+  // read it, and how the caller named the call. A function, for the request may
+  // be gone by then.
   using Finisher = std::function<void(HttpResponse& response)>;
   Finisher FinisherOf(const HttpRequest& request) const;
 
