@@ -76,6 +76,17 @@ std::optional<MessageReader> MessageReader::Message() {
 void MessageReader::Merge(SliceReader part,
                           google::protobuf::MessageLite* message) {
   if (!decoding_.Take(part.remaining() * kMemoryPerMessageByte)) return;
+  // protobuf takes as much memory for a text as its length promises, up to
+  // 50 MB, before it finds that the bytes end earlier.
+  SliceReader fields = part;
+  int64_t tags = static_cast<int64_t>(part.remaining());
+  while (fields.remaining() > 0) {
+    Tag tag;
+    if (!Check(fields.ReadTag(&tag) &&
+               fields.SkipField(tag, depth_ - 1, &tags))) {
+      return;
+    }
+  }
   std::string bytes(part.remaining(), '\0');
   if (!Check(part.ReadBytes(bytes.data(), bytes.size()))) return;
   google::protobuf::io::CodedInputStream stream(
