@@ -2,8 +2,7 @@
 
 For each kind of work and each way to run the server: the capacity (closed
 loop, several calls open), then Poisson arrivals at multiples of it, then how
-long it takes to recover when a large multiple falls to a small one. Client and
-server share the machine's cores.
+long it takes to recover when a large multiple falls to a small one.
 """
 
 import argparse
@@ -21,12 +20,23 @@ from benchmarks.load.programs import (
     write_results,
 )
 
-# Ways to run the server: name to flags beside the defaults. One whose flags the
-# server does not know is skipped. Admission cannot be turned off: without a limit
-# of the queue, calls that cannot meet their deadline are still refused.
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A way to run the server: flags beside the defaults (if the server does not
+    know one, the variant is skipped), and whether it and the load generator have
+    a half of the cores each, or share all."""
+
+    flags: tuple = ()
+    apart: bool = False
+
+
+# Admission cannot be turned off: without a limit of the queue, calls that cannot
+# meet their deadline are still refused.
 VARIANTS = {
-    "admission": [],
-    "no queue limit": ["--max-queue=1h", "--max-inflight-bytes=8GiB"],
+    "admission": Variant(),
+    "cores of its own": Variant(apart=True),
+    "no queue limit": Variant(("--max-queue=1h", "--max-inflight-bytes=8GiB")),
 }
 
 COMPUTE_HEAVY = "S=2048,T=2048,H=1,D=64"
@@ -64,6 +74,7 @@ def watched(server, times, *flags):
         f"--warmup={times.warmup}",
         f"--duration={times.measured}",
         *flags,
+        cores=server.callers_cores,
     )
     time.sleep(0.1 + times.warmup)
     before = server.cpu_seconds()
@@ -133,6 +144,7 @@ def recovery(server, times, work, capacity, normal_p99):
         "--warmup=0",
         "--clients=8",
         DEADLINE,
+        cores=server.callers_cores,
     )
     found = client.result()
     if not found:
@@ -167,18 +179,19 @@ def measure(server, times, work, costs):
     return entry
 
 
-def measure_variant(name, flags, times, chosen):
-    unknown = unknown_flags(flags)
+def measure_variant(name, variant, times, chosen):
+    entry = {**dataclasses.asdict(variant), "work": {}}
+    unknown = unknown_flags(variant.flags)
     if unknown:
-        reason = f"this server has no {', '.join(unknown)}"
-        print(f"{name}: skipped, {reason}")
-        return {"flags": flags, "reason": reason, "work": {}}
-    entry, costs = {"flags": flags, "work": {}}, {}
+        entry["reason"] = f"this server has no {', '.join(unknown)}"
+        print(f"{name}: skipped, {entry['reason']}")
+        return entry
+    costs = {}
     for work, flag in WORK.items():
         if work not in chosen:
             continue
         print(f"{name}, {work}: {flag}")
-        with Server(*flags) as server:
+        with Server(*variant.flags, apart=variant.apart) as server:
             entry["work"][work] = measure(server, times, flag, costs)
     return entry
 
@@ -195,6 +208,12 @@ def main():
         metavar="NAME,...",
     )
     parser.add_argument(
+        "--variants",
+        default=",".join(VARIANTS),
+        help="these only",
+        metavar="NAME,...",
+    )
+    parser.add_argument(
         "--docs", action="store_true", help="write table and plot into docs/"
     )
     flags = parser.parse_args()
@@ -206,8 +225,9 @@ def main():
         "work": WORK,
         "times": dataclasses.asdict(times),
         "variants": {
-            name: measure_variant(name, extra, times, flags.work.split(","))
-            for name, extra in VARIANTS.items()
+            name: measure_variant(name, variant, times, flags.work.split(","))
+            for name, variant in VARIANTS.items()
+            if name in flags.variants.split(",")
         },
     }
     run["seconds"] = round(time.monotonic() - started)

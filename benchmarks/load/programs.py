@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -33,17 +34,43 @@ def unknown_flags(flags):
     return sorted(names - known_flags())
 
 
+def halves():
+    """This process's cores in two parts, as taskset takes them."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        sys.exit("server and callers cannot be kept apart: there is one core")
+    middle = len(cores) // 2
+    return tuple(
+        ",".join(map(str, half)) for half in (cores[:middle], cores[middle:])
+    )
+
+
+def on_cores(cores):
+    """The beginning of a command that runs on these only; None: on all."""
+    return ["taskset", "--cpu-list", cores] if cores else []
+
+
 class Server:
     """A running attention_server on a free port; a context manager.
 
     It may die: `ended` then says how, and the other methods give what was last
     seen. Leaving the context ends it, and kills it if it does not end.
+
+    `apart`: it has a half of this machine's cores for itself, and its callers
+    should run on `callers_cores`, so that neither takes the other's time.
     """
 
-    def __init__(self, *flags):
+    def __init__(self, *flags, apart=False):
+        cores, self.callers_cores = halves() if apart else (None, None)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [SERVER, "--listen=127.0.0.1:0", "--log-level=off", *flags],
+            [
+                *on_cores(cores),
+                SERVER,
+                "--listen=127.0.0.1:0",
+                "--log-level=off",
+                *flags,
+            ],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
@@ -147,10 +174,17 @@ class PeakWatch:
 class Bench:
     """`attention_client bench` in the background; what it measured as JSON."""
 
-    def __init__(self, address, *flags):
+    def __init__(self, address, *flags, cores=None):
         self._out = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [CLIENT, "bench", f"--server={address}", "--json=-", *flags],
+            [
+                *on_cores(cores),
+                CLIENT,
+                "bench",
+                f"--server={address}",
+                "--json=-",
+                *flags,
+            ],
             stdout=self._out,
             stderr=subprocess.PIPE,
             text=True,

@@ -119,9 +119,9 @@ def tables(run):
     """Markdown of all that was measured."""
     machine = run["machine"]
     head = (
-        f"{machine['cpu']}, {machine['cores']} cores, shared by server and "
-        f"client; {run['times']['measured']:g} s per load, calls with a "
-        "deadline of 1 s.\n"
+        f"{machine['cpu']}, {machine['cores']} cores; "
+        f"{run['times']['measured']:g} s per load, calls with a deadline of "
+        "1 s.\n"
     )
     parts = [head]
     for work, flag in run["work"].items():
@@ -132,6 +132,10 @@ def tables(run):
             title = f"**{work}** (`{flag.partition('=')[2]}`), {name}"
             if variant["flags"]:
                 title += f" (`{' '.join(variant['flags'])}`)"
+            if variant.get("apart"):
+                title += (
+                    " (half of the cores; the load generator has the others)"
+                )
             if "capacity" in entry:
                 title += f": capacity {number(entry['capacity'])} calls/s"
             if "recovery" in entry:
