@@ -5,7 +5,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
 
 namespace attention {
 
@@ -29,6 +32,18 @@ class MemoryAccount {
   void Give(int64_t bytes) {
     used_.fetch_sub(bytes, std::memory_order_relaxed);
     if (all_ != nullptr) all_->Give(bytes);
+  }
+
+  // For a message: who holds how much of which limit. That of all owners if it
+  // leaves no more room than this owner's.
+  std::string Holdings() const {
+    const int64_t used = this->used(), limit = this->limit();
+    if (all_ != nullptr && all_->limit() - all_->used() <= limit - used) {
+      return absl::StrCat("all sessions of the server together hold ",
+                          all_->used(), " of ", all_->limit(), " bytes");
+    }
+    return absl::StrCat("the tenant's sessions hold ", used, " of ", limit,
+                        " bytes");
   }
 
   int64_t used() const { return used_.load(std::memory_order_relaxed); }

@@ -115,8 +115,7 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Create(
   MemoryCharge charge(account, Bytes(config));
   if (!charge) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("no memory for a session: ", account->used(), " of ",
-                     account->limit(), " bytes are held"));
+        absl::StrCat("no memory for a session: ", account->Holdings()));
   }
   uint64_t incarnation = 0;
   while (incarnation == 0) {
@@ -259,9 +258,9 @@ absl::Status Session::Prepare(Append& append) const {
     return absl::OkStatus();
   }
   const auto no_memory = [&] {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "no memory for ", append.end_ - append.begin_, " more tokens: ",
-        account_->used(), " of ", account_->limit(), " bytes are held"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for ", append.end_ - append.begin_,
+                     " more tokens: ", account_->Holdings()));
   };
   const std::shared_ptr<PageTable> table = PageTable::Create(
       append.before_.get(), begin, kept, pages - kept, account_);

@@ -1,6 +1,7 @@
 // Sessions by owner and id: creating, finding, forking, evicting, limits.
 #include "sessions/session_store.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -19,6 +20,8 @@
 
 namespace attention {
 namespace {
+
+using testing::HasSubstr;
 
 const LeaseTime kNow(absl::Seconds(1000));
 
@@ -204,10 +207,16 @@ TEST_F(SessionStoreTest, BoundsTheBytesOfAnOwnerAndOfAll) {
   const auto mine = store_.Create("me", "a", config_, kNow);
   auto yours = store_.Create("you", "a", config_, kNow);
   ASSERT_TRUE(mine.ok() && yours.ok());
-  EXPECT_TRUE(absl::IsResourceExhausted(AppendTokens(**mine, 0, Some(256))));
+  absl::Status full = AppendTokens(**mine, 0, Some(256));
+  EXPECT_TRUE(absl::IsResourceExhausted(full));
+  EXPECT_THAT(full.message(), HasSubstr("the tenant's sessions hold"));
+  EXPECT_THAT(full.message(), HasSubstr("of 4000 bytes"));
   EXPECT_EQ(AppendTokens(**mine, 0, Some(10)), absl::OkStatus());
   EXPECT_EQ(AppendTokens(**yours, 0, Some(31000)), absl::OkStatus());
-  EXPECT_TRUE(absl::IsResourceExhausted(AppendTokens(**yours, 0, Some(2000))));
+  full = AppendTokens(**yours, 0, Some(2000));
+  EXPECT_TRUE(absl::IsResourceExhausted(full));
+  EXPECT_THAT(full.message(),
+              HasSubstr("all sessions of the server together hold"));
   EXPECT_EQ(store_.totals().bytes,
             store_.totals("me").bytes + store_.totals("you").bytes);
   store_.Delete("you", "a");
