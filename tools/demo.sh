@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts a server on a free port, asks it what attention is and what a layer of
-# a real model attends to, and stops it; with --stay only once it is interrupted.
+# Starts a server, asks it what attention is and what a layer of a real model
+# attends to, and stops it; with --stay only once it is interrupted.
 # Usage: demo.sh FOLDER_OF_BINARIES [--stay]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,16 +10,22 @@ if [[ -n $stay && $stay != --stay ]]; then
   exit 2
 fi
 
-log=$(mktemp)
-"$bin/attention_server" --listen=127.0.0.1:0 --http-listen=127.0.0.1:0 >"$log" 2>"$log.err" &
-server=$!
+log=$(mktemp) server=
 trap 'kill $server 2>/dev/null || true; rm -f "$log" "$log.err"' EXIT
 
-# The line of HTTP comes last.
-until page=$(sed -n 's/^listening on \(http:.*\)/\1/p' "$log") && [[ -n $page ]]; do
-  kill -0 $server 2>/dev/null || { cat "$log.err" >&2; exit 1; }
-  sleep 0.05
-done
+# start PORT HTTP_PORT: fails if the server does.
+start() {
+  "$bin/attention_server" --listen="127.0.0.1:$1" --http-listen="127.0.0.1:$2" >"$log" 2>"$log.err" &
+  server=$!
+  # The line of HTTP comes last.
+  until page=$(sed -n 's/^listening on \(http:.*\)/\1/p' "$log") && [[ -n $page ]]; do
+    kill -0 $server 2>/dev/null || return 1
+    sleep 0.05
+  done
+}
+
+# One that stays has the ports of the documentation, unless they are taken.
+[[ -n $stay ]] && start 50051 9464 || start 0 0 || { cat "$log.err" >&2; exit 1; }
 
 address=$(sed -n '1s/^listening on //p' "$log")
 
@@ -35,7 +41,7 @@ sample=examples/minilm_layer0.safetensors
   --query=$sample:query --key=$sample:key --value=$sample:value
 
 if [[ -n $stay ]]; then
-  trap : INT TERM  # A signal only ends the wait.
+  trap 'kill -TERM $server 2>/dev/null || true' INT TERM  # That ends the wait.
   say "The server stays, at $address. Its page, to open in a browser: $page/"
   echo "Ctrl+C stops it."
   wait $server || true

@@ -1,7 +1,9 @@
 """./dev demo: it stops its server, and with --stay only when told to."""
 
+import contextlib
 import re
 import signal
+import socket
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -42,6 +44,27 @@ def test_stays_until_it_is_stopped(server_binary, stop):
     assert demo.returncode == 0
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(address)
+
+
+def test_stays_elsewhere_if_the_port_is_taken(server_binary):
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # By somebody else, then.
+            taken.bind(("127.0.0.1", 50051))
+            taken.listen()
+        with subprocess.Popen(
+            [DEMO, server_binary.parent, "--stay"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as demo:
+            told = ""
+            while "Ctrl+C stops it." not in told:
+                told += demo.stdout.readline()
+                assert demo.poll() is None, told
+            demo.send_signal(signal.SIGTERM)
+            assert demo.stdout.read() == "\nStopping the server.\n"
+        assert demo.returncode == 0
+    assert re.search(r"stays, at 127\.0\.0\.1:\d+\.", told)
+    assert "127.0.0.1:50051" not in told
 
 
 def test_other_words_are_errors(server_binary):
