@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from e2e.server_process import ServerProcess
@@ -55,8 +56,17 @@ def test_the_first_call(url):
     assert shown["output"] == answer["output"]
 
 
+def test_options(url):
+    (answer,) = shell(examples()[1], url)
+    first, second = 1 / (1 + np.exp([-0.5, 0.5]))
+    assert answer["scores"]["floatValues"] == pytest.approx([first, second])
+    assert answer["output"]["floatValues"] == pytest.approx(
+        [first + 3 * second, 2 * first + 4 * second]
+    )
+
+
 def test_a_session(url):
-    created, appended, attended, deleted = shell(examples()[1], url)
+    created, appended, attended, deleted = shell(examples()[2], url)
     assert created["session"]["lengths"] == ["0"]
     assert appended == {"length": "2"}
     assert attended["output"]["floatValues"] == pytest.approx(
