@@ -73,6 +73,14 @@ impl Connection {
         })
     }
 
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(crate) fn encrypts(&self) -> bool {
+        self.endpoint.uri().scheme_str() == Some("https")
+    }
+
     /// Connects with the first call, and again after the connection was lost. To
     /// be called in a runtime of tokio.
     pub(crate) fn channel(&self) -> Channel {

@@ -117,7 +117,8 @@ impl Transport {
             Ok(()) => channel.call(request).await,
             Err(error) => Err(error),
         };
-        let response = response.map_err(|e| transport_error(Box::new(e), deadline))?;
+        let response = response
+            .map_err(|e| unanswered(transport_error(Box::new(e), deadline), &self.connection))?;
         Incoming::new(response, deadline, self.max_receive_bytes)
     }
 
@@ -404,6 +405,25 @@ fn transport_error(error: Box<dyn StdError + Send + Sync>, deadline: Option<Inst
         next = cause.source();
     }
     Error::local(code, chain(&*error)).with_source(error)
+}
+
+/// The error of a call that no answer has begun to come to, with the server it went to.
+fn unanswered(error: Error, connection: &Connection) -> Error {
+    if error.code() != Code::Unavailable {
+        return error;
+    }
+    let text = error.message();
+    let closed = ["connection closed", "broken pipe", "connection reset"];
+    let text = if let Some((_, why)) = text.split_once("invalid peer certificate: ") {
+        format!("the server's certificate was refused: {why}")
+    } else if text.contains("received corrupt message of type InvalidContentType") {
+        "the server does not speak TLS on this port".to_owned()
+    } else if !connection.encrypts() && closed.iter().any(|words| text.contains(words)) {
+        "the server closed the connection before it answered: it may want TLS".to_owned()
+    } else {
+        text.to_owned()
+    };
+    error.with_message(format!("{text} (server {})", connection.target()))
 }
 
 /// Why this call alone was ended, by the server or because of what it sent.

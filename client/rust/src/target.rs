@@ -1,5 +1,6 @@
 //! Where a server is.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
@@ -82,6 +83,15 @@ impl Target {
             }
             Self::Tcp { host, port } => format!("{host}:{port}"),
             Self::Unix(_) => "localhost".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { .. } => f.write_str(&self.authority()),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

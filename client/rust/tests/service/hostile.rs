@@ -23,7 +23,9 @@ async fn nobody_listens() {
     let begin = Instant::now();
     let error = client.compute(small()).await.unwrap_err();
     assert_eq!((error.code(), error.reason()), (Code::Unavailable, None));
-    assert!(error.to_string().contains("refused"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("refused"), "{error}");
+    assert!(text.ends_with(&format!(" (server {address})")), "{error}");
     // Four attempts.
     assert!((0.7..5.0).contains(&begin.elapsed().as_secs_f64()));
     let error = client.compute(small()).max_attempts(1).await.unwrap_err();
