@@ -8,7 +8,7 @@ import type {
 } from "../gen/attention/v1/attention_pb.js";
 import { ComputeAttentionRequestSchema, Layout, Scores } from "../gen/attention/v1/attention_pb.js";
 import type { AttentionOptions } from "./options.js";
-import { integer, optionsMessage } from "./options.js";
+import { checkNames, integer, optionsMessage, SCORING_NAMES } from "./options.js";
 import type { Tensor, TensorLike } from "./tensor.js";
 import { fromMessage, malformed, tensorMessage, toIndices, toTensor } from "./tensor.js";
 
@@ -80,12 +80,32 @@ export interface ComputeResult {
   readonly timing: Timing;
 }
 
+const NAMES: Readonly<Record<keyof ComputeRequest, true>> = {
+  query: true,
+  key: true,
+  value: true,
+  mask: true,
+  pastKey: true,
+  pastValue: true,
+  indices: true,
+  rowSinks: true,
+  validLengths: true,
+  queryStarts: true,
+  keyStarts: true,
+  ...SCORING_NAMES,
+  layout: true,
+  queryHeads: true,
+  kvHeads: true,
+  returnPresent: true,
+};
+
 function lengths(name: string, values: readonly number[] | undefined): bigint[] {
   return values === undefined ? [] : Array.from(values, (value) => integer(name, value));
 }
 
 /** @internal */
 export function computeMessage(request: ComputeRequest): ComputeAttentionRequest {
+  checkNames(request, NAMES);
   const message = create(ComputeAttentionRequestSchema);
   message.query = tensorMessage(toTensor("query", request.query));
   message.key = tensorMessage(toTensor("key", request.key));

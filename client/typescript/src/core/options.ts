@@ -70,6 +70,30 @@ export interface AttentionOptions extends ScoringOptions {
   readonly returnPresent?: boolean | undefined;
 }
 
+/** The names of {@link ScoringOptions}. @internal */
+export const SCORING_NAMES: Readonly<Record<keyof ScoringOptions, true>> = {
+  scale: true,
+  softcap: true,
+  causal: true,
+  window: true,
+  chunkSize: true,
+  alibiSlopes: true,
+  sinks: true,
+  mathMode: true,
+  softmaxPrecision: true,
+  returnLogSumExp: true,
+  returnScores: true,
+};
+
+/** Refuses a name that is not known, such as `isCausal`: without it the answer would be another one. @internal */
+export function checkNames(given: object, names: Readonly<Record<string, true>>): void {
+  for (const [name, value] of Object.entries(given)) {
+    if (value !== undefined && !Object.hasOwn(names, name)) {
+      throw new TypeError(`${name}: unknown, wanted one of ${Object.keys(names).join(", ")}`);
+    }
+  }
+}
+
 /** A whole number for an int64 field; errors name it. @internal */
 export function integer(name: string, value: number): bigint {
   if (!Number.isSafeInteger(value)) {

@@ -16,7 +16,7 @@ import type { CallOptions, ClientBase } from "./client.js";
 import type { Timing } from "./compute.js";
 import { asked } from "./compute.js";
 import type { ScoringOptions } from "./options.js";
-import { integer, optionsMessage } from "./options.js";
+import { checkNames, integer, optionsMessage, SCORING_NAMES } from "./options.js";
 import type { SessionState } from "./session_state.js";
 import type { DataType, Tensor, TensorLike } from "./tensor.js";
 import { fromMessage, malformed, tensorMessage, toIndices, toTensor, typeName, wireType } from "./tensor.js";
@@ -199,8 +199,24 @@ export function sessionInfo(message: SessionMessage): SessionInfo {
   };
 }
 
+const ITEM_NAMES: Readonly<Record<keyof StepItem, true>> = {
+  session: true,
+  layer: true,
+  key: true,
+  value: true,
+  query: true,
+  anyLength: true,
+  mask: true,
+  maskBegin: true,
+  indices: true,
+  rowSinks: true,
+  notCausal: true,
+  ...SCORING_NAMES,
+};
+
 /** @internal */
 export function itemMessage(state: SessionState, item: Omit<StepItem, "session">): ItemMessage {
+  checkNames(item, ITEM_NAMES);
   const message = create(StepItemSchema);
   message.id = state.id;
   message.incarnation = state.incarnation;

@@ -324,7 +324,8 @@ export class Call {
     const gone = !session?.usable;
     const code = gone ? "UNAVAILABLE" : RESET_CODES[reset];
     if (code === undefined || gone) {
-      const text = cause ? `the connection was lost: ${cause.message}` : "the connection was lost";
+      let text = cause ? `the connection was lost: ${cause.message}` : "the connection was lost";
+      if (session?.greeted === false) text = this.#connection.noGreeting(text);
       const internal = !gone && reset !== 0;
       this.fail(
         internal

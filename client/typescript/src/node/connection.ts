@@ -178,6 +178,14 @@ export class Connection {
     });
   }
 
+  /** Why a connection was lost on which the server never spoke HTTP/2. */
+  noGreeting(text: string): string {
+    if (text.endsWith("Protocol error")) return "the server does not speak gRPC on this port";
+    return this.#tls
+      ? "the server closed the connection after the TLS handshake: it may want a certificate of the client"
+      : "the server closed the connection at once: it may want TLS";
+  }
+
   get closed(): boolean {
     return this.#link.closed;
   }

@@ -20,6 +20,8 @@ class Session {
   readonly http2: ClientHttp2Session;
   /** Undefined once it is closed, and in the end why. */
   failure: unknown;
+  /** Whether the server has begun to speak HTTP/2. */
+  greeted = false;
   #streams = 0;
   #busy = 0;
   #heard = performance.now();
@@ -33,6 +35,9 @@ class Session {
     // For as long as it lives: an error that nobody hears would end the process.
     this.http2.on("error", (error) => {
       this.failure ??= error;
+    });
+    this.http2.once("remoteSettings", () => {
+      this.greeted = true;
     });
     this.http2.once("close", () => {
       clearTimeout(this.#timer);
