@@ -36,6 +36,9 @@ var errPlaintextToken = errors.New("the token would travel in plain text to an a
 
 // connect makes the connection that options ask for; nothing is sent yet.
 func connect(target string, config *clientConfig, conns *connections) (*grpc.ClientConn, *Error) {
+	if target == "" || strings.HasPrefix(target, "http://") || strings.HasPrefix(target, "https://") {
+		return nil, newError(codes.InvalidArgument, "", "target: got %q, wanted an address such as 127.0.0.1:50051", target)
+	}
 	security, err := transportSecurity(config)
 	if err != nil {
 		return nil, err

@@ -229,6 +229,7 @@ func whyNotConnected(text string) string {
 		"first record does not look like a TLS handshake": "the server does not speak TLS on this port",
 		"tls: certificate required":                       "the server closed the connection after the TLS handshake: it may want a certificate of the client",
 		"tls: unknown certificate authority":              "the server closed the connection after the TLS handshake: it may not trust the client's certificate",
+		"frame header looked like an HTTP/1.1 header":     "the server speaks HTTP/1.1 on this port, not gRPC",
 		"error reading server preface: EOF":               "the server closed the connection at once: it may want TLS, or a certificate of the client",
 	} {
 		if strings.Contains(text, words) {
