@@ -9,7 +9,9 @@ import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusException;
 import io.grpc.StatusRuntimeException;
+import io.grpc.netty.shaded.io.netty.handler.ssl.NotSslRecordException;
 import java.io.IOException;
+import java.security.GeneralSecurityException;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
@@ -243,20 +245,37 @@ public final class AttentionException extends RuntimeException {
     return new AttentionException(details, getCause());
   }
 
-  /** gRPC's text, and the cause that it leaves to the stack trace. */
+  /** gRPC's text, and the cause that it leaves to the stack trace; of some, in plain words. */
   private static String describe(Status status) {
-    StringBuilder text = new StringBuilder();
-    if (status.getDescription() != null) {
-      text.append(status.getDescription());
+    String text = status.getDescription() == null ? "" : status.getDescription();
+    if (text.equals("Network closed for unknown reason")) {
+      return "the server closed the connection at once: it may want TLS, or a certificate of the client";
+    }
+    if (text.contains("First received frame was not SETTINGS")) {
+      return "the server does not speak gRPC on this port";
     }
     Throwable root = status.getCause();
     while (root != null && root.getCause() != null) {
       root = root.getCause();
     }
-    if (root != null && root.getMessage() != null && text.indexOf(root.getMessage()) < 0) {
-      text.append(text.length() > 0 ? ": " : "").append(root.getMessage());
+    if (root == null || root.getMessage() == null || text.contains(root.getMessage())) {
+      return text;
     }
-    return text.toString();
+    if (root instanceof NotSslRecordException) {
+      return "the server does not speak TLS on this port";
+    }
+    if (root instanceof GeneralSecurityException) {
+      return "the server's certificate was refused: " + root.getMessage();
+    }
+    // The one that says the most: where to, for a connection.
+    String told = root.getMessage();
+    for (Throwable at = status.getCause(); at != root; at = at.getCause()) {
+      if (at.getMessage() != null && at.getMessage().contains(root.getMessage())) {
+        told = at.getMessage();
+        break;
+      }
+    }
+    return text.isEmpty() ? told : text + ": " + told;
   }
 
   private static final class Details {

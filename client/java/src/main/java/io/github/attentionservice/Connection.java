@@ -51,6 +51,10 @@ final class Connection {
   Connection(String target, AttentionClient.Builder options, ClientThreads threads) {
     this.token = options.tokenSource();
     this.maxReceiveBytes = options.maxReceiveBytes;
+    if (!Targets.canBeOne(target)) {
+      throw new IllegalArgumentException(
+          "target: got \"" + target + "\", wanted an address such as 127.0.0.1:50051");
+    }
     ChannelCredentials credentials = options.credentials();
     boolean plaintext = credentials instanceof InsecureChannelCredentials;
     boolean mustNotLeave = token != null && plaintext && !options.allowPlaintextToken;

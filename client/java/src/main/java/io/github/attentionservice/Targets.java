@@ -8,6 +8,11 @@ import java.net.UnknownHostException;
 final class Targets {
   private Targets() {}
 
+  /** False for what only looks like one. */
+  static boolean canBeOne(String target) {
+    return !target.isEmpty() && !target.startsWith("http://") && !target.startsWith("https://");
+  }
+
   /** Whether it is the number of another machine. Of names only the connection can tell. */
   static boolean isElsewhere(String target) {
     if (target.startsWith("unix:")) {

@@ -456,7 +456,7 @@ class ComputeFaultsTest {
             () -> client.compute(SMALL, CallOptions.DEFAULT.withMaxAttempts(1)));
     assertEquals(Status.Code.UNAVAILABLE, error.code());
     assertEquals("", error.reason());
-    assertTrue(error.getMessage().contains("Connection refused"), error.getMessage());
+    assertTrue(error.getMessage().contains("Connection refused: /127.0.0.1:"), error.getMessage());
     assertTrue(System.nanoTime() - begin < 10_000_000_000L);
   }
 

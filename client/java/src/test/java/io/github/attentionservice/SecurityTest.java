@@ -124,6 +124,20 @@ class SecurityTest {
     }
   }
 
+  private static void assertContains(String wanted, Throwable error) {
+    assertTrue(error.getMessage().contains(wanted), error.getMessage());
+  }
+
+  @Test
+  void targetsThatAreNone() {
+    for (String target : List.of("", "http://127.0.0.1:50051", "https://attention.example")) {
+      Throwable error =
+          assertThrows(
+              IllegalArgumentException.class, () -> AttentionClient.connect(target), target);
+      assertContains("wanted an address such as 127.0.0.1:50051", error);
+    }
+  }
+
   @Test
   void tls() throws Exception {
     certificates("server");
@@ -133,10 +147,11 @@ class SecurityTest {
       // An authority that Java does not trust.
       AttentionException error = failure(AttentionClient.builder(server.address).tls());
       assertEquals(Status.Code.UNAVAILABLE, error.code());
-      assertTrue(error.getMessage().contains("certificat"), error.getMessage());
+      assertContains("the server's certificate was refused: ", error);
       // Plain text to a server that wants TLS.
-      assertEquals(
-          Status.Code.UNAVAILABLE, failure(AttentionClient.builder(server.address)).code());
+      error = failure(AttentionClient.builder(server.address));
+      assertEquals(Status.Code.UNAVAILABLE, error.code());
+      assertContains("the server closed the connection at once: it may want TLS", error);
     }
   }
 
@@ -146,6 +161,7 @@ class SecurityTest {
     AttentionException error =
         failure(AttentionClient.builder(Servers.address()).tlsCa(file("ca.pem")));
     assertEquals(Status.Code.UNAVAILABLE, error.code());
+    assertContains("the server does not speak TLS on this port", error);
   }
 
   @Test
