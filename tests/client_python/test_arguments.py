@@ -258,6 +258,7 @@ OF_CLIENT = {
         (b"x:1", TypeError, "got the bytes b'x:1', wanted an address"),
         ("", ValueError, "got '', wanted an address such as"),
         (" ", ValueError, "got ' ', wanted an address such as"),
+        ("http://x:1", ValueError, "got 'http://x:1', wanted an address such"),
     ],
     "timeout": NO_TIME,
     "token": [

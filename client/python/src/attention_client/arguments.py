@@ -38,7 +38,7 @@ def address(value: Any, argument: str) -> str:
     wanted = "an address such as '127.0.0.1:50051'"
     if not isinstance(value, str):
         wrong_type(value, argument, wanted)
-    if not value.strip():
+    if not value.strip() or value.startswith(("http://", "https://")):
         raise ValueError(f"{argument}: got {value!r}, wanted {wanted}")
     return value
 

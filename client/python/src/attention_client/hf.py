@@ -27,10 +27,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+try:
+    import ml_dtypes
+    import torch
+    import transformers  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"attention_client.hf needs {error.name}, which the extra hf brings: "
+        "pip install './client/python[hf]'",
+        name=error.name,
+    ) from None
+
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import (
     DYNAMIC_LAYER_TYPE_MAPPING,
