@@ -177,6 +177,14 @@ def test_licence_is_in_the_module(project):
     assert licence == (REPOSITORY / "LICENSE").read_text()
 
 
+def test_module_holds_text_alone(project):
+    _, in_project = project
+    folder = Path(in_project("list", "-m", "-f", "{{.Dir}}", MODULE).strip())
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 30
+    assert [file for file in files if b"\0" in file.read_bytes()] == []
+
+
 BLOCKS = re.findall(
     r"```go\n(.*?)```", (GO / "README.md").read_text(), re.DOTALL
 )
