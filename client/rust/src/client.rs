@@ -11,13 +11,16 @@ use crate::call::{Call, CallOptions};
 use crate::capabilities::{Capabilities, Health, HealthCheckRequest, HealthCheckResponse};
 use crate::compute::{ComputeAnswer, ComputeRequest};
 use crate::error::{Code, Error};
+use crate::fork::{self, Fork};
 use crate::lease::{GET_SESSION, LeaseRenewer};
 use crate::pb;
 use crate::retry::{Attempts, Twice, retrying};
 use crate::rpc::{Method, OutMessage, Transport};
-use crate::session::{self, Fork, Session, SessionConfig, SessionInfo, StepAnswer, StepItem};
+use crate::session::{self, Session};
+use crate::session_config::{SessionConfig, SessionInfo};
 use crate::session_state::random_id;
-use crate::steps::StepStreams;
+use crate::step::{self, StepAnswer, StepItem};
+use crate::step_streams::StepStreams;
 use crate::stream::{self, KeyChunks};
 
 const COMPUTE: Method = Method::computing("/attention.v1.AttentionService/ComputeAttention");
@@ -264,7 +267,7 @@ impl Client {
     /// Makes new sessions with the tokens of others: all of them or none, in the
     /// order of `forks`, at most 128.
     pub fn fork_sessions(&self, forks: Vec<Fork>) -> Call<Vec<Session>> {
-        self.call(|inner, options| session::fork(inner, options, forks))
+        self.call(|inner, options| fork::fork(inner, options, forks))
     }
 
     /// Appends to and attends over layers of several sessions of this client, in one
@@ -294,7 +297,7 @@ impl Client {
     /// # }
     /// ```
     pub fn step(&self, items: Vec<StepItem>) -> Call<Vec<Result<StepAnswer, Error>>> {
-        self.call(|inner, options| session::step(inner, options, items))
+        self.call(|inner, options| step::step(inner, options, items))
     }
 }
 

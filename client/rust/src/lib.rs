@@ -49,6 +49,8 @@
 //!
 //! The crate needs a runtime of tokio with its timers and I/O enabled.
 
+mod append;
+mod attend;
 mod axes;
 mod axis;
 mod builder;
@@ -58,14 +60,17 @@ mod client;
 mod compute;
 mod connect;
 mod error;
+mod fork;
 mod lease;
 mod memory;
 mod options;
 mod retry;
 mod rpc;
 mod session;
+mod session_config;
 mod session_state;
-mod steps;
+mod step;
+mod step_streams;
 mod stream;
 mod target;
 mod tensor;
@@ -88,14 +93,16 @@ mod stubs {
 }
 use stubs as pb;
 
+pub use attend::{Attend, AttendAnswer};
 pub use builder::ClientBuilder;
 pub use call::Call;
 pub use capabilities::{Capabilities, Health};
 pub use client::Client;
 pub use compute::{ComputeAnswer, ComputeRequest, Timing};
 pub use error::{Code, Error, FieldViolation};
+pub use fork::Fork;
 pub use options::{Causal, Layout, MathMode, Scores};
-pub use session::{
-    Attend, AttendAnswer, Fork, Session, SessionConfig, SessionInfo, StepAnswer, StepItem,
-};
+pub use session::Session;
+pub use session_config::{SessionConfig, SessionInfo};
+pub use step::{StepAnswer, StepItem};
 pub use tensor::{DataType, Element, Tensor};

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::error::{Code, Error};
 use crate::pb;
-use crate::session::SessionInfo;
+use crate::session_config::SessionInfo;
 use crate::tensor::Tensor;
 
 /// An append in several calls, of which not all were done.
@@ -248,7 +248,7 @@ pub(crate) fn random_id() -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::SessionConfig;
+    use crate::session_config::SessionConfig;
 
     fn session(lengths: &[usize]) -> Arc<SessionState> {
         let info = SessionInfo {
