@@ -113,8 +113,10 @@ func (c *Client) stepAll(ctx context.Context, config *callConfig, messages []*st
 			if failed == nil {
 				answer = answers[i]
 			}
+			if answer.done {
+				message.done(begun, answer.result.Length)
+			}
 			if answer.failed == nil {
-				message.done(begun, &answer.result)
 				results[message.index] = StepResult{AttendResult: answer.result}
 				continue
 			}
@@ -146,10 +148,10 @@ func waits(ctx context.Context, pause time.Duration) bool {
 }
 
 // done takes over what the server did.
-func (m *stepMessage) done(begun time.Time, result *AttendResult) {
+func (m *stepMessage) done(begun time.Time, length int64) {
 	m.session.callEnded(begun, nil)
 	if m.claim != nil {
-		m.claim.appended(result.Length)
+		m.claim.appended(length)
 	}
 }
 
@@ -276,6 +278,8 @@ type stepResponse struct {
 
 type stepAnswer struct {
 	result AttendResult
+	// Whether the server did what the item asks for; its answer may be malformed still.
+	done   bool
 	failed *Error
 }
 
@@ -326,7 +330,8 @@ func (a *stepAnswer) decode(r *reader) error {
 			return false, nil
 		})
 	})
-	if err == nil && code != 0 {
+	a.done = code == 0
+	if err == nil && !a.done {
 		a.failed = itemError(codes.Code(uint32(code)), message, details)
 	}
 	return err

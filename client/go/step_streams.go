@@ -54,6 +54,9 @@ func (s *stepStreams) exchange(ctx context.Context, message *writer, answer *ste
 // endedBetweenMessages is whether a stream that was kept may have ended for lack of
 // messages, or with its server.
 func (e *Error) endedBetweenMessages() bool {
+	if e.neverRetry {
+		return false
+	}
 	switch e.Code {
 	case codes.Unavailable:
 		return e.Reason == "" || e.Reason == reasonDraining

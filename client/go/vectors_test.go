@@ -372,6 +372,8 @@ type retryCase struct {
 	Length                             *int64
 	TimeoutMs                          int64 `json:"timeout_ms"`
 	MostMs                             int64 `json:"most_ms"`
+	Second                             string
+	LengthThen                         *int64 `json:"length_then"`
 }
 
 func TestRetries(t *testing.T) {
@@ -433,9 +435,29 @@ func (c *retryCase) call(t *testing.T, client *attention.Client) error {
 	case "append":
 		_, err := session.Append(ctx, 0, token, token, timeout)
 		return err
+	}
+	if c.LengthThen != nil {
+		defer func() {
+			if got := session.Length(0); got != *c.LengthThen {
+				t.Errorf("the length is %d, wanted %d", got, *c.LengthThen)
+			}
+		}()
+	}
+	query := filled(2, 4, 1, 16)
+	switch c.Call {
+	case "step_again":
+		must(session.Step(ctx, 0, token, token, query, nil))(t)
+		fallthrough
 	case "step":
-		_, err := session.Step(ctx, 0, token, token, filled(2, 4, 1, 16), nil, timeout)
+		_, err := session.Step(ctx, 0, token, token, query, nil, timeout)
 		return err
+	case "batch":
+		results := client.Step(ctx, []attention.StepItem{
+			{Session: session, Key: token, Value: token, Query: query},
+			{Session: must(client.CreateSession(ctx, "", config))(t), Key: token, Value: token, Query: query},
+		}, timeout)
+		(&wantedError{Code: c.Second}).check(t, results[1].Err)
+		return results[0].Err
 	}
 	t.Fatalf("unknown call %q", c.Call)
 	return nil

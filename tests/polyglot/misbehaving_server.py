@@ -89,7 +89,7 @@ def status_of(reply):
 
     if "reason" in reply:
         info = error_details_pb2.ErrorInfo(
-            reason=reply["reason"], domain="attention"
+            reason=reply["reason"], domain=reply.get("domain", "attention")
         )
         if "length" in reply:
             info.metadata["length"] = str(reply["length"])
@@ -98,7 +98,27 @@ def status_of(reply):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(reply["retry_delay_ms"])
         add(error_details_pb2.RetryInfo(retry_delay=delay))
+    if "retry_delay_s" in reply:
+        delay = duration_pb2.Duration(seconds=reply["retry_delay_s"])
+        add(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def result_of(reply):
+    """The same of an item of a Step message."""
+    status = status_of(reply)
+    return session_pb2.StepResult(
+        code=status.code,
+        message=status.message,
+        status_details=status.SerializeToString(),
+    )
+
+
+def spoil(answer, reply):
+    """Gives the answer's output one axis more, if that is the reply."""
+    if reply.get("malformed"):
+        answer.output.shape.append(1)
+    return answer
 
 
 def fail(context, reply):
@@ -298,7 +318,7 @@ class Handlers(grpc.GenericRpcHandler):
                 hang(context)
             if "ok" not in reply:
                 fail(context, reply)
-            return answer(request)
+            return spoil(answer(request), reply)
 
         return grpc.unary_unary_rpc_method_handler(
             call,
@@ -332,15 +352,12 @@ class Handlers(grpc.GenericRpcHandler):
                 if "code" in reply:
                     fail(context, reply)
                 answer = sessions.step(request)
-                if "item" in reply:
-                    status = status_of(reply["item"])
-                    answer.results[0].CopyFrom(
-                        session_pb2.StepResult(
-                            code=status.code,
-                            message=status.message,
-                            status_details=status.SerializeToString(),
-                        )
-                    )
+                for result, error in zip(
+                    answer.results, reply.get("items", []), strict=False
+                ):
+                    if error:
+                        result.CopyFrom(result_of(error))
+                spoil(answer.results[0], reply)
                 yield answer
 
         return grpc.stream_stream_rpc_method_handler(

@@ -64,20 +64,19 @@ impl Attempts {
     /// # Errors
     /// `error` if there is none.
     pub(crate) async fn after(&mut self, error: Error) -> Result<(), Error> {
-        let Some(pause) = self.pause_after(&error) else {
+        let Some(next) = self.next(&error) else {
             return Err(error);
         };
-        let next = Instant::now() + pause;
-        if next >= self.deadline {
-            return Err(error);
-        }
         tokio::time::sleep_until(next).await;
         Ok(())
     }
 
-    /// Whether another attempt may follow after this error, if there is time.
-    pub(crate) fn may_follow(&self, error: &Error) -> bool {
-        self.is_under_way(error) || self.may_try_again(error)
+    /// The time of the next attempt; none if there is none.
+    pub(crate) fn next(&mut self, error: &Error) -> Option<Instant> {
+        let pause = self.pause_after(error)?;
+        // A server may tell a longer delay than a clock can count.
+        let next = Instant::now().checked_add(pause)?;
+        (next < self.deadline).then_some(next)
     }
 
     fn is_under_way(&self, error: &Error) -> bool {

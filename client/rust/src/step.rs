@@ -173,97 +173,105 @@ pub(crate) async fn step_one(
     answer?.into_attend()
 }
 
-/// An item of a step while it is under way.
+/// An item of a step while it is under way. Each has attempts of its own.
 struct Sent {
     item: StepItem,
     claim: Option<LayerClaim>,
+    attempts: Attempts,
 }
+
+type StepResult = Result<StepAnswer, Error>;
 
 /// Sends the items in one message, and those that may be tried again once more.
 pub(crate) async fn step(
     client: Arc<Inner>,
     options: CallOptions,
     items: Vec<StepItem>,
-) -> Result<Vec<Result<StepAnswer, Error>>, Error> {
+) -> Result<Vec<StepResult>, Error> {
     if items.len() > MOST_ITEMS {
         return Err(Error::local(
             Code::InvalidArgument,
             format!("items: got {}, wanted at most {MOST_ITEMS}", items.len()),
         ));
     }
-    let mut results: Vec<Option<Result<StepAnswer, Error>>> = Vec::with_capacity(items.len());
+    let attempts = Attempts::new(&options, Twice::Append);
+    let mut results: Vec<Option<StepResult>> = Vec::with_capacity(items.len());
     let mut sent = Vec::with_capacity(items.len());
     for item in items {
-        let claim = claim_for(&client, &item);
-        let (claim, result) = match claim {
+        let (claim, result) = match claim_for(&client, &item) {
             Ok(claim) => (claim, None),
             Err(error) => (None, Some(Err(error))),
         };
         results.push(result);
-        sent.push(Sent { item, claim });
-    }
-    let mut attempts = Attempts::new(&options, Twice::Append);
-    let mut pending: Vec<usize> = (0..sent.len()).filter(|&i| results[i].is_none()).collect();
-    while !pending.is_empty() {
-        let message = step_message(&sent, &pending)?;
-        let begun = Instant::now();
-        let streams = &client.steps;
-        let deadline = attempts.deadline();
-        let answer = exchange_by(streams, &client.transport, &message, deadline).await;
-        let answer = answer.and_then(|answer| {
-            if answer.results.len() == pending.len() {
-                return Ok(answer);
-            }
-            Err(Error::malformed(format!(
-                "{} results for {} items",
-                answer.results.len(),
-                pending.len()
-            )))
+        sent.push(Sent {
+            item,
+            claim,
+            attempts: attempts.anew(),
         });
-        let again = match answer {
-            Err(error) => {
-                let Err(error) = attempts.after(error).await else {
-                    continue;
-                };
-                // Where some items have an answer, that must not be lost.
-                if results.iter().all(Option::is_none) {
-                    return Err(error);
-                }
-                for &i in &pending {
-                    results[i].get_or_insert_with(|| Err(error.clone()));
-                }
-                break;
+    }
+    let mut pending: Vec<usize> = (0..sent.len()).filter(|&i| results[i].is_none()).collect();
+    // Whether some item has a result of its own, which an error of all would hide.
+    let mut told = pending.len() < sent.len();
+    while !pending.is_empty() {
+        let outcomes = match exchange(&client, &sent, &pending, attempts.deadline()).await {
+            Ok(outcomes) => {
+                told = true;
+                outcomes
             }
-            Ok(answer) => {
-                let timing = Timing::from_wire(answer.timing.as_ref());
-                for (&i, result) in pending.iter().zip(answer.results) {
-                    let result = take_result(&sent[i], result, timing, begun);
-                    results[i] = Some(result);
-                }
-                pending.retain(|&i| {
-                    let result = results[i].as_ref();
-                    result.is_some_and(|result| match result {
-                        Err(error) => attempts.may_follow(error),
-                        Ok(_) => false,
-                    })
-                });
-                // The one that is to wait longest.
-                pending
-                    .iter()
-                    .filter_map(|&i| results[i].as_ref()?.as_ref().err())
-                    .max_by_key(|error| error.retry_delay())
-                    .cloned()
-            }
+            Err(error) => vec![Err(error); pending.len()],
         };
-        let Some(error) = again else { break };
-        if attempts.after(error).await.is_err() {
-            break;
+        let mut again = Vec::new();
+        let mut next = None;
+        for (i, outcome) in pending.into_iter().zip(outcomes) {
+            if let Err(error) = &outcome
+                && let Some(time) = sent[i].attempts.next(error)
+            {
+                again.push(i);
+                next = next.max(Some(time));
+            }
+            results[i] = Some(outcome);
+        }
+        pending = again;
+        // The one that is to wait longest.
+        if let Some(time) = next {
+            tokio::time::sleep_until(time).await;
         }
     }
     let missing = || Err(Error::malformed("no result"));
-    Ok(results
+    let results = results
         .into_iter()
-        .map(|result| result.unwrap_or_else(missing))
+        .map(|result| result.unwrap_or_else(missing));
+    if told {
+        return Ok(results.collect());
+    }
+    results.map(|result| result.map(Ok)).collect()
+}
+
+/// One attempt: the results of these items, in their order.
+async fn exchange(
+    client: &Inner,
+    sent: &[Sent],
+    numbers: &[usize],
+    deadline: Instant,
+) -> Result<Vec<StepResult>, Error> {
+    let mut message = Rope::default();
+    for &i in numbers {
+        message.message(1, sent[i].item.message(sent[i].claim.as_ref()));
+    }
+    let message = OutMessage::new(message)?;
+    let begun = Instant::now();
+    let answer = exchange_by(&client.steps, &client.transport, &message, deadline).await?;
+    if answer.results.len() != numbers.len() {
+        return Err(Error::malformed(format!(
+            "{} results for {} items",
+            answer.results.len(),
+            numbers.len()
+        )));
+    }
+    let timing = Timing::from_wire(answer.timing.as_ref());
+    let results = numbers.iter().zip(answer.results);
+    Ok(results
+        .map(|(&i, result)| take_result(&sent[i], result, timing, begun))
         .collect())
 }
 
@@ -285,20 +293,7 @@ fn claim_for(client: &Arc<Inner>, item: &StepItem) -> Result<Option<LayerClaim>,
     }
 }
 
-fn step_message(sent: &[Sent], numbers: &[usize]) -> Result<OutMessage, Error> {
-    let mut message = Rope::default();
-    for &i in numbers {
-        message.message(1, sent[i].item.message(sent[i].claim.as_ref()));
-    }
-    OutMessage::new(message)
-}
-
-fn take_result(
-    sent: &Sent,
-    result: pb::StepResult,
-    timing: Timing,
-    begun: Instant,
-) -> Result<StepAnswer, Error> {
+fn take_result(sent: &Sent, result: pb::StepResult, timing: Timing, begun: Instant) -> StepResult {
     let done = result.code == 0;
     let length = count(result.length);
     if done && let Some(claim) = &sent.claim {

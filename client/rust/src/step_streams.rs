@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::body::Body;
 
-use crate::error::{Code, Error};
+use crate::error::{Code, Delay, Error};
 use crate::memory::Frames;
 use crate::pb;
 use crate::rpc::{Incoming, Method, OutMessage, Transport, decode};
@@ -72,6 +72,9 @@ impl StepStreams {
 /// Whether the stream, which was there before the message, may have ended without
 /// looking at it.
 fn may_have_ended_before(error: &Error) -> bool {
+    if error.delay() == Delay::Never {
+        return false;
+    }
     match error.code() {
         // The connection was lost.
         Code::Unavailable => error.reason().is_none_or(|reason| reason == "DRAINING"),

@@ -5,6 +5,7 @@ import { randomBytes } from "node:crypto";
 import { describe, it } from "node:test";
 import type {
   AttentionOptions,
+  CallOptions,
   ComputeRequest,
   Session,
   SessionConfig,
@@ -281,6 +282,8 @@ describe("retries.json", { skip: misbehaving, concurrency: true }, () => {
     same_request_id?: boolean;
     timeout_ms?: number;
     most_ms?: number;
+    second?: string;
+    length_then?: number;
   }
   interface Attempt {
     method: string;
@@ -290,15 +293,30 @@ describe("retries.json", { skip: misbehaving, concurrency: true }, () => {
 
   const row = filled([1, 4], 1);
   const token = filled([1, 1, 4], 1);
-  async function make(client: AttentionClient, kind: string, timeoutMs: number): Promise<unknown> {
-    const options = { timeoutMs };
+  async function make(client: AttentionClient, wanted: Case): Promise<unknown> {
+    const options = { timeoutMs: wanted.timeout_ms ?? 10_000 };
+    const kind = wanted.call;
     if (kind === "compute") return client.compute({ query: row, key: row, value: row }, options);
     if (kind === "capabilities") return client.capabilities(options);
     if (kind === "health") return client.health("", options);
     const config = { kvHeads: 1, headSize: 4 };
     if (kind === "create") return client.createSession(config, options);
     const session = await client.createSession(config);
-    switch (kind) {
+    try {
+      return await makeOf(client, session, wanted, options);
+    } finally {
+      if (wanted.length_then !== undefined) assert.equal(session.length(), wanted.length_then);
+    }
+  }
+
+  async function makeOf(
+    client: AttentionClient,
+    session: Session,
+    wanted: Case,
+    options: CallOptions,
+  ): Promise<unknown> {
+    const step = { query: token, key: token, value: token };
+    switch (wanted.call) {
       case "fork":
         return session.fork("", options);
       case "truncate":
@@ -307,10 +325,21 @@ describe("retries.json", { skip: misbehaving, concurrency: true }, () => {
         return session.delete(options);
       case "append":
         return session.append({ key: token, value: token }, options);
+      case "step_again":
+        await session.step(step);
+        return session.step(step, options);
       case "step":
-        return session.step({ query: token, key: token, value: token }, options);
+        return session.step(step, options);
+      case "batch": {
+        const other = await client.createSession({ kvHeads: 1, headSize: 4 });
+        const items = [session, other].map((of) => ({ session: of, ...step }));
+        const [first, second] = await client.step(items, options);
+        assert.equal((second as AttentionError).code, wanted.second);
+        if (first instanceof AttentionError) throw first;
+        return first;
+      }
       default:
-        throw new Error(kind);
+        throw new Error(wanted.call);
     }
   }
 
@@ -321,7 +350,7 @@ describe("retries.json", { skip: misbehaving, concurrency: true }, () => {
       const begun = performance.now();
       let result: Json = { code: "OK" };
       try {
-        await make(client, wanted.call, wanted.timeout_ms ?? 10_000);
+        await make(client, wanted);
       } catch (error) {
         result = told(error);
       }

@@ -2,17 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use attention_client::{Client, ComputeRequest, DataType, Error, SessionConfig};
-use serde_json::Value;
+use attention_client::{Client, ComputeRequest, DataType, Error, Session, SessionConfig, StepItem};
+use serde_json::{Value, json};
 
 use crate::places::{http_get, need, nonce, vectors};
 use crate::values::{check_error, filled};
 
-async fn call(client: &Client, kind: &str) -> Result<(), Error> {
+async fn call(client: &Client, case: &Value) -> Result<(), Error> {
     let row = filled(DataType::Float32, &[1, 4], 1);
     let token = filled(DataType::Float32, &[2, 1, 16], 2);
     let session = || client.create_session(SessionConfig::new(2, 16));
-    match kind {
+    match case["call"].as_str().unwrap() {
         "compute" => client
             .compute(ComputeRequest::new(&row, &row, &row))
             .await
@@ -24,11 +24,42 @@ async fn call(client: &Client, kind: &str) -> Result<(), Error> {
         "truncate" => session().await?.truncate(0).await,
         "delete" => session().await?.delete().await,
         "append" => session().await?.append(0, &token, &token).await.map(drop),
-        "step" => session()
-            .await?
-            .step(0, &token, &token, &token)
-            .await
-            .map(drop),
+        kind => {
+            let session = session().await?;
+            let result = steps(client, &session, kind, case).await;
+            if let Some(length) = case.get("length_then") {
+                assert_eq!(
+                    session.lengths(),
+                    [length.as_u64().unwrap() as usize],
+                    "{case}"
+                );
+            }
+            result
+        }
+    }
+}
+
+async fn steps(client: &Client, session: &Session, kind: &str, case: &Value) -> Result<(), Error> {
+    let token = filled(DataType::Float32, &[2, 1, 16], 2);
+    let step = || session.step(0, &token, &token, &token);
+    match kind {
+        "step" => step().await.map(drop),
+        "step_again" => {
+            step().await.unwrap();
+            step().await.map(drop)
+        }
+        "batch" => {
+            let other = client.create_session(SessionConfig::new(2, 16)).await?;
+            let item = |session| {
+                StepItem::new(session, 0)
+                    .append(&token, &token)
+                    .attend(&token)
+            };
+            let mut results = client.step(vec![item(session), item(&other)]).await?;
+            let second = results.pop().unwrap().unwrap_err();
+            assert_eq!(second.code().as_str(), case["second"], "{case}");
+            results.pop().unwrap().map(drop)
+        }
         other => panic!("{other}"),
     }
 }
@@ -45,7 +76,7 @@ async fn play(case: &Value, address: &str, http: &str) {
         .build()
         .unwrap();
     let begin = Instant::now();
-    let result = call(&client, case["call"].as_str().unwrap()).await;
+    let result = call(&client, case).await;
     if let Some(most) = case.get("most_ms") {
         assert!(
             begin.elapsed().as_millis() < most.as_u64().unwrap().into(),
@@ -122,7 +153,9 @@ async fn retries_can_be_turned_off() {
         .max_attempts(1)
         .build()
         .unwrap();
-    let error = call(&client, "compute").await.unwrap_err();
+    let error = call(&client, &json!({"call": "compute"}))
+        .await
+        .unwrap_err();
     assert_eq!(error.reason(), Some("QUEUE_FULL"));
     assert_eq!(error.retry_delay(), Some(Duration::from_millis(60)));
     let row = filled(DataType::Float32, &[1, 4], 1);
@@ -137,7 +170,11 @@ async fn dropping_ends_a_pause_at_once() {
     let http = need!("ATTENTION_TEST_MISBEHAVING_HTTP");
     let token = format!("draining.{}", nonce());
     let client = Client::builder(&address).token(&token).build().unwrap();
-    let dropped = tokio::time::timeout(Duration::from_millis(80), call(&client, "compute")).await;
+    let dropped = tokio::time::timeout(
+        Duration::from_millis(80),
+        call(&client, &json!({"call": "compute"})),
+    )
+    .await;
     assert!(dropped.is_err());
     tokio::time::sleep(Duration::from_millis(300)).await;
     let path = format!("/attempts?token={token}");

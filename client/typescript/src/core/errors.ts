@@ -146,7 +146,8 @@ export class AttentionError extends Error {
             break;
           case "google.rpc.RetryInfo": {
             const wait = fromBinary(RetryInfoSchema, value).retryDelay;
-            if (wait) delay = Number(wait.seconds) * 1000 + wait.nanos / 1e6;
+            const told = wait && Number(wait.seconds) * 1000 + wait.nanos / 1e6;
+            if (told !== undefined && told >= 0) delay = told;
             break;
           }
           case "google.rpc.ResourceInfo": {

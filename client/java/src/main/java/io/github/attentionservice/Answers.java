@@ -1,6 +1,7 @@
 package io.github.attentionservice;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Optional;
 
@@ -30,6 +31,31 @@ final class Answers {
     }
   }
 
+  /** Throws where this cannot be the output for the query. */
+  static void checkOutput(Tensor output, Tensor query, long[] shape) {
+    if (output.dataType() != query.dataType() || !Arrays.equals(output.shape(), shape)) {
+      throw AttentionException.malformed(
+          "output: got " + output + ", wanted " + query.dataType() + " " + Arrays.toString(shape));
+    }
+  }
+
+  /** Throws where something is missing that was asked for. */
+  static void checkAsked(
+      io.github.attentionservice.proto.attention.AttentionOptions options,
+      Optional<Tensor> logSumExp,
+      Optional<Tensor> scores,
+      Optional<Tensor> present) {
+    if (options.getReturnLogSumExp() && logSumExp.isEmpty()) {
+      throw AttentionException.malformed("no log_sum_exp");
+    }
+    if (options.getReturnScoresValue() != 0 && scores.isEmpty()) {
+      throw AttentionException.malformed("no scores");
+    }
+    if (options.getReturnPresent() && present.isEmpty()) {
+      throw AttentionException.malformed("no present_key or present_value");
+    }
+  }
+
   /** Joins parts along an axis of which they have `wanted` elements together. */
   static Tensor join(List<Tensor> parts, int axis, long wanted) {
     if (parts.isEmpty()) {
@@ -44,7 +70,7 @@ final class Answers {
       }
       AxisRuns run = AxisRuns.of(part, axis);
       if (part.dataType() != first.dataType()
-          || !java.util.Arrays.equals(run.shape(0), AxisRuns.of(first, axis).shape(0))) {
+          || !Arrays.equals(run.shape(0), AxisRuns.of(first, axis).shape(0))) {
         throw AttentionException.malformed("rows of " + part + " after those of " + first);
       }
       runs.add(run);

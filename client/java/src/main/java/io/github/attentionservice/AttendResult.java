@@ -20,15 +20,28 @@ public record AttendResult(
     long length,
     Timing timing) {
 
-  static AttendResult of(StepResponse answer, StepResult result, boolean attends) {
+  static AttendResult of(StepResponse answer, StepResult result, StepItem item) {
+    boolean attends = item.query != null;
     if (attends && !result.hasOutput()) {
       throw AttentionException.malformed("no output");
     }
-    return new AttendResult(
-        attends ? Answers.tensor(result.getOutput()) : Tensor.of(new float[0], 0),
-        Answers.optional(result.hasLogSumExp(), result.getLogSumExp()),
-        Answers.optional(result.hasScores(), result.getScores()),
-        result.getLength(),
-        Timing.of(answer.getTiming()));
+    AttendResult made =
+        new AttendResult(
+            attends ? Answers.tensor(result.getOutput()) : Tensor.of(new float[0], 0),
+            Answers.optional(result.hasLogSumExp(), result.getLogSumExp()),
+            Answers.optional(result.hasScores(), result.getScores()),
+            result.getLength(),
+            Timing.of(answer.getTiming()));
+    if (attends) {
+      long[] shape = item.query.shape();
+      if (shape.length == 3) {
+        SessionConfig config = item.session.config();
+        shape[2] = config.valueHeadSize() == 0 ? config.headSize() : config.valueHeadSize();
+      }
+      Answers.checkOutput(made.output, item.query, shape);
+      Answers.checkAsked(
+          item.options.options.message(), made.logSumExp, made.scores, Optional.empty());
+    }
+    return made;
   }
 }

@@ -32,6 +32,10 @@ public final class AttentionException extends RuntimeException {
       Metadata.Key.of("grpc-retry-pushback-ms", Metadata.ASCII_STRING_MARSHALLER);
   private static final Metadata.Key<byte[]> DETAILS =
       Metadata.Key.of("grpc-status-details-bin", Metadata.BINARY_BYTE_MARSHALLER);
+  // Of the reasons that the service gives.
+  private static final String DOMAIN = "attention";
+  // Of a valid Duration of protobuf: 10,000 years.
+  private static final long MOST_SECONDS = 315_576_000_000L;
   private static final Pattern WHOLE_NUMBER = Pattern.compile("[0-9]{1,15}");
 
   /** What kind of failure it is. */
@@ -306,8 +310,11 @@ public final class AttentionException extends RuntimeException {
     private void read(Any detail) throws InvalidProtocolBufferException {
       if (detail.is(ErrorInfo.class)) {
         ErrorInfo info = detail.unpack(ErrorInfo.class);
-        reason = info.getReason();
-        metadata = info.getMetadataMap();
+        // What something on the way gives as its reason is none of the service's.
+        if (info.getDomain().equals(DOMAIN)) {
+          reason = info.getReason();
+          metadata = info.getMetadataMap();
+        }
       } else if (detail.is(BadRequest.class)) {
         for (BadRequest.FieldViolation violation :
             detail.unpack(BadRequest.class).getFieldViolationsList()) {
@@ -315,8 +322,12 @@ public final class AttentionException extends RuntimeException {
         }
       } else if (detail.is(RetryInfo.class)) {
         com.google.protobuf.Duration delay = detail.unpack(RetryInfo.class).getRetryDelay();
-        retryDelay = Duration.ofSeconds(delay.getSeconds(), delay.getNanos());
-        retryDelay = retryDelay.isNegative() ? null : retryDelay;
+        boolean valid =
+            delay.getSeconds() >= 0
+                && delay.getSeconds() <= MOST_SECONDS
+                && delay.getNanos() >= 0
+                && delay.getNanos() < 1_000_000_000;
+        retryDelay = valid ? Duration.ofSeconds(delay.getSeconds(), delay.getNanos()) : null;
       }
     }
 

@@ -50,7 +50,7 @@ final class Compute {
     headers.put(Connection.REQUEST_BYTES, Long.toString(message.length()));
     CompletableFuture<ComputeAttentionResponse> answer =
         connection.unary(Methods.COMPUTE, message, headers, context);
-    return answer.thenApply(ComputeResult::of);
+    return answer.thenApply(told -> ComputeResult.of(told, request));
   }
 
   static AttentionException tooLarge(WireMessage message) {

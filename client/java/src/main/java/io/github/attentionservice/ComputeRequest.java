@@ -70,6 +70,44 @@ public final class ComputeRequest {
   }
 
   /** The whole request as one message. */
+  /** By the query's rank, where the options name none; null where the server has to say so. */
+  Layout layout() {
+    int number = options.message().getLayoutValue();
+    if (number == 0) {
+      return switch (query.rank()) {
+        case 2 -> Layout.MATRIX;
+        case 3 -> Layout.PACKED;
+        case 4 -> Layout.BHSD;
+        default -> null;
+      };
+    }
+    for (Layout layout : Layout.values()) {
+      if (layout.number() == number) {
+        return layout;
+      }
+    }
+    return null;
+  }
+
+  /** The output's; null where the request must be wrong. */
+  long[] outputShape() {
+    if (query.rank() == 0 || value.rank() == 0) {
+      return null;
+    }
+    long columns = value.axis(value.rank() - 1);
+    if (layout() == Layout.PACKED) {
+      long queryHeads = options.message().getQueryHeads();
+      long kvHeads = options.message().getKvHeads();
+      if (queryHeads <= 0 || kvHeads <= 0) {
+        return null;
+      }
+      columns = columns / kvHeads * queryHeads;
+    }
+    long[] shape = query.shape();
+    shape[shape.length - 1] = columns;
+    return shape;
+  }
+
   WireMessage message() {
     return common(
         new WireMessage()

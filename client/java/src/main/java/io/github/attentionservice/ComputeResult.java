@@ -21,16 +21,27 @@ public record ComputeResult(
     Optional<Tensor> presentValue,
     Timing timing) {
 
-  static ComputeResult of(ComputeAttentionResponse answer) {
+  static ComputeResult of(ComputeAttentionResponse answer, ComputeRequest request) {
     if (!answer.hasOutput()) {
       throw AttentionException.malformed("no output");
     }
-    return new ComputeResult(
-        Answers.tensor(answer.getOutput()),
-        Answers.optional(answer.hasLogSumExp(), answer.getLogSumExp()),
-        Answers.optional(answer.hasScores(), answer.getScores()),
-        Answers.optional(answer.hasPresentKey(), answer.getPresentKey()),
-        Answers.optional(answer.hasPresentValue(), answer.getPresentValue()),
-        Timing.of(answer.getTiming()));
+    ComputeResult result =
+        new ComputeResult(
+            Answers.tensor(answer.getOutput()),
+            Answers.optional(answer.hasLogSumExp(), answer.getLogSumExp()),
+            Answers.optional(answer.hasScores(), answer.getScores()),
+            Answers.optional(answer.hasPresentKey(), answer.getPresentKey()),
+            Answers.optional(answer.hasPresentValue(), answer.getPresentValue()),
+            Timing.of(answer.getTiming()));
+    result.check(request);
+    return result;
+  }
+
+  /** Throws where this cannot be the answer to the request. */
+  void check(ComputeRequest request) {
+    long[] shape = request.outputShape();
+    Answers.checkOutput(output, request.query, shape == null ? output.shape() : shape);
+    Answers.checkAsked(
+        request.options.message(), logSumExp, scores, presentKey.flatMap(key -> presentValue));
   }
 }

@@ -40,7 +40,7 @@ final class KeyChunks {
   /** Null if the request cannot be cut; whether it is right the server says. */
   static KeyChunks of(ComputeRequest request) {
     io.github.attentionservice.proto.attention.AttentionOptions options = request.options.message();
-    Layout layout = layoutOf(request);
+    Layout layout = request.layout();
     if (layout == null
         || layout == Layout.RAGGED
         || hasBits(request)
@@ -96,25 +96,6 @@ final class KeyChunks {
     };
   }
 
-  /** Null where the server has to say what is wrong. */
-  private static Layout layoutOf(ComputeRequest request) {
-    int number = request.options.message().getLayoutValue();
-    if (number == 0) {
-      return switch (request.query.rank()) {
-        case 2 -> Layout.MATRIX;
-        case 3 -> Layout.PACKED;
-        case 4 -> Layout.BHSD;
-        default -> null;
-      };
-    }
-    for (Layout layout : Layout.values()) {
-      if (layout.number() == number) {
-        return layout;
-      }
-    }
-    return null;
-  }
-
   /** The axis of tokens of query, key, value and output. */
   private static int keyAxis(Layout layout) {
     return switch (layout) {
@@ -131,6 +112,10 @@ final class KeyChunks {
   /** The axis of rows of log_sum_exp. */
   int logSumExpAxis() {
     return layout == Layout.MATRIX ? 0 : 2;
+  }
+
+  ComputeRequest request() {
+    return request;
   }
 
   long rows() {

@@ -21,6 +21,8 @@ final class LeaseKeeper {
 
   private static final long LEAST_PAUSE_NANOS = TimeUnit.MILLISECONDS.toNanos(20);
 
+  private static final Duration LONGEST_PAUSE = Duration.ofDays(1);
+
   private static final class Kept {
     final WeakReference<Session> session;
     final SessionState state;
@@ -32,7 +34,13 @@ final class LeaseKeeper {
     Kept(Session session, SessionState state) {
       this.session = new WeakReference<>(session);
       this.state = state;
-      this.thirdNanos = Math.max(state.config().lease().dividedBy(3).toNanos(), LEAST_PAUSE_NANOS);
+      Duration lease = state.config().lease();
+      // A server tells it always.
+      Duration third = (lease.isZero() ? Duration.ofMinutes(1) : lease).dividedBy(3);
+      this.thirdNanos =
+          third.compareTo(LONGEST_PAUSE) > 0
+              ? LONGEST_PAUSE.toNanos()
+              : Math.max(third.toNanos(), LEAST_PAUSE_NANOS);
       this.notBefore = System.nanoTime();
     }
 

@@ -72,13 +72,18 @@ final class Retry {
             result.complete(value);
             return;
           }
-          AttentionException failure = Futures.errorOf(error);
-          Duration pause = pauseAfter(failure);
-          if (pause == null) {
-            result.completeExceptionally(context.endedOr(failure));
-            return;
+          // An exception here would be seen by nobody, and the call would never end.
+          try {
+            AttentionException failure = Futures.errorOf(error);
+            Duration pause = pauseAfter(failure);
+            if (pause == null) {
+              result.completeExceptionally(context.endedOr(failure));
+              return;
+            }
+            context.after(pause, () -> tryOnce(attempt, result), result::completeExceptionally);
+          } catch (RuntimeException bug) {
+            result.completeExceptionally(bug);
           }
-          context.after(pause, () -> tryOnce(attempt, result), result::completeExceptionally);
         });
   }
 

@@ -62,6 +62,16 @@ final class Sessions {
   }
 
   private Session handle(io.github.attentionservice.proto.attention.Session told) {
+    if (told.getId().isEmpty() || told.getLengthsCount() != told.getConfig().getNumLayers()) {
+      throw AttentionException.malformed(
+          "session '"
+              + told.getId()
+              + "' of "
+              + told.getConfig().getNumLayers()
+              + " layers with "
+              + told.getLengthsCount()
+              + " lengths");
+    }
     SessionState state = new SessionState(told);
     Session session = new Session(client, this, state);
     leases.add(session, state);
@@ -148,8 +158,14 @@ final class Sessions {
     long begun = System.nanoTime();
     CompletableFuture<ForkSessionsResponse> answer =
         call(Methods.FORK, request.build(), Retry.Kind.ONCE, context);
-    return answer.thenApply(
-        made -> {
+    return answer.handle(
+        (made, error) -> {
+          if (error != null) {
+            // Of several sources nobody knows which one is meant.
+            boolean same =
+                forks.stream().map(fork -> fork.source().state()).distinct().count() == 1;
+            throw same ? failed(forks.get(0).source().state(), error) : Futures.errorOf(error);
+          }
           if (made.getSessionsCount() != forks.size()) {
             throw AttentionException.malformed(
                 "got " + made.getSessionsCount() + " sessions, wanted " + forks.size());

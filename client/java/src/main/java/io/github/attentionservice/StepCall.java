@@ -47,13 +47,16 @@ final class StepCall {
           item, state(), expectedLength, claim == null ? "" : claim.requestId());
     }
 
+    /** The server did what the item asks for, whatever the rest of its answer is like. */
+    void succeeded(long length) {
+      state().used(begun);
+      if (claim != null) {
+        claim.appended(length);
+      }
+    }
+
     void done(AttendResult result, AttentionException error) {
-      if (error == null) {
-        state().used(begun);
-        if (claim != null) {
-          claim.appended(result.length());
-        }
-      } else {
+      if (error != null) {
         state().failed(error);
       }
       if (claim != null) {
@@ -148,8 +151,9 @@ final class StepCall {
                 result.getCode(), result.getMessage(), result.getStatusDetails().toByteArray());
         continue;
       }
+      one.succeeded(result.getLength());
       try {
-        one.done(AttendResult.of(response, result, one.item.query != null), null);
+        one.done(AttendResult.of(response, result, one.item), null);
       } catch (AttentionException malformed) {
         errors[i] = malformed;
       }

@@ -45,6 +45,9 @@ final class StepStreams {
 
   /** Errors of a stream that was good before, with which nothing of its last message is done. */
   private static boolean endedBetweenMessages(AttentionException error) {
+    if (error.retryForbidden()) {
+      return false;
+    }
     return switch (error.code()) {
       case UNAVAILABLE -> error.hasReason("DRAINING") || Retry.isLost(error);
       case RESOURCE_EXHAUSTED -> error.hasReason("MEMORY_BUSY");

@@ -25,6 +25,8 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
   // Only callbacks use what follows, one at a time.
   private final List<Tensor> outputs = new ArrayList<>();
   private final List<Tensor> logSumExps = new ArrayList<>();
+  private long outputRows;
+  private long sumRows;
   private Timing timing;
   // What is wrong with the answer; null if nothing is.
   private AttentionException broken;
@@ -101,10 +103,10 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
             "the answer has more than maxReceiveBytes, " + maxReceiveBytes);
       }
       if (message.hasOutput()) {
-        outputs.add(Answers.tensor(message.getOutput()));
+        outputRows += add(message.getOutput(), outputs, chunks.rowAxis(), outputRows);
       }
       if (message.hasLogSumExp()) {
-        logSumExps.add(Answers.tensor(message.getLogSumExp()));
+        sumRows += add(message.getLogSumExp(), logSumExps, chunks.logSumExpAxis(), sumRows);
       }
     } catch (AttentionException e) {
       broken = e;
@@ -117,6 +119,21 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
     synchronized (this) {
       call.request(1);
     }
+  }
+
+  /** Keeps no more rows than the query has. Returns how many the part has. */
+  private long add(
+      io.github.attentionservice.proto.attention.Tensor part,
+      List<Tensor> parts,
+      int axis,
+      long before) {
+    Tensor tensor = Answers.tensor(part);
+    if (tensor.rank() <= axis || tensor.axis(axis) > chunks.rows() - before) {
+      throw AttentionException.malformed(
+          "got rows of " + tensor + " after " + before + " of " + chunks.rows());
+    }
+    parts.add(tensor);
+    return tensor.axis(axis);
   }
 
   @Override
@@ -145,13 +162,16 @@ final class StreamCall extends ClientCall.Listener<StreamAttentionResponse> {
         logSumExps.isEmpty()
             ? Optional.empty()
             : Optional.of(Answers.join(logSumExps, chunks.logSumExpAxis(), chunks.rows()));
-    return new ComputeResult(
-        Answers.join(outputs, chunks.rowAxis(), chunks.rows()),
-        logSumExp,
-        Optional.empty(),
-        Optional.empty(),
-        Optional.empty(),
-        timing);
+    ComputeResult result =
+        new ComputeResult(
+            Answers.join(outputs, chunks.rowAxis(), chunks.rows()),
+            logSumExp,
+            Optional.empty(),
+            Optional.empty(),
+            Optional.empty(),
+            timing);
+    result.check(chunks.request());
+    return result;
   }
 
   /** The error that the same request in one message would have. */

@@ -50,22 +50,29 @@ class RetryVectorsTest {
         AttentionClient.builder(Servers.misbehaving()).token(token).build()) {
       String call = one.get("call").getAsString();
       Session session =
-          List.of("fork", "truncate", "delete", "append", "step").contains(call)
-              ? client.createSession(SessionConfig.builder(2, 16).build())
-              : null;
+          List.of("compute", "capabilities", "health", "create").contains(call)
+              ? null
+              : client.createSession(SessionConfig.builder(2, 16).build());
       if (one.has("most_ms")) {
         // What is timed is no first connection, in a Java that has just begun.
         client.health();
       }
       long begin = System.nanoTime();
       try {
-        call(client, session, call, CallOptions.timeout(timeout), async);
+        if (call.equals("batch")) {
+          batch(one, client, session, CallOptions.timeout(timeout));
+        } else {
+          call(client, session, call, CallOptions.timeout(timeout), async);
+        }
       } catch (AttentionException e) {
         error = e;
       } catch (CompletionException e) {
         error = (AttentionException) e.getCause();
       }
       millis = (System.nanoTime() - begin) / 1_000_000;
+      if (one.has("length_then")) {
+        assertEquals(one.get("length_then").getAsLong(), session.length());
+      }
     }
     checkResult(one, error);
     if (one.has("most_ms")) {
@@ -100,8 +107,28 @@ class RetryVectorsTest {
       case "delete" -> session.delete(options);
       case "append" -> session.append(0, token, token, options);
       case "step" -> session.step(0, token, token, query, AttendOptions.DEFAULT, options);
+      case "step_again" -> {
+        session.step(token, token, query);
+        session.step(0, token, token, query, AttendOptions.DEFAULT, options);
+      }
       default -> fail(call);
     }
+  }
+
+  private static void batch(
+      JsonObject one, AttentionClient client, Session session, CallOptions options) {
+    Tensor token = Pattern.fill(1, 2, 1, 16);
+    Tensor query = Pattern.fill(2, 4, 1, 16);
+    Session other = client.createSession(SessionConfig.builder(2, 16).build());
+    List<StepOutcome> outcomes =
+        client.step(
+            List.of(
+                StepItem.step(session, 0, token, token, query),
+                StepItem.step(other, 0, token, token, query)),
+            options);
+    AttentionException second = outcomes.get(1).error().orElseThrow();
+    assertEquals(one.get("second").getAsString(), second.code().name());
+    outcomes.get(0).get();
   }
 
   private static void checkResult(JsonObject one, AttentionException error) {
