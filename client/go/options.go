@@ -145,7 +145,9 @@ func WithProgress(progress func(sent, total int64)) CallOption {
 }
 
 // WithHeader sends one more header, such as "x-request-id" or "traceparent": the
-// server logs these two and sends them back.
+// server logs these two and sends them back. A step goes over a stream that was opened
+// with the same headers, and begins one where there is none: headers that differ in
+// every step cost it a stream each.
 func WithHeader(name, value string) CallOption {
 	return callOption(func(c *callConfig) { c.headers = append(c.headers[:len(c.headers):len(c.headers)], name, value) })
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -216,6 +218,50 @@ func answerSteps(stream grpc.BidiStreamingServer[attentionpb.StepRequest, attent
 		if err := stream.Send(response); err != nil {
 			return err
 		}
+	}
+}
+
+// TestStepsWithTheirOwnHeaders do not go over a stream that was opened with others.
+func TestStepsWithTheirOwnHeaders(t *testing.T) {
+	var mutex sync.Mutex
+	var callers []string
+	streams := 0
+	fake := &fakeSessions{step: func(stream grpc.BidiStreamingServer[attentionpb.StepRequest, attentionpb.StepResponse]) error {
+		got, _ := metadata.FromIncomingContext(stream.Context())
+		mutex.Lock()
+		streams++
+		mutex.Unlock()
+		return answerSteps(stream, func() error {
+			mutex.Lock()
+			defer mutex.Unlock()
+			callers = append(callers, strings.Join(append(got.Get("authorization"), got.Get("x-request-id")...), " "))
+			return nil
+		})
+	}}
+	session := newFakeSession(t, fake)
+	query := filled(1, 1, 1, 2)
+	anna := metadata.AppendToOutgoingContext(testContext(t), "authorization", "Bearer anna")
+	bert := metadata.AppendToOutgoingContext(testContext(t), "authorization", "Bearer bert")
+	must(session.Attend(anna, 0, query, nil))(t)
+	must(session.Attend(bert, 0, query, nil))(t)
+	must(session.Attend(anna, 0, query, nil))(t)
+	must(session.Attend(testContext(t), 0, query, nil))(t)
+	// More than are kept: the newest must not find the place taken for ever.
+	for i := range 40 {
+		must(session.Attend(testContext(t), 0, query, nil, attention.WithHeader("x-request-id", itoa(i))))(t)
+	}
+	must(session.Attend(testContext(t), 0, query, nil, attention.WithHeader("x-request-id", "39")))(t)
+	mutex.Lock()
+	defer mutex.Unlock()
+	want := []string{"Bearer anna", "Bearer bert", "Bearer anna", ""}
+	for i := range 40 {
+		want = append(want, itoa(i))
+	}
+	if want = append(want, "39"); !slices.Equal(callers, want) {
+		t.Errorf("got %q, wanted %q", callers, want)
+	}
+	if streams != 43 {
+		t.Errorf("got %d streams, wanted 43", streams)
 	}
 }
 

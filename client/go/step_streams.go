@@ -2,7 +2,9 @@ package attention
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -13,11 +15,13 @@ import (
 )
 
 // stepStreams keeps streams of SessionService.Step open between messages. A stream
-// answers one message after another: callers at the same time have one each.
+// answers one message after another: callers at the same time have one each. It has the
+// headers that it was opened with, so calls with other headers have other streams.
 type stepStreams struct {
 	client *Client
 
-	mutex  sync.Mutex
+	mutex sync.Mutex
+	// The one used last at the end.
 	idle   []*stepStream
 	closed bool
 }
@@ -26,9 +30,18 @@ type stepStreams struct {
 const mostIdleStreams = 16
 
 type stepStream struct {
-	stream grpc.ClientStream
-	ctx    context.Context
-	cancel context.CancelFunc
+	stream  grpc.ClientStream
+	cancel  context.CancelFunc
+	headers string
+}
+
+// headersOf tells the caller's headers from others.
+func headersOf(ctx context.Context) string {
+	headers, _ := metadata.FromOutgoingContext(ctx)
+	if len(headers) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%q", map[string][]string(headers)) // In the order of the names.
 }
 
 // exchange sends a message and reads its answer: one attempt. A stream that has ended
@@ -37,7 +50,7 @@ func (s *stepStreams) exchange(ctx context.Context, message *writer, answer *ste
 	if ctx.Err() != nil {
 		return contextError(ctx)
 	}
-	if kept := s.take(); kept != nil {
+	if kept := s.take(headersOf(ctx)); kept != nil {
 		failed := s.exchangeOn(ctx, kept, message, answer)
 		if failed == nil || !failed.endedBetweenMessages() {
 			return failed
@@ -73,6 +86,7 @@ func (e *Error) endedBetweenMessages() bool {
 
 // open begins a stream, which outlives the call that opens it.
 func (s *stepStreams) open(ctx context.Context, firstBytes int) (*stepStream, *Error) {
+	headers := headersOf(ctx)
 	outlives, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	outlives = metadata.AppendToOutgoingContext(outlives, sizeHeader(firstBytes)...)
 	// Until the stream is there, the caller's context counts: connecting takes time.
@@ -81,7 +95,7 @@ func (s *stepStreams) open(ctx context.Context, firstBytes int) (*stepStream, *E
 		attentionpb.SessionService_Step_FullMethodName)
 	stopped := stop()
 	if err == nil && stopped {
-		return &stepStream{stream: stream, ctx: outlives, cancel: cancel}, nil
+		return &stepStream{stream: stream, cancel: cancel, headers: headers}, nil
 	}
 	cancel()
 	if ctx.Err() != nil {
@@ -128,25 +142,28 @@ func (s *stepStream) exchange(message *outgoing, answer *stepResponse) (*leaseEn
 	return end, s.stream.RecvMsg(answer)
 }
 
-func (s *stepStreams) take() *stepStream {
+func (s *stepStreams) take(headers string) *stepStream {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	if len(s.idle) == 0 {
-		return nil
+	for i, stream := range slices.Backward(s.idle) {
+		if stream.headers == headers {
+			s.idle = slices.Delete(s.idle, i, i+1)
+			return stream
+		}
 	}
-	last := len(s.idle) - 1
-	stream := s.idle[last]
-	s.idle[last] = nil
-	s.idle = s.idle[:last]
-	return stream
+	return nil
 }
 
 func (s *stepStreams) keep(stream *stepStream) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	if s.closed || len(s.idle) >= mostIdleStreams {
+	if s.closed {
 		stream.cancel()
 		return
+	}
+	if len(s.idle) == mostIdleStreams {
+		s.idle[0].cancel()
+		s.idle = slices.Delete(s.idle, 0, 1)
 	}
 	s.idle = append(s.idle, stream)
 }
