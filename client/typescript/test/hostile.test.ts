@@ -12,6 +12,7 @@ import type { CallOptions, Code } from "@attention-service/client";
 import { AttentionClient, AttentionError, tensor } from "@attention-service/client";
 import {
   ComputeAttentionResponseSchema,
+  DataType,
   StreamAttentionResponseSchema,
 } from "../src/gen/attention/v1/attention_pb.js";
 import { CreateSessionResponseSchema, StepResponseSchema } from "../src/gen/attention/v1/session_pb.js";
@@ -24,7 +25,7 @@ const eye = tensor([
   [0, 1],
 ]);
 const request = { query: eye, key: eye, value: eye };
-const output = { dataType: 1, shape: [2n, 2n], data: eye.bytes };
+const output = { dataType: DataType.FLOAT32, shape: [2n, 2n], data: eye.bytes };
 
 /** A server that answers each call so. */
 async function withServer(
@@ -228,12 +229,33 @@ describe("answers that are wrong", () => {
     });
   });
 
+  it("sessions that do not know how many layers they have", () =>
+    withServer(
+      reply(
+        frame(
+          toBinary(
+            CreateSessionResponseSchema,
+            create(CreateSessionResponseSchema, {
+              session: { id: "a", config: { numLayers: 2n }, lengths: [0n] },
+            }),
+          ),
+        ),
+      ),
+      async (client) => {
+        await assertFails(
+          client.createSession({ kvHeads: 1, headSize: 2 }),
+          "INTERNAL",
+          /2 layers with 1 lengths/,
+        );
+      },
+    ));
+
   it("results of a step that are not one for each item", () =>
     withServer(
       (stream, headers) => {
         const path = headers[":path"] ?? "";
         if (path.endsWith("CreateSession")) {
-          const session = { id: "a", lengths: [0n], incarnation: 1n };
+          const session = { id: "a", config: { numLayers: 1n }, lengths: [0n], incarnation: 1n };
           reply(
             frame(toBinary(CreateSessionResponseSchema, create(CreateSessionResponseSchema, { session }))),
           )(stream, headers);
@@ -402,6 +424,51 @@ describe("what a call sends", () => {
     assert.equal(headers["content-type"], "application/grpc");
     assert.equal(headers["attention-max-response-bytes"], undefined);
     assert.equal(headers["authorization"], undefined);
+  });
+
+  it("headers of steps, on streams that were opened with the same", async () => {
+    const callers: unknown[] = [];
+    let streams = 0;
+    const answer = frame(
+      toBinary(
+        StepResponseSchema,
+        create(StepResponseSchema, {
+          results: [{ output: { ...output, shape: [1n, 1n, 2n], data: new Uint8Array(8) } }],
+        }),
+      ),
+    );
+    await withServer(
+      (stream, headers) => {
+        if (headers[":path"]?.endsWith("CreateSession")) {
+          const session = { id: "a", config: { numLayers: 1n }, lengths: [0n], incarnation: 1n };
+          const created = create(CreateSessionResponseSchema, { session });
+          reply(frame(toBinary(CreateSessionResponseSchema, created)))(stream, headers);
+          return;
+        }
+        streams += 1;
+        stream.respond({ ":status": 200, "content-type": "application/grpc" });
+        // Each message is small enough for one piece.
+        stream.on("data", () => {
+          callers.push(headers["authorization"] ?? headers["x-request-id"]);
+          stream.write(answer);
+        });
+      },
+      async (client) => {
+        const session = await client.createSession({ kvHeads: 1, headSize: 2 });
+        const attend = (headers?: Record<string, string>): Promise<unknown> =>
+          session.attend({ query: [[[1, 0]]], anyLength: true }, { headers });
+        await attend({ authorization: "Bearer anna" });
+        await attend({ authorization: "Bearer bert" });
+        await attend({ Authorization: "Bearer anna" });
+        await attend();
+        // More than are kept: the newest must not find the place taken for ever.
+        const ids = Array.from({ length: 40 }, (_, i) => String(i));
+        for (const id of [...ids, "39"]) await attend({ "x-request-id": id });
+        const names = ["Bearer anna", "Bearer bert", "Bearer anna", undefined];
+        assert.deepEqual(callers, [...names, ...ids, "39"]);
+        assert.equal(streams, 43);
+      },
+    );
   });
 
   it("deadlines of any length", async () => {

@@ -243,6 +243,20 @@ describe("calls", { skip: SERVER.skip }, () => {
     await reject({ scale: "1" }, /^scale: got string/);
     await assert.rejects(client.compute(request, { timeoutMs: 0 }), /^RangeError: timeoutMs: got 0/);
     await assert.rejects(client.compute(request, { maxAttempts: 0.5 }), /maxAttempts: got 0.5/);
+    for (const name of ["two words", "connection", "Content-Type", ":path", "grpc-timeout"]) {
+      await assert.rejects(
+        client.compute(request, { headers: { [name]: "x" } }),
+        /^TypeError: headers: got the name/,
+      );
+    }
+    for (const value of ["a\nb", "ü", 5]) {
+      const headers = { "x-mine": value } as Record<string, string>;
+      await assert.rejects(client.health("", { headers }), /^TypeError: headers: got a value of x-mine/);
+    }
+    await using other = new AttentionClient(SERVER.value);
+    const source = await other.createSession({ kvHeads: 1, headSize: 2 });
+    await assert.rejects(client.forkSessions([{ source }]), /^TypeError: source: got a session of another/);
+    await source.delete();
     assert.throws(() => new AttentionClient("somewhere"), /wanted HOST:PORT/);
     assert.throws(() => new AttentionClient("a:b:1"), /wanted HOST:PORT/);
   });

@@ -46,7 +46,10 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
   /** Tries in all; 1 is no retries. Default: the client's. */
   readonly maxAttempts?: number | undefined;
-  /** More headers, such as `traceparent` and `x-request-id`. */
+  /**
+   * More headers, such as `traceparent` and `x-request-id`. Steps from Node share a stream as long as they have the
+   * same ones.
+   */
   readonly headers?: Readonly<Record<string, string>> | undefined;
   /** Told, while a large request is sent in pieces, how many bytes of keys and values are on their way. */
   readonly onProgress?: ((sentBytes: number, totalBytes: number) => void) | undefined;
@@ -107,6 +110,24 @@ function checkTimeout(timeoutMs: number): number {
   return timeoutMs;
 }
 
+/** What HTTP/2, gRPC or this client says by itself. */
+const RESERVED =
+  /^(grpc-.*|connection|content-(length|type)|host|keep-alive|proxy-connection|te|trailer|transfer-encoding|upgrade|user-agent)$/i;
+
+function checkHeaders(headers: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  for (const [name, value] of Object.entries(headers)) {
+    if (!/^[\w.-]+$/.test(name) || RESERVED.test(name)) {
+      throw new TypeError(
+        `headers: got the name '${name}', wanted one of your own, of letters, digits and -_.`,
+      );
+    }
+    if (typeof value !== "string" || !/^[\x20-\x7e]*$/.test(value)) {
+      throw new TypeError(`headers: got a value of ${name} that is no text of printable ASCII`);
+    }
+  }
+  return headers;
+}
+
 function checkAttempts(maxAttempts: number): number {
   if (!Number.isInteger(maxAttempts) || maxAttempts < 1) {
     throw new RangeError(`maxAttempts: got ${String(maxAttempts)}, wanted a whole number from 1`);
@@ -140,7 +161,7 @@ export abstract class ClientBase {
       deadline: performance.now() + timeoutMs,
       timeoutMs,
       signal: options.signal,
-      headers: options.headers ?? {},
+      headers: checkHeaders(options.headers ?? {}),
       onProgress: options.onProgress,
     };
   }
@@ -277,6 +298,7 @@ export abstract class ClientBase {
   async forkSessions(forks: readonly Fork[], options: CallOptions = {}): Promise<Session[]> {
     const message = create(ForkSessionsRequestSchema);
     for (const { source, target } of forks) {
+      if (source.client !== this) throw new TypeError("source: got a session of another client");
       source.state.check();
       const fork = create(ForkSessionsRequest_ForkSchema);
       fork.source = source.id;
@@ -340,7 +362,12 @@ export abstract class ClientBase {
   }
 
   #handle(message: SessionMessage | undefined): Session {
-    if (!message) throw malformed("session: got none");
+    const layers = Number(message?.config?.numLayers ?? 0n);
+    if (!message?.id || message.lengths.length !== layers) {
+      throw malformed(
+        `session '${message?.id ?? ""}' of ${String(layers)} layers with ${String(message?.lengths.length)} lengths`,
+      );
+    }
     const state = new SessionState(message);
     this.#renewer.add(state);
     return new Session(this, state, sessionInfo(message).config);

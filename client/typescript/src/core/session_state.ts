@@ -79,7 +79,9 @@ export class SessionState {
     this.id = session.id;
     this.incarnation = session.incarnation;
     const lease = session.config?.lease;
-    this.leaseMs = lease ? Number(lease.seconds) * 1000 + lease.nanos / 1e6 : 60_000;
+    // A server tells it always.
+    const leaseMs = lease ? Number(lease.seconds) * 1000 + lease.nanos / 1e6 : 0;
+    this.leaseMs = leaseMs > 0 ? leaseMs : 60_000;
     this.#layers = session.lengths.map((length) => ({
       length: Number(length),
       appending: false,

@@ -30,14 +30,27 @@ function endedBetweenMessages(error: AttentionError): boolean {
   }
 }
 
+/** Tells a caller's headers from others. */
+function keyOf(headers: CallContext["headers"]): string {
+  const entries = Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value]);
+  return entries.length === 0 ? "" : JSON.stringify(entries.sort());
+}
+
+/** A stream, and the headers that it was opened with. */
+interface Kept {
+  readonly call: Call;
+  readonly headers: string;
+}
+
 /**
  * Each message has a stream to itself until it is answered: none waits for another's. Streams are kept open
- * for the next messages, and keep no process alive meanwhile. @internal
+ * for the next messages with the same headers, and keep no process alive meanwhile. @internal
  */
 export class StepStreams {
   readonly #connection: Connection;
   readonly #maxReceiveBytes: number;
-  readonly #idle: Call[] = [];
+  /** The one used last at the end. */
+  #idle: Kept[] = [];
 
   constructor(connection: Connection, maxReceiveBytes: number) {
     this.#connection = connection;
@@ -46,11 +59,12 @@ export class StepStreams {
 
   /** Sends a message a second time, on a new stream, if the kept one has ended meanwhile. */
   async step(request: StepRequest, context: CallContext): Promise<StepResponse> {
-    const kept = this.#take();
+    const headers = keyOf(context.headers);
+    const kept = this.#take(headers);
     if (kept) {
       try {
-        kept.busy(true);
-        kept.limit(context);
+        kept.call.busy(true);
+        kept.call.limit(context);
         return await this.#exchange(kept, request);
       } catch (error) {
         if (!endedBetweenMessages(error as AttentionError)) throw error;
@@ -63,10 +77,11 @@ export class StepStreams {
     // The deadline of each message is this client's: the stream goes on.
     call.limit(context);
     await call.open(PATH, { ...context, deadline: Infinity }, limit, false);
-    return this.#exchange(call, request);
+    return this.#exchange({ call, headers }, request);
   }
 
-  async #exchange(call: Call, request: StepRequest): Promise<StepResponse> {
+  async #exchange(kept: Kept, request: StepRequest): Promise<StepResponse> {
+    const { call } = kept;
     try {
       const message = writeStep(request);
       const answer = call.next();
@@ -82,7 +97,7 @@ export class StepStreams {
       } catch (error) {
         throw malformed(String(error));
       }
-      this.#keep(call);
+      this.#keep(kept);
       return response;
     } catch (error) {
       call.cancel();
@@ -90,22 +105,22 @@ export class StepStreams {
     }
   }
 
-  #take(): Call | undefined {
-    for (let call = this.#idle.pop(); call; call = this.#idle.pop()) {
-      // One that is known to have ended was not sent on: a new one is as good.
-      if (!call.ended) return call;
-    }
-    return undefined;
+  #take(headers: string): Kept | undefined {
+    // One that is known to have ended was not sent on: a new one is as good.
+    this.#idle = this.#idle.filter(({ call }) => !call.ended);
+    const kept = this.#idle.findLast((one) => one.headers === headers);
+    this.#idle = this.#idle.filter((one) => one !== kept);
+    return kept;
   }
 
-  #keep(call: Call): void {
-    call.unlimit();
-    call.busy(false);
-    if (this.#idle.length < MOST_IDLE && !call.ended) this.#idle.push(call);
-    else call.end();
+  #keep(kept: Kept): void {
+    kept.call.unlimit();
+    kept.call.busy(false);
+    this.#idle.push(kept);
+    if (this.#idle.length > MOST_IDLE) this.#idle.shift()?.call.end();
   }
 
   close(): void {
-    for (const call of this.#idle.splice(0)) call.end();
+    for (const { call } of this.#idle.splice(0)) call.end();
   }
 }
