@@ -63,6 +63,14 @@ struct Layer {
 
 impl SessionState {
     pub(crate) fn new(info: SessionInfo) -> Result<Self, Error> {
+        if info.id.is_empty() || info.lengths.len() != info.config.layers {
+            return Err(Error::malformed(format!(
+                "session '{}' of {} layers with {} lengths",
+                info.id,
+                info.config.layers,
+                info.lengths.len()
+            )));
+        }
         let layers = info.lengths.iter().map(|&length| Layer {
             length,
             ..Default::default()
@@ -91,8 +99,10 @@ impl SessionState {
         self.info.incarnation
     }
 
+    /// A server tells it always.
     pub(crate) fn lease(&self) -> Duration {
-        self.info.config.lease.unwrap_or(Duration::from_secs(60))
+        let told = self.info.config.lease.filter(|lease| !lease.is_zero());
+        told.unwrap_or(Duration::from_secs(60))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -254,7 +264,7 @@ mod tests {
         let info = SessionInfo {
             id: "id".into(),
             incarnation: 7,
-            config: SessionConfig::new(1, 2),
+            config: SessionConfig::new(1, 2).layers(lengths.len()),
             lengths: lengths.to_vec(),
             first_tokens: Vec::new(),
             least_lengths: Vec::new(),
@@ -296,6 +306,23 @@ mod tests {
         assert_ne!(id(&state), second);
         assert!(first.len() <= 64);
         assert_ne!(id(&session(&[3])), first);
+    }
+
+    #[test]
+    fn what_the_server_tells_must_be_a_session() {
+        let mut info = session(&[3, 4]).info.clone();
+        assert!(SessionState::new(info.clone()).is_ok());
+        info.config.lease = Some(Duration::ZERO);
+        assert!(!SessionState::new(info.clone()).unwrap().lease().is_zero());
+        info.lengths.pop();
+        let error = SessionState::new(info.clone()).err().unwrap();
+        assert!(
+            error.message().contains("2 layers with 1 lengths"),
+            "{error}"
+        );
+        info.lengths.push(4);
+        info.id.clear();
+        assert!(SessionState::new(info).is_err());
     }
 
     #[test]
