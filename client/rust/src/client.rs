@@ -315,7 +315,9 @@ async fn compute(
         })
         .await;
         match answer {
-            Err(error) if stream::may_take_one_message(&error) => {
+            Err(error)
+                if stream::may_take_one_message(&error) && stream::fits_one_message(&request) =>
+            {
                 if error.code() == Code::Unimplemented {
                     inner.found_no_streams();
                 }

@@ -26,6 +26,8 @@ const CHUNK_BYTES: usize = 2 << 20;
 const STREAMED_BYTES: usize = 4 << 20;
 /// Of one token of all sequences. Servers take 8 MiB by default.
 const MOST_TOKEN_BYTES: usize = (8 << 20) - (4 << 10);
+/// The most that a message holds, but for its small fields.
+const MOST_MESSAGE_BYTES: usize = (1 << 31) - (1 << 20);
 /// Keys of a block of the server's.
 const BLOCK: usize = 256;
 
@@ -59,8 +61,9 @@ impl KeyChunks {
             return None;
         }
         let chunks = Self::of(request)?;
-        let state = state_bytes(request, Axes::of(request)?)?;
-        (state < request.tensor_bytes()).then_some(chunks)
+        let state = state_bytes(request, Axes::of(request)?, chunks.keys)?;
+        let worthwhile = state <= request.tensor_bytes() as f64;
+        (worthwhile || !fits_one_message(request)).then_some(chunks)
     }
 
     fn of(request: &ComputeRequest) -> Option<Self> {
@@ -191,9 +194,15 @@ impl KeyChunks {
     }
 }
 
-/// About twice the memory that the server keeps for the rows of the query while
-/// keys come; None if it cannot be told.
-fn state_bytes(request: &ComputeRequest, axes: Axes) -> Option<usize> {
+/// Whether the request can go as one message, too.
+pub(crate) fn fits_one_message(request: &ComputeRequest) -> bool {
+    request.tensor_bytes() <= MOST_MESSAGE_BYTES
+}
+
+/// About what the server keeps for the query's rows: for each row and head Dv + 2
+/// numbers, times the levels of the tree over blocks of keys that are open at once.
+/// None if it cannot be told.
+fn state_bytes(request: &ComputeRequest, axes: Axes, keys: usize) -> Option<f64> {
     let options = &request.options;
     let (query_heads, kv_heads) = match axes.layout {
         Layout::Packed => (
@@ -206,8 +215,9 @@ fn state_bytes(request: &ComputeRequest, axes: Axes) -> Option<usize> {
     let head_size = last(&request.query)?.checked_div(query_heads)?;
     let value_size = last(&request.value)?.checked_div(kv_heads)?;
     let rows = request.query.len().checked_div(head_size)?;
-    let element = request.query.data_type().size().max(size_of::<f32>());
-    rows.checked_mul(2 * element)?.checked_mul(value_size + 2)
+    let levels = 2.0 + (1.0 + keys as f64 / BLOCK as f64).log2();
+    let elements = request.query.len() as f64 + rows as f64 * levels * (value_size + 2) as f64;
+    Some(request.query.data_type().size().max(size_of::<f32>()) as f64 * elements)
 }
 
 /// The body of the call: the header, then the chunks as they are asked for.
@@ -412,5 +422,35 @@ impl TensorRows {
                 self.name, self.filled
             ))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One key of 4 bytes and one value of 4 * `value_size` for each token; untouched
+    /// memory takes no room.
+    fn wide(rows: usize, tokens: usize, value_size: usize) -> ComputeRequest {
+        let zeros =
+            |shape: [usize; 2]| Tensor::new(shape, vec![0.0_f32; shape[0] * shape[1]]).unwrap();
+        ComputeRequest::new(
+            zeros([rows, 1]),
+            zeros([tokens, 1]),
+            zeros([tokens, value_size]),
+        )
+    }
+
+    #[test]
+    fn streams_take_less_memory_than_a_message_or_what_none_can_hold() {
+        let many = 1 << 19;
+        let worthwhile = |request| KeyChunks::worthwhile(&request).is_some();
+        assert!(worthwhile(wide(1, 64, many)));
+        assert!(!worthwhile(wide(1024, 64, many)));
+        let huge = wide(1024, 1024, many);
+        assert!(!fits_one_message(&huge));
+        assert!(worthwhile(huge));
+        // A token that no chunk can hold.
+        assert!(!worthwhile(wide(1, 64, 1 << 21)));
     }
 }

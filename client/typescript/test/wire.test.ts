@@ -7,7 +7,7 @@ import { create, equals, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { computeMessage } from "../src/core/compute.js";
 import type { ComputeRequest } from "../src/core/compute.js";
 import { configMessage, sessionInfo } from "../src/core/session.js";
-import { bits, bool, tensor } from "../src/core/tensor.js";
+import { Tensor, bits, bool, tensor } from "../src/core/tensor.js";
 import type { MessageWriter } from "../src/core/wire.js";
 import { writeAppend, writeCompute, writeStep } from "../src/core/wire.js";
 import type { KeyValueChunk } from "../src/gen/attention/v1/attention_pb.js";
@@ -180,6 +180,23 @@ describe("chunks of keys", () => {
     if (layout === "bhsd") return ((b * HEADS + h) * length + token) * SIZE + d;
     return ((b * length + token) * HEADS + h) * SIZE + d;
   }
+
+  /** One key of 4 bytes and one value of 4 * `valueSize` for each token; untouched memory takes no room. */
+  const wide = (rows: number, tokens: number, valueSize: number): ReturnType<typeof computeMessage> =>
+    computeMessage({
+      query: floats([rows, 1]),
+      key: floats([tokens, 1]),
+      value: new Tensor("float32", [tokens, valueSize], new Uint8Array(4 * tokens * valueSize)),
+    });
+
+  it("are made where they take less memory than one message, and where none can hold the request", () => {
+    const MANY = 2 ** 19;
+    assert.equal(KeyChunks.of(wide(1, 64, MANY))?.fitsOneMessage, true);
+    assert.equal(KeyChunks.of(wide(1024, 64, MANY)), undefined);
+    assert.equal(KeyChunks.of(wide(1024, 1024, MANY))?.fitsOneMessage, false);
+    // A token that no chunk can hold.
+    assert.equal(KeyChunks.of(wide(1, 64, 2 ** 21)), undefined);
+  });
 
   for (const layout of ["matrix", "packed", "bhsd", "bshd"] as const) {
     it(`${layout}: hold every token once, past ones first`, () => {

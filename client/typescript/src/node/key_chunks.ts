@@ -11,6 +11,10 @@ import { MessageWriter, writeCompute, writeTensor } from "../core/wire.js";
 const CHUNK_BYTES = 2 * 2 ** 20;
 /** Requests with no more go as one message. */
 const LEAST_STREAM_BYTES = 4 * 2 ** 20;
+/** Of one token of all sequences: servers take no larger chunk by default. */
+const MOST_TOKEN_BYTES = 8 * 2 ** 20 - 4096;
+/** The most that a message holds, but for its small fields. */
+const MOST_MESSAGE_BYTES = 2 ** 31 - 2 ** 20;
 /** Tokens of a block of the server's. */
 const BLOCK = 256;
 /** Shorter runs are copied into one piece. */
@@ -84,8 +88,11 @@ function tokensFirst(past: AxisView, heads: number, begin: number, end: number):
   return [copy];
 }
 
-/** About the memory that the server keeps for the rows of the query while keys come. */
-function stateBytes(request: ComputeAttentionRequest, layout: Layout): number {
+/**
+ * About what the server keeps for the query's rows: for each row and head Dv + 2 numbers, times the levels of the
+ * tree over blocks of keys that are open at once.
+ */
+function stateBytes(request: ComputeAttentionRequest, layout: Layout, keys: number): number {
   const { query, value, options } = request;
   const type = query && typeName(query.dataType);
   if (!type || !value) return Infinity;
@@ -95,8 +102,9 @@ function stateBytes(request: ComputeAttentionRequest, layout: Layout): number {
   const headSize = Number(query.shape.at(-1)) / heads;
   const valueSize = Number(value.shape.at(-1)) / kvHeads;
   if (!(headSize >= 1) || !(valueSize >= 0) || !Number.isFinite(valueSize)) return Infinity;
-  const rows = query.data.byteLength / elementSize(type) / headSize;
-  return 2 * rows * (valueSize + 2) * Math.max(4, elementSize(type));
+  const elements = query.data.byteLength / elementSize(type);
+  const levels = 2 + Math.log2(1 + keys / BLOCK);
+  return Math.max(4, elementSize(type)) * elements * (1 + (levels * (valueSize + 2)) / headSize);
 }
 
 /** Past tensors of no keys are as none. */
@@ -104,10 +112,26 @@ function isEmptyPast(tensor: TensorMessage | undefined): boolean {
   return tensor === undefined || (tensor.shape.length === 4 && tensor.shape[2] === 0n);
 }
 
+function tensorBytes({
+  query,
+  key,
+  value,
+  mask,
+  pastKey,
+  pastValue,
+  indices,
+  sinks,
+}: ComputeAttentionRequest): number {
+  const all = [query, key, value, mask, pastKey, pastValue, indices, sinks];
+  return all.reduce((sum, tensor) => sum + (tensor?.data.byteLength ?? 0), 0);
+}
+
 /** @internal */
 export class KeyChunks {
   /** Bytes of keys, values and mask. */
   readonly totalBytes: number;
+  /** Whether the request can go as one message, too. */
+  readonly fitsOneMessage: boolean;
   readonly #past: { readonly key: AxisView; readonly value: AxisView } | undefined;
   readonly #tokensPerChunk: number;
   readonly #keys: number;
@@ -129,6 +153,7 @@ export class KeyChunks {
     const maskBytes = mask?.tensor.data.byteLength ?? 0;
     const tokenBytes = key.tokenBytes + value.tokenBytes;
     this.totalBytes = this.#keys * tokenBytes + maskBytes;
+    this.fitsOneMessage = tensorBytes(request) <= MOST_MESSAGE_BYTES;
     const tokens = Math.max(1, Math.floor(CHUNK_BYTES / (tokenBytes + (mask?.tokenBytes ?? 0))));
     this.#tokensPerChunk = tokens > BLOCK ? tokens - (tokens % BLOCK) : tokens;
   }
@@ -148,7 +173,6 @@ export class KeyChunks {
     const layout = layoutOf(request);
     const axes = AXES[layout];
     if (!axes || request.query?.shape.length !== axes.rank) return undefined;
-    if (stateBytes(request, layout) >= bytes) return undefined;
     const keys = AxisView.of(key, axes.rank, axes.axis);
     const values = AxisView.of(value, axes.rank, axes.axis);
     if (keys?.length === undefined || keys.length !== values?.length) return undefined;
@@ -174,7 +198,10 @@ export class KeyChunks {
       columns = rank === 0 ? undefined : AxisView.of(mask, rank, rank - 1);
       if (!columns || columns.length > keys.length + (past?.key.length ?? 0)) return undefined;
     }
-    return new KeyChunks(request, layout, axes.axis, keys, values, columns, past);
+    if (keys.tokenBytes + values.tokenBytes + (columns?.tokenBytes ?? 0) > MOST_TOKEN_BYTES) return undefined;
+    const chunks = new KeyChunks(request, layout, axes.axis, keys, values, columns, past);
+    const state = stateBytes(request, layout, chunks.#keys);
+    return chunks.fitsOneMessage && state > tensorBytes(request) ? undefined : chunks;
   }
 
   /** The first message: what to compute, with the elements of query, indices and sinks alone. */

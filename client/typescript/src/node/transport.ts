@@ -66,7 +66,8 @@ export class NodeTransport implements Transport {
       try {
         return await this.#stream(chunks, context);
       } catch (error) {
-        if (!(error instanceof AttentionError) || !wantsOneMessage(error)) throw error;
+        if (!(error instanceof AttentionError) || !wantsOneMessage(error) || !chunks.fitsOneMessage)
+          throw error;
         if (error.code === "UNIMPLEMENTED") this.#noStreamsUntil = performance.now() + FORGET_NO_STREAMS_MS;
       }
     }
