@@ -24,6 +24,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
+import java.util.function.UnaryOperator;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -109,7 +110,17 @@ class ComputeFaultsTest {
     assertMalformed(SMALL, "negative axis");
     answer("ComputeAttention", List.of());
     assertMalformed(SMALL, "");
+    answer("ComputeAttention", List.of(answerOf(floats(4, 1))));
+    assertMalformed(SMALL, "got Tensor FLOAT32 [4, 1], wanted FLOAT32 [1, 4]");
     answer("ComputeAttention", List.of(answerOf(floats(1, 4))));
+    for (UnaryOperator<AttentionOptions.Builder> asked :
+        List.<UnaryOperator<AttentionOptions.Builder>>of(
+            o -> o.returnLogSumExp(true),
+            o -> o.returnScores(Scores.WEIGHTS),
+            o -> o.returnPresent(true))) {
+      Tensor row = SMALL.query;
+      assertMalformed(ComputeRequest.builder(row, row, row).options(asked).build(), "answer: no ");
+    }
     assertEquals(4, client.compute(SMALL).output().size());
   }
 
@@ -144,7 +155,7 @@ class ComputeFaultsTest {
     answer("StreamAttention", List.of(LAST));
     assertMalformed(large(), "no rows");
     answer("StreamAttention", List.of(rows(3), rows(1), LAST));
-    assertMalformed(large(), "got 4 rows, wanted 3");
+    assertMalformed(large(), "got rows of Tensor FLOAT32 [1, 2, 1, 64] after 3 of 3");
     byte[] other =
         StreamAttentionResponse.newBuilder()
             .setOutput(floats(1, 3, 2, 64))
@@ -160,7 +171,7 @@ class ComputeFaultsTest {
             .build()
             .toByteArray();
     answer("StreamAttention", List.of(flat, LAST));
-    assertMalformed(large(), "rows of shape");
+    assertMalformed(large(), "got rows of Tensor FLOAT32 [64] after 0 of 3");
     answer("StreamAttention", List.of(rows(1), rows(2), LAST));
     ComputeResult result = client.compute(large());
     assertArrayEquals(new long[] {1, 2, 3, 64}, result.output().shape());
@@ -185,7 +196,13 @@ class ComputeFaultsTest {
           @Override
           public void message(FakeServer.Call call, byte[] message) {}
         });
-    answer("ComputeAttention", List.of(answerOf(floats(1, 2, 3, 64))));
+    byte[] whole =
+        ComputeAttentionResponse.newBuilder()
+            .setOutput(floats(1, 2, 3, 64))
+            .setLogSumExp(floats(1, 2, 3))
+            .build()
+            .toByteArray();
+    answer("ComputeAttention", List.of(whole));
     code.set(Status.Code.RESOURCE_EXHAUSTED);
     for (String taken : List.of("REQUEST_TOO_LARGE", "MEMORY_TOO_LARGE")) {
       reason.set(taken);

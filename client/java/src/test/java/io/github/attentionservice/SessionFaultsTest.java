@@ -440,6 +440,53 @@ class SessionFaultsTest {
     session.delete();
   }
 
+  @Test
+  void sessionsThatAreNone() {
+    server.on(
+        "GetSession",
+        unary(
+            bytes ->
+                GetSessionResponse.newBuilder()
+                    .setSession(session("x").toBuilder().addLengths(0))
+                    .build()));
+    AttentionException error =
+        assertThrows(AttentionException.class, () -> client.openSession("x"));
+    assertTrue(error.getMessage().contains("2 layers with 3 lengths"), error.getMessage());
+  }
+
+  @Test
+  void leasesThatNobodyCanCount() {
+    server.on(
+        "GetSession",
+        unary(
+            bytes -> {
+              renewals.incrementAndGet();
+              var session = session("x").toBuilder();
+              session.getConfigBuilder().getLeaseBuilder().setSeconds(Long.MAX_VALUE).setNanos(0);
+              return GetSessionResponse.newBuilder().setSession(session).build();
+            }));
+    assertEquals(Long.MAX_VALUE, client.openSession("x").config().lease().toSeconds());
+    leaseMillis = 0;
+    create();
+    create();
+    assertEquals(1, renewals.get());
+  }
+
+  @Test
+  void forksOfWhatIsGone() {
+    Session session = create();
+    server.on(
+        "ForkSessions",
+        (call, message) -> {
+          if (message != null) {
+            call.fail(Status.Code.NOT_FOUND, "SESSION_UNKNOWN");
+          }
+        });
+    assertThrows(AttentionException.class, session::fork);
+    assertThrows(AttentionException.class, () -> session.attend(QUERY));
+    assertEquals(0, steps.size());
+  }
+
   private static com.google.protobuf.ByteString unknownSession() {
     return com.google.rpc.Status.newBuilder()
         .setCode(Status.Code.NOT_FOUND.value())
