@@ -111,9 +111,9 @@ func infoOf(m *attentionpb.Session) *SessionInfo {
 //
 // # Conflicts
 //
-// A handle appends only where the layer is still as long as it knows. Else the call
-// is ABORTED with reason LENGTH_CONFLICT, and [Error.Length] is the true length; so it
-// is while another append to the layer is under way through the same handle.
+// A handle appends and attends only where the layer is still as long as it knows. Else
+// the call is ABORTED with reason LENGTH_CONFLICT, and [Error.Length] is the true length;
+// so an append is while another one to the layer is under way through the same handle.
 // [Session.Refresh] takes over the server's lengths.
 //
 // # Trying again
@@ -529,6 +529,10 @@ type AttendOptions struct {
 	RowSinks Tensor
 	// NotCausal lets every query see every token, but for what mask and options hide.
 	NotCausal bool
+	// AnyLength attends to whatever the layer has, whoever has appended it. Without it a
+	// layer that is not as long as the handle knows is ABORTED. Where tokens are appended in
+	// the same step it says nothing.
+	AnyLength bool
 }
 
 // AttendResult is an answer. What was not asked for is no tensor ([Tensor.IsZero]).
@@ -545,8 +549,9 @@ type AttendResult struct {
 	Timing Timing
 }
 
-// Attend attends to all tokens that a layer has, whoever has appended them. query is
-// (Hq, S, D), of the type that the session stores. attend may be nil.
+// Attend attends to all tokens of a layer, which must be as long as the handle knows
+// unless [AttendOptions.AnyLength] is set. query is (Hq, S, D), of the type that the
+// session stores. attend may be nil.
 func (s *Session) Attend(ctx context.Context, layer int, query Tensor, attend *AttendOptions, options ...CallOption) (*AttendResult, error) {
 	return s.only(ctx, StepItem{Session: s, Layer: layer, Query: query, Attend: attend}, options)
 }

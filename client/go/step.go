@@ -237,7 +237,7 @@ func (m *stepMessage) writeItem(w *writer) *Error {
 	item := &attentionpb.StepItem{Id: m.session.id, Layer: int64(m.layer), Incarnation: m.session.incarnation}
 	if m.claim != nil {
 		item.ExpectedLength, item.RequestId = m.claim.expected()
-	} else {
+	} else if m.attend == nil || !m.attend.AnyLength {
 		item.ExpectedLength = m.session.settledLength(m.layer)
 	}
 	if m.attend != nil {

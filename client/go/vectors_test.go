@@ -232,6 +232,7 @@ type sessionStep struct {
 	Query           *rule
 	Options         json.RawMessage
 	NotCausal       bool `json:"not_causal"`
+	AnyLength       bool `json:"any_length"`
 	Length          int64
 	Items           []sessionStep
 	Output          string  `json:"output_sha256"`
@@ -332,7 +333,7 @@ func (s *script) play(t *testing.T, step *sessionStep) {
 }
 
 func (s *sessionStep) attend(t *testing.T) *attention.AttendOptions {
-	return &attention.AttendOptions{Options: ruledOptions(t, s.Options), NotCausal: s.NotCausal}
+	return &attention.AttendOptions{Options: ruledOptions(t, s.Options), NotCausal: s.NotCausal, AnyLength: s.AnyLength}
 }
 
 func (s *sessionStep) checkEnd(t *testing.T, err error) {

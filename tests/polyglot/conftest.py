@@ -1,6 +1,7 @@
 """The servers that clients in every language are tested against: README.md."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -76,6 +77,24 @@ def run(environment):
         return process.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def random_vectors(run, server, tmp_path_factory):
+    """Where the runners find other vectors: random ones, with what the Python client
+    makes of them."""
+    folder = tmp_path_factory.mktemp("vectors")
+    shutil.copytree(VECTORS, folder, dirs_exist_ok=True)
+    run(
+        sys.executable,
+        "-m",
+        "polyglot.random_vectors",
+        server.address,
+        "20261201",
+        folder,
+        PYTHONPATH=str(REPOSITORY / "tests"),
+    )
+    return {"ATTENTION_TEST_VECTORS": str(folder)}
 
 
 @pytest.fixture(scope="session")

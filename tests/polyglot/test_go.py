@@ -95,6 +95,13 @@ def test_own_tests(go):
     assert "--- PASS: ExampleClient_Compute" in output
 
 
+def test_random_vectors(go, random_vectors):
+    tests = "TestDigests|TestSessionScripts"
+    output = go("test", "-count=1", "-v", "-run", tests, ".", **random_vectors)
+    assert output.count("--- PASS: TestDigests/random-") == 150
+    assert output.count("--- PASS: TestSessionScripts/random-") >= 30
+
+
 def test_scenario(go, run, scenario, tmp_path):
     flags, expected = scenario
     program = tmp_path / "scenario"

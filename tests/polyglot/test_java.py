@@ -129,6 +129,22 @@ def test_metadata():
     assert f"<version>{VERSION}</version>" in README.read_text()
 
 
+def test_random_vectors(maven, installed, random_vectors):
+    maven(
+        "test",
+        "-Dtest=AttentionVectorsTest#digests,SessionVectorsTest#scripts",
+        "-Dsurefire.reportNameSuffix=random",
+        cwd=JAVA,
+        **random_vectors,
+    )
+    tests = 0
+    for report in (JAVA / "target/surefire-reports").glob("TEST-*-random.xml"):
+        tests += int(re.search(r' tests="(\d+)"', report.read_text())[1])
+        report.unlink()
+    # Scripts run twice: by the methods of sessions and as batches of one.
+    assert tests == 210
+
+
 def test_scenario(examples, run, scenario):
     flags, expected = scenario
     assert run(JAVA / "examples/scenario", *flags, **examples) == expected

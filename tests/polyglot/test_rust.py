@@ -68,6 +68,23 @@ def test_the_runner(cargo):
     assert "skipped: " not in output
 
 
+def test_random_vectors(cargo, random_vectors):
+    output = cargo(
+        "test",
+        "--locked",
+        "--all-features",
+        "--test",
+        "service",
+        "--",
+        "--show-output",
+        "digests",
+        "scripts",
+        **random_vectors,
+    )
+    assert "2 passed" in output
+    assert "skipped: " not in output
+
+
 def test_scenario(cargo, scenario):
     flags, expected = scenario
     output = cargo(

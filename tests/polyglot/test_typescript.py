@@ -50,6 +50,13 @@ def test_runner(run, client):
     assert told["fail"] == told["cancelled"] == "0"
 
 
+def test_random_vectors(run, client, random_vectors):
+    output = run(
+        "node", "scripts/test.mjs", "vectors", cwd=client, **random_vectors
+    )
+    assert len(re.findall(r"(?<!not )(?:ok|✔) .*random-\d", output)) == 180
+
+
 def test_scenario(run, client, scenario):
     flags, expected = scenario
     assert run("node", "examples/scenario.js", *flags, cwd=client) == expected

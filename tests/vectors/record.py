@@ -288,6 +288,7 @@ def scripts():
             append("a", 7, 1),
             {"do": "open", "session": "a", "target": "other"},
             append("other", 2, 3),
+            attend("a", 1, 5, any_length=True),
             append("a", 1, 5),
             step("a", 5),
             {"do": "refresh", "session": "a"},

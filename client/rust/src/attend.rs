@@ -17,6 +17,7 @@ pub struct Attend {
     pub(crate) options: pb::AttentionOptions,
     pub(crate) not_causal: bool,
     pub(crate) mask_begin: i64,
+    pub(crate) any_length: bool,
 }
 
 impl Attend {
@@ -32,6 +33,7 @@ impl Attend {
             options: pb::AttentionOptions::default(),
             not_causal: false,
             mask_begin: 0,
+            any_length: false,
         }
     }
 
@@ -49,6 +51,15 @@ impl Attend {
     #[must_use]
     pub fn not_causal(mut self) -> Self {
         self.not_causal = true;
+        self
+    }
+
+    /// Attends to whatever the layer has, whoever has appended it. Without it a layer
+    /// that is not as long as the object knows is `Aborted`. Where tokens are appended
+    /// in the same step it says nothing.
+    #[must_use]
+    pub fn any_length(mut self) -> Self {
+        self.any_length = true;
         self
     }
 

@@ -63,7 +63,8 @@ impl fmt::Debug for Handle {
 /// ```
 ///
 /// **Lengths.** An object knows how long each layer is, from what the server answered
-/// to it, and appends and attends only where that is still so. Else nothing is done:
+/// to it, and appends and attends only where that is still so
+/// ([`Attend::any_length`] attends to whatever is there). Else nothing is done:
 /// the call fails with `Aborted`, and [`Error::length`] is the true length.
 /// [`refresh`](Self::refresh) takes over the server's lengths. Several objects may
 /// be open of one session; each knows only its own appends.

@@ -108,6 +108,7 @@ impl StepItem {
             layer: layer_number(self.layer),
             expected_length: match claim {
                 Some(claim) => claim.expected_length(),
+                None if attend.is_some_and(|attend| attend.any_length) => None,
                 None => state.expected_length(self.layer),
             },
             request_id: claim.map(LayerClaim::request_id).unwrap_or_default(),

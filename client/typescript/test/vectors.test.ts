@@ -181,9 +181,9 @@ describe("sessions.json", { skip: server }, () => {
     } as unknown as SessionConfig;
   };
   const itemOf = (step: Step): Omit<StepItem, "session"> => {
-    const { key, value, query, mask, options, not_causal } = step;
+    const { key, value, query, mask, options, not_causal, any_length } = step;
     const message = Object.fromEntries(
-      Object.entries({ key, value, query, mask, options, not_causal }).filter(
+      Object.entries({ key, value, query, mask, options, not_causal, any_length }).filter(
         ([, part]) => part !== undefined,
       ),
     );

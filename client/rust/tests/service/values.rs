@@ -181,6 +181,8 @@ pub fn compute_request(request: &Value) -> ComputeRequest {
     for (name, value) in options.as_object().unwrap() {
         made = match name.as_str() {
             "layout" => made.layout(match value.as_str().unwrap() {
+                "LAYOUT_MATRIX" => Layout::Matrix,
+                "LAYOUT_BHSD" => Layout::Bhsd,
                 "LAYOUT_BSHD" => Layout::Bshd,
                 "LAYOUT_RAGGED" => Layout::Ragged,
                 "LAYOUT_PACKED" => Layout::Packed,
@@ -200,6 +202,9 @@ pub fn attend(step: &Value) -> Option<Attend> {
     let mut made = Attend::new(tensor(step.get("query")?));
     if let Some(mask) = step.get("mask") {
         made = made.mask(tensor(mask));
+    }
+    if step.get("any_length").is_some() {
+        made = made.any_length();
     }
     if step.get("not_causal").is_some() {
         made = made.not_causal();

@@ -12,7 +12,7 @@ import java.util.function.UnaryOperator;
 public final class AttendOptions {
   /** Every default. */
   public static final AttendOptions DEFAULT =
-      new AttendOptions(AttentionOptions.DEFAULT, null, 0, false, null, null);
+      new AttendOptions(AttentionOptions.DEFAULT, null, 0, false, null, null, false);
 
   final AttentionOptions options;
   final Tensor mask;
@@ -20,6 +20,7 @@ public final class AttendOptions {
   final boolean notCausal;
   final Tensor indices;
   final Tensor rowSinks;
+  final boolean anyLength;
 
   private AttendOptions(
       AttentionOptions options,
@@ -27,13 +28,15 @@ public final class AttendOptions {
       long maskBegin,
       boolean notCausal,
       Tensor indices,
-      Tensor rowSinks) {
+      Tensor rowSinks,
+      boolean anyLength) {
     this.options = options;
     this.mask = mask;
     this.maskBegin = maskBegin;
     this.notCausal = notCausal;
     this.indices = indices;
     this.rowSinks = rowSinks;
+    this.anyLength = anyLength;
   }
 
   /**
@@ -59,7 +62,8 @@ public final class AttendOptions {
         maskBegin,
         notCausal,
         indices,
-        rowSinks);
+        rowSinks,
+        anyLength);
   }
 
   /**
@@ -81,7 +85,7 @@ public final class AttendOptions {
    * @return new options
    */
   public AttendOptions withMask(Tensor newMask, long begin) {
-    return new AttendOptions(options, newMask, begin, notCausal, indices, rowSinks);
+    return new AttendOptions(options, newMask, begin, notCausal, indices, rowSinks, anyLength);
   }
 
   /**
@@ -93,7 +97,7 @@ public final class AttendOptions {
    * @return new options
    */
   public AttendOptions withIndices(Tensor newIndices) {
-    return new AttendOptions(options, mask, maskBegin, notCausal, newIndices, rowSinks);
+    return new AttendOptions(options, mask, maskBegin, notCausal, newIndices, rowSinks, anyLength);
   }
 
   /**
@@ -104,7 +108,7 @@ public final class AttendOptions {
    * @return new options
    */
   public AttendOptions withRowSinks(Tensor newRowSinks) {
-    return new AttendOptions(options, mask, maskBegin, notCausal, indices, newRowSinks);
+    return new AttendOptions(options, mask, maskBegin, notCausal, indices, newRowSinks, anyLength);
   }
 
   /**
@@ -113,6 +117,17 @@ public final class AttendOptions {
    * @return new options
    */
   public AttendOptions withoutCausal() {
-    return new AttendOptions(options, mask, maskBegin, true, indices, rowSinks);
+    return new AttendOptions(options, mask, maskBegin, true, indices, rowSinks, anyLength);
+  }
+
+  /**
+   * The same where a query sees whatever tokens the layer has, whoever has appended them. Without
+   * it a layer that is not as long as the object knows is ABORTED. Where tokens are appended in the
+   * same step it says nothing.
+   *
+   * @return new options
+   */
+  public AttendOptions withAnyLength() {
+    return new AttendOptions(options, mask, maskBegin, notCausal, indices, rowSinks, true);
   }
 }

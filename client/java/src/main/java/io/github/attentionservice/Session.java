@@ -21,9 +21,9 @@ import java.util.concurrent.CompletableFuture;
  * #release} leaves the session to others.
  *
  * <p><b>Lengths.</b> The object knows how long each layer is, from what the server answered to it,
- * and appends only where that is still so. Else nothing is appended: ABORTED ({@code
- * LENGTH_CONFLICT}), and {@link AttentionException#length} is the true length. {@link #refresh}
- * takes over the server's lengths.
+ * and appends and attends only where that is still so ({@link AttendOptions#withAnyLength} attends
+ * to whatever is there). Else nothing is done: ABORTED ({@code LENGTH_CONFLICT}), and {@link
+ * AttentionException#length} is the true length. {@link #refresh} takes over the server's lengths.
  *
  * <p><b>Trying again.</b> Each append has a request id, by which the server does it once. Where a
  * call failed for want of an answer (DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE), the same tokens

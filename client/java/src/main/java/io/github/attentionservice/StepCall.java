@@ -30,7 +30,9 @@ final class StepCall {
       this.item = item;
       this.claim = claim;
       this.expectedLength =
-          claim == null ? state().expectedByAttend(item.layer) : claim.expectedLength();
+          claim != null
+              ? claim.expectedLength()
+              : item.options.anyLength ? -1 : state().expectedByAttend(item.layer);
       this.retry =
           new Retry(
               claim == null ? Retry.Kind.REPEATABLE : Retry.Kind.APPEND,

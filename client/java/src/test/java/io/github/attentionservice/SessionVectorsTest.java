@@ -162,6 +162,9 @@ class SessionVectorsTest {
       Tensor value = tensor(step, "value");
       Tensor query = tensor(step, "query");
       AttendOptions options = AttendOptions.DEFAULT.withOptions(Json.options(step));
+      if (step.has("any_length")) {
+        options = options.withAnyLength();
+      }
       if (step.has("not_causal") && step.get("not_causal").getAsBoolean()) {
         options = options.withoutCausal();
       }
