@@ -70,11 +70,10 @@ pub(crate) async fn append(
         let begin = progress.done;
         let message = append_message(&state, &claim, layer, &key, value.as_ref(), range)?;
         let begun = Instant::now();
-        let answer: Result<pb::AppendKeyValuesResponse, _> =
-            retrying(attempts.anew(), |deadline| {
-                client.transport.unary(APPEND, &message, deadline)
-            })
-            .await;
+        let answer: Result<pb::AppendKeyValuesResponse, _> = retrying(attempts.anew(), |attempt| {
+            client.transport.unary(APPEND, &message, attempt)
+        })
+        .await;
         state.call_ended(&answer, begun);
         match answer {
             Ok(answer) => length = count(answer.length),

@@ -64,6 +64,7 @@ impl ClientBuilder {
             options: CallOptions {
                 timeout: Duration::from_secs(60),
                 max_attempts: 4,
+                request_id: None,
             },
         }
     }

@@ -6,15 +6,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::error::Error;
+use http::HeaderValue;
+
+use crate::error::{Code, Error};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 
 /// What holds for one call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CallOptions {
     pub(crate) timeout: Duration,
     pub(crate) max_attempts: u32,
+    /// The header `x-request-id`.
+    pub(crate) request_id: Option<HeaderValue>,
 }
 
 /// A call of the service: a future, to be awaited.
@@ -47,6 +51,8 @@ pub struct Call<T> {
 type Start<T> = Box<dyn FnOnce(CallOptions) -> BoxFuture<T> + Send>;
 
 enum State<T> {
+    /// An option cannot be used.
+    Refused(Error),
     Waiting(Option<Start<T>>),
     Running(BoxFuture<T>),
 }
@@ -78,19 +84,35 @@ impl<T> Call<T> {
         self.options.max_attempts = attempts;
         self
     }
+
+    /// An id of 1 to 128 printable ASCII characters by which the call is found in the
+    /// server's log (the header `x-request-id`); with others the call fails with
+    /// `InvalidArgument`. Steps and attends to sessions, which share a stream, do not
+    /// have it.
+    pub fn request_id(mut self, id: &str) -> Self {
+        let printable = (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+        match HeaderValue::from_str(id) {
+            Ok(header) if printable => self.options.request_id = Some(header),
+            _ => {
+                let text = format!("request_id: got {id:?}, wanted 1 to 128 printable characters");
+                self.state = State::Refused(Error::local(Code::InvalidArgument, text));
+            }
+        }
+        self
+    }
 }
 
 impl<T> Future for Call<T> {
     type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let options = self.options;
         if let State::Waiting(start) = &mut self.state {
             let start = start.take().expect("a call that began is running");
-            self.state = State::Running(start(options));
+            self.state = State::Running(start(self.options.clone()));
         }
         match &mut self.state {
             State::Running(future) => future.as_mut().poll(context),
+            State::Refused(error) => Poll::Ready(Err(error.clone())),
             State::Waiting(_) => unreachable!("it was begun above"),
         }
     }

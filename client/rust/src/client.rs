@@ -102,8 +102,8 @@ impl Inner {
         request: &impl prost::Message,
     ) -> Result<A, Error> {
         let message = OutMessage::of(request)?;
-        retrying(attempts, |deadline| {
-            self.transport.unary(method, &message, deadline)
+        retrying(attempts, |attempt| {
+            self.transport.unary(method, &message, attempt)
         })
         .await
     }
@@ -154,7 +154,7 @@ impl Client {
         Fut: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
-        Call::new(inner.options, move |options| start(inner, options))
+        Call::new(inner.options.clone(), move |options| start(inner, options))
     }
 
     /// Computes attention. A request with more than 4 MiB of keys and values for few
@@ -310,8 +310,8 @@ async fn compute(
     if !inner.takes_no_streams()
         && let Some(chunks) = KeyChunks::worthwhile(&request)
     {
-        let answer = retrying(attempts.anew(), |deadline| {
-            stream::compute(&inner.transport, &request, chunks.clone(), deadline)
+        let answer = retrying(attempts.anew(), |attempt| {
+            stream::compute(&inner.transport, &request, chunks.clone(), attempt)
         })
         .await;
         match answer {
@@ -326,8 +326,8 @@ async fn compute(
         }
     }
     let message = OutMessage::new(request.message())?;
-    let answer = retrying(attempts, |deadline| {
-        inner.transport.unary(COMPUTE, &message, deadline)
+    let answer = retrying(attempts, |attempt| {
+        inner.transport.unary(COMPUTE, &message, attempt)
     })
     .await?;
     ComputeAnswer::from_wire(answer, &request)

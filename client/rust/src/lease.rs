@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::pb;
+use crate::retry::{Attempt, within};
 use crate::rpc::{Method, OutMessage, Transport};
 use crate::session_state::SessionState;
 
@@ -142,5 +143,9 @@ async fn get(
         id: session.id().to_owned(),
         incarnation: session.incarnation(),
     })?;
-    crate::retry::within(deadline, transport.unary(GET_SESSION, &message, deadline)).await
+    let attempt = Attempt {
+        deadline,
+        request_id: None,
+    };
+    within(deadline, transport.unary(GET_SESSION, &message, attempt)).await
 }

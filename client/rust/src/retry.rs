@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::call::CallOptions;
@@ -26,9 +27,16 @@ const LONGEST_UNDER_WAY_PAUSE: Duration = Duration::from_millis(500);
 /// What "no timeout" comes to: some time that can be counted.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// What each attempt at a call carries.
+#[derive(Clone)]
+pub(crate) struct Attempt {
+    pub(crate) deadline: Instant,
+    pub(crate) request_id: Option<HeaderValue>,
+}
+
 /// The attempts at one call.
 pub(crate) struct Attempts {
-    deadline: Instant,
+    each: Attempt,
     most: u32,
     made: u32,
     under_way_pause: Duration,
@@ -38,7 +46,10 @@ pub(crate) struct Attempts {
 impl Attempts {
     pub(crate) fn new(options: &CallOptions, twice: Twice) -> Self {
         Self {
-            deadline: Instant::now() + options.timeout.min(LONGEST_TIMEOUT),
+            each: Attempt {
+                deadline: Instant::now() + options.timeout.min(LONGEST_TIMEOUT),
+                request_id: options.request_id.clone(),
+            },
             most: options.max_attempts.max(1),
             made: 0,
             under_way_pause: FIRST_UNDER_WAY_PAUSE,
@@ -47,12 +58,13 @@ impl Attempts {
     }
 
     pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
+        self.each.deadline
     }
 
     /// Further calls within the same time, such as the next piece of an append.
     pub(crate) fn anew(&self) -> Self {
         Self {
+            each: self.each.clone(),
             made: 0,
             under_way_pause: FIRST_UNDER_WAY_PAUSE,
             ..*self
@@ -76,7 +88,7 @@ impl Attempts {
         let pause = self.pause_after(error)?;
         // A server may tell a longer delay than a clock can count.
         let next = Instant::now().checked_add(pause)?;
-        (next < self.deadline).then_some(next)
+        (next < self.each.deadline).then_some(next)
     }
 
     fn is_under_way(&self, error: &Error) -> bool {
@@ -126,13 +138,12 @@ impl Attempts {
 /// Makes the call until it succeeds, fails for good, or its time is over.
 pub(crate) async fn retrying<T, F, Fut>(mut attempts: Attempts, mut attempt: F) -> Result<T, Error>
 where
-    F: FnMut(Instant) -> Fut,
+    F: FnMut(Attempt) -> Fut,
     Fut: Future<Output = Result<T, Error>>,
 {
-    let deadline = attempts.deadline;
-    within(deadline, async {
+    within(attempts.deadline(), async {
         loop {
-            match attempt(deadline).await {
+            match attempt(attempts.each.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => attempts.after(error).await?,
             }
@@ -177,6 +188,7 @@ mod tests {
     const OPTIONS: CallOptions = CallOptions {
         timeout: Duration::from_secs(60),
         max_attempts: 4,
+        request_id: None,
     };
 
     fn error(code: Code, reason: Option<&str>, delay: Delay) -> Error {

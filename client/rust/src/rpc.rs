@@ -22,10 +22,11 @@ use tower_service::Service;
 use crate::connect::{ConnectError, Connection, chain};
 use crate::error::{Code, Delay, Error};
 use crate::memory::{Frames, Received, Rope};
-use crate::retry::deadline_exceeded;
+use crate::retry::{Attempt, deadline_exceeded};
 use crate::token::TokenSource;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_BYTES: HeaderName = HeaderName::from_static("attention-request-bytes");
 const MAX_RESPONSE_BYTES: HeaderName = HeaderName::from_static("attention-max-response-bytes");
 
@@ -85,8 +86,9 @@ impl Transport {
         method: Method,
         body: Body,
         request_bytes: RequestBytes,
-        deadline: Option<Instant>,
+        attempt: Option<&Attempt>,
     ) -> Result<Incoming, Error> {
+        let deadline = attempt.map(|attempt| attempt.deadline);
         let mut request = http::Request::new(body);
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
@@ -96,6 +98,9 @@ impl Transport {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         if let Some(deadline) = deadline {
             headers.insert(GRPC_TIMEOUT, timeout_header(deadline));
+        }
+        if let Some(id) = attempt.and_then(|attempt| attempt.request_id.as_ref()) {
+            headers.insert(REQUEST_ID, id.clone());
         }
         if let Some(bytes) = request_bytes {
             headers.insert(REQUEST_BYTES, bytes.into());
@@ -127,12 +132,12 @@ impl Transport {
         &self,
         method: Method,
         message: &OutMessage,
-        deadline: Instant,
+        attempt: Attempt,
     ) -> Result<A, Error> {
         let body = Body::new(FramesBody(message.frames.clone()));
         let request_bytes = method.computes.then_some(message.len);
         let mut incoming = self
-            .open(method, body, request_bytes, Some(deadline))
+            .open(method, body, request_bytes, Some(&attempt))
             .await?;
         let Some(answer) = incoming.message().await? else {
             return Err(Error::malformed("the call ended well without a message"));

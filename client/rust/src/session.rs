@@ -117,7 +117,9 @@ impl Session {
         Fut: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let handle = self.handle.clone();
-        Call::new(handle.client.options, move |options| start(handle, options))
+        Call::new(handle.client.options.clone(), move |options| {
+            start(handle, options)
+        })
     }
 
     /// Its name.

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::time::Instant;
 use tonic::body::Body;
 
 use crate::axes::Axes;
@@ -15,6 +14,7 @@ use crate::error::{Code, Error};
 use crate::memory::{AlignedBytes, Frames, Rope};
 use crate::options::Layout;
 use crate::pb;
+use crate::retry::Attempt;
 use crate::rpc::{Method, OutMessage, Transport, decode};
 use crate::tensor::{DataType, Tensor, byte_count};
 
@@ -252,9 +252,9 @@ pub(crate) async fn compute(
     transport: &Transport,
     request: &ComputeRequest,
     chunks: KeyChunks,
-    deadline: Instant,
+    attempt: Attempt,
 ) -> Result<ComputeAnswer, Error> {
-    compute_in_chunks(transport, request, chunks, deadline)
+    compute_in_chunks(transport, request, chunks, attempt)
         .await
         .map_err(Error::named_as_in_request)
 }
@@ -263,7 +263,7 @@ async fn compute_in_chunks(
     transport: &Transport,
     request: &ComputeRequest,
     chunks: KeyChunks,
-    deadline: Instant,
+    attempt: Attempt,
 ) -> Result<ComputeAnswer, Error> {
     let mut header = Rope::default();
     header.message(1, request.stream_header());
@@ -274,7 +274,7 @@ async fn compute_in_chunks(
     });
     // hyper sends the body on a task of its own while the rows are read here.
     let mut incoming = transport
-        .open(METHOD, body, Some(header.len), Some(deadline))
+        .open(METHOD, body, Some(header.len), Some(&attempt))
         .await?;
     let mut rows = AnswerRows::new(request)?;
     while let Some(message) = incoming.message().await? {

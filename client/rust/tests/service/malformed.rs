@@ -1,5 +1,7 @@
 //! Answers that make no sense, from a server of HTTP/2 that says what it is told to.
 
+use std::sync::{Arc, Mutex};
+
 use attention_client::stubs::{ComputeAttentionResponse, DataType as Wire, Tensor as WireTensor};
 use attention_client::{Client, Code, ComputeRequest, Error, Tensor};
 use bytes::Bytes;
@@ -61,16 +63,25 @@ impl Answer {
 }
 
 async fn ask(answer: Answer) -> Result<Tensor, Error> {
+    ask_as(answer, None).await.0
+}
+
+/// What a call with this request id is answered, and the one that the server got.
+async fn ask_as(answer: Answer, id: Option<&str>) -> (Result<Tensor, Error>, Option<String>) {
+    let got = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&got);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let answer = answer.clone();
+            let (answer, told) = (answer.clone(), Arc::clone(&told));
             tokio::spawn(async move {
                 let mut connection = h2::server::handshake(stream).await.unwrap();
                 while let Some(Ok((request, respond))) = connection.accept().await {
                     let answer = answer.clone();
+                    let id = request.headers().get("x-request-id");
+                    *told.lock().unwrap() = id.map(|id| id.to_str().unwrap().to_owned());
                     tokio::spawn(async move {
                         let mut body = request.into_body();
                         while body.data().await.is_some() {}
@@ -82,10 +93,14 @@ async fn ask(answer: Answer) -> Result<Tensor, Error> {
     });
     let client = Client::new(address).unwrap();
     let row = Tensor::new([1, 2], vec![1.0_f32, 2.0]).unwrap();
-    let call = client.compute(ComputeRequest::new(&row, &row, &row));
+    let mut call = client.compute(ComputeRequest::new(&row, &row, &row));
+    if let Some(id) = id {
+        call = call.request_id(id);
+    }
     let answer = call.max_attempts(1).await;
     server.abort();
-    answer.map(|answer| answer.output)
+    let got = got.lock().unwrap().take();
+    (answer.map(|answer| answer.output), got)
 }
 
 fn framed(message: &[u8]) -> Vec<u8> {
@@ -106,6 +121,24 @@ fn output(data_type: Wire, shape: &[i64], bytes: usize) -> Vec<u8> {
         ..Default::default()
     };
     framed(&answer.encode_to_vec())
+}
+
+#[tokio::test]
+async fn request_ids() {
+    let right = Answer::body(output(Wire::Float32, &[1, 2], 8));
+    let (answer, got) = ask_as(right.clone(), Some("mine/7")).await;
+    assert_eq!((answer.is_ok(), got.as_deref()), (true, Some("mine/7")));
+    let (answer, got) = ask_as(right.clone(), None).await;
+    assert_eq!((answer.is_ok(), got), (true, None));
+    for bad in ["", "two words", "ü", "line\nbreak", &"x".repeat(129)] {
+        let (answer, got) = ask_as(right.clone(), Some(bad)).await;
+        let error = answer.unwrap_err();
+        assert_eq!(
+            (error.code(), got),
+            (Code::InvalidArgument, None),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]
