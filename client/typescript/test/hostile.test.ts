@@ -10,6 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { CallOptions, Code } from "@attention-service/client";
 import { AttentionClient, AttentionError, tensor } from "@attention-service/client";
+import { AttentionClient as WebClient } from "@attention-service/client/web";
 import {
   ComputeAttentionResponseSchema,
   DataType,
@@ -388,6 +389,24 @@ describe("servers that do not answer", () => {
     );
     await client.close();
     server.close();
+  });
+});
+
+describe("what fetch() throws in a browser", () => {
+  const failing = (waitMs: number): Promise<unknown> => {
+    const client = new WebClient("http://127.0.0.1:1", {
+      // So busy that no timer goes off.
+      fetch: () => {
+        for (const end = performance.now() + waitMs; performance.now() < end;);
+        return Promise.reject(new TypeError("Failed to fetch"));
+      },
+    });
+    return client.compute(request, { timeoutMs: 20, maxAttempts: 1 });
+  };
+
+  it("is a deadline where the time is over, else no connection", async () => {
+    await assertFails(failing(40), "DEADLINE_EXCEEDED", /no answer within 20 ms/);
+    await assertFails(failing(0), "UNAVAILABLE", /cannot be reached/);
   });
 });
 

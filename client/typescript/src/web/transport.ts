@@ -113,8 +113,11 @@ export class WebTransport implements Transport {
     if (error.cause instanceof AttentionError) return error.cause;
     if (context.signal?.aborted) return cancelled(context.signal, this.server);
     if (this.#closing.signal.aborted) return this.#closedError();
+    // Browser or proxy may notice before this client that the time is over, and have other words for it.
+    const late = performance.now() >= context.deadline;
     // What fetch() throws where there is no connection, or CORS forbids the call; it says no more.
     if (error.cause instanceof TypeError) {
+      if (late) return deadlineExceeded(context.timeoutMs, this.server);
       return new AttentionError(
         "UNAVAILABLE",
         `the server cannot be reached, or forbids this origin: ${error.cause.message}`,
@@ -132,9 +135,7 @@ export class WebTransport implements Transport {
       server: this.server,
       cause: error.cause,
     });
-    // A proxy may notice before this client that the time is over, and has other words for it.
-    const late = told.reason === undefined && performance.now() >= context.deadline;
-    return late ? deadlineExceeded(context.timeoutMs, this.server) : told;
+    return late && told.reason === undefined ? deadlineExceeded(context.timeoutMs, this.server) : told;
   }
 
   compute(request: ComputeAttentionRequest, context: CallContext): Promise<ComputeAttentionResponse> {
