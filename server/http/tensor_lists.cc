@@ -183,6 +183,8 @@ class Expander final : public nlohmann::json_sax<Json> {
     return Value(value ? "true" : "false");
   }
   bool number_integer(number_integer_t value) override {
+    // Of integers only -0 is a negative number and 0.
+    if (tensor_ && value == 0) return Number("-0.0");
     return Number(absl::StrCat(value));
   }
   bool number_unsigned(number_unsigned_t value) override {

@@ -79,6 +79,14 @@ TEST(TensorListsTest, BooleansBecomeData) {
   EXPECT_EQ(tensor.data(), std::string("\1\0\0\1", 4));
 }
 
+TEST(TensorListsTest, ZeroKeepsItsSign) {
+  for (const char* zero : {"-0", "-0.0", "-0e0"}) {
+    const v1::Tensor tensor = Query(absl::StrCat("[0, ", zero, "]"));
+    EXPECT_FALSE(std::signbit(tensor.float_values(0))) << zero;
+    EXPECT_TRUE(std::signbit(tensor.float_values(1))) << zero;
+  }
+}
+
 v1::Tensor Indices(const std::string& list) {
   return Parse<v1::ComputeAttentionRequest>(
              absl::StrCat(R"({"indices": )", list, "}"))
