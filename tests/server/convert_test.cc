@@ -156,6 +156,15 @@ TEST(ConvertTest, BitsOfAllLengths) {
   }
 }
 
+TEST(ConvertTest, BitsComeFromOnePlace) {
+  v1::ComputeAttentionRequest request = SmallRequest();
+  *request.mutable_mask() = Packed(RandomTensor(v1::DATA_TYPE_BOOL, {3, 5}, 1));
+  request.mutable_mask()->mutable_shared_memory();
+  const absl::Status status = Convert(request).status();
+  EXPECT_EQ(status.message(),
+            "mask: got both shared_memory and data, wanted one");
+}
+
 TEST(ConvertTest, LargeMasksOfBitsAreUnpackedInPieces) {
   constexpr int64_t kLength = (9 << 20) + 3;
   const v1::Tensor bools = RandomTensor(v1::DATA_TYPE_BOOL, {kLength}, 1);
@@ -189,6 +198,8 @@ TEST(ConvertTest, LargeMasksOfBitsAreUnpackedInPieces) {
         meter, {.table = &table, .tenant = 1});
     ASSERT_TRUE(converted.ok()) << converted.status();
     EXPECT_GE(meter.taken(), kLength);
+    // What is shared stays while it is read.
+    EXPECT_EQ(converted->regions.size(), shared ? 1u : 0u);
     // Three for the mask; of query, key and value one each. In any order.
     ASSERT_EQ(converted->copies.size(), 6u);
     for (size_t i = converted->copies.size(); i-- > 0;) {
