@@ -65,15 +65,14 @@ WELL_KNOWN = {
     ".google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
 }
 LISTS = {
-    "description": "Nested lists of numbers, or of true and false.",
-    "type": "array",
-    "items": {
-        "anyOf": [
-            NUMBER,
-            {"type": "boolean"},
-            {"$ref": "#/components/schemas/TensorLists"},
-        ]
-    },
+    "TensorLists": (
+        "Nested lists of numbers, or of true and false.",
+        [NUMBER, {"type": "boolean"}],
+    ),
+    "IndexLists": (
+        "Nested lists of integers.",
+        [INT32, {"type": "string", "pattern": "^-?[0-9]{1,9}$"}],
+    ),
 }
 
 
@@ -143,6 +142,16 @@ def described(schema, description):
     return {"description": description} | schema if description else schema
 
 
+def lists(title):
+    description, elements = LISTS[title]
+    nested = {"$ref": f"#/components/schemas/{title}"}
+    return {
+        "description": description,
+        "type": "array",
+        "items": {"anyOf": [*elements, nested]},
+    }
+
+
 def short(name):
     return name.removeprefix(".attention.v1.").replace(".", "")
 
@@ -166,13 +175,13 @@ class Schemas:
                 described({"type": "string", "enum": values}, comment),
             )
             return {"$ref": f"#/components/schemas/{short(name)}"}
-        if name == TENSOR and request:
-            self.made.setdefault("TensorLists", LISTS)
-            tensor = self.message(name)
-            return {
-                "anyOf": [tensor, {"$ref": "#/components/schemas/TensorLists"}]
-            }
         return self.message(name, request)
+
+    def tensor(self, title):
+        """A tensor of a request: the message, or nested lists."""
+        self.made.setdefault(title, lists(title))
+        nested = {"$ref": f"#/components/schemas/{title}"}
+        return {"anyOf": [self.message(TENSOR), nested]}
 
     def message(self, name, request=False):
         title = short(name)
@@ -192,6 +201,9 @@ class Schemas:
     def field(self, field, request):
         if field.type in SCALARS:
             schema = SCALARS[field.type]
+        elif field.type_name == TENSOR and request:
+            of_integers = field.name == "indices"
+            schema = self.tensor("IndexLists" if of_integers else "TensorLists")
         else:
             schema = self.reference(field.type_name, request)
         if field.label == Field.LABEL_REPEATED:

@@ -6,8 +6,9 @@
 
 namespace attention::server {
 
-// Reading a body, per byte of it, the body included: lists of short numbers
-// become floats of a message.
+// Reading a body, per byte of it, the body included. Lists of numbers of one
+// digit take the most: 8.5 where they become floats of a message, 10.2 where
+// they are `indices`, which go through base64.
 inline constexpr int64_t kReadFactor = 10;
 
 // An answer as text, with the message that it is made from, per byte of the

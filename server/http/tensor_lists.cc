@@ -1,7 +1,9 @@
 #include "server/http/tensor_lists.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -9,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "attention/v1/attention.pb.h"
 #include "base/field_error.h"
@@ -31,11 +34,19 @@ bool IsTensor(const Descriptor* type) {
          type->full_name() == v1::Tensor::descriptor()->full_name();
 }
 
+// Whether the elements of a tensor are integers, and can be nothing else.
+bool IsOfIntegers(const FieldDescriptor& field) {
+  return field.name() == "indices";
+}
+
 // One list after another, as they come: the shape and elements of a tensor.
 class TensorList {
  public:
   // Writes the Tensor to the end of `json`.
-  explicit TensorList(std::string& json) : json_(json) {}
+  TensorList(bool of_integers, std::string& json)
+      : of_integers_(of_integers), json_(json) {}
+
+  bool of_integers() const { return of_integers_; }
 
   // What is wrong is said once, by the function that returned false.
   const std::string& error() const { return error_; }
@@ -70,6 +81,7 @@ class TensorList {
   }
 
   bool Number(absl::string_view text) {
+    if (of_integers_) return Integer(text);
     const bool first = !is_bool_;
     if (!Element(/*is_bool=*/false)) return false;
     absl::StrAppend(&json_, first ? kFloatValues : ",", text);
@@ -77,9 +89,16 @@ class TensorList {
   }
 
   bool Bool(bool value) {
+    if (of_integers_) return NotAnElement(value ? "true" : "false");
     if (!Element(/*is_bool=*/true)) return false;
     bytes_.push_back(value ? '\1' : '\0');
     return true;
+  }
+
+  bool NotAnElement(absl::string_view got) {
+    return Wrong(absl::StrCat(
+        "got ", got.substr(0, 40), " in a list of ",
+        of_integers_ ? "integers of 32 bits" : "numbers or booleans"));
   }
 
   bool Wrong(std::string what) {
@@ -89,8 +108,9 @@ class TensorList {
 
   // Once End() said that all is done.
   void Finish() {
-    if (is_bool_.value_or(false)) {
-      absl::StrAppend(&json_, R"({"dataType":"DATA_TYPE_BOOL","data":")",
+    if (of_integers_ || is_bool_.value_or(false)) {
+      absl::StrAppend(&json_, R"({"dataType":"DATA_TYPE_)",
+                      of_integers_ ? "INT32" : "BOOL", R"(","data":")",
                       absl::Base64Escape(bytes_), "\"");
     } else {
       absl::StrAppend(&json_, is_bool_ ? "" : kFloatValues, "]");
@@ -107,6 +127,21 @@ class TensorList {
   static constexpr size_t kMaxRank = 8;
   static constexpr char kFloatValues[] = R"({"floatValues":[)";
 
+  // INT64, which keys past 2^31 would need, takes more memory for each digit
+  // of a body than the body is charged for.
+  bool Integer(absl::string_view text) {
+    using Limits = std::numeric_limits<int32_t>;
+    double value;  // holds each integer of 32 bits exactly; 2e0 is one, too
+    if (!absl::SimpleAtod(text, &value) || std::trunc(value) != value ||
+        value < Limits::min() || value > Limits::max()) {
+      return NotAnElement(text);
+    }
+    if (!Element(/*is_bool=*/false)) return false;
+    const auto number = static_cast<int32_t>(value);
+    bytes_.append(reinterpret_cast<const char*>(&number), sizeof(number));
+    return true;
+  }
+
   bool Element(bool is_bool) {
     if (!rank_) rank_ = depth_;
     if (depth_ != *rank_ || depth_ != counts_.size()) {
@@ -120,6 +155,7 @@ class TensorList {
     return true;
   }
 
+  bool of_integers_;
   size_t depth_ = 0;
   std::optional<size_t> rank_;   // known from the first element on
   std::vector<int64_t> counts_;  // of the open lists, by level
@@ -139,7 +175,7 @@ class Expander final : public nlohmann::json_sax<Json> {
   const absl::Status& error() const { return error_; }
 
   bool null() override {
-    if (tensor_) return NotAnElement("null");
+    if (tensor_) return Checked(tensor_->NotAnElement("null"));
     return Value("null");
   }
   bool boolean(bool value) override {
@@ -147,6 +183,8 @@ class Expander final : public nlohmann::json_sax<Json> {
     return Value(value ? "true" : "false");
   }
   bool number_integer(number_integer_t value) override {
+    // Of integers only -0 is a negative number and 0.
+    if (tensor_ && value == 0) return Number("-0.0");
     return Number(absl::StrCat(value));
   }
   bool number_unsigned(number_unsigned_t value) override {
@@ -156,12 +194,7 @@ class Expander final : public nlohmann::json_sax<Json> {
     return Number(text);
   }
   bool string(string_t& value) override {
-    if (tensor_) {
-      if (value != "NaN" && value != "Infinity" && value != "-Infinity") {
-        return NotAnElement("a string");
-      }
-      return Checked(tensor_->Number(absl::StrCat("\"", value, "\"")));
-    }
+    if (tensor_) return Checked(String(value));
     Separate();
     AppendQuoted(value);
     return true;
@@ -169,7 +202,7 @@ class Expander final : public nlohmann::json_sax<Json> {
   bool binary(binary_t&) override { return false; }  // not in JSON
 
   bool start_object(std::size_t) override {
-    if (tensor_) return NotAnElement("an object");
+    if (tensor_) return Checked(tensor_->NotAnElement("an object"));
     return Open('{');
   }
   bool key(string_t& name) override {
@@ -184,6 +217,7 @@ class Expander final : public nlohmann::json_sax<Json> {
                 ? field->message_type()
                 : nullptr;
     next_is_list_ = field != nullptr && field->is_repeated();
+    next_is_of_integers_ = field != nullptr && IsOfIntegers(*field);
     field_ = name;
     if (!IsTensor(next_)) return true;
     // Else each would be read, and cost what a tensor does.
@@ -201,7 +235,7 @@ class Expander final : public nlohmann::json_sax<Json> {
     if (tensor_) return Checked(tensor_->Begin());
     if (IsTensor(next_) && !next_is_list_) {
       Separate();
-      tensor_.emplace(json_);
+      tensor_.emplace(next_is_of_integers_, json_);
       return Checked(tensor_->Begin());
     }
     next_is_list_ = false;
@@ -288,9 +322,17 @@ class Expander final : public nlohmann::json_sax<Json> {
     if (!good) error_ = FieldError(field_, tensor_->error());
     return good;
   }
-  bool NotAnElement(absl::string_view got) {
-    return Checked(tensor_->Wrong(
-        absl::StrCat("got ", got, " in a list of numbers or booleans")));
+  // Strings that proto3 JSON writes for numbers.
+  bool String(const std::string& text) {
+    if (tensor_->of_integers()) {
+      int64_t number;
+      return absl::SimpleAtoi(text, &number)
+                 ? tensor_->Number(text)
+                 : tensor_->NotAnElement("a string");
+    }
+    return text == "NaN" || text == "Infinity" || text == "-Infinity"
+               ? tensor_->Number(absl::StrCat("\"", text, "\""))
+               : tensor_->NotAnElement("a string");
   }
 
   std::string json_;
@@ -299,6 +341,7 @@ class Expander final : public nlohmann::json_sax<Json> {
   // Of the value that comes next: the message it must be, if it must be one.
   const Descriptor* next_;
   bool next_is_list_ = false;
+  bool next_is_of_integers_ = false;
   std::string field_;  // the last key
   std::optional<TensorList> tensor_;
 };

@@ -17,9 +17,11 @@ namespace attention::server {
 //   {"query": {"floatValues": [1, 0, 0, 1], "shape": ["2", "2"]}}
 //
 // Numbers, and the strings "NaN", "Infinity" and "-Infinity", become
-// float_values; a list of true and false becomes a BOOL tensor with `data`.
-// What it returns is at most some 4 times as long as `json`, and as long where
-// that has more than a few numbers.
+// float_values; a list of true and false becomes a BOOL tensor with `data`. For
+// `indices` lists have integers of 32 bits, which may be strings too, and
+// become an INT32 tensor with `data`. What it returns is at most some 4 times
+// as long as `json`, and as long where that has more than a few numbers, or 4/3
+// of that with indices.
 //
 // Errors: InvalidArgument; a FieldError() of the tensor where lists of one
 // level have different lengths, where a tensor comes twice, where numbers and

@@ -510,6 +510,36 @@ std::vector<Bad> BadIndicesAndSinks() {
        "indices.data",
        "got -2 at element 11, wanted -1, for none, to 4, the sequence's last "
        "key"},
+      {"index_of_the_last_head", numbers,
+       [](Views& v) {
+         v.indices.assign(48, 0);
+         v.indices[47] = 5;
+         v.inputs.indices = View(DataType::kInt64, {2, 4, 3, 2});
+         v.inputs.indices->data = v.indices.data();
+       },
+       "indices.data",
+       "got 5 at element 47, wanted -1, for none, to 4, the sequence's last "
+       "key"},
+      {"index_of_32_bits", numbers,
+       [](Views& v) {
+         // Of which each holds two.
+         v.indices[4] = int64_t{5} << 32;
+         v.inputs.indices = View(DataType::kInt32, {2, 3, 4});
+         v.inputs.indices->data = v.indices.data();
+       },
+       "indices.data",
+       "got 5 at element 9, wanted -1, for none, to 4, the sequence's last "
+       "key"},
+      {"index_of_32_bits_of_another_sequence", ragged,
+       [](Views& v) {
+         v.indices.assign(12, 0);
+         v.indices[3] = int64_t{2} << 32;
+         v.inputs.indices = View(DataType::kInt32, {3, 4, 2});
+         v.inputs.indices->data = v.indices.data();
+       },
+       "indices.data",
+       "got 2 at element 7, wanted -1, for none, to 1, the sequence's last "
+       "key"},
       {"index_of_another_sequence", ragged,
        [](Views& v) {
          v.indices[1] = 2;

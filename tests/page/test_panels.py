@@ -1,5 +1,6 @@
 """The other panels against NumPy and the server."""
 
+import json
 import re
 from fractions import Fraction
 
@@ -70,9 +71,19 @@ class TestMasks:
         assert hatched == wanted.ravel().tolist()
 
     def test_the_server_agrees_about_each(self, page, grpc_answer):
-        page.answer_with(grpc_answer)
+        asked = []
+
+        def answer(text):
+            asked.append(json.loads(text))
+            return grpc_answer(text)
+
+        page.answer_with(answer)
         page.open("masks")
         page.said("#server-masks", "The server’s answers to all 8: equal")
+        # A mask is sent only where there is no option for it.
+        assert sum("mask" in request for request in asked) == 1
+        chunks = [r.get("options", {}).get("chunkSize") for r in asked]
+        assert [size for size in chunks if size] == [4]
         # More queries than keys: rows that see nothing.
         page.tab.fill("#mask-S", "9")
         page.tab.fill("#mask-T", "4")

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/field_error.h"
 #include "server/shared_memory/region_table.h"
 #include "tests/support/messages.h"
 #include "tests/support/shared_memory.h"
@@ -15,6 +16,7 @@ namespace attention::server {
 namespace {
 
 using attention::testing::FloatTensor;
+using attention::testing::Packed;
 using attention::testing::RandomTensor;
 using attention::testing::SmallRequest;
 
@@ -115,6 +117,98 @@ TEST(ConvertTest, SharedTensorsAreLeftWhereTheyAreButMasksOfBool) {
   }
 }
 
+std::string BytesOf(const ConstTensorView& view, int64_t bytes) {
+  return {static_cast<const char*>(view.data), static_cast<size_t>(bytes)};
+}
+
+TEST(ConvertTest, BitsAreBoolsWithoutGapsBetweenRows) {
+  v1::ComputeAttentionRequest request = SmallRequest();
+  v1::Tensor& mask = *request.mutable_mask();
+  mask.set_data_type(v1::DATA_TYPE_BITS);
+  mask.add_shape(3);
+  mask.add_shape(5);
+  // Elements 0, 2, 7, 8 and 14; what stands behind the last one is nothing.
+  mask.set_data("\x85\xc1");
+  const auto converted = Convert(request);
+  ASSERT_TRUE(converted.ok()) << converted.status();
+  const ConstTensorView& view = *converted->inputs.mask;
+  EXPECT_EQ(view.type, DataType::kBool);
+  EXPECT_EQ(view.shape, (Shape{3, 5}));
+  EXPECT_EQ(BytesOf(view, 15),
+            std::string("\1\0\1\0\0\0\0\1\1\0\0\0\0\0\1", 15));
+}
+
+TEST(ConvertTest, BitsOfAllLengths) {
+  for (int64_t length = 0; length < 40; ++length) {
+    v1::ComputeAttentionRequest request = SmallRequest();
+    const v1::Tensor bools = RandomTensor(v1::DATA_TYPE_BOOL, {length}, 1);
+    *request.mutable_mask() = Packed(bools);
+    const auto converted = Convert(request);
+    ASSERT_TRUE(converted.ok()) << converted.status();
+    EXPECT_EQ(BytesOf(*converted->inputs.mask, length), bools.data());
+    // Neither more nor less.
+    std::string* const data = request.mutable_mask()->mutable_data();
+    data->push_back('\0');
+    EXPECT_EQ(ErrorField(Convert(request).status()), "mask.data");
+    if (length == 0) continue;
+    data->resize(data->size() - 2);
+    EXPECT_EQ(ErrorField(Convert(request).status()), "mask.data");
+  }
+}
+
+TEST(ConvertTest, BitsComeFromOnePlace) {
+  v1::ComputeAttentionRequest request = SmallRequest();
+  *request.mutable_mask() = Packed(RandomTensor(v1::DATA_TYPE_BOOL, {3, 5}, 1));
+  request.mutable_mask()->mutable_shared_memory();
+  const absl::Status status = Convert(request).status();
+  EXPECT_EQ(status.message(),
+            "mask: got both shared_memory and data, wanted one");
+}
+
+TEST(ConvertTest, LargeMasksOfBitsAreUnpackedInPieces) {
+  constexpr int64_t kLength = (9 << 20) + 3;
+  const v1::Tensor bools = RandomTensor(v1::DATA_TYPE_BOOL, {kLength}, 1);
+  const v1::Tensor packed = Packed(bools);
+  constexpr int64_t kMost = 4 << 20;
+  RegionTable table(kMost);
+  const auto added =
+      table.Add(attention::testing::NewMemory(2 << 20), /*tenant=*/1, kMost);
+  ASSERT_TRUE(added.ok()) << added.status();
+  constexpr int64_t kOffset = 131;
+  std::memcpy(table.Find(added->id, 1)->data() + kOffset, packed.data().data(),
+              packed.data().size());
+  const auto pool = BufferPool::Create(0);
+  for (const bool shared : {false, true}) {
+    SCOPED_TRACE(shared);
+    v1::ComputeAttentionRequest request = SmallRequest();
+    *request.mutable_mask() = packed;
+    if (shared) {
+      request.mutable_mask()->clear_data();
+      request.mutable_mask()->mutable_shared_memory()->set_region(added->id);
+      request.mutable_mask()->mutable_shared_memory()->set_offset(kOffset);
+    }
+    const std::string bytes = request.SerializeAsString();
+    std::vector<grpc::Slice> slices;
+    for (size_t begin = 0; begin < bytes.size(); begin += 100'003) {
+      slices.emplace_back(bytes.substr(begin, 100'003));
+    }
+    wire::MemoryMeter meter;
+    auto converted = ToKernel(
+        wire::DecodeRequest(slices, *pool, meter, kMostNumbers).value(), *pool,
+        meter, {.table = &table, .tenant = 1});
+    ASSERT_TRUE(converted.ok()) << converted.status();
+    EXPECT_GE(meter.taken(), kLength);
+    // What is shared stays while it is read.
+    EXPECT_EQ(converted->regions.size(), shared ? 1u : 0u);
+    // Three for the mask; of query, key and value one each. In any order.
+    ASSERT_EQ(converted->copies.size(), 6u);
+    for (size_t i = converted->copies.size(); i-- > 0;) {
+      converted->copies[i].Run();
+    }
+    EXPECT_TRUE(BytesOf(*converted->inputs.mask, kLength) == bools.data());
+  }
+}
+
 TEST(ConvertTest, PayloadsAreCopiedAligned) {
   const v1::ComputeAttentionRequest request = SmallRequest();
   const auto converted = Convert(request);
@@ -168,6 +262,7 @@ TEST(ConvertTest, EveryOptionArrives) {
   options->set_causal(v1::CAUSAL_TOP_LEFT);
   options->mutable_window()->set_left(9);
   options->mutable_window()->set_right(0);
+  options->set_chunk_size(11);
   options->add_alibi_slopes(0.25);
   options->add_sinks(-1);
   options->set_math_mode(v1::MATH_MODE_FAST);
@@ -189,6 +284,7 @@ TEST(ConvertTest, EveryOptionArrives) {
   EXPECT_EQ(got.causal, Causal::kTopLeft);
   EXPECT_EQ(got.window_left, 9);
   EXPECT_EQ(got.window_right, 0);
+  EXPECT_EQ(got.chunk_size, 11);
   EXPECT_EQ(got.alibi_slopes, std::vector<double>{0.25});
   EXPECT_EQ(got.sinks, std::vector<double>{-1});
   EXPECT_EQ(got.math_mode, MathMode::kFast);

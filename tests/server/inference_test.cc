@@ -120,6 +120,12 @@ ComputeAttentionRequest RandomRequest(std::mt19937& random) {
                 v1::DATA_TYPE_INT64, v1::DATA_TYPE_BFLOAT16}),
         {batch, integer(0, 1) == 0 ? heads : 1, queries, all_keys});
   }
+  if (all_keys > 1 && integer(0, 2) == 0) {
+    // Of the first two keys.
+    set(request.mutable_indices(),
+        one_of({v1::DATA_TYPE_INT32, v1::DATA_TYPE_INT64}),
+        {batch, heads, queries, integer(1, 3)});
+  }
   v1::AttentionOptions& options = *request.mutable_options();
   options.set_causal(static_cast<v1::Causal>(integer(0, 2)));
   if (integer(0, 1) == 0) options.set_scale(0.125 * integer(-4, 8));
@@ -131,6 +137,8 @@ ComputeAttentionRequest RandomRequest(std::mt19937& random) {
       options.add_alibi_slopes(0.25 * static_cast<double>(h));
       options.add_sinks(-0.5 * static_cast<double>(h));
     }
+  } else if (integer(0, 2) == 0) {
+    set(request.mutable_sinks(), one_of(floats), {batch, heads, queries});
   }
   if (integer(0, 3) == 0) {
     options.set_softmax_precision(v1::DATA_TYPE_FLOAT64);

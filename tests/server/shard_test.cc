@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "attention/v1/session.pb.h"
@@ -24,6 +26,10 @@ constexpr int64_t kQueryHeads = 2 * kHeads;
 
 class ShardTest : public SessionFixture {
  protected:
+  explicit ShardTest(
+      const server::Options& options = TestServer::DefaultOptions())
+      : SessionFixture(options) {}
+
   // The tokens of `append`, to the sessions "0", "1", ... that share them; and
   // to the session "all".
   void AppendAll(const ShardLayout& layout,
@@ -64,6 +70,20 @@ class ShardTest : public SessionFixture {
     shard.set_blocks_per_run(layout.run / kKeyBlock);
     shard.set_total_length(length);
     return of_shard;
+  }
+
+  // `selected` keys of `tokens` for each query of each head.
+  static v1::Tensor Selection(int64_t queries, int64_t selected,
+                              int64_t tokens) {
+    const std::vector<int64_t> shape = {kQueryHeads, queries, selected};
+    v1::Tensor indices = RandomTensor(v1::DATA_TYPE_INT64, shape, 1);
+    std::mt19937 random(7);
+    std::vector<int64_t> keys(kQueryHeads * queries * selected);
+    for (int64_t& key : keys) {
+      key = static_cast<int64_t>(random() % (tokens + 1)) - 1;
+    }
+    indices.set_data(keys.data(), keys.size() * sizeof(int64_t));
+    return indices;
   }
 
   ShardLayout layout_{.count = 3, .run = 2 * kKeyBlock};
@@ -111,8 +131,13 @@ TEST_F(ShardTest, PartialsMergeToTheBitsOfOneSession) {
   constexpr int64_t kTokens = 7 * 512 + 100;
   for (const char* id : {"all", "0", "1", "2"}) Create(id);
   AppendAll(layout_, AppendRequest("all", kTokens));
-  for (int64_t queries : {1, 20}) {
-    const v1::AttendRequest request = AttendRequest("all", queries);
+  for (const auto& [queries, selected] :
+       std::vector<std::pair<int64_t, int64_t>>{
+           {1, 0}, {20, 0}, {1, 50}, {20, 5}}) {
+    v1::AttendRequest request = AttendRequest("all", queries);
+    if (selected > 0) {
+      *request.mutable_indices() = Selection(queries, selected, kTokens);
+    }
     std::vector<v1::Partial> partials;
     for (int64_t index = 0; index < layout_.count; ++index) {
       const v1::AttendResponse got =
@@ -138,6 +163,33 @@ TEST_F(ShardTest, PartialsMergeToTheBitsOfOneSession) {
     const v1::AttendResponse whole = Attend(request);
     EXPECT_TRUE(Merged(request, kTokens, partials) == whole.output().data());
   }
+}
+
+class ShardWorkTest : public ShardTest {
+ protected:
+  static server::Options WithLittleWork() {
+    server::Options options = TestServer::DefaultOptions();
+    options.max_work = 8'000'000;
+    return options;
+  }
+  ShardWorkTest() : ShardTest(WithLittleWork()) {}
+};
+
+// All keys that indices name may lie in one shard.
+TEST_F(ShardWorkTest, OfIndicesIsNotThatOfAPart) {
+  constexpr int64_t kTokens = 3 * 512;
+  for (const char* id : {"all", "0", "1", "2"}) Create(id);
+  AppendAll(layout_, AppendRequest("all", kTokens));
+  v1::AttendRequest request =
+      OfShard(AttendRequest("0", 20), layout_, 0, kTokens);
+  *request.mutable_indices() = Selection(20, 1, kTokens);
+  Attend(request);
+  ExpectOk();
+  // Whose third would be taken.
+  *request.mutable_indices() = Selection(20, 500, kTokens);
+  Attend(request);
+  EXPECT_EQ(status_.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(DetailsOf(status_).reason, "LIMIT_EXCEEDED");
 }
 
 // Tokens past the length that is told are another append's.

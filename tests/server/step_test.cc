@@ -160,6 +160,20 @@ TEST_F(StepTest, AppendsAndAttends) {
   EXPECT_TRUE(stream.Close().ok());
 }
 
+TEST_F(StepTest, RowsOfNoQueryAreRefused) {
+  Create("a");
+  StepStream stream(*stub_);
+  v1::StepItem item = Appending("a", 1);
+  *item.mutable_indices() = RandomTensor(v1::DATA_TYPE_INT32, {1, 1}, 1);
+  ExpectFailed(Do(stream, item), grpc::StatusCode::INVALID_ARGUMENT,
+               "INVALID_FIELD", "indices");
+  item.clear_indices();
+  *item.mutable_sinks() =
+      RandomTensor(v1::DATA_TYPE_FLOAT32, {2 * kHeads, 1}, 1);
+  ExpectFailed(Do(stream, item), grpc::StatusCode::INVALID_ARGUMENT,
+               "INVALID_FIELD", "sinks");
+}
+
 TEST_F(StepTest, LargeMessagesGoThroughTheExecutor) {
   Create("a");
   StepStream stream(*stub_);

@@ -14,18 +14,13 @@ function optionsJson(options, S, T) {
     if (options.left != null) json.window.left = options.left;
     if (options.right != null) json.window.right = options.right;
   }
+  if (options.chunk) json.chunkSize = options.chunk;
   if (options.slope) json.alibiSlopes = [options.slope];
   if (options.sink != null) json.sinks = [options.sink];
   const request = {};
   if (options.valid != null) request.validLengths = [options.valid];
-  if (options.chunk || options.hidden?.length) {
-    // As a mask, which any version of the server takes.
-    const floatValues = [];
-    const rules = {causal: options.causal, valid: options.valid, chunk: options.chunk, hidden: options.hidden};
-    for (let i = 0; i < S; ++i) {
-      for (let j = 0; j < T; ++j) floatValues.push(hiddenBy(rules, i, j, S, T) ? "-Infinity" : 0);
-    }
-    request.mask = {shape: [S, T], floatValues};
+  if (options.hidden?.length) {
+    request.mask = tensorJson(Array.from({length: S}, (_, i) => Array(T).fill(options.hidden.includes(i) ? "-Infinity" : 0)));
   }
   if (Object.keys(json).length) request.options = json;
   return request;

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -15,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "attention/v1/attention.grpc.pb.h"
+#include "attention/v1/session.grpc.pb.h"
 #include "google/protobuf/util/json_util.h"
 #include "server/auth/token_file.h"
 #include "tests/support/certificates.h"
@@ -143,6 +145,159 @@ TEST_F(GatewayTest, GivesTheBitsOfGrpc) {
   }
 }
 
+template <typename T>
+std::vector<Json> ElementsOf(const std::string& data) {
+  std::vector<T> elements(data.size() / sizeof(T));
+  std::memcpy(elements.data(), data.data(), data.size());
+  return {elements.begin(), elements.end()};
+}
+
+// A tensor of FLOAT32, BOOL or INT32 as nested lists.
+Json NestedLists(const v1::Tensor& tensor) {
+  std::vector<Json> parts;
+  if (tensor.data_type() == v1::DATA_TYPE_FLOAT32) {
+    parts = ElementsOf<float>(tensor.data());
+  } else if (tensor.data_type() == v1::DATA_TYPE_INT32) {
+    parts = ElementsOf<int32_t>(tensor.data());
+  } else {
+    for (const char byte : tensor.data()) parts.emplace_back(byte != 0);
+  }
+  for (int axis = tensor.shape_size() - 1; axis >= 0; --axis) {
+    std::vector<Json> lists;
+    const auto length = static_cast<size_t>(tensor.shape(axis));
+    for (size_t i = 0; i < parts.size(); i += length) {
+      lists.emplace_back(
+          Json::array_t(parts.begin() + i, parts.begin() + i + length));
+    }
+    parts = std::move(lists);
+  }
+  return parts.at(0);
+}
+
+// The JSON of a request whose every tensor is nested lists.
+std::string WithLists(const google::protobuf::Message& request) {
+  std::string text;
+  EXPECT_TRUE(google::protobuf::util::MessageToJsonString(request, &text).ok());
+  Json json = Json::parse(text);
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  request.GetReflection()->ListFields(request, &fields);
+  for (const auto* field : fields) {
+    if (field->message_type() != v1::Tensor::descriptor()) continue;
+    json[field->json_name()] = NestedLists(static_cast<const v1::Tensor&>(
+        request.GetReflection()->GetMessage(request, field)));
+  }
+  return json.dump();
+}
+
+// An answer in JSON without its timing.
+template <typename T>
+std::string AnswerIn(const HttpClient::Response& response) {
+  EXPECT_EQ(response.status, 200) << response.body;
+  T answer;
+  EXPECT_TRUE(
+      google::protobuf::util::JsonStringToMessage(response.body, &answer).ok());
+  answer.clear_timing();
+  return answer.DebugString();
+}
+
+// The query in float_values, so that the answer is in them too.
+template <typename T>
+T AskingForFloats(T request) {
+  const std::vector<float> values = FloatsOf(request.query());
+  request.mutable_query()->clear_data();
+  request.mutable_query()->mutable_float_values()->Add(values.begin(),
+                                                       values.end());
+  return request;
+}
+
+v1::Tensor IntTensor(const std::vector<int64_t>& shape,
+                     const std::vector<int32_t>& values) {
+  v1::Tensor tensor = RandomTensor(v1::DATA_TYPE_INT32, shape, 0);
+  tensor.set_data(values.data(), values.size() * sizeof(int32_t));
+  return tensor;
+}
+
+TEST_F(GatewayTest, TakesEveryTensorAsNestedLists) {
+  Start();
+  constexpr v1::DataType kFloat = v1::DATA_TYPE_FLOAT32;
+  v1::ComputeAttentionRequest dense;
+  *dense.mutable_query() = RandomTensor(kFloat, {1, 2, 3, 4}, 1);
+  *dense.mutable_key() = RandomTensor(kFloat, {1, 1, 5, 4}, 2);
+  *dense.mutable_value() = RandomTensor(kFloat, {1, 1, 5, 2}, 3);
+  *dense.mutable_sinks() = RandomTensor(kFloat, {1, 2, 3}, 4);
+  *dense.mutable_mask() = RandomTensor(kFloat, {3, 5}, 5);
+  dense.add_valid_lengths(4);
+  dense.mutable_options()->set_return_log_sum_exp(true);
+  dense.mutable_options()->set_return_scores(v1::SCORES_WEIGHTS);
+  dense.mutable_options()->set_return_present(true);
+  for (const double slope : {0.5, 0.25}) {
+    dense.mutable_options()->add_alibi_slopes(slope);
+  }
+
+  v1::ComputeAttentionRequest past = dense;
+  past.clear_valid_lengths();
+  *past.mutable_past_key() = RandomTensor(kFloat, {1, 1, 2, 4}, 6);
+  *past.mutable_past_value() = RandomTensor(kFloat, {1, 1, 2, 2}, 7);
+  *past.mutable_mask() = RandomTensor(v1::DATA_TYPE_BOOL, {3, 7}, 8);
+  *past.mutable_indices() =
+      IntTensor({1, 3, 4}, {0, 1, 2, 6, -1, 6, 5, 4, 3, 3, 0, -1});
+
+  v1::ComputeAttentionRequest ragged;
+  *ragged.mutable_query() = RandomTensor(kFloat, {3, 1, 4}, 1);
+  *ragged.mutable_key() = RandomTensor(kFloat, {5, 1, 4}, 2);
+  *ragged.mutable_value() = RandomTensor(kFloat, {5, 1, 2}, 3);
+  *ragged.mutable_indices() = IntTensor({3, 2}, {1, 0, 2, -1, 0, 2});
+  ragged.mutable_options()->set_layout(v1::LAYOUT_RAGGED);
+  for (const int64_t start : {0, 1, 3}) ragged.add_query_starts(start);
+  for (const int64_t start : {0, 2, 5}) ragged.add_key_starts(start);
+
+  const auto stub =
+      v1::AttentionService::NewStub(server_->Channel(Transport::kLoopback));
+  for (const v1::ComputeAttentionRequest& request : {dense, past, ragged}) {
+    grpc::ClientContext context;
+    v1::ComputeAttentionResponse wanted;
+    const grpc::Status status =
+        stub->ComputeAttention(&context, AskingForFloats(request), &wanted);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    wanted.clear_timing();
+    EXPECT_EQ(AnswerIn<v1::ComputeAttentionResponse>(
+                  Send("POST", kCompute, WithLists(request))),
+              wanted.DebugString());
+  }
+}
+
+TEST_F(GatewayTest, SessionsTakeEveryTensorAsNestedLists) {
+  Start();
+  constexpr v1::DataType kFloat = v1::DATA_TYPE_FLOAT32;
+  Post("/v1/sessions",
+       {{"id", "a"}, {"config", {{"kvHeads", 1}, {"headSize", 4}}}});
+  v1::AppendKeyValuesRequest append;
+  *append.mutable_key() = RandomTensor(kFloat, {1, 5, 4}, 1);
+  *append.mutable_value() = RandomTensor(kFloat, {1, 5, 4}, 2);
+  const std::string path = "/v1/sessions/a";
+  ASSERT_EQ(Send("POST", path + ":append", WithLists(append)).status, 200);
+
+  v1::AttendRequest attend;
+  attend.set_id("a");
+  *attend.mutable_query() = RandomTensor(kFloat, {2, 3, 4}, 3);
+  *attend.mutable_mask() = RandomTensor(v1::DATA_TYPE_BOOL, {2, 3, 5}, 4);
+  *attend.mutable_indices() =
+      IntTensor({2, 3, 2}, {0, 1, 1, -1, 3, 4, 4, 0, 2, 1, 2, 2});
+  *attend.mutable_sinks() = RandomTensor(kFloat, {2, 3}, 5);
+  attend.mutable_options()->set_return_log_sum_exp(true);
+  attend.mutable_options()->set_return_scores(v1::SCORES_BIASED);
+  grpc::ClientContext context;
+  v1::AttendResponse wanted;
+  const grpc::Status status =
+      v1::SessionService::NewStub(server_->Channel(Transport::kLoopback))
+          ->Attend(&context, AskingForFloats(attend), &wanted);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  wanted.clear_timing();
+  EXPECT_EQ(AnswerIn<v1::AttendResponse>(
+                Send("POST", path + ":attend", WithLists(attend))),
+            wanted.DebugString());
+}
+
 TEST_F(GatewayTest, SessionsLiveAcrossRequests) {
   Start();
   const Json config = {{"numLayers", 1}, {"kvHeads", 1}, {"headSize", 2}};
@@ -192,6 +347,8 @@ TEST_F(GatewayTest, TellsWhatIsWrong) {
        "key.shape: got (1, 2), wanted query's head size 1", "key.shape"},
       {R"({"query": [[1], [1, 2]]})",
        "query: lists of one level have lengths 1 and 2", "query"},
+      {R"({"indices": [[[0, 4294967296]]]})",
+       "indices: got 4294967296 in a list of integers of 32 bits", "indices"},
       {R"({"query": [[1]], "kee": []})", "kee", ""},
       {R"({"options": {"causal": "CAUSAL_ODD"}})", "CAUSAL_ODD", ""},
       {R"({"options": {"causal": "top_left"}})",

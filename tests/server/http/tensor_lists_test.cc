@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,72 @@ TEST(TensorListsTest, BooleansBecomeData) {
   EXPECT_EQ(tensor.data(), std::string("\1\0\0\1", 4));
 }
 
+TEST(TensorListsTest, ZeroKeepsItsSign) {
+  for (const char* zero : {"-0", "-0.0", "-0e0"}) {
+    const v1::Tensor tensor = Query(absl::StrCat("[0, ", zero, "]"));
+    EXPECT_FALSE(std::signbit(tensor.float_values(0))) << zero;
+    EXPECT_TRUE(std::signbit(tensor.float_values(1))) << zero;
+  }
+}
+
+v1::Tensor Indices(const std::string& list) {
+  return Parse<v1::ComputeAttentionRequest>(
+             absl::StrCat(R"({"indices": )", list, "}"))
+      .indices();
+}
+
+TEST(TensorListsTest, IndicesAreIntegers) {
+  const v1::Tensor tensor = Indices("[[0, -1, 258], [-0, 2.0, 2e0]]");
+  EXPECT_EQ(tensor.data_type(), v1::DATA_TYPE_INT32);
+  EXPECT_THAT(tensor.shape(), ElementsAre(2, 3));
+  EXPECT_EQ(tensor.data(), std::string("\0\0\0\0\xff\xff\xff\xff\2\1\0\0"
+                                       "\0\0\0\0\2\0\0\0\2\0\0\0",
+                                       24));
+  EXPECT_EQ(Indices(R"(["7", "-1"])").data(),
+            std::string("\7\0\0\0\xff\xff\xff\xff", 8));
+  EXPECT_EQ(Indices("[2147483647, -2147483648]").data(),
+            std::string("\xff\xff\xff\x7f\0\0\0\x80", 8));
+}
+
+TEST(TensorListsTest, IndicesMayBeNone) {
+  const v1::Tensor tensor = Indices("[[], []]");
+  EXPECT_EQ(tensor.data_type(), v1::DATA_TYPE_INT32);
+  EXPECT_THAT(tensor.shape(), ElementsAre(2, 0));
+  EXPECT_EQ(tensor.data(), "");
+}
+
+TEST(TensorListsTest, IndicesAreNothingElse) {
+  const struct {
+    std::string list, got;
+  } cases[] = {
+      {"[[1.5]]", "1.5"},
+      {"[0, 1e-9]", "1e-9"},
+      {"[2147483648]", "2147483648"},
+      {"[-2147483649]", "-2147483649"},
+      {"[4294967296]", "4294967296"},
+      {"[9007199254740993]", "9007199254740993"},
+      {"[18446744073709551616]", "18446744073709551616"},
+      {"[1e300]", "1e300"},
+      {"[true]", "true"},
+      {"[0, false]", "false"},
+      {"[null]", "null"},
+      {"[\"NaN\"]", "a string"},
+      {"[\"1.0\"]", "a string"},
+      {"[\"\"]", "a string"},
+      {"[{}]", "an object"},
+  };
+  for (const auto& [list, got] : cases) {
+    const absl::Status status =
+        ErrorOf(absl::StrCat(R"({"indices": )", list, "}"));
+    EXPECT_EQ(status.message(),
+              absl::StrCat("indices: got ", got,
+                           " in a list of integers of 32 bits"));
+    EXPECT_EQ(ErrorField(status), "indices");
+  }
+  EXPECT_EQ(ErrorOf(R"({"indices": [[0], 1]})").message(),
+            "indices: a number stands where a list should");
+}
+
 TEST(TensorListsTest, TheRestStays) {
   const auto message = Parse<v1::ComputeAttentionRequest>(
       R"({"query": {"shape": ["1", 2], "floatValues": [1, 2]}, "past_key": [[1]],
@@ -104,6 +171,51 @@ TEST(TensorListsTest, ListsOfMessagesAreNoTensors) {
   EXPECT_THAT(message.items(0).query().float_values(), ElementsAre(1, 2));
   EXPECT_THAT(message.items(1).key().float_values(), ElementsAre(3));
   EXPECT_EQ(message.items(1).id(), "a \" \\ ä");
+}
+
+// The JSON of a message with a list for each of its tensors, named as the
+// .proto file has them or in lowerCamelCase.
+std::string WithAllTensors(const google::protobuf::Descriptor& type,
+                           bool as_in_the_file) {
+  std::string json = "{";
+  for (int i = 0; i < type.field_count(); ++i) {
+    const auto& field = *type.field(i);
+    if (field.message_type() != v1::Tensor::descriptor()) continue;
+    absl::StrAppend(&json, json == "{" ? "" : ", ", "\"",
+                    as_in_the_file ? field.name() : field.json_name(),
+                    R"(": [[1, 2, 3]])");
+  }
+  return json + "}";
+}
+
+template <typename T>
+int ExpectAllTensors(bool as_in_the_file) {
+  const T message = Parse<T>(WithAllTensors(*T::descriptor(), as_in_the_file));
+  int tensors = 0;
+  for (int i = 0; i < T::descriptor()->field_count(); ++i) {
+    const auto& field = *T::descriptor()->field(i);
+    if (field.message_type() != v1::Tensor::descriptor()) continue;
+    ++tensors;
+    const auto& tensor = static_cast<const v1::Tensor&>(
+        message.GetReflection()->GetMessage(message, &field));
+    EXPECT_THAT(tensor.shape(), ElementsAre(1, 3)) << field.full_name();
+    if (field.name() == "indices") {
+      EXPECT_EQ(tensor.data().size(), 12) << field.full_name();
+    } else {
+      EXPECT_THAT(tensor.float_values(), ElementsAre(1, 2, 3))
+          << field.full_name();
+    }
+  }
+  return tensors;
+}
+
+TEST(TensorListsTest, EveryTensorOfARequestMayBeLists) {
+  for (const bool as_in_the_file : {false, true}) {
+    EXPECT_EQ(ExpectAllTensors<v1::ComputeAttentionRequest>(as_in_the_file), 8);
+    EXPECT_EQ(ExpectAllTensors<v1::AppendKeyValuesRequest>(as_in_the_file), 2);
+    EXPECT_EQ(ExpectAllTensors<v1::AttendRequest>(as_in_the_file), 4);
+    EXPECT_EQ(ExpectAllTensors<v1::StepItem>(as_in_the_file), 6);
+  }
 }
 
 TEST(TensorListsTest, NamesTheTensorThatIsNone) {

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ from transformers.cache_utils import (
 )
 from transformers.masking_utils import eager_mask
 
-from attention_client import hf_operator
+from attention_client import hf_masks, hf_operator
 from attention_client.client import Client
 from attention_client.errors import AttentionError
 from attention_client.sessions import Session, StepItem, id_or_new
@@ -359,16 +359,18 @@ class _NewTokens:
 
     def _attended(self, asked: _Asked) -> torch.Tensor:
         asked.check_length(self.length - self.mask_begin)
-        options = asked.options
+        implied = {}
         if self.window:
             asked.check_window(self.window)
-            options = {
-                **options,
+            implied = {
                 "causal": "bottom_right",
                 "window": (self.window - 1, None),
             }
+        asked = asked.with_options(implied).without_needless_mask(
+            self.mask_begin
+        )
         if asked.mask is not None:
-            options = {**options, "mask_begin": self.mask_begin}
+            asked = asked.with_options({"mask_begin": self.mask_begin})
         keys = values = itertools.repeat(None)
         if self.key is not None and self.value is not None:
             self.rows = self.store.rows_for(self.key, self.value)
@@ -380,7 +382,7 @@ class _NewTokens:
                 key=key,
                 value=value,
                 layer=self.layer,
-                **{**options, **asked.of_row(row)},
+                **{**asked.options, **asked.of_row(row)},
             )
             for row, (session, query, key, value) in enumerate(
                 zip(self.rows, _numpy(asked.query), keys, values)
@@ -614,6 +616,22 @@ class _Asked:
             None if indices is None else _numpy(indices),
         )
 
+    def with_options(self, options: dict[str, Any]) -> _Asked:
+        return replace(self, options={**self.options, **options})
+
+    def without_needless_mask(self, begin: int = 0) -> _Asked:
+        """The same by options instead of the mask, where options can say it.
+
+        Args:
+            begin: the token of the mask's first column.
+        """
+        if self.mask is None:
+            return self
+        options = hf_masks.options_for(self.mask, begin)
+        if options is None:
+            return self
+        return replace(self.with_options(options), mask=None)
+
     def check_length(self, length: int) -> None:
         if self.mask is not None and self.mask.shape[-1] != length:
             raise NotImplementedError(
@@ -663,15 +681,16 @@ class _Asked:
                 f"attention_mask: got none for {queries} queries and {keys} "
                 "keys, wanted one: which of them see which is not said"
             )
+        asked = self.without_needless_mask()
         result = client.compute(
             _numpy(self.query),
             _numpy(key),
             _numpy(value),
             layout="bhsd",
-            mask=self.mask,
+            mask=asked.mask,
             indices=_of_batch(self.indices, self.query),
             **{
-                **self.options,
+                **asked.options,
                 "sinks": self.options["sinks"]
                 if self.sinks is None
                 else _of_batch(self.sinks, self.query),
