@@ -47,8 +47,7 @@ class StreamCall {
     stream_ = stub.PrepareCall(&context_, kStreamMethod, &queue);
     stop_.emplace(options_.stop, Canceller{&context_});
     auto* const stream = stream_.get();
-    void* const started = started_.tag();
-    handovers_.fetch_add(1, std::memory_order_release);
+    void* const started = started_.HandOver();
     // From here on it belongs to the queue's thread.
     stream->StartCall(started);
   }
@@ -77,14 +76,22 @@ class StreamCall {
     Event(StreamCall& call, void (StreamCall::*function)(bool))
         : call_(call), function_(function) {}
     void Run(bool ok) override {
-      static_cast<void>(call_.handovers_.load(std::memory_order_acquire));
+      static_cast<void>(handed_over_.load(std::memory_order_acquire));
       (call_.*function_)(ok);
     }
     void* tag() { return static_cast<QueueEvent*>(this); }
+    // The tag, for another thread.
+    void* HandOver() {
+      handed_over_.store(true, std::memory_order_release);
+      return tag();
+    }
 
    private:
     StreamCall& call_;
     void (StreamCall::* const function_)(bool);
+    // Set by who begins the call, read by who goes on with it: gRPC orders the
+    // two, but ThreadSanitizer does not see into it.
+    std::atomic<bool> handed_over_{false};
   };
 
   void Started(bool ok) {
@@ -144,9 +151,6 @@ class StreamCall {
   bool writing_ = false;
   bool said_all_ = false;
   bool reading_ = false;
-  // Set by who begins the call, read by who goes on with it: gRPC orders the
-  // two, but ThreadSanitizer does not see into it.
-  std::atomic<int> handovers_{0};
   // Why the answer is none.
   absl::Status wrong_;
   grpc::Status status_;
