@@ -147,15 +147,6 @@ TEST_F(ClientTest, TellsWhichFieldIsWrong) {
   EXPECT_EQ(FieldViolations(result.status())[0].field, "key.shape");
 }
 
-TEST_F(ClientTest, DoesNotRetry) {
-  FakeService service([](auto&, const auto&, auto&) {
-    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "draining");
-  });
-  const auto result = Client(service.address()).Compute(Request());
-  EXPECT_EQ(result.status(), absl::UnavailableError("draining"));
-  EXPECT_EQ(service.requests().size(), 1);
-}
-
 TEST_F(ClientTest, DeadlineEndsTheCallOnBothSides) {
   std::promise<bool> cancelled;
   FakeService service([&](grpc::ServerContext& context, const auto&, auto&) {

@@ -195,6 +195,25 @@ TEST(ConnectionFlags, SharedMemoryCanBeTurnedOff) {
   EXPECT_FALSE(Connect("127.0.0.1:1", flags)->may_share_memory());
 }
 
+TEST(ConnectionFlags, SayHowOftenACallIsTried) {
+  ConnectionFlags flags;
+  EXPECT_EQ(Connect("127.0.0.1:1", flags)->max_attempts(), 4);
+  flags.max_attempts = 1;
+  EXPECT_EQ(Connect("127.0.0.1:1", flags)->max_attempts(), 1);
+  // What asks how the server fares never tries again.
+  const auto has_flag = [](const char* command) {
+    const std::string help = RunWith({command, "--help"}).out;
+    return help.find("--max-attempts ") != std::string::npos;
+  };
+  EXPECT_TRUE(has_flag("compute"));
+  EXPECT_TRUE(has_flag("info"));
+  EXPECT_FALSE(has_flag("health"));
+  EXPECT_FALSE(has_flag("bench"));
+  const auto refused = RunWith({"info", "--max-attempts=0"});
+  EXPECT_EQ(refused.code, kBadInput);
+  EXPECT_THAT(refused.err, HasSubstr("--max-attempts"));
+}
+
 TEST(ConnectionFlags, HelpShowsThemAndNoTokenFlag) {
   for (const auto& command : kCommands) {
     const std::string help = RunWith({command[0], "--help"}).out;

@@ -8,6 +8,8 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
+#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -16,6 +18,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "attention/details/v1/details.pb.h"
 #include "attention/v1/attention.grpc.pb.h"
 
@@ -54,8 +57,15 @@ class FakeService : public v1::AttentionService::Service {
     return requests_;
   }
 
-  // Every stream ends with RESOURCE_EXHAUSTED, for this reason.
-  void RefuseStreams(const std::string& reason) { stream_refusal_ = reason; }
+  // Every stream ends with RESOURCE_EXHAUSTED, for this reason, and asks for so
+  // long a pause before the next, if any.
+  void RefuseStreams(const std::string& reason,
+                     absl::Duration pause = absl::ZeroDuration()) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stream_refusal_ = reason;
+    stream_pause_ = pause;
+  }
+  int streams() const { return streams_; }
 
   // What each of them said in a header; empty where it did not have it.
   std::vector<std::string> announced_bytes() {
@@ -84,6 +94,8 @@ class FakeService : public v1::AttentionService::Service {
       grpc::ServerContext* context,
       grpc::ServerReaderWriter<v1::StreamAttentionResponse,
                                v1::StreamAttentionRequest>* stream) override {
+    ++streams_;
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (stream_refusal_.empty()) {
       return Service::StreamAttention(context, stream);
     }
@@ -95,6 +107,14 @@ class FakeService : public v1::AttentionService::Service {
     auto* const detail = details.add_details();
     detail->set_type_url("type.googleapis.com/google.rpc.ErrorInfo");
     detail->set_value(why.SerializeAsString());
+    if (stream_pause_ > absl::ZeroDuration()) {
+      details::v1::RetryInfo retry;
+      retry.mutable_retry_delay()->set_nanos(
+          static_cast<int32_t>(absl::ToInt64Nanoseconds(stream_pause_)));
+      auto* const told = details.add_details();
+      told->set_type_url("type.googleapis.com/google.rpc.RetryInfo");
+      told->set_value(retry.SerializeAsString());
+    }
     return {grpc::StatusCode::RESOURCE_EXHAUSTED, "no streams",
             details.SerializeAsString()};
   }
@@ -137,6 +157,8 @@ class FakeService : public v1::AttentionService::Service {
 
   Handler handler_;
   std::string stream_refusal_;
+  absl::Duration stream_pause_;
+  std::atomic<int> streams_ = 0;
   std::mutex mutex_;
   std::vector<v1::ComputeAttentionRequest> requests_;
   std::vector<std::string> announced_bytes_;

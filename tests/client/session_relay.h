@@ -66,6 +66,8 @@ class SessionRelay final : public v1::SessionService::Service {
   // So many next answers, of AppendKeyValues and Step, are lost: the server has
   // done what was asked, and the client hears of a broken connection.
   std::atomic<int> lose_answers{0};
+  // The same of Attend.
+  std::atomic<int> lose_attends{0};
   // The answers to so many appends before those come.
   std::atomic<int> answers_before_loss{0};
   // So many next appends are not handed on, but refused.
@@ -199,6 +201,9 @@ class SessionRelay final : public v1::SessionService::Service {
     Before(*call);
     grpc::ClientContext context;
     const grpc::Status status = to_->Attend(&context, *request, response);
+    if (Take(lose_attends)) {
+      return {grpc::StatusCode::UNAVAILABLE, "the connection was lost"};
+    }
     const std::lock_guard<std::mutex> lock(mutex_);
     if (change_attends_) change_attends_(*response);
     return status;

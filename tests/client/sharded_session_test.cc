@@ -574,11 +574,11 @@ TEST_F(ShardedFaultTest, AnAppendIsDoneOnceHoweverItFails) {
         relays_[1]->appends_before_refusal = 1;
         relays_[1]->refuse_appends = 1;
         break;
-      case 2:  // done, but nobody hears of it: the client asks twice
-        relays_[0]->lose_answers = 2;
+      case 2:  // done, but nobody hears of it, however often asked
+        relays_[0]->lose_answers = kDefaultMaxAttempts;
         break;
       case 3:
-        relays_[2]->lose_answers = 2;
+        relays_[2]->lose_answers = kDefaultMaxAttempts;
         relays_[0]->refuse_appends = 1;
     }
     const absl::Status failed = sharded.Append(0, key, value).status();
@@ -634,7 +634,7 @@ TEST_F(ShardedFaultTest, ATruncationThatFailedIsMadeUpFor) {
   ShardedSession sharded = Create();
   ClientSession whole = one_.CreateSession(Config()).value();
   Append(sharded, whole, 1000);
-  relays_[1]->refuse_truncations = 1;
+  relays_[1]->refuse_truncations = kDefaultMaxAttempts;
   const absl::Status status = sharded.Truncate(300);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_EQ(sharded.length(), 300);
@@ -648,12 +648,12 @@ TEST_F(ShardedFaultTest, ForksAndRefreshesBringNothingBack) {
   ShardedSession sharded = Create();
   ClientSession whole = one_.CreateSession(Config()).value();
   Append(sharded, whole, 1000);
-  relays_[1]->refuse_truncations = 1;
+  relays_[1]->refuse_truncations = kDefaultMaxAttempts;
   EXPECT_FALSE(sharded.Truncate(300).ok());
   ASSERT_TRUE(whole.Truncate(300).ok());
-  relays_[1]->refuse_truncations = 1;
+  relays_[1]->refuse_truncations = kDefaultMaxAttempts;
   EXPECT_EQ(sharded.Fork().status().code(), absl::StatusCode::kUnavailable);
-  relays_[1]->refuse_truncations = 1;
+  relays_[1]->refuse_truncations = kDefaultMaxAttempts;
   EXPECT_EQ(sharded.Refresh().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(sharded.length(), 300);
   absl::StatusOr<ShardedSession> fork = sharded.Fork();

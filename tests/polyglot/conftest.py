@@ -3,13 +3,13 @@
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 from playwright.sync_api import sync_playwright
 
 from e2e.server_process import ServerProcess
 from page.browser import start_chromium
+from polyglot.misbehaving import running
 from polyglot.places import REPOSITORY, VECTORS
 
 
@@ -21,27 +21,10 @@ def server(server_binary):
         yield process
 
 
-class Misbehaving:
-    """The addresses of misbehaving_server.py, gRPC's and HTTP's."""
-
-    def __init__(self, process):
-        self.process = process
-        self.address = process.stdout.readline().split()[-1]
-        self.http_address = process.stdout.readline().split("//")[-1].strip()
-
-
 @pytest.fixture(scope="session")
 def misbehaving():
-    with subprocess.Popen(
-        [sys.executable, "-m", "polyglot.misbehaving_server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "tests")},
-    ) as process:
-        yield Misbehaving(process)
-        process.stdin.close()
-        assert process.wait(timeout=60) == 0
+    with running() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -346,9 +346,18 @@ class Handlers(grpc.GenericRpcHandler):
         def call(requests, context):
             for request in requests:
                 ids = ",".join(item.request_id for item in request.items)
-                reply = self._reply("Step", context, ids)
+                # A step without queries comes in the place of an append.
+                appends = not any(
+                    item.HasField("query") for item in request.items
+                )
+                reply = self._reply(
+                    "AppendKeyValues" if appends else "Step", context, ids
+                )
                 if "hang" in reply:
                     hang(context)
+                if appends and "reason" in reply:
+                    # What is said of it is said of the item.
+                    reply = {"items": [reply]}
                 if "code" in reply:
                     fail(context, reply)
                 answer = sessions.step(request)

@@ -1,8 +1,6 @@
 #include "attention/client.h"
 
 #include <google/protobuf/wrappers.pb.h>
-#include <grpcpp/client_context.h>
-#include <grpcpp/generic/generic_stub.h>
 
 #include <future>
 #include <limits>
@@ -15,6 +13,8 @@
 #include "attention/internal/compute_messages.h"
 #include "attention/internal/key_chunks.h"
 #include "attention/internal/patience.h"
+#include "attention/internal/retries.h"
+#include "attention/internal/session_calls.h"
 #include "attention/internal/session_client.h"
 #include "attention/internal/shared_memory.h"
 #include "attention/internal/shared_request.h"
@@ -28,6 +28,9 @@ namespace {
 
 constexpr char kComputeMethod[] =
     "/attention.v1.AttentionService/ComputeAttention";
+constexpr char kCapabilitiesMethod[] =
+    "/attention.v1.AttentionService/GetCapabilities";
+constexpr char kHealthMethod[] = "/grpc.health.v1.Health/Check";
 
 int64_t TensorBytes(const ComputeRequest& request) {
   size_t bytes = 0;
@@ -67,9 +70,9 @@ internal::UnaryCall MakeCall(const ComputeRequest& request,
 }
 
 absl::StatusOr<ComputeResult> ResultOf(
-    const Connection& connection, const internal::UnaryAnswer& answer,
-    const ComputeOutputs& outputs, const internal::SharedPlaces& places = {}) {
-  if (!answer.status.ok()) return connection.Explain(answer.status);
+    const internal::UnaryAnswer& answer, const ComputeOutputs& outputs,
+    const internal::SharedPlaces& places = {}) {
+  if (!answer.status.ok()) return answer.status;
   return internal::DecodeResponse(answer.message, outputs, places);
 }
 
@@ -139,7 +142,7 @@ MaybeResult RunShared(const Connection& connection,
     const internal::UnaryAnswer answer = internal::RunUnary(
         connection, internal::InTimeLeft(options, begin), call);
     absl::StatusOr<ComputeResult> result =
-        ResultOf(connection, answer, request.outputs, shared->places());
+        ResultOf(answer, request.outputs, shared->places());
     if (shared->Ended(answer.status)) return result;
   }
   return std::nullopt;
@@ -152,12 +155,11 @@ void StartInOneMessage(
   if (absl::Status status = CheckSize(request); !status.ok()) {
     return done(status);
   }
-  internal::StartUnary(
-      connection, options, MakeCall(request),
-      [connection, outputs = request.outputs,
-       done = std::move(done)](const internal::UnaryAnswer& answer) {
-        done(ResultOf(connection, answer, outputs));
-      });
+  internal::StartUnary(connection, options, MakeCall(request),
+                       [outputs = request.outputs, done = std::move(done)](
+                           const internal::UnaryAnswer& answer) {
+                         done(ResultOf(answer, outputs));
+                       });
 }
 
 }  // namespace
@@ -174,7 +176,6 @@ Client::Client(std::shared_ptr<grpc::Channel> channel)
 Client::Client(absl::StatusOr<Connection> connection)
     : connection_(std::move(connection)) {
   if (!connection_.ok()) return;
-  stub_ = v1::AttentionService::NewStub(connection_->channel());
   if (connection_->may_share_memory()) {
     shared_memory_ = std::make_shared<internal::SharedMemory>(*connection_);
   }
@@ -184,6 +185,13 @@ Client::Client(absl::StatusOr<Connection> connection)
 absl::StatusOr<ComputeResult> Client::Compute(
     const ComputeRequest& request, const CallOptions& options) const {
   if (!connection_.ok()) return connection_.status();
+  return internal::RunTries<absl::StatusOr<ComputeResult>>(
+      *connection_, internal::Twice::kHarmless, options,
+      [&](const CallOptions& left) { return TryCompute(request, left); });
+}
+
+absl::StatusOr<ComputeResult> Client::TryCompute(
+    const ComputeRequest& request, const CallOptions& options) const {
   const absl::Time begin = absl::Now();
   if (auto result = RunShared(*connection_, shared_memory_, request, options)) {
     return *std::move(result);
@@ -198,7 +206,7 @@ absl::StatusOr<ComputeResult> Client::Compute(
   }
   if (absl::Status status = CheckSize(request); !status.ok()) return status;
   internal::UnaryCall call = MakeCall(request);
-  return ResultOf(*connection_, internal::RunUnary(*connection_, left, call),
+  return ResultOf(internal::RunUnary(*connection_, left, call),
                   request.outputs);
 }
 
@@ -210,16 +218,29 @@ void Client::ComputeAsync(
     const ComputeRequest& request, const CallOptions& options,
     std::function<void(absl::StatusOr<ComputeResult>)> done) const {
   if (!connection_.ok()) return done(connection_.status());
-  if (shared_memory_ == nullptr ||
-      !internal::WorthSharing(*shared_memory_, request) ||
-      !shared_memory_->ConnectLater()) {
-    return StartSending(*connection_, server_, request, options,
-                        std::move(done));
+  // The client and the request may be gone before another try.
+  internal::StartedTries<absl::StatusOr<ComputeResult>>::Begin(
+      *connection_, internal::Twice::kHarmless, options,
+      [connection = *connection_, server = server_, memory = shared_memory_,
+       request](const CallOptions& left,
+                std::function<void(absl::StatusOr<ComputeResult>)> then) {
+        StartTry(connection, server, memory, request, left, std::move(then));
+      },
+      std::move(done));
+}
+
+void Client::StartTry(const Connection& connection,
+                      const std::shared_ptr<Server>& server,
+                      const std::shared_ptr<internal::SharedMemory>& memory,
+                      const ComputeRequest& request, const CallOptions& options,
+                      std::function<void(absl::StatusOr<ComputeResult>)> done) {
+  if (memory == nullptr || !internal::WorthSharing(*memory, request) ||
+      !memory->ConnectLater()) {
+    return StartSending(connection, server, request, options, std::move(done));
   }
   // What is shared may have to be copied and registered first, which takes its
-  // time. The client and the request may be gone by then.
-  internal::RunOnWorker([connection = *connection_, server = server_,
-                         memory = shared_memory_, request, options,
+  // time.
+  internal::RunOnWorker([connection, server, memory, request, options,
                          begin = absl::Now(), done = std::move(done)] {
     StartSharing(connection, server, memory, request,
                  internal::InTimeLeft(options, begin), done);
@@ -245,7 +266,7 @@ void Client::StartSharing(
       [connection, server, request, options, begin, shared,
        done = std::move(done)](const internal::UnaryAnswer& answer) {
         absl::StatusOr<ComputeResult> result =
-            ResultOf(connection, answer, request.outputs, shared->places());
+            ResultOf(answer, request.outputs, shared->places());
         if (shared->Ended(answer.status)) return done(std::move(result));
         // The server did not know the memory.
         StartSending(connection, server, request,
@@ -329,11 +350,11 @@ std::vector<absl::StatusOr<AttendResult>> Client::Step(
 absl::StatusOr<v1::GetCapabilitiesResponse> Client::GetCapabilities(
     const CallOptions& options) const {
   if (!connection_.ok()) return connection_.status();
-  grpc::ClientContext context;
-  internal::Prepare(*connection_, options, context);
   v1::GetCapabilitiesResponse response;
-  const grpc::Status status = stub_->GetCapabilities(&context, {}, &response);
-  if (!status.ok()) return connection_->Explain(status);
+  absl::Status status = internal::Call(*connection_, internal::Twice::kHarmless,
+                                       options, kCapabilitiesMethod,
+                                       v1::GetCapabilitiesRequest(), &response);
+  if (!status.ok()) return status;
   return response;
 }
 
@@ -346,20 +367,10 @@ absl::StatusOr<Health> Client::CheckHealth(const std::string& service,
   google::protobuf::StringValue request;
   request.set_value(service);
   google::protobuf::Int32Value response;
-  grpc::ClientContext context;
-  internal::Prepare(*connection_, options, context);
-  grpc::TemplatedGenericStub<google::protobuf::StringValue,
-                             google::protobuf::Int32Value>
-      stub(connection_->channel());
-  // Shared: the callback may still be inside it when the wait is over.
-  const auto done = std::make_shared<std::promise<grpc::Status>>();
-  std::future<grpc::Status> answered = done->get_future();
-  stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(),
-                 &request, &response, [done](grpc::Status status) {
-                   done->set_value(std::move(status));
-                 });
-  const grpc::Status status = answered.get();
-  if (!status.ok()) return connection_->Explain(status);
+  const absl::Status status =
+      internal::Call(*connection_, internal::Twice::kHarmless, options,
+                     kHealthMethod, request, &response);
+  if (!status.ok()) return status;
   switch (response.value()) {
     case 1:
       return Health::kServing;

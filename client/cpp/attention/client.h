@@ -43,14 +43,14 @@
 //   stop.request_stop();  // "later" is CANCELLED, or what came before
 //
 // Memory: tensors are sent from the memory that they are lent in, without a
-// copy, and `ComputeRequest::outputs` takes the answer's elements. Nothing of
-// it is used any more once Compute() has returned, the future is ready or the
-// callback is called, however the call ended. To make sure of that, a call
-// whose time is over or which is cancelled may end later: what gRPC has begun
-// to write to a connection it writes to the end. That is no time at all unless
-// the server has stopped reading; such a connection is given up after
-// 20 seconds (GRPC_ARG_KEEPALIVE_TIMEOUT_MS), on a Unix socket when the server
-// goes on or ends.
+// copy, for each try anew, and `ComputeRequest::outputs` takes the answer's
+// elements. Nothing of it is used any more once Compute() has returned, the
+// future is ready or the callback is called, however the call ended. To make
+// sure of that, a call whose time is over or which is cancelled may end later:
+// what gRPC has begun to write to a connection it writes to the end. That is no
+// time at all unless the server has stopped reading; such a connection is given
+// up after 20 seconds (GRPC_ARG_KEEPALIVE_TIMEOUT_MS), on a Unix socket when
+// the server goes on or ends.
 //
 // A server on this machine may offer to share memory (its flag
 // --shared-memory). Tensors of more than 64 KiB together then go to it and back
@@ -64,13 +64,15 @@
 //
 // Sessions, which keep keys and values in the server: attention/session.h.
 //
-// Retries: none, but what attention/session.h says. A request is sent a second
-// time in two cases, in the time that is left: where the server does not know
-// the shared memory that holds it, and in one message where the server takes no
-// stream of it, or knows none. Where RetryDelay() gives a time, another try
-// after it may succeed; so may one of UNAVAILABLE. Compute() has no side
-// effects, so trying it again is always safe. ErrorReason() tells errors apart
-// (attention/status.h).
+// Retries: a call that a busy or draining server has refused, or whose
+// connection was lost, is tried again, up to four times within its timeout, by
+// the rules of docs/retries.md: ClientOptions::max_attempts. No thread waits
+// between tries of an asynchronous call; a request to stop ends the wait. The
+// status is then that of the last try: where RetryDelay() gives a time, another
+// one after it may succeed. Apart from that a request is sent a second time in
+// two cases: where the server does not know the shared memory that holds it,
+// and in one message where the server takes no stream of it, or knows none.
+// ErrorReason() tells errors apart (attention/status.h).
 #ifndef ATTENTION_CLIENT_H_
 #define ATTENTION_CLIENT_H_
 
@@ -95,7 +97,7 @@
 #include "attention/connection.h"
 #include "attention/status.h"
 #include "attention/tensor.h"
-#include "attention/v1/attention.grpc.pb.h"
+#include "attention/v1/attention.pb.h"
 #include "attention/v1/session.pb.h"
 
 namespace attention {
@@ -112,20 +114,20 @@ class SharedMemory;
 inline constexpr char kRequestBytesHeader[] = "attention-request-bytes";
 
 struct CallOptions {
-  // The call fails with DEADLINE_EXCEEDED when this much time has passed;
-  // server and client then both stop working on it.
+  // The call, all of its tries together, fails with DEADLINE_EXCEEDED when this
+  // much time has passed; server and client then both stop working on it. A
+  // pause that would outlast it is not begun: the call ends at once.
   absl::Duration timeout = absl::InfiniteDuration();
   // A request to stop cancels the call: it fails with CANCELLED, and server and
-  // client stop working on it. GetCapabilities() and CheckHealth() ignore it.
+  // client stop working on it.
   std::stop_token stop = {};
-  // Asked by Compute() about every 50 ms, on the calling thread, while it
-  // waits; once it is true the call is cancelled, as by `stop`. For a caller
-  // that has to look after signals, as an interpreter has. The others ignore
-  // it.
+  // Asked about every 50 ms, on the calling thread, by calls that block; once
+  // it is true the call is cancelled, as by `stop`. For a caller that has to
+  // look after signals, as an interpreter has. Asynchronous calls ignore it.
   std::function<bool()> interrupted = {};
   // Called while a large request is sent, with bytes of keys and values: on the
   // calling thread by Compute(), on one of the client's by ComputeAsync(). Must
-  // not block.
+  // not block. Another try begins anew.
   std::function<void(int64_t sent, int64_t total)> progress = {};
 };
 
@@ -310,13 +312,22 @@ class Client {
    private:
     std::atomic<int64_t> no_streams_until_{0};
   };
-  // ComputeAsync() through shared memory, if it can be had.
+  absl::StatusOr<ComputeResult> TryCompute(const ComputeRequest& request,
+                                           const CallOptions& options) const;
+  // One try of ComputeAsync().
+  static void StartTry(const Connection& connection,
+                       const std::shared_ptr<Server>& server,
+                       const std::shared_ptr<internal::SharedMemory>& memory,
+                       const ComputeRequest& request,
+                       const CallOptions& options,
+                       std::function<void(absl::StatusOr<ComputeResult>)> done);
+  // The same through shared memory, if it can be had.
   static void StartSharing(
       const Connection& connection, const std::shared_ptr<Server>& server,
       const std::shared_ptr<internal::SharedMemory>& memory,
       const ComputeRequest& request, const CallOptions& options,
       std::function<void(absl::StatusOr<ComputeResult>)> done);
-  // ComputeAsync() without shared memory.
+  // The same without shared memory.
   static void StartSending(
       const Connection& connection, const std::shared_ptr<Server>& server,
       const ComputeRequest& request, const CallOptions& options,
@@ -324,9 +335,7 @@ class Client {
 
   const std::shared_ptr<Server> server_ = std::make_shared<Server>();
 
-  // The stub is null where there is no connection.
   absl::StatusOr<Connection> connection_;
-  std::shared_ptr<v1::AttentionService::StubInterface> stub_;
   // Null where nothing is shared.
   std::shared_ptr<internal::SharedMemory> shared_memory_;
   // Null where there is no connection.

@@ -158,8 +158,14 @@ void BoundWrites(grpc::ChannelArguments& arguments) {
 
 absl::StatusOr<Connection> Connection::Make(const std::string& target,
                                             const ClientOptions& options) {
+  if (options.max_attempts < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_attempts: got ", options.max_attempts,
+                     ", wanted at least 1, which is one try"));
+  }
   Connection connection;
   connection.target_ = target;
+  connection.max_attempts_ = options.max_attempts;
   connection.arguments_ = options.arguments;
   connection.may_share_memory_ =
       options.use_shared_memory && internal::IsLocal(target);
@@ -236,18 +242,32 @@ Connection Connection::Another() const {
   return another;
 }
 
+Connection Connection::WithMaxAttempts(int attempts) const {
+  Connection same = *this;
+  same.max_attempts_ = std::max(attempts, 1);
+  return same;
+}
+
 void Connection::Authorize(grpc::ClientContext& context) const {
   if (token_ != nullptr) context.set_credentials(token_);
 }
 
+absl::Status Connection::Explain(const grpc::Status& status,
+                                 const grpc::ClientContext& context) const {
+  return Explained(FromGrpcStatus(status, context));
+}
+
 absl::Status Connection::Explain(const grpc::Status& status) const {
-  return internal::WithProxy(
-      internal::ExplainConnectFailure(FromGrpcStatus(status),
-                                      {.target = target_,
-                                       .plaintext = plaintext_,
-                                       .tls = tls_,
-                                       .has_certificate = has_certificate_}),
-      proxy_);
+  return Explained(FromGrpcStatus(status));
+}
+
+absl::Status Connection::Explained(const absl::Status& status) const {
+  return internal::WithProxy(internal::ExplainConnectFailure(
+                                 status, {.target = target_,
+                                          .plaintext = plaintext_,
+                                          .tls = tls_,
+                                          .has_certificate = has_certificate_}),
+                             proxy_);
 }
 
 }  // namespace attention

@@ -15,7 +15,7 @@
 //   grpc::ClientContext context;
 //   connection->Authorize(context);
 //   grpc::Status status = stub->ComputeAttention(&context, request, &response);
-//   if (!status.ok()) return connection->Explain(status);
+//   if (!status.ok()) return connection->Explain(status, context);
 #ifndef ATTENTION_CONNECTION_H_
 #define ATTENTION_CONNECTION_H_
 
@@ -36,6 +36,8 @@ namespace internal {
 class SharedMemory;
 class TokenSource;
 }  // namespace internal
+
+inline constexpr int kDefaultMaxAttempts = 4;
 
 struct ClientOptions {
   // TLS, if any of these four is given; plain text if none is. Names of PEM
@@ -88,8 +90,16 @@ struct ClientOptions {
   // reached so, bytes are sent as ever.
   bool use_shared_memory = true;
 
+  // How often a call is tried at most, by the rules of docs/retries.md: within
+  // its timeout, which is that of all tries together. 1: once, and its error is
+  // the caller's to decide about. More makes a busy server wait for longer
+  // before it is given up.
+  int max_attempts = kDefaultMaxAttempts;
+
   // Anything else gRPC lets be set, such as a load balancing policy. gRPC
-  // retries calls only if a service config given here asks for it.
+  // itself sends a call again only if the server has not seen it, unless a
+  // service config given here asks for more: set max_attempts to 1 with one
+  // that does, else both try again.
   grpc::ChannelArguments arguments;
 };
 
@@ -102,22 +112,29 @@ class Connection {
   static absl::StatusOr<Connection> Make(const std::string& target,
                                          const ClientOptions& options = {});
 
-  // A channel that exists; nothing is added to calls.
+  // A channel that exists; nothing is added to calls, which are tried
+  // kDefaultMaxAttempts times.
   explicit Connection(std::shared_ptr<grpc::Channel> channel);
 
   // One more to the same server, with the same token, of one that Make() made.
-  // Channels that have the
-  // same arguments share a connection, unless those say otherwise
-  // (GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL).
+  // Channels that have the same arguments share a connection, unless those say
+  // otherwise (GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL).
   Connection Another() const;
+
+  // The same channel, whose calls are tried so often; at least 1.
+  Connection WithMaxAttempts(int attempts) const;
 
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
 
   // Gives the token to a call that has not begun.
   void Authorize(grpc::ClientContext& context) const;
 
-  // FromGrpcStatus(), and in place of gRPC's text that of the cause, where the
-  // text tells why TLS failed or why the token was not sent.
+  // FromGrpcStatus() of a call that has ended, and in place of gRPC's text that
+  // of the cause, where the text tells why TLS failed or why the token was not
+  // sent.
+  absl::Status Explain(const grpc::Status& status,
+                       const grpc::ClientContext& context) const;
+  // The same without what the trailers say of another try.
   absl::Status Explain(const grpc::Status& status) const;
 
   // Whether memory may be shared with the server.
@@ -126,10 +143,14 @@ class Connection {
   // Of ClientOptions; -1 where the channel was made by others.
   int max_receive_bytes() const { return max_receive_bytes_; }
 
+  // How often those who make calls by this library try one at most.
+  int max_attempts() const { return max_attempts_; }
+
  private:
   friend class internal::SharedMemory;
   Connection() = default;
   absl::Status Secure(const ClientOptions& options);
+  absl::Status Explained(const absl::Status& status) const;
   void Open();
 
   std::string target_;
@@ -139,6 +160,7 @@ class Connection {
   bool has_certificate_ = false;
   bool may_share_memory_ = false;
   int max_receive_bytes_ = -1;
+  int max_attempts_ = kDefaultMaxAttempts;
   // What ProxyOf() says; empty: none.
   std::string proxy_;
   grpc::ChannelArguments arguments_;

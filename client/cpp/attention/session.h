@@ -45,12 +45,14 @@
 // they are appended once, also where they are so many that they go in several
 // calls. Other tokens get ABORTED if the first ones are there.
 //
-// The client itself tries once more, at once, where a connection was lost
-// before the answer; and where a stream on which Step() and Attend() send has
-// ended between messages, as that of a server that drains. Where the first try
-// of an append still runs at the server (APPEND_UNDER_WAY), the client tries
-// again from time to time within the timeout, until it knows what that came to.
-// It tries nothing else again.
+// The client itself tries again by the rules of docs/retries.md, as client.h
+// says: every call where the server has refused it before doing anything, and
+// all but forks where the connection was lost before the answer. Where the
+// first try of an append still runs at the server (APPEND_UNDER_WAY), the
+// client tries again from time to time within the timeout, until it knows what
+// that came to. Where a stream on which Step() and Attend() send has ended
+// between messages, as that of a server that drains, the message goes on
+// another one at once.
 //
 // Leases. While a ClientSession lives, the client renews the session's lease:
 // it asks for the session when nothing has used it for about a third of the
@@ -188,7 +190,7 @@ class ClientSession {
   // on a thread of the library's or this one, and must not wait for
   // asynchronous calls. The memory of query, mask and outputs must stay until
   // then, the object need not. Slower than Attend(), since it opens a stream of
-  // its own, and never tried again.
+  // its own.
   std::future<absl::StatusOr<AttendResult>> AttendAsync(
       int64_t layer, const TensorSpan& query, const AttendOptions& attend = {},
       const CallOptions& options = {}) const;

@@ -15,7 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "attention/internal/patience.h"
-#include "attention/internal/session_calls.h"
+#include "attention/internal/retries.h"
 #include "attention/internal/session_messages.h"
 #include "attention/internal/shard_calls.h"
 #include "attention/internal/shard_mask.h"
@@ -23,6 +23,7 @@
 #include "attention/internal/shard_status.h"
 #include "attention/internal/tensor_digest.h"
 #include "attention/internal/unary_call.h"
+#include "attention/status.h"
 #include "kernel/shard.h"
 
 namespace attention {
@@ -34,6 +35,7 @@ using internal::MaskColumns;
 using internal::OfShard;
 using internal::ShardCalls;
 using internal::ShardMerge;
+using internal::Twice;
 using internal::UnknownLayer;
 using internal::WithReason;
 using internal::WrongField;
@@ -45,6 +47,11 @@ constexpr size_t kAppendBytes = size_t{8} << 20;
 bool IsLost(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsNotFound(status) ||
          absl::IsDeadlineExceeded(status);
+}
+
+// Whether a connection was lost before the answer, or could not be made.
+bool HasNoAnswer(const absl::Status& status) {
+  return absl::IsUnavailable(status) && ErrorReason(status).empty();
 }
 
 // Whether an append that ended so may have been done all the same.
@@ -543,16 +550,17 @@ absl::StatusOr<ShardedResult> ShardedSession::State::Attend(
   };
   Answers answers(count);
   const absl::Time begun = absl::Now();
-  for (int tries = 0; tries < 2; ++tries) {
+  // With `allow_missing` nobody waits for a server that cannot be reached: its
+  // connection is made anew at once, and once only.
+  const Twice twice = attend.allow_missing ? Twice::kHarmful : Twice::kHarmless;
+  for (int tries = 0; tries < (attend.allow_missing ? 2 : 1); ++tries) {
     const CallOptions in_time = internal::InTimeLeft(options, begun);
     for (size_t i = 0; i < count; ++i) {
-      // A connection that was lost is made anew, once.
-      if (!is_asked(i) ||
-          (tries > 0 && !internal::LostConnection(answers[i].status()))) {
+      if (!is_asked(i) || (tries > 0 && !HasNoAnswer(answers[i].status()))) {
         continue;
       }
       ShardCalls::AttendAsync(shards_[i], layer, query, asked[i], places[i],
-                              in_time, answers.Begin(i));
+                              twice, in_time, answers.Begin(i));
     }
     answers.Wait();
   }

@@ -32,7 +32,9 @@
 // does not answer within the timeout, or that knows the session no more: its
 // tokens are gone then. What any other error says of one server is the error of
 // the call. Where no server at all answers within the timeout, it is
-// DEADLINE_EXCEEDED.
+// DEADLINE_EXCEEDED. Each server is asked again by the rules of docs/retries.md
+// before it counts as lost; but with `allow_missing` one that cannot be reached
+// is asked again once, at once.
 //
 // Time. All servers are asked at once, and CallOptions::timeout is that of a
 // call as a whole. With `allow_missing` an answer without a server that hangs

@@ -5,6 +5,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "attention/details/v1/details.pb.h"
 
@@ -15,6 +16,7 @@ constexpr char kBadRequest[] = "type.googleapis.com/google.rpc.BadRequest";
 constexpr char kErrorInfo[] = "type.googleapis.com/google.rpc.ErrorInfo";
 constexpr char kErrorDomain[] = "attention";
 constexpr char kRetryInfo[] = "type.googleapis.com/google.rpc.RetryInfo";
+constexpr char kPushback[] = "grpc-retry-pushback-ms";
 
 template <typename Message>
 std::optional<Message> Detail(const absl::Status& status, const char* url) {
@@ -24,6 +26,15 @@ std::optional<Message> Detail(const absl::Status& status, const char* url) {
     return std::nullopt;
   }
   return message;
+}
+
+// The milliseconds of the trailer; -1 if it holds none. Nothing: no trailer.
+std::optional<int64_t> PushbackMs(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kPushback);
+  if (!payload) return std::nullopt;
+  int64_t milliseconds;
+  return absl::SimpleAtoi(std::string(*payload), &milliseconds) ? milliseconds
+                                                                : -1;
 }
 
 // Why gRPC's library ended a call by itself. It tells by words only; what came
@@ -59,10 +70,18 @@ std::string ErrorReason(const absl::Status& status) {
 }
 
 std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
+  if (const std::optional<int64_t> pushback = PushbackMs(status)) {
+    if (*pushback < 0) return std::nullopt;
+    return absl::Milliseconds(*pushback);
+  }
   const auto detail = Detail<details::v1::RetryInfo>(status, kRetryInfo);
   if (!detail || !detail->has_retry_delay()) return std::nullopt;
   return absl::Seconds(detail->retry_delay().seconds()) +
          absl::Nanoseconds(detail->retry_delay().nanos());
+}
+
+bool ForbidsRetry(const absl::Status& status) {
+  return PushbackMs(status).value_or(0) < 0;
 }
 
 std::optional<int64_t> ConflictLength(const absl::Status& status) {
@@ -87,6 +106,18 @@ absl::Status FromGrpcStatus(const grpc::Status& status) {
   for (const auto& detail : details.details()) {
     result.SetPayload(detail.type_url(), absl::Cord(detail.value()));
   }
+  return result;
+}
+
+absl::Status FromGrpcStatus(const grpc::Status& status,
+                            const grpc::ClientContext& context) {
+  absl::Status result = FromGrpcStatus(status);
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto pushback = trailers.find(kPushback);
+  if (result.ok() || pushback == trailers.end()) return result;
+  const grpc::string_ref text = pushback->second;
+  result.SetPayload(kPushback,
+                    absl::Cord(absl::string_view(text.data(), text.size())));
   return result;
 }
 

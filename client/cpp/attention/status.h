@@ -21,6 +21,7 @@
 #ifndef ATTENTION_STATUS_H_
 #define ATTENTION_STATUS_H_
 
+#include <grpcpp/client_context.h>
 #include <grpcpp/support/status.h>
 
 #include <cstdint>
@@ -52,8 +53,13 @@ std::vector<FieldViolation> FieldViolations(const absl::Status& status);
 std::string ErrorReason(const absl::Status& status);
 
 // How long a RESOURCE_EXHAUSTED or UNAVAILABLE status asks to wait before the
-// next try (google.rpc.RetryInfo); nothing if it does not say.
+// next try: by the trailer grpc-retry-pushback-ms, or without that by
+// google.rpc.RetryInfo. Nothing if it does not say, or forbids another try.
 std::optional<absl::Duration> RetryDelay(const absl::Status& status);
+
+// Whether the server says, by a trailer that is negative or no whole number,
+// that the call must not be tried again.
+bool ForbidsRetry(const absl::Status& status);
 
 // The length that a layer of a session has, of an ABORTED status that says the
 // append expected another one; nothing of other statuses.
@@ -62,6 +68,11 @@ std::optional<int64_t> ConflictLength(const absl::Status& status);
 // The absl::Status of a gRPC status: the same code, the same text, the details
 // as payloads. Details that cannot be parsed are left out.
 absl::Status FromGrpcStatus(const grpc::Status& status);
+
+// The same of the call of `context`, which has ended so: the trailer
+// grpc-retry-pushback-ms, if there is one, is a payload of that name.
+absl::Status FromGrpcStatus(const grpc::Status& status,
+                            const grpc::ClientContext& context);
 
 }  // namespace attention
 

@@ -217,7 +217,8 @@ ExitCode RunBench(const BenchFlags& flags, std::ostream& out,
     if (!file) return CannotWrite(flags.json, err);
   }
 
-  LoadGenerator generator(*options, *workload, *connection);
+  // What the server refuses is what is measured.
+  LoadGenerator generator(*options, *workload, connection->WithMaxAttempts(1));
   absl::Status status = generator.Connect(options->timeout);
   if (status.ok() && options->check) status = generator.TryEachKind();
   if (!status.ok()) return Fail(status, err);

@@ -181,8 +181,10 @@ ExitCode RunHealth(const absl::StatusOr<Connection>& connection,
                    const std::string& service, absl::Duration timeout,
                    std::ostream& out, std::ostream& err) {
   if (!connection.ok()) return BadInput(connection.status(), err);
+  // Who asks has pauses of his own.
+  const Client client(connection->WithMaxAttempts(1));
   absl::StatusOr<Health> health =
-      Client(*connection).CheckHealth(service, {.timeout = timeout});
+      client.CheckHealth(service, {.timeout = timeout});
   if (!health.ok()) return Fail(health.status(), err);
   switch (*health) {
     case Health::kServing:
@@ -264,6 +266,7 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
       *app.add_subcommand("compute", "Compute attention over given tensors");
   AddConnection(compute, flags.server, flags.connection, flags.timeout,
                 "no limit");
+  AddMaxAttempts(compute, flags.connection);
   AddTensors(compute, flags);
   AddShapeOptions(compute, flags);
   AddScoreOptions(compute, flags.options);
@@ -287,6 +290,7 @@ int Run(int argc, const char* const* argv, bool utf8, std::ostream& out,
   CLI::App& info =
       *app.add_subcommand("info", "Show the server's limits, types and build");
   AddConnection(info, server, connection, timeout, "5s");
+  AddMaxAttempts(info, connection);
   info.footer(kFooter);
   BenchFlags load;
   load.server = kDefaultServer;

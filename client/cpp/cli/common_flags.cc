@@ -46,6 +46,16 @@ void AddConnection(CLI::App& app, std::string& server,
                            default_timeout, "]"));
 }
 
+void AddMaxAttempts(CLI::App& app, ConnectionFlags& connection) {
+  app.add_option("--max-attempts", connection.max_attempts,
+                 "Tries within --timeout where the server is busy, or the "
+                 "connection is lost; 1: no second one")
+      ->type_name("N")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1'000))
+      ->group("Connection");
+}
+
 void AddScoreOptions(CLI::App& app, v1::AttentionOptions& options) {
   app.add_option_function<double>(
       "--scale", [&](double scale) { options.set_scale(scale); },

@@ -22,6 +22,9 @@ void AddConnection(CLI::App& app, std::string& server,
                    ConnectionFlags& connection, absl::Duration& timeout,
                    const std::string& default_timeout);
 
+// --max-attempts. Not of commands that ask how the server fares.
+void AddMaxAttempts(CLI::App& app, ConnectionFlags& connection);
+
 // What becomes of the scores: --scale to --softmax-precision.
 void AddScoreOptions(CLI::App& app, v1::AttentionOptions& options);
 

@@ -79,6 +79,7 @@ absl::StatusOr<Connection> Connect(const std::string& server,
   options.token_file = flags.token_file;
   options.allow_plaintext_token = flags.allow_plaintext_token;
   options.use_shared_memory = !flags.no_shared_memory;
+  options.max_attempts = flags.max_attempts;
   options.arguments = arguments;
   if (const char* token = std::getenv(kTokenVariable);
       options.token_file.empty() && token != nullptr) {

@@ -22,6 +22,7 @@ struct ConnectionFlags {
   std::string token_file;
   bool allow_plaintext_token = false;
   bool no_shared_memory = false;
+  int max_attempts = kDefaultMaxAttempts;
 };
 
 // Adds --tls, --tls-ca, --tls-cert, --tls-key, --token-file,

@@ -70,6 +70,7 @@ class Verbs {
     verb.footer(footer_);
     AddConnection(verb, flags_.server, flags_.connection, timeout,
                   default_timeout);
+    AddMaxAttempts(verb, flags_.connection);
     return verb;
   }
 

@@ -133,7 +133,6 @@ nb::object Core::Call(const std::string& method, const nb::bytes& message,
   internal::UnaryCall call = UnaryCallOf(method, message);
   SignalHandlers signals;
   internal::UnaryAnswer answer;
-  absl::Status status;
   {
     const WithoutGil without_gil;
     answer = internal::RunUnary(server->connection,
@@ -141,11 +140,10 @@ nb::object Core::Call(const std::string& method, const nb::bytes& message,
                                  .stop = server->closing.get_token(),
                                  .interrupted = signals.Check()},
                                 call);
-    status = server->connection.Explain(answer.status);
     server.reset();
   }
   signals.Raise();
-  return OutcomeOf(status, answer.message);
+  return OutcomeOf(answer.status, answer.message);
 }
 
 std::stop_source Core::StartCompute(const nb::tuple& tensors,
@@ -181,10 +179,8 @@ std::stop_source Core::StartCall(const std::string& method,
       server->connection,
       {.timeout = absl::Seconds(limit), .stop = stop.get_token()},
       std::move(call),
-      [pending = started.release(),
-       connection = server->connection](const internal::UnaryAnswer& answer) {
-        const absl::Status status = connection.Explain(answer.status);
-        End(pending, [&] { return OutcomeOf(status, answer.message); });
+      [pending = started.release()](const internal::UnaryAnswer& answer) {
+        End(pending, [&] { return OutcomeOf(answer.status, answer.message); });
       });
   return stop;
 }

@@ -114,10 +114,9 @@ class LeaseRenewer::Schedule
     const Clock::time_point begun = Clock::now();
     StartUnary(
         connection_, {.timeout = TimeoutOf(*session)},
-        CallOf("GetSession", request),
+        CallOf(SessionMethod("GetSession"), request),
         [self = shared_from_this(), session, begun](const UnaryAnswer& answer) {
-          self->Renewed(session, begun,
-                        self->connection_.Explain(answer.status));
+          self->Renewed(session, begun, answer.status);
         });
   }
 

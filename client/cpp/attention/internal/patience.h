@@ -31,14 +31,15 @@ struct Patience {
            (interrupted && interrupted());
   }
 
-  // Waits so long, or until it is over.
-  void Sleep(absl::Duration time) const {
-    const absl::Time end = std::min(deadline, absl::Now() + time);
+  // Waits so long. False: it is over before.
+  bool Sleep(absl::Duration time) const {
+    const absl::Time end = absl::Now() + time;
     while (!IsOver()) {
       const absl::Duration left = end - absl::Now();
-      if (left <= absl::ZeroDuration()) return;
+      if (left <= absl::ZeroDuration()) return true;
       absl::SleepFor(std::min(left, absl::FromChrono(kLook)));
     }
+    return false;
   }
 
   absl::Time deadline = absl::InfiniteFuture();

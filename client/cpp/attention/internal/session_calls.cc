@@ -3,31 +3,39 @@
 #include <grpcpp/support/slice.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "attention/internal/tensor_message.h"
-#include "attention/status.h"
 
 namespace attention::internal {
 
-UnaryCall CallOf(absl::string_view method) {
-  UnaryCall call;
-  call.method = absl::StrCat("/attention.v1.SessionService/", method);
-  return call;
-}
-
 UnaryCall CallOf(absl::string_view method,
                  const google::protobuf::MessageLite& request) {
-  UnaryCall call = CallOf(method);
+  UnaryCall call;
+  call.method = std::string(method);
   const grpc::Slice bytes(request.SerializeAsString());
   grpc::ByteBuffer(&bytes, 1).Swap(&call.message);
   call.message_bytes = call.message.Length();
   return call;
 }
 
-bool LostConnection(const absl::Status& status) {
-  return absl::IsUnavailable(status) && ErrorReason(status).empty();
+std::string SessionMethod(absl::string_view name) {
+  return absl::StrCat("/attention.v1.SessionService/", name);
+}
+
+absl::StatusOr<grpc::ByteBuffer> RunUnaryTries(
+    const Connection& connection, Twice twice, const CallOptions& options,
+    const std::function<UnaryCall()>& make) {
+  using Answer = absl::StatusOr<grpc::ByteBuffer>;
+  return RunTries<Answer>(
+      connection, twice, options, [&](const CallOptions& left) -> Answer {
+        UnaryCall call = make();
+        UnaryAnswer answer = RunUnary(connection, left, call);
+        if (!answer.status.ok()) return answer.status;
+        return std::move(answer.message);
+      });
 }
 
 absl::Status Parse(const grpc::ByteBuffer& answer,
@@ -43,14 +51,14 @@ absl::Status Parse(const grpc::ByteBuffer& answer,
       absl::StrCat("it is not a valid ", response->GetTypeName())));
 }
 
-absl::Status Call(const Connection& connection, const CallOptions& options,
-                  absl::string_view method,
+absl::Status Call(const Connection& connection, Twice twice,
+                  const CallOptions& options, absl::string_view method,
                   const google::protobuf::MessageLite& request,
                   google::protobuf::MessageLite* response) {
-  UnaryCall call = CallOf(method, request);
-  const UnaryAnswer answer = RunUnary(connection, options, call);
-  if (!answer.status.ok()) return connection.Explain(answer.status);
-  return Parse(answer.message, response);
+  const absl::StatusOr<grpc::ByteBuffer> answer = RunUnaryTries(
+      connection, twice, options, [&] { return CallOf(method, request); });
+  if (!answer.ok()) return answer.status();
+  return Parse(*answer, response);
 }
 
 }  // namespace attention::internal

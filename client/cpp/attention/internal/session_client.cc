@@ -11,12 +11,12 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "attention/internal/patience.h"
+#include "attention/internal/retries.h"
 #include "attention/internal/session_calls.h"
 #include "attention/internal/session_messages.h"
 #include "attention/internal/tensor_digest.h"
 #include "attention/internal/tensor_message.h"
 #include "attention/internal/unary_call.h"
-#include "attention/status.h"
 
 namespace attention::internal {
 namespace {
@@ -28,51 +28,6 @@ constexpr size_t kAppendBytes = size_t{8} << 20;
 // The most items of a StepRequest.
 constexpr size_t kMostItems = 1024;
 
-// Whether an earlier try of the same append still runs.
-bool IsUnderWay(const absl::Status& status) {
-  return ErrorReason(status) == "APPEND_UNDER_WAY";
-}
-
-// The pauses between the tries of an append that is under way: each as long as
-// the server asks for at least, and twice as long as the last one, so that
-// large tokens are not sent over and over.
-class UnderWayPauses {
- public:
-  explicit UnderWayPauses(const CallOptions& options)
-      : patience_(Patience::Of(options)) {}
-
-  // Where the patience is over the next call will tell.
-  void Wait(const absl::Status& status) {
-    const absl::Duration asked = RetryDelay(status).value_or(next_);
-    patience_.Sleep(std::clamp(asked, next_, kLongest));
-    next_ = std::min(2 * next_, kLongest);
-  }
-
- private:
-  static constexpr absl::Duration kLongest = absl::Milliseconds(500);
-  const Patience patience_;
-  absl::Duration next_ = absl::Milliseconds(10);
-};
-
-// Makes a call that is safe to do twice: once more if its connection was lost.
-// `encode` gives its message.
-template <typename Encode>
-UnaryAnswer RunSafely(const Connection& connection, const CallOptions& options,
-                      absl::string_view method, const Encode& encode) {
-  const absl::Time begin = absl::Now();
-  UnaryAnswer answer;
-  for (int tries = 0; tries < 2; ++tries) {
-    UnaryCall call = CallOf(method);
-    grpc::ByteBuffer message = encode(call.lease);
-    message.Swap(&call.message);
-    message.Clear();
-    call.message_bytes = call.message.Length();
-    answer = RunUnary(connection, InTimeLeft(options, begin), call);
-    if (!LostConnection(connection.Explain(answer.status))) break;
-  }
-  return answer;
-}
-
 absl::Status WithMessage(const absl::Status& status, const std::string& text) {
   absl::Status changed(status.code(), text);
   status.ForEachPayload([&](absl::string_view url, const absl::Cord& bytes) {
@@ -81,27 +36,33 @@ absl::Status WithMessage(const absl::Status& status, const std::string& text) {
   return changed;
 }
 
+// The call with the message that `encode` writes with the call's lease.
+template <typename Encode>
+UnaryCall CallWith(absl::string_view name, const Encode& encode) {
+  UnaryCall call;
+  call.method = SessionMethod(name);
+  grpc::ByteBuffer message = encode(call.lease);
+  message.Swap(&call.message);
+  message.Clear();
+  call.message_bytes = call.message.Length();
+  return call;
+}
+
 // One piece of an append, or all of it.
-absl::StatusOr<int64_t> AppendOnce(const Connection& connection,
-                                   const CallOptions& options,
-                                   const LayerRequest& request,
-                                   const std::optional<TokenRange>& range) {
-  const absl::Time begin = absl::Now();
-  UnderWayPauses pauses(options);
-  UnaryAnswer answer;
-  while (true) {
-    answer = RunSafely(connection, InTimeLeft(options, begin),
-                       "AppendKeyValues", [&](Lease& lease) {
-                         return range ? EncodeAppend(request, *range, lease)
-                                      : EncodeAppend(request, lease);
-                       });
-    if (answer.status.ok()) break;
-    absl::Status status = connection.Explain(answer.status);
-    if (!IsUnderWay(status)) return status;
-    pauses.Wait(status);
-  }
+absl::StatusOr<int64_t> AppendPiece(const Connection& connection,
+                                    const CallOptions& options,
+                                    const LayerRequest& request,
+                                    const std::optional<TokenRange>& range) {
+  const absl::StatusOr<grpc::ByteBuffer> answer =
+      RunUnaryTries(connection, Twice::kAppend, options, [&] {
+        return CallWith("AppendKeyValues", [&](Lease& lease) {
+          return range ? EncodeAppend(request, *range, lease)
+                       : EncodeAppend(request, lease);
+        });
+      });
+  if (!answer.ok()) return answer.status();
   v1::AppendKeyValuesResponse response;
-  absl::Status status = Parse(answer.message, &response);
+  absl::Status status = Parse(*answer, &response);
   if (!status.ok()) return status;
   return response.length();
 }
@@ -147,6 +108,30 @@ void AddItem(const StepItem& item, const SessionState& session,
 
 }  // namespace
 
+// What StartAttend() keeps: the caller's objects may be gone before the call
+// ends, but not their memory.
+struct KeptAttend {
+  KeptAttend(const SessionState& session, int64_t layer,
+             const TensorSpan& of_query, const AttendOptions& of_attend,
+             const v1::Shard* of_shard)
+      : query(of_query), attend(of_attend) {
+    if (of_shard != nullptr) shard = *of_shard;
+    request = {.id = session.id(),
+               .incarnation = session.incarnation(),
+               .layer = layer,
+               .query = &query,
+               .attend = &attend,
+               .shard = of_shard == nullptr ? nullptr : &shard};
+  }
+  KeptAttend(const KeptAttend&) = delete;
+  KeptAttend& operator=(const KeptAttend&) = delete;
+
+  const TensorSpan query;
+  const AttendOptions attend;
+  v1::Shard shard;
+  LayerRequest request;  // Refers to the others.
+};
+
 SessionClient::SessionClient(const Connection& connection)
     : connection_(connection), streams_(connection), renewer_(connection) {}
 
@@ -170,7 +155,8 @@ absl::StatusOr<ClientSession> SessionClient::Create(
   *request.mutable_config() = config;
   v1::CreateSessionResponse response;
   absl::Status status =
-      Call(connection_, options, "CreateSession", request, &response);
+      Call(connection_, Twice::kHarmless, options,
+           SessionMethod("CreateSession"), request, &response);
   if (!status.ok()) return status;
   return Handle(response.session());
 }
@@ -182,8 +168,8 @@ absl::StatusOr<v1::Session> SessionClient::Get(const std::string& id,
   request.set_id(id);
   request.set_incarnation(incarnation);
   v1::GetSessionResponse response;
-  absl::Status status =
-      Call(connection_, options, "GetSession", request, &response);
+  absl::Status status = Call(connection_, Twice::kHarmless, options,
+                             SessionMethod("GetSession"), request, &response);
   if (!status.ok()) return status;
   return std::move(*response.mutable_session());
 }
@@ -203,8 +189,9 @@ absl::StatusOr<std::vector<v1::Session>> SessionClient::List(
   v1::ListSessionsRequest request;
   while (true) {
     v1::ListSessionsResponse page;
-    absl::Status status = Call(connection_, InTimeLeft(options, begin),
-                               "ListSessions", request, &page);
+    absl::Status status =
+        Call(connection_, Twice::kHarmless, InTimeLeft(options, begin),
+             SessionMethod("ListSessions"), request, &page);
     if (!status.ok()) return status;
     for (v1::Session& session : *page.mutable_sessions()) {
       sessions.push_back(std::move(session));
@@ -217,8 +204,8 @@ absl::StatusOr<std::vector<v1::Session>> SessionClient::List(
 absl::StatusOr<std::vector<ClientSession>> SessionClient::Fork(
     const v1::ForkSessionsRequest& request, const CallOptions& options) {
   v1::ForkSessionsResponse response;
-  absl::Status status =
-      Call(connection_, options, "ForkSessions", request, &response);
+  absl::Status status = Call(connection_, Twice::kHarmful, options,
+                             SessionMethod("ForkSessions"), request, &response);
   if (!status.ok()) return status;
   if (response.sessions_size() != request.forks_size()) {
     return MalformedAnswer(absl::InternalError(
@@ -240,7 +227,8 @@ absl::Status SessionClient::Delete(const std::string& id, uint64_t incarnation,
   request.set_id(id);
   request.set_incarnation(incarnation);
   v1::DeleteSessionResponse response;
-  return Call(connection_, options, "DeleteSession", request, &response);
+  return Call(connection_, Twice::kHarmless, options,
+              SessionMethod("DeleteSession"), request, &response);
 }
 
 absl::StatusOr<std::vector<ClientSession>> SessionClient::Fork(
@@ -289,8 +277,8 @@ absl::StatusOr<int64_t> SessionClient::Append(SessionState& session,
     request.expected_length = claim->expected_length();
     request.request_id = claim->request_id();
     length =
-        AppendOnce(connection_, InTimeLeft(options, begin), request,
-                   ranges.size() == 1 ? std::nullopt : std::optional(range));
+        AppendPiece(connection_, InTimeLeft(options, begin), request,
+                    ranges.size() == 1 ? std::nullopt : std::optional(range));
     session.CallEnded(length.status(), begun);
     if (!length.ok()) {
       if (range.begin == 0) return length;
@@ -312,41 +300,59 @@ absl::StatusOr<int64_t> SessionClient::Append(SessionState& session,
   return length;
 }
 
-absl::StatusOr<std::vector<StepOutcome>> SessionClient::Exchange(
+std::vector<StepOutcome> SessionClient::Exchange(
     std::span<const LayerRequest> items, const CallOptions& options) {
   const absl::Time begin = absl::Now();
-  auto outcomes = ExchangeOnce(items, options);
-  UnderWayPauses pauses(options);
-  while (outcomes.ok()) {
-    std::vector<LayerRequest> again;
+  std::vector<StepOutcome> outcomes = ExchangeOnce(items, options);
+  std::vector<size_t> failed;  // The items of the last message that did.
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (!outcomes[i].result.ok()) failed.push_back(i);
+  }
+  if (failed.empty()) return outcomes;
+  std::vector<Retries> retries(
+      items.size(), Retries(Twice::kAppend, connection_.max_attempts()));
+  const Patience patience{begin + options.timeout, options.stop,
+                          options.interrupted};
+  while (true) {
+    // Those that are tried again go together.
     std::vector<size_t> numbers;
-    for (size_t i = 0; i < items.size(); ++i) {
-      if (!IsUnderWay((*outcomes)[i].result.status())) continue;
-      again.push_back(items[i]);
+    std::vector<LayerRequest> again;
+    absl::Duration longest;
+    for (const size_t i : failed) {
+      const std::optional<absl::Duration> pause =
+          retries[i].PauseAfter(outcomes[i].result.status(), patience.deadline);
+      if (!pause) continue;
+      longest = std::max(longest, *pause);
       numbers.push_back(i);
+      again.push_back(items[i]);
     }
-    if (again.empty()) break;
-    pauses.Wait((*outcomes)[numbers[0]].result.status());
-    auto answered = ExchangeOnce(again, InTimeLeft(options, begin));
+    if (again.empty()) return outcomes;
+    if (!patience.Sleep(longest)) {
+      if (absl::Now() >= patience.deadline) return outcomes;
+      for (const size_t i : numbers) {
+        outcomes[i] = StepOutcome{.result = CancelledInPause()};
+      }
+      return outcomes;
+    }
+    std::vector<StepOutcome> answered =
+        ExchangeOnce(again, InTimeLeft(options, begin));
+    failed.clear();
     for (size_t i = 0; i < again.size(); ++i) {
-      (*outcomes)[numbers[i]] = answered.ok()
-                                    ? std::move((*answered)[i])
-                                    : StepOutcome{.result = answered.status()};
+      outcomes[numbers[i]] = std::move(answered[i]);
+      if (!outcomes[numbers[i]].result.ok()) failed.push_back(numbers[i]);
     }
   }
-  return outcomes;
 }
 
-absl::StatusOr<std::vector<StepOutcome>> SessionClient::ExchangeOnce(
+std::vector<StepOutcome> SessionClient::ExchangeOnce(
     std::span<const LayerRequest> items, const CallOptions& options) {
-  UnaryCall call;
-  grpc::ByteBuffer message = EncodeStep(items, call.lease);
-  message.Swap(&call.message);
-  message.Clear();
-  call.message_bytes = call.message.Length();
+  UnaryCall call =
+      CallWith("Step", [&](Lease& lease) { return EncodeStep(items, lease); });
   const UnaryAnswer answer = streams_.Run(options, call);
-  if (!answer.status.ok()) return connection_.Explain(answer.status);
-  return DecodeStep(answer.message, items);
+  absl::StatusOr<std::vector<StepOutcome>> outcomes =
+      answer.status.ok() ? DecodeStep(answer.message, items) : answer.status;
+  if (outcomes.ok()) return *std::move(outcomes);
+  return {items.size(), StepOutcome{.result = outcomes.status()}};
 }
 
 absl::StatusOr<AttendResult> SessionClient::Attend(SessionState& session,
@@ -363,9 +369,7 @@ absl::StatusOr<AttendResult> SessionClient::Attend(SessionState& session,
                              .attend = &attend};
   const Clock::time_point begun = Clock::now();
   // A step that does not append: half the time of a call of its own.
-  auto outcomes = Exchange({&request, 1}, options);
-  if (!outcomes.ok()) return outcomes.status();
-  StepOutcome& outcome = outcomes->front();
+  StepOutcome outcome = std::move(Exchange({&request, 1}, options).front());
   session.CallEnded(outcome.done ? absl::OkStatus() : outcome.result.status(),
                     begun);
   return std::move(outcome.result);
@@ -376,54 +380,54 @@ void SessionClient::AttendAsync(
     const TensorSpan& query, const AttendOptions& attend,
     const CallOptions& options,
     std::function<void(absl::StatusOr<AttendResult>)> done) {
-  StartAttend(session,
-              {.id = session->id(),
-               .incarnation = session->incarnation(),
-               .layer = layer,
-               .query = &query,
-               .attend = &attend},
-              options,
-              [outputs = attend.outputs, done = std::move(done)](
-                  absl::StatusOr<grpc::ByteBuffer> answer) {
-                if (!answer.ok()) return done(answer.status());
-                done(DecodeAttend(*answer, outputs));
-              });
+  StartAttend(
+      session, Twice::kHarmless,
+      std::make_shared<KeptAttend>(*session, layer, query, attend, nullptr),
+      options,
+      [outputs = attend.outputs,
+       done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer) {
+        if (!answer.ok()) return done(answer.status());
+        done(DecodeAttend(*answer, outputs));
+      });
 }
 
 void SessionClient::AttendShardAsync(
     const std::shared_ptr<SessionState>& session, int64_t layer,
     const TensorSpan& query, const AttendOptions& attend,
-    const v1::Shard& shard, const CallOptions& options,
+    const v1::Shard& shard, Twice twice, const CallOptions& options,
     std::function<void(absl::StatusOr<grpc::ByteBuffer>)> done) {
-  StartAttend(session,
-              {.id = session->id(),
-               .incarnation = session->incarnation(),
-               .layer = layer,
-               .query = &query,
-               .attend = &attend,
-               .shard = &shard},
-              options, std::move(done));
+  StartAttend(
+      session, twice,
+      std::make_shared<KeptAttend>(*session, layer, query, attend, &shard),
+      options, std::move(done));
 }
 
 void SessionClient::StartAttend(
-    const std::shared_ptr<SessionState>& session, const LayerRequest& request,
-    const CallOptions& options,
+    const std::shared_ptr<SessionState>& session, Twice twice,
+    const std::shared_ptr<const KeptAttend>& kept, const CallOptions& options,
     std::function<void(absl::StatusOr<grpc::ByteBuffer>)> done) {
+  using Answer = absl::StatusOr<grpc::ByteBuffer>;
   const absl::Status gone = session->Check();
   if (!gone.ok()) return done(gone);
-  UnaryCall call = CallOf("Attend");
-  grpc::ByteBuffer message = EncodeAttend(request, call.lease);
-  message.Swap(&call.message);
-  message.Clear();
-  call.message_bytes = call.message.Length();
-  StartUnary(connection_, options, std::move(call),
-             [connection = connection_, session, begun = Clock::now(),
-              done = std::move(done)](const UnaryAnswer& answer) {
-               const absl::Status status = connection.Explain(answer.status);
-               session->CallEnded(status, begun);
-               if (!status.ok()) return done(status);
-               done(answer.message);
-             });
+  StartedTries<Answer>::Begin(
+      connection_, twice, options,
+      [connection = connection_, kept](const CallOptions& left,
+                                       std::function<void(Answer)> then) {
+        StartUnary(connection, left,
+                   CallWith("Attend",
+                            [&](Lease& lease) {
+                              return EncodeAttend(kept->request, lease);
+                            }),
+                   [then = std::move(then)](const UnaryAnswer& answer) {
+                     if (!answer.status.ok()) return then(answer.status);
+                     then(answer.message);
+                   });
+      },
+      [session, begun = Clock::now(),
+       done = std::move(done)](const Answer& answer) {
+        session->CallEnded(answer.status(), begun);
+        done(answer);
+      });
 }
 
 absl::StatusOr<int64_t> SessionClient::AppendRange(SessionState& session,
@@ -436,15 +440,15 @@ absl::StatusOr<int64_t> SessionClient::AppendRange(SessionState& session,
   if (!claim.ok()) return claim.status();
   const Clock::time_point begun = Clock::now();
   const absl::StatusOr<int64_t> length =
-      AppendOnce(connection_, options,
-                 {.id = session.id(),
-                  .incarnation = session.incarnation(),
-                  .layer = layer,
-                  .expected_length = claim->expected_length(),
-                  .request_id = claim->request_id(),
-                  .key = &key,
-                  .value = value},
-                 range);
+      AppendPiece(connection_, options,
+                  {.id = session.id(),
+                   .incarnation = session.incarnation(),
+                   .layer = layer,
+                   .expected_length = claim->expected_length(),
+                   .request_id = claim->request_id(),
+                   .key = &key,
+                   .value = value},
+                  range);
   session.CallEnded(length.status(), begun);
   if (length.ok()) claim->Appended(*length);
   return length;
@@ -454,10 +458,6 @@ SessionClient::Results SessionClient::Step(std::span<const StepItem> items,
                                            const CallOptions& options) {
   Results results(items.size(),
                   absl::StatusOr<AttendResult>(absl::UnknownError("not sent")));
-  const auto fail_all = [&](const std::vector<size_t>& numbers,
-                            const absl::Status& status) {
-    for (const size_t number : numbers) results[number] = status;
-  };
   SentItems sent;
   for (size_t i = 0; i < items.size(); ++i) {
     absl::Status wrong;
@@ -486,13 +486,9 @@ SessionClient::Results SessionClient::Step(std::span<const StepItem> items,
   if (sent.requests.empty()) return results;
 
   const Clock::time_point begun = Clock::now();
-  auto outcomes = Exchange(sent.requests, options);
-  if (!outcomes.ok()) {
-    fail_all(sent.numbers, outcomes.status());
-    return results;
-  }
+  std::vector<StepOutcome> outcomes = Exchange(sent.requests, options);
   for (size_t i = 0; i < sent.numbers.size(); ++i) {
-    StepOutcome& outcome = (*outcomes)[i];
+    StepOutcome& outcome = outcomes[i];
     if (outcome.done && sent.claims[i]) {
       sent.claims[i]->Appended(outcome.length);
     }
@@ -513,7 +509,8 @@ absl::Status SessionClient::Truncate(SessionState& session, int64_t length,
   request.set_length(length);
   v1::TruncateSessionResponse response;
   const Clock::time_point begun = Clock::now();
-  status = Call(connection_, options, "TruncateSession", request, &response);
+  status = Call(connection_, Twice::kHarmless, options,
+                SessionMethod("TruncateSession"), request, &response);
   session.CallEnded(status, begun);
   if (status.ok()) session.SetLengths(response.session());
   return status;

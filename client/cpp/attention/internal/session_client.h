@@ -16,6 +16,7 @@
 #include "attention/client.h"
 #include "attention/connection.h"
 #include "attention/internal/lease_renewer.h"
+#include "attention/internal/retries.h"
 #include "attention/internal/session_messages.h"
 #include "attention/internal/session_state.h"
 #include "attention/internal/step_streams.h"
@@ -23,6 +24,8 @@
 #include "attention/v1/session.pb.h"
 
 namespace attention::internal {
+
+struct KeptAttend;
 
 // Makes the calls of SessionService. Lives as long as its client or a session.
 // Thread-safe.
@@ -62,12 +65,12 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
                    const TensorSpan& query, const AttendOptions& attend,
                    const CallOptions& options,
                    std::function<void(absl::StatusOr<AttendResult>)> done);
-  // Without blocking: partials of a shard, as an AttendResponse. What the
-  // arguments refer to must stay until `done` is called.
+  // Without blocking: partials of a shard, as an AttendResponse. The memory of
+  // query and `attend` must stay until `done` is called.
   void AttendShardAsync(
       const std::shared_ptr<SessionState>& session, int64_t layer,
       const TensorSpan& query, const AttendOptions& attend,
-      const v1::Shard& shard, const CallOptions& options,
+      const v1::Shard& shard, Twice twice, const CallOptions& options,
       std::function<void(absl::StatusOr<grpc::ByteBuffer>)> done);
   // Tokens `range` of what RangesOf() can cut, in one call.
   absl::StatusOr<int64_t> AppendRange(SessionState& session, int64_t layer,
@@ -82,15 +85,17 @@ class SessionClient : public std::enable_shared_from_this<SessionClient> {
   void Release(const std::shared_ptr<SessionState>& session);
 
  private:
-  // Sends items as one message, and waits for the answer; and those of which an
-  // earlier try is under way once more, until they have another answer.
-  absl::StatusOr<std::vector<StepOutcome>> Exchange(
-      std::span<const LayerRequest> items, const CallOptions& options);
-  absl::StatusOr<std::vector<StepOutcome>> ExchangeOnce(
-      std::span<const LayerRequest> items, const CallOptions& options);
+  // Sends items as one message, and waits for the answer; and those that are
+  // worth another try once more, until none is. One outcome for each item:
+  // where the message as a whole failed, that is the outcome of all.
+  std::vector<StepOutcome> Exchange(std::span<const LayerRequest> items,
+                                    const CallOptions& options);
+  std::vector<StepOutcome> ExchangeOnce(std::span<const LayerRequest> items,
+                                        const CallOptions& options);
   absl::StatusOr<ClientSession> Handle(const v1::Session& session);
-  void StartAttend(const std::shared_ptr<SessionState>& session,
-                   const LayerRequest& request, const CallOptions& options,
+  void StartAttend(const std::shared_ptr<SessionState>& session, Twice twice,
+                   const std::shared_ptr<const KeptAttend>& kept,
+                   const CallOptions& options,
                    std::function<void(absl::StatusOr<grpc::ByteBuffer>)> done);
   const Connection connection_;
   StepStreams streams_;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "attention/internal/retries.h"
 #include "attention/internal/session_client.h"
 #include "attention/session.h"
 #include "attention/v1/session.pb.h"
@@ -20,11 +21,11 @@ class ShardCalls {
   // As SessionClient's.
   static void AttendAsync(
       const ClientSession& session, int64_t layer, const TensorSpan& query,
-      const AttendOptions& attend, const v1::Shard& shard,
+      const AttendOptions& attend, const v1::Shard& shard, Twice twice,
       const CallOptions& options,
       std::function<void(absl::StatusOr<grpc::ByteBuffer>)> done) {
     session.client_->AttendShardAsync(session.state_, layer, query, attend,
-                                      shard, options, std::move(done));
+                                      shard, twice, options, std::move(done));
   }
   static absl::StatusOr<int64_t> AppendRange(ClientSession& session,
                                              int64_t layer,

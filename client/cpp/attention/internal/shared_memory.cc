@@ -44,11 +44,7 @@ UnaryCall CapabilitiesCall() {
 
 // The address that the server offers, empty if none.
 absl::StatusOr<std::string> AddressIn(const UnaryAnswer& answer) {
-  if (!answer.status.ok()) {
-    return absl::Status(
-        static_cast<absl::StatusCode>(answer.status.error_code()),
-        answer.status.error_message());
-  }
+  if (!answer.status.ok()) return answer.status;
   std::vector<grpc::Slice> slices;
   static_cast<void>(answer.message.Dump(&slices));
   std::string bytes;

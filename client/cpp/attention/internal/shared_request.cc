@@ -112,16 +112,16 @@ size_t Sum(const AnswerBytes& bytes) {
 
 // Whether a call that ended so has certainly left its memory alone: it was
 // answered, or refused before it began.
-bool LeftMemory(const grpc::Status& status) {
+bool LeftMemory(const absl::Status& status) {
   if (status.ok()) return true;
-  switch (status.error_code()) {
-    case grpc::StatusCode::INVALID_ARGUMENT:
-    case grpc::StatusCode::NOT_FOUND:
-    case grpc::StatusCode::UNAUTHENTICATED:
-    case grpc::StatusCode::PERMISSION_DENIED:
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
       return true;
-    case grpc::StatusCode::RESOURCE_EXHAUSTED: {
-      const std::string reason = ErrorReason(FromGrpcStatus(status));
+    case absl::StatusCode::kResourceExhausted: {
+      const std::string reason = ErrorReason(status);
       constexpr std::array<const char*, 9> kBeforeItBegan = {
           "QUEUE_FULL",       "DEADLINE_TOO_CLOSE", "REQUEST_TOO_LARGE",
           "ANSWER_TOO_LARGE", "MEMORY_TOO_LARGE",   "HEADERS_TOO_LARGE",
@@ -219,13 +219,12 @@ bool SharedRequest::Place(const ComputeRequest& request,
   return true;
 }
 
-bool SharedRequest::Ended(const grpc::Status& status) {
+bool SharedRequest::Ended(const absl::Status& status) {
   if (area_ != nullptr) {
     memory_->ReturnArea(std::move(area_), LeftMemory(status));
   }
   if (status.ok()) memory_->Worked();
-  if (status.error_code() != grpc::StatusCode::NOT_FOUND ||
-      ErrorReason(FromGrpcStatus(status)) != "REGION_UNKNOWN") {
+  if (!absl::IsNotFound(status) || ErrorReason(status) != "REGION_UNKNOWN") {
     return true;
   }
   memory_->Lost(connection_);

@@ -42,7 +42,7 @@ class SharedRequest {
 
   // The call has ended so, and `result` has been read from its answer. False:
   // the server did not know the memory, and the call should be tried again.
-  bool Ended(const grpc::Status& status);
+  bool Ended(const absl::Status& status);
 
  private:
   explicit SharedRequest(std::shared_ptr<SharedMemory> memory)

@@ -30,18 +30,15 @@ absl::Time EndOf(const CallOptions& options) {
              : absl::Now() + options.timeout;
 }
 
-// Whether the message that ended like this may be sent once more. `reused`: the
-// stream was there before the message, so that it may have ended before it.
-bool MayTryAgain(const grpc::Status& grpc_status, bool reused) {
-  if (grpc_status.ok()) return false;
-  const absl::Status status = FromGrpcStatus(grpc_status);
+// Whether a stream that was kept may have ended like this before its message
+// came.
+bool EndedBetweenMessages(const absl::Status& status) {
   const std::string reason = ErrorReason(status);
-  // The connection was lost, or could not be made.
   if (absl::IsUnavailable(status) && reason.empty()) return true;
   // A stream keeps the token that it began with, which may be good no more; a
   // new one has the token of now.
-  return reused && (absl::IsUnauthenticated(status) || reason == "DRAINING" ||
-                    reason == "IDLE_TOO_LONG" || reason == "MEMORY_BUSY");
+  return absl::IsUnauthenticated(status) || reason == "DRAINING" ||
+         reason == "IDLE_TOO_LONG" || reason == "MEMORY_BUSY";
 }
 
 }  // namespace
@@ -50,11 +47,12 @@ bool MayTryAgain(const grpc::Status& grpc_status, bool reused) {
 // answer. It does the connection's work itself meanwhile, see RunUnary().
 class StepStream {
  public:
-  StepStream(const Connection& connection, size_t first_message_bytes) {
-    connection.Authorize(context_);
+  StepStream(const Connection& connection, size_t first_message_bytes)
+      : connection_(connection) {
+    connection_.Authorize(context_);
     context_.AddMetadata(kRequestBytesHeader,
                          absl::StrCat(first_message_bytes));
-    grpc::GenericStub stub(connection.channel());
+    grpc::GenericStub stub(connection_.channel());
     stream_ = stub.PrepareCall(&context_, kStepMethod, &queue_);
     stream_->StartCall(Tag(kStarted));
     pending_ = kStarted;
@@ -73,7 +71,7 @@ class StepStream {
 
   // Sends a message and waits for its answer. Not OK: the stream has ended, and
   // is of no more use.
-  grpc::Status Exchange(const CallOptions& options, absl::Time end,
+  absl::Status Exchange(const CallOptions& options, absl::Time end,
                         const grpc::ByteBuffer& message,
                         grpc::ByteBuffer* answer) {
     std::optional<StopCallback> stop(std::in_place, options.stop,
@@ -87,7 +85,7 @@ class StepStream {
     // In this order: a stop after the question would cancel unseen.
     stop.reset();
     cancelled_ = cancelled_ || options.stop.stop_requested();
-    return grpc::Status::OK;
+    return absl::OkStatus();
   }
 
   // Whether it can be used after an answer: it may have been cancelled when
@@ -104,7 +102,7 @@ class StepStream {
     stream_->WritesDone(Tag(kClosed));
     pending_ |= kClosed;
     waiting.ForAll();
-    Finish(waiting);
+    static_cast<void>(Finish(waiting));
   }
 
  private:
@@ -175,22 +173,22 @@ class StepStream {
   }
 
   // How the stream ended, of which an operation has failed.
-  grpc::Status Finish(Wait& waiting) {
+  absl::Status Finish(Wait& waiting) {
     grpc::Status status;
     stream_->Finish(&status, Tag(kFinished));
     pending_ |= kFinished;
     waiting.ForAll();
     finished_ = true;
     if (waiting.timed_out()) {
-      return {grpc::StatusCode::DEADLINE_EXCEEDED, "Deadline Exceeded"};
+      return absl::DeadlineExceededError("Deadline Exceeded");
     }
     if (status.ok()) {
-      return {grpc::StatusCode::UNAVAILABLE,
-              "the stream ended without an answer"};
+      return absl::UnavailableError("the stream ended without an answer");
     }
-    return status;
+    return connection_.Explain(status, context_);
   }
 
+  const Connection connection_;
   grpc::CompletionQueue queue_;
   grpc::ClientContext context_;
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
@@ -211,17 +209,17 @@ UnaryAnswer StepStreams::Run(const CallOptions& options, UnaryCall& call) {
   const absl::Time end = EndOf(options);
   UnaryAnswer answer;
   std::unique_ptr<StepStream> stream = TakeIdle();
-  for (int tries = 0; tries < 2; ++tries) {
-    const bool reused = stream != nullptr;
-    if (!reused) {
+  const bool kept = stream != nullptr;
+  const auto exchange = [&] {
+    if (stream == nullptr) {
       stream = std::make_unique<StepStream>(connection_, call.message_bytes);
     }
     answer.status =
         stream->Exchange(options, end, call.message, &answer.message);
-    if (answer.status.ok()) break;
-    stream.reset();
-    if (!MayTryAgain(answer.status, reused)) break;
-  }
+    if (!answer.status.ok()) stream.reset();
+  };
+  exchange();
+  if (kept && EndedBetweenMessages(answer.status)) exchange();
   call.message.Clear();
   // Who has answered a message has all of it, so that gRPC is about to let go
   // of lent memory. A stream that does not is given up.

@@ -33,10 +33,10 @@ class StepStreams {
   StepStreams(const StepStreams&) = delete;
   StepStreams& operator=(const StepStreams&) = delete;
 
-  // Sends `call.message`, a StepRequest, and waits for the answer. Nothing
+  // One try to send `call.message`, a StepRequest, and have its answer. Nothing
   // refers to lent memory any more when it returns. Sends the message a second
-  // time, on another stream, if the first one has ended between messages or its
-  // connection was lost: each append in it must have a request id.
+  // time, on a new stream, if one that was kept has ended between messages:
+  // each append in it must have a request id.
   UnaryAnswer Run(const CallOptions& options, UnaryCall& call);
 
  private:

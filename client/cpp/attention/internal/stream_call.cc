@@ -64,7 +64,7 @@ class StreamCall {
       const absl::Status limit = rows_.CheckLimit();
       if (!limit.ok()) return limit;
     }
-    return NamedAsInRequest(connection_.Explain(status_));
+    return NamedAsInRequest(connection_.Explain(status_, context_));
   }
   Lease TakeLease() { return std::move(lease_); }
   grpc::ClientContext& context() { return context_; }

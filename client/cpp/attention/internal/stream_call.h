@@ -11,9 +11,9 @@
 
 namespace attention::internal {
 
-// Computes `request`, of which `chunks` were made. Returns when the call has
-// ended and nothing refers to lent memory any more. UNIMPLEMENTED, without an
-// ErrorInfo, where the server does not know streams.
+// One try to compute `request`, of which `chunks` were made. Returns when the
+// call has ended and nothing refers to lent memory any more. UNIMPLEMENTED,
+// without an ErrorInfo, where the server does not know streams.
 absl::StatusOr<ComputeResult> RunStream(const Connection& connection,
                                         const CallOptions& options,
                                         const ComputeRequest& request,

@@ -27,17 +27,19 @@ void PrepareUnary(const Connection& connection, const CallOptions& options,
 
 // A call that StartUnary() began, until it has ended.
 struct Pending final : QueueEvent {
-  Pending(const Connection& connection, const CallOptions& options,
-          UnaryCall to_begin, std::function<void(UnaryAnswer)> then)
-      : call(std::move(to_begin)), done(std::move(then)) {
+  Pending(const Connection& of, const CallOptions& options, UnaryCall to_begin,
+          std::function<void(UnaryAnswer)> then)
+      : connection(of), call(std::move(to_begin)), done(std::move(then)) {
     PrepareUnary(connection, options, call, context);
   }
 
   void Run(bool ok) override;
 
+  const Connection connection;
   UnaryCall call;
   std::function<void(UnaryAnswer)> done;
   UnaryAnswer answer;
+  grpc::Status status;
   grpc::ClientContext context;
   std::unique_ptr<grpc::ClientAsyncResponseReader<grpc::ByteBuffer>> reader;
   std::optional<StopCallback> stop;
@@ -49,6 +51,7 @@ struct Pending final : QueueEvent {
 void Pending::Run(bool /*ok*/) {
   static_cast<void>(begun.load(std::memory_order_acquire));
   // In this order: the lease waits for what the others hold.
+  answer.status = connection.Explain(status, context);
   const auto ended = std::make_shared<UnaryAnswer>(std::move(answer));
   Lease lease = std::move(call.lease);
   const auto then = std::move(done);
@@ -85,11 +88,13 @@ UnaryAnswer RunUnary(const Connection& connection, const CallOptions& options,
         stub.PrepareUnaryCall(&context, call.method, call.message, &queue);
     call.message.Clear();
     reader->StartCall();
-    reader->Finish(&answer.message, &answer.status, nullptr);
+    grpc::Status status;
+    reader->Finish(&answer.message, &status, nullptr);
     const StopCallback stop(options.stop, Canceller{&context});
     void* tag;
     bool ok;
     Interruption(options.interrupted, context).Next(queue, &tag, &ok);
+    answer.status = connection.Explain(status, context);
   }
   call.lease.Wait();
   return answer;
@@ -107,11 +112,11 @@ void StartUnary(const Connection& connection, const CallOptions& options,
   pending->reader->StartCall();
   pending->stop.emplace(options.stop, Canceller{&pending->context});
   auto* reader = pending->reader.get();
-  UnaryAnswer& answer = pending->answer;
+  grpc::ByteBuffer* const message = &pending->answer.message;
+  grpc::Status* const status = &pending->status;
   pending->begun.store(true, std::memory_order_release);
   // From here on it belongs to the queue's thread.
-  reader->Finish(&answer.message, &answer.status,
-                 static_cast<QueueEvent*>(pending));
+  reader->Finish(message, status, static_cast<QueueEvent*>(pending));
 }
 
 }  // namespace attention::internal

@@ -4,7 +4,6 @@
 
 #include <grpcpp/client_context.h>
 #include <grpcpp/support/byte_buffer.h>
-#include <grpcpp/support/status.h>
 
 #include <cstddef>
 #include <functional>
@@ -12,6 +11,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "attention/client.h"
 #include "attention/connection.h"
@@ -53,12 +53,13 @@ struct UnaryCall {
 };
 
 struct UnaryAnswer {
-  grpc::Status status;
+  // As Connection::Explain() tells it.
+  absl::Status status;
   grpc::ByteBuffer message;
 };
 
-// Returns when the call has ended and nothing refers to lent memory any more.
-// The lease is left to the caller, to be looked at.
+// One try. Returns when the call has ended and nothing refers to lent memory
+// any more. The lease is left to the caller, to be looked at.
 UnaryAnswer RunUnary(const Connection& connection, const CallOptions& options,
                      UnaryCall& call);
 
