@@ -290,6 +290,14 @@ OF_CLIENT = {
     ],
     "allow_plaintext_token": NO_FLAG,
     "use_shared_memory": NO_FLAG,
+    "max_attempts": [
+        (1.5, TypeError, "got the number 1.5, wanted a whole number"),
+        ("4", TypeError, "got the string '4', wanted a whole number"),
+        (True, TypeError, "got True, wanted a whole number"),
+        (0, ValueError, "got 0, wanted at least 1, which is one try"),
+        (-1, ValueError, "got -1, wanted at least 1"),
+        (2**31, ValueError, "got 2147483648, wanted at most 2147483647"),
+    ],
     "channel_options": [
         (3, TypeError, "got the number 3, wanted pairs (name, value)"),
         ("ab", TypeError, "got the string 'ab', wanted pairs"),

@@ -64,7 +64,7 @@ def test_the_extension_is_imported_before_grpcio(server_address):
         spec.loader.exec_module(native)
         assert "grpc" not in sys.modules
         core = native.Core(
-            sys.argv[1], False, b"", b"", b"", "", b"", False, True, {})
+            sys.argv[1], False, b"", b"", b"", "", b"", False, True, 1, {})
         method = "/attention.v1.AttentionService/GetCapabilities"
         answer = core.call(method, b"", 60)
         import grpc

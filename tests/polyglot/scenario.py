@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import json
 import secrets
-import time
 import urllib.request
 
 from attention_client import AttentionError, Cancelled, Client, aio
@@ -59,15 +58,7 @@ def busy(address, http_address):
     token = f"busy_then_ok.{secrets.token_hex(8)}"
     row = tensor(1, 4, seed=1)
     with Client(address, token=token, timeout=10) as client:
-        # This client does not try again by itself.
-        while True:
-            try:
-                client.compute(row, row, row)
-                break
-            except AttentionError as error:
-                if error.retry_delay is None:
-                    raise
-                time.sleep(error.retry_delay.total_seconds())
+        client.compute(row, row, row)
     url = f"http://{http_address}/attempts?token={token}"
     with urllib.request.urlopen(url) as answer:
         print("busy OK", len(json.load(answer)))

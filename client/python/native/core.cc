@@ -215,7 +215,8 @@ void DefineCore(nb::module_& module) {
               const nb::bytes& tls_ca, const nb::bytes& tls_cert,
               const nb::bytes& tls_key, const std::string& token,
               const nb::bytes& token_file, bool allow_plaintext_token,
-              bool use_shared_memory, const nb::dict& arguments) {
+              bool use_shared_memory, int max_attempts,
+              const nb::dict& arguments) {
              ClientOptions options;
              options.tls = tls;
              options.tls_ca = NameOf(tls_ca);
@@ -225,6 +226,7 @@ void DefineCore(nb::module_& module) {
              options.token_file = NameOf(token_file);
              options.allow_plaintext_token = allow_plaintext_token;
              options.use_shared_memory = use_shared_memory;
+             options.max_attempts = max_attempts;
              for (const auto& [name, value] : arguments) {
                SetArgument(nb::cast<std::string>(name), value, options);
              }

@@ -88,7 +88,7 @@ void ExchangeStream::Closed(bool /*ok*/) { Finish(); }
 void ExchangeStream::Finish() { call_->Finish(&status_, finished_.tag()); }
 
 void ExchangeStream::Finished(bool /*ok*/) {
-  absl::Status status = connection_.Explain(status_);
+  absl::Status status = connection_.Explain(status_, *context_);
   if (status.ok()) {
     status =
         absl::UnavailableError("the server ended the stream before its answer");

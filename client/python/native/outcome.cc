@@ -118,6 +118,9 @@ void DefineOutcomes(nb::module_& module) {
                      if (!delay) return nb::none();
                      return nb::int_(absl::ToInt64Microseconds(*delay));
                    })
+      .def_prop_ro(
+          "forbids_retry",
+          [](const Failure& failure) { return ForbidsRetry(failure.status); })
       .def_ro("too_large", &Failure::too_large);
 }
 

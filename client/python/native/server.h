@@ -13,9 +13,10 @@ namespace attention::python {
 
 struct Server {
   explicit Server(Connection made)
-      : connection(std::move(made)), client(connection) {}
+      : connection(std::move(made)), client(connection.WithMaxAttempts(1)) {}
 
   const Connection connection;
+  // Tries a call once: retries.py does the rest.
   const Client client;
   // Requested by Close().
   std::stop_source closing;

@@ -28,6 +28,8 @@ class Failure:
     @property
     def retry_delay_us(self) -> int | None: ...
     @property
+    def forbids_retry(self) -> bool: ...
+    @property
     def too_large(self) -> int:
         """The bytes of a request that no message can hold; else 0."""
 
@@ -54,6 +56,7 @@ class Core:
         token_file: bytes,
         allow_plaintext_token: bool,
         use_shared_memory: bool,
+        max_attempts: int,
         options: dict[str, int | str],
     ) -> None: ...
     def compute(

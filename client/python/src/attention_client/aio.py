@@ -68,7 +68,7 @@ class Client(
 
     The same arguments, results and errors; what is wrong with arguments is
     raised before there is anything to await. A task that is cancelled cancels
-    its call at the server too. Thread-safe; any number of event loops may use
+    its call at the server too, or the pause before its next try. Thread-safe; any number of event loops may use
     one client.
 
         async with aio.Client("127.0.0.1:50051", timeout=10) as client:
@@ -84,8 +84,8 @@ class Client(
 
         return AsyncPureCore(settings)
 
-    def _make_calls(self) -> SessionCalls:
-        return AwaitedCalls(self._home, self._target, self._timeout, Session)
+    def _make_calls(self, settings: core.Settings) -> SessionCalls:
+        return AwaitedCalls(self._home, settings, self._timeout, Session)
 
     async def __aenter__(self) -> Client:  # noqa: PYI034
         return self

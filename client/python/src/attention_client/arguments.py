@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from attention_client import dlpack
 
 _INT64 = range(-(2**63), 2**63)
+_MAX_INT32 = 2**31 - 1
 # Seconds of the longest google.protobuf.Duration.
 _LONGEST = 315576000000
 # More than any array has; a list that holds itself ends there.
@@ -73,6 +74,20 @@ def whole_number(value: Any, argument: str) -> int:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         wrong_type(value, argument, "a whole number")
     return _int64(int(value), argument)
+
+
+def attempts(value: Any, argument: str) -> int:
+    """How often something is tried."""
+    tries = whole_number(value, argument)
+    if tries < 1:
+        raise ValueError(
+            f"{argument}: got {tries}, wanted at least 1, which is one try"
+        )
+    if tries > _MAX_INT32:
+        raise ValueError(
+            f"{argument}: got {tries}, wanted at most {_MAX_INT32}"
+        )
+    return tries
 
 
 def number(value: Any, argument: str) -> float:

@@ -17,6 +17,7 @@ from attention_client import (
     connection,
     core,
     results,
+    retries,
     sessions,
     tensors,
     wire,
@@ -96,6 +97,7 @@ class ClientBase(
         credentials: grpc.ChannelCredentials | None = None,
         allow_plaintext_token: bool = False,
         use_shared_memory: bool = True,
+        max_attempts: int = retries.DEFAULT_MAX_ATTEMPTS,
         channel_options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         """Does not connect yet.
@@ -106,8 +108,8 @@ class ClientBase(
         Args:
             target: an address as gRPC takes it: "host:port", "unix:/path",
                 "dns:///name:port".
-            timeout: seconds that a call may take unless it says otherwise;
-                None is no limit.
+            timeout: seconds that a call may take unless it says otherwise, all
+                of its tries together; None is no limit.
             token: who calls; sent with each call as "authorization: Bearer
                 TOKEN". Nothing that this package says or shows holds it.
             token_file: instead of token, a file that holds it on one line. It
@@ -127,7 +129,14 @@ class ClientBase(
             use_shared_memory: whether tensors go to a server on this machine
                 through shared memory, if it offers that (its flag
                 --shared-memory); with the native core only.
-            channel_options: further gRPC channel arguments. With
+            max_attempts: how often a call is tried at most, where the server
+                is busy or drains, or the connection is lost: by the rules of
+                docs/retries.md of the repository. 1: once, and its error is
+                the caller's to decide about.
+            channel_options: further gRPC channel arguments. gRPC itself sends a
+                call again only if the server has not seen it, unless a service
+                config given here asks for more: with one that does, set
+                max_attempts to 1, else both try again. With
                 ("grpc.enable_http_proxy", 0) no call goes through the proxy
                 that grpc_proxy, https_proxy or http_proxy names; those to
                 this machine never do.
@@ -158,15 +167,16 @@ class ClientBase(
             ),
             arguments.channel_options(channel_options, "channel_options"),
             arguments.flag(use_shared_memory, "use_shared_memory"),
+            arguments.attempts(max_attempts, "max_attempts"),
         )
         self._core = self._make_core(settings)
         self._home = _Here(self._core)
-        self._calls = self._make_calls()
+        self._calls = self._make_calls(settings)
 
     def _make_core(self, settings: core.Settings) -> _AnyCore:
         raise NotImplementedError
 
-    def _make_calls(self) -> SessionCalls:
+    def _make_calls(self, settings: core.Settings) -> SessionCalls:
         raise NotImplementedError
 
     def compute(
@@ -314,16 +324,20 @@ class ClientBase(
             ),
             others.SerializeToString(),
         )
-        limit = self._limit(timeout)
-        result: _Result = self._here().compute(request, limit)
-        return result
+        return self._calls.run(  # type: ignore[no-any-return]
+            self._calls.compute(request, self._limit(timeout))
+        )
 
     def capabilities(self, *, timeout: float | None = None) -> _Capabilities:
         """What the server can do, and its limits."""
-        result: _Capabilities = self._here().call(
-            _CAPABILITIES, b"", self._limit(timeout), results.capabilities_of
+        return self._calls.run(  # type: ignore[no-any-return]
+            self._calls.ask(
+                _CAPABILITIES,
+                b"",
+                self._limit(timeout),
+                results.capabilities_of,
+            )
         )
-        return result
 
     def health(
         self, service: str = "", *, timeout: float | None = None
@@ -337,13 +351,14 @@ class ClientBase(
         request = health_pb2.HealthCheckRequest(
             service=arguments.text(service, "service")
         )
-        result: _Health = self._here().call(
-            _HEALTH,
-            request.SerializeToString(),
-            self._limit(timeout),
-            _health_of,
+        return self._calls.run(  # type: ignore[no-any-return]
+            self._calls.ask(
+                _HEALTH,
+                request.SerializeToString(),
+                self._limit(timeout),
+                _health_of,
+            )
         )
-        return result
 
     def empty(self, shape: int | Sequence[int], dtype: Any) -> NDArray[Any]:
         """An array to fill and pass to compute(): its elements, whatever they
@@ -593,8 +608,8 @@ class Client(
 
         return PureCore(settings)
 
-    def _make_calls(self) -> SessionCalls:
-        return WaitingCalls(self._home, self._target, self._timeout, Session)
+    def _make_calls(self, settings: core.Settings) -> SessionCalls:
+        return WaitingCalls(self._home, settings, self._timeout, Session)
 
     def __enter__(self) -> Client:  # noqa: PYI034
         return self

@@ -32,10 +32,13 @@ class Settings:
     options: tuple[tuple[str, Any], ...]
     # With a server on this machine that offers it.
     use_shared_memory: bool
+    # Tries of a call. Cores make one; what they give to others makes all.
+    max_attempts: int
 
 
 class Core(Protocol):
-    """Thread-safe. A time limit is in seconds, infinity for none.
+    """Thread-safe. A time limit is in seconds, infinity for none. Each function
+    tries its call once.
 
     A call that fails raises an AttentionError, and so does one that close()
     ends; a call after close() raises ValueError.
@@ -63,7 +66,7 @@ class Core(Protocol):
         """Sends a message on a stream of this method, each of whose messages is
         answered by one, and reads the answer, an object with the buffer
         protocol. Streams are kept open between calls. The message must be safe
-        to send again, which happens where a stream has ended meanwhile.
+        to send again, which happens where such a stream has ended meanwhile.
         """
 
     def allocate(self, size: int) -> Any:

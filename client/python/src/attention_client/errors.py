@@ -15,7 +15,11 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
+# The reason of an append of which an earlier try still runs.
+UNDER_WAY = "APPEND_UNDER_WAY"
+
 _DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _DOMAIN = "attention"
 # What gRPC's library says of its own limits.
 _LOCAL_REASONS = {
@@ -49,6 +53,8 @@ class AttentionError(Exception):
             come.
         retry_delay: how long to wait before trying again, where the server
             says so; else None.
+        forbids_retry: whether the server says that the call must not be tried
+            again.
         metadata: what else the server says for programs, by name.
     """
 
@@ -61,6 +67,7 @@ class AttentionError(Exception):
         field_violations: tuple[FieldViolation, ...] = (),
         reason: str = "",
         retry_delay: datetime.timedelta | None = None,
+        forbids_retry: bool = False,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
@@ -70,6 +77,7 @@ class AttentionError(Exception):
         self.field_violations = field_violations
         self.reason = reason
         self.retry_delay = retry_delay
+        self.forbids_retry = forbids_retry
         self.metadata: Mapping[str, str] = metadata or {}
 
     def __str__(self) -> str:
@@ -178,6 +186,7 @@ def from_status(
     field_violations: Iterable[tuple[str, str]] = (),
     reason: str = "",
     retry_delay: datetime.timedelta | None = None,
+    forbids_retry: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> AttentionError:
     """The exception for a call that ended with the code of this number."""
@@ -192,6 +201,7 @@ def from_status(
         ),
         reason=reason,
         retry_delay=retry_delay,
+        forbids_retry=forbids_retry,
         metadata=metadata,
     )
 
@@ -220,7 +230,8 @@ def from_rpc_error(
     """The exception for a call that ended with `error`; `message`, if there is
     one, stands in for gRPC's text. It went through `proxy`, if that is not
     empty."""
-    status = _rich_status(error)
+    details, pushback = _trailers(error)
+    status = status_of(details)
     message = message or error.details() or "no message"
     if proxy and error.code() in _MAYBE_FROM_PROXY:
         info = error_details_pb2.ErrorInfo()
@@ -235,6 +246,7 @@ def from_rpc_error(
         status,
         target=target,
         local_reason=_local_reason(error),
+        pushback=pushback,
     )
 
 
@@ -245,15 +257,25 @@ def from_details(
     *,
     target: str,
     local_reason: str = "",
+    pushback: str | None = None,
 ) -> AttentionError:
     """The exception for a code and the details that `status` has; a status
-    without ErrorInfo has `local_reason`."""
+    without ErrorInfo has `local_reason`. `pushback` is the trailer of that
+    name, which goes before the details."""
     bad_request = error_details_pb2.BadRequest()
     error_info = error_details_pb2.ErrorInfo()
     retry_info = error_details_pb2.RetryInfo()
     _unpack(status, bad_request)
     has_error_info = _unpack(status, error_info)
-    has_retry_info = _unpack(status, retry_info)
+    retry_delay = (
+        retry_info.retry_delay.ToTimedelta()
+        if _unpack(status, retry_info)
+        else None
+    )
+    forbids_retry = False
+    if pushback is not None:
+        retry_delay = _pushback_delay(pushback)
+        forbids_retry = retry_delay is None
     return from_status(
         code,
         message,
@@ -263,9 +285,8 @@ def from_details(
             for violation in bad_request.field_violations
         ],
         reason=_reason(error_info) if has_error_info else local_reason,
-        retry_delay=(
-            retry_info.retry_delay.ToTimedelta() if has_retry_info else None
-        ),
+        retry_delay=retry_delay,
+        forbids_retry=forbids_retry,
         metadata=metadata_of(error_info),
     )
 
@@ -288,12 +309,21 @@ def _local_reason(error: grpc.RpcError) -> str:
     return ""
 
 
-def _rich_status(error: grpc.RpcError) -> status_pb2.Status:
+def _trailers(error: grpc.RpcError) -> tuple[bytes, str | None]:
+    """The details, and the trailer that tells when to try again."""
     trailers: Any = error.trailing_metadata()
-    for key, value in trailers or ():
-        if key == _DETAILS_KEY:
-            return status_of(value)
-    return status_pb2.Status()
+    found: dict[str, Any] = {}
+    for key, value in trailers or ():  # grpc.aio's are no mapping to dict().
+        found.setdefault(key, value)
+    return found.get(_DETAILS_KEY, b""), found.get(_PUSHBACK_KEY)
+
+
+def _pushback_delay(pushback: str) -> datetime.timedelta | None:
+    """None: it is negative or no whole number, and means: never."""
+    if not (pushback.isascii() and pushback.isdigit()):
+        return None
+    # Of more a timedelta can make nothing.
+    return datetime.timedelta(milliseconds=min(int(pushback), 2**56))
 
 
 def status_of(details: bytes) -> status_pb2.Status:

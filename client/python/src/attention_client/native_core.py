@@ -45,6 +45,7 @@ class _Base:
             os.fsencode(security.token_file or ""),
             security.allow_plaintext_token,
             settings.use_shared_memory,
+            settings.max_attempts,
             options,
         )
 
@@ -89,6 +90,7 @@ class _Base:
                 if delay is None
                 else datetime.timedelta(microseconds=delay)
             ),
+            forbids_retry=failure.forbids_retry,
             metadata=_metadata(failure.error_info),
         )
 

@@ -1,48 +1,84 @@
-"""Trying again what can be tried again: calls that are done once, however
-often they are sent."""
+"""Whether and when a call that failed is tried again: docs/retries.md."""
 
 from __future__ import annotations
 
+import enum
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+
+import grpc
 
 from attention_client import errors
 
-_Result = TypeVar("_Result")
-Sleep = Callable[[float], Awaitable[None]]
+DEFAULT_MAX_ATTEMPTS = 4
 
-# Seconds before the second and the third try, on average.
-DELAYS = (0.05, 0.25)
-
-
-# Seconds: the first and the longest pause before an append is sent again of
-# which an earlier try still runs.
-_PAUSES = (0.01, 0.5)
+# Seconds.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_FIRST_UNDER_WAY, _LONGEST_UNDER_WAY = 0.01, 0.5
 
 
-def growing_pauses() -> Iterator[float]:
-    """Each twice as long as the last, so that large messages are not sent over
-    and over."""
-    pause, longest = _PAUSES
-    while True:
-        yield pause
-        pause = min(2 * pause, longest)
+class Twice(enum.Enum):
+    """What comes of doing a call twice."""
+
+    HARMFUL = "not the same as once"
+    HARMLESS = "the same as once"
+    # And a try may still run.
+    APPEND = "the same as once, by its request id"
 
 
-async def until_answered(
-    call: Callable[[float], Awaitable[_Result]], limit: float, sleep: Sleep
-) -> _Result:
-    """What `call` returns, which takes the seconds that are left: tried again
-    where the server could not be reached, or went away before its answer."""
-    end = time.monotonic() + limit
-    for delay in DELAYS:
-        try:
-            return await call(end - time.monotonic())
-        except errors.Unavailable:
-            pause = delay * random.uniform(0.5, 1.5)
-            if time.monotonic() + pause >= end:
-                raise
-            await sleep(pause)
-    return await call(end - time.monotonic())
+class Retries:
+    """Of one call."""
+
+    def __init__(self, twice: Twice, max_attempts: int) -> None:
+        self._twice = twice
+        self._max_attempts = max_attempts
+        self._attempts = 0  # Those that count.
+        self._under_way = _FIRST_UNDER_WAY
+
+    def pause_after(
+        self, failed: errors.AttentionError, end: float
+    ) -> float | None:
+        """To be asked after each try that failed: the seconds until the next
+        one; None: there is none, or it would begin after `end`, of
+        time.monotonic()."""
+        self._attempts += 1
+        pause = self._pause_after(failed)
+        # Up to a fifth longer, so that clients which were refused together do
+        # not come back together.
+        if pause is not None:
+            pause *= random.uniform(1, 1.2)
+            if time.monotonic() + pause < end:
+                return pause
+        return None
+
+    def _pause_after(self, failed: errors.AttentionError) -> float | None:
+        if failed.forbids_retry:
+            return None
+        delay = failed.retry_delay
+        told = None if delay is None else delay.total_seconds()
+        unavailable = failed.code is grpc.StatusCode.UNAVAILABLE
+        if unavailable and failed.reason == errors.UNDER_WAY:
+            if self._twice is not Twice.APPEND or self._max_attempts == 1:
+                return None
+            self._attempts -= 1
+            # Longer each time, so that large messages are not sent over and
+            # over.
+            own = self._under_way
+            self._under_way = min(2 * own, _LONGEST_UNDER_WAY)
+            return max(told or 0, own)
+        if unavailable:
+            may_repeat = failed.reason == "DRAINING" or (
+                not failed.reason and self._twice is not Twice.HARMFUL
+            )
+        else:
+            may_repeat = (
+                failed.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+                and told is not None
+            )
+        if not may_repeat or self._attempts >= self._max_attempts:
+            return None
+        if told is not None:
+            return told
+        return min(
+            _FIRST_PAUSE * (1 << min(self._attempts - 1, 10)), _LONGEST_PAUSE
+        )

@@ -1,21 +1,22 @@
-"""The calls of SessionService, for clients that wait and for those of
-asyncio."""
+"""What a client calls, tried again where that helps, for clients that wait and
+for those of asyncio."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar, Union
 
+import grpc
 from google.protobuf.message import Message
 
 from attention_client import (
     arguments,
     core,
     errors,
-    retries,
     sessions,
     step_messages,
     waiting,
@@ -23,9 +24,12 @@ from attention_client import (
 )
 from attention_client import session_pb2 as session_pb
 from attention_client.leases import Lease, LeaseRenewer
+from attention_client.results import AttentionResult
+from attention_client.retries import Retries, Twice
 from attention_client.sessions import Item, ItemOutcome, SessionInfo, info_of
 
 _Read = TypeVar("_Read")
+_Result = TypeVar("_Result")
 
 # How an item ended at the server.
 _ItemEnd = Union[step_messages.ItemResult, errors.AttentionError]
@@ -35,18 +39,19 @@ _PAGE = 1000
 
 
 class SessionCalls:
-    """Makes calls for sessions, which share it with their client, and keeps
-    them alive. `here` gives the core, in the process that made it."""
+    """Makes calls for a client and its sessions, which share it, and keeps those
+    alive. `here` gives the core, in the process that made it."""
 
     def __init__(
         self,
         here: Callable[[], Any],
-        target: str,
+        settings: core.Settings,
         timeout: float,
         make_session: Callable[[SessionCalls, SessionInfo], Any],
     ) -> None:
         self._here = here
-        self._target = target
+        self._target = settings.target
+        self._max_attempts = settings.max_attempts
         self._timeout = timeout
         self._make_session = make_session
         self._renewer = LeaseRenewer(self._renew)
@@ -63,7 +68,56 @@ class SessionCalls:
         self._renewer.watch(lease)
 
     def close(self) -> None:
+        """Calls that wait for their next try end as cancelled."""
         self._renewer.close()
+
+    async def compute(
+        self, request: wire.Request, limit: float
+    ) -> AttentionResult:
+        return await self._tries(
+            Twice.HARMLESS, limit, lambda left: self._compute(request, left)
+        )
+
+    async def ask(
+        self,
+        method: str,
+        message: bytes,
+        limit: float,
+        read: Callable[[bytes], _Read],
+        twice: Twice = Twice.HARMLESS,
+    ) -> _Read:
+        return await self._tries(
+            twice, limit, lambda left: self._call(method, message, left, read)
+        )
+
+    async def _tries(
+        self,
+        twice: Twice,
+        limit: float,
+        once: Callable[[float], Awaitable[_Result]],
+    ) -> _Result:
+        """What `once` returns, which gets the seconds that are left."""
+        end = time.monotonic() + limit
+        left = limit
+        tries: Retries | None = None
+        while True:
+            try:
+                return await once(left)
+            except errors.AttentionError as error:
+                tries = tries or Retries(twice, self._max_attempts)
+                pause = tries.pause_after(error, end)
+                if pause is None:
+                    raise
+            await self._pause(pause)
+            left = end - time.monotonic()
+
+    async def _pause(self, seconds: float) -> None:
+        if not await self._sleep(seconds):
+            raise errors.Cancelled(
+                grpc.StatusCode.CANCELLED,
+                "the client was closed before another try",
+                target=self._target,
+            )
 
     async def create(
         self, request: session_pb.CreateSessionRequest, limit: float
@@ -96,14 +150,14 @@ class SessionCalls:
         request = session_pb.DeleteSessionRequest(
             id=lease.session_id, incarnation=lease.incarnation
         )
-        await self._again("DeleteSession", request, limit, lambda _: None)
+        await self._ask("DeleteSession", request, limit, lambda _: None)
 
     async def list_all(self, limit: float) -> list[SessionInfo]:
         end = time.monotonic() + limit
         request = session_pb.ListSessionsRequest(page_size=_PAGE)
         found: list[SessionInfo] = []
         while True:
-            page = await self._again(
+            page = await self._ask(
                 "ListSessions",
                 request,
                 end - time.monotonic(),
@@ -117,8 +171,8 @@ class SessionCalls:
     async def fork(
         self, forks: Sequence[sessions.Fork], limit: float
     ) -> list[Any]:
-        """Not tried again: whether a session that exists then is the one wanted
-        cannot be told."""
+        """Not sent again where it may have been done: whether a session that
+        exists then is the one wanted cannot be told."""
         request = session_pb.ForkSessionsRequest(
             forks=[
                 session_pb.ForkSessionsRequest.Fork(
@@ -129,11 +183,12 @@ class SessionCalls:
                 for fork in forks
             ]
         )
-        answer = await self._call(
-            _method("ForkSessions"),
-            request.SerializeToString(),
+        answer = await self._ask(
+            "ForkSessions",
+            request,
             limit,
             session_pb.ForkSessionsResponse.FromString,
+            Twice.HARMFUL,
         )
         return [
             self._make_session(self, info_of(session))
@@ -179,18 +234,36 @@ class SessionCalls:
     async def _results(
         self, messages: Sequence[wire.Message], end: float
     ) -> list[_ItemEnd]:
-        """Sends items, and those of which an earlier try still runs once more,
-        until they have another answer or the time is up."""
+        """Sends items, and those that are worth another try once more, all
+        together, until none is."""
         found = await self._results_once(messages, end)
-        pauses = retries.growing_pauses()
-        while again := [i for i, end_ in enumerate(found) if _under_way(end_)]:
-            await self._sleep(max(0, min(next(pauses), end - time.monotonic())))
+        tries: dict[int, Retries] = {}
+        sent: Sequence[int] = range(len(messages))
+        while True:
+            pauses = {}
+            for i in sent:
+                failed = found[i]
+                if not isinstance(failed, errors.AttentionError):
+                    continue
+                if i not in tries:
+                    tries[i] = Retries(Twice.APPEND, self._max_attempts)
+                pause = tries[i].pause_after(failed, end)
+                if pause is not None:
+                    pauses[i] = pause
+            if not pauses:
+                return found
+            sent = list(pauses)
+            try:
+                await self._pause(max(pauses.values()))
+            except errors.Cancelled as error:
+                for i in sent:
+                    found[i] = error
+                return found
             answered = await self._results_once(
-                [messages[i] for i in again], end
+                [messages[i] for i in sent], end
             )
-            for i, result in zip(again, answered):
+            for i, result in zip(sent, answered):
                 found[i] = result
-        return found
 
     async def _results_once(
         self, messages: Sequence[wire.Message], end: float
@@ -211,7 +284,7 @@ class SessionCalls:
     async def _session(
         self, method: str, request: Message, limit: float
     ) -> SessionInfo:
-        return await self._again(method, request, limit, _info)
+        return await self._ask(method, request, limit, _info)
 
     async def _known_session(
         self, method: str, request: Message, lease: Lease, limit: float
@@ -224,20 +297,17 @@ class SessionCalls:
             lease.lost()
             raise
 
-    async def _again(
+    async def _ask(
         self,
         method: str,
         request: Message,
         limit: float,
         read: Callable[[bytes], _Read],
+        twice: Twice = Twice.HARMLESS,
     ) -> _Read:
-        """A call that may be done more than once."""
-        message = request.SerializeToString()
-
-        async def call(left: float) -> _Read:
-            return await self._call(_method(method), message, left, read)
-
-        return await retries.until_answered(call, limit, self._sleep)
+        return await self.ask(
+            _method(method), request.SerializeToString(), limit, read, twice
+        )
 
     def _renew(self, lease: Lease, limit: float) -> None:
         """Waits, also for a client of asyncio."""
@@ -250,6 +320,11 @@ class SessionCalls:
         raise NotImplementedError
 
     def _blocking(self) -> core.BlockingCalls:
+        raise NotImplementedError
+
+    async def _compute(
+        self, request: wire.Request, limit: float
+    ) -> AttentionResult:
         raise NotImplementedError
 
     async def _call(
@@ -269,12 +344,21 @@ class SessionCalls:
     ) -> _Read:
         raise NotImplementedError
 
-    async def _sleep(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float) -> bool:
+        """False: the client was closed meanwhile."""
         raise NotImplementedError
 
 
 class WaitingCalls(SessionCalls):
     """Of a client that waits; nothing suspends."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        super().close()
+        self._closed.set()
 
     def run(self, calls: Coroutine[Any, Any, Any]) -> Any:
         return waiting.run(calls)
@@ -282,6 +366,12 @@ class WaitingCalls(SessionCalls):
     def _blocking(self) -> core.BlockingCalls:
         blocking: core.BlockingCalls = self._here()
         return blocking
+
+    async def _compute(
+        self, request: wire.Request, limit: float
+    ) -> AttentionResult:
+        result: AttentionResult = self._here().compute(request, limit)
+        return result
 
     async def _call(
         self,
@@ -302,12 +392,29 @@ class WaitingCalls(SessionCalls):
         answer: _Read = self._here().exchange(STEP, message, limit, read)
         return answer
 
-    async def _sleep(self, seconds: float) -> None:
-        time.sleep(seconds)  # noqa: ASYNC251  It never runs in a loop.
+    async def _sleep(self, seconds: float) -> bool:
+        return not self._closed.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
 class AwaitedCalls(SessionCalls):
     """Of a client of asyncio."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._lock = threading.Lock()  # Guards the rest.
+        self._closed = False
+        self._pauses: set[asyncio.Future[None]] = set()
+
+    def close(self) -> None:
+        super().close()
+        with self._lock:
+            self._closed = True
+            pauses = list(self._pauses)
+        for pause in pauses:
+            try:
+                pause.get_loop().call_soon_threadsafe(_end, pause)
+            except RuntimeError:  # The loop is closed: nobody waits any more.
+                pass
 
     def run(self, calls: Coroutine[Any, Any, Any]) -> Any:
         return calls
@@ -315,6 +422,12 @@ class AwaitedCalls(SessionCalls):
     def _blocking(self) -> core.BlockingCalls:
         blocking: core.BlockingCalls = self._here().blocking()
         return blocking
+
+    async def _compute(
+        self, request: wire.Request, limit: float
+    ) -> AttentionResult:
+        result: AttentionResult = await self._here().compute(request, limit)
+        return result
 
     async def _call(
         self,
@@ -335,15 +448,22 @@ class AwaitedCalls(SessionCalls):
         answer: _Read = await self._here().exchange(STEP, message, limit, read)
         return answer
 
-    async def _sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def _sleep(self, seconds: float) -> bool:
+        pause: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            if self._closed:
+                return False
+            self._pauses.add(pause)
+        try:
+            return not (await asyncio.wait({pause}, timeout=seconds))[0]
+        finally:
+            with self._lock:
+                self._pauses.discard(pause)
 
 
-def _under_way(result: _ItemEnd) -> bool:
-    return (
-        isinstance(result, errors.AttentionError)
-        and result.reason == sessions.UNDER_WAY
-    )
+def _end(pause: asyncio.Future[None]) -> None:
+    if not pause.done():
+        pause.set_result(None)
 
 
 def _method(name: str) -> str:

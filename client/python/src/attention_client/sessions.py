@@ -27,9 +27,6 @@ from attention_client.step_messages import NewTokens, Queries
 # The reason of errors for sessions that there are not, or no longer.
 UNKNOWN = "SESSION_UNKNOWN"
 
-# And of those for appends of which an earlier try still runs.
-UNDER_WAY = "APPEND_UNDER_WAY"
-
 # How an item of Client.step() ends: a result, or a layer's length where
 # nothing was attended to, or why it failed.
 ItemOutcome = Union[AttentionResult, int, errors.AttentionError]

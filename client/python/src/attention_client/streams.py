@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 
-from attention_client import errors, retries, waiting, wire
+from attention_client import errors, waiting, wire
 
 MOST = 16
 
@@ -51,21 +51,17 @@ class StreamsBase(Generic[_AnyStream]):
         end = time.monotonic() + limit
         await self._enter(limit)
         try:
-            while True:
+            try:
+                kept = self._idle.pop()
+            except IndexError:
+                pass
+            else:
                 try:
-                    stream = self._idle.pop()
-                except IndexError:
-                    break
-                try:
-                    return await self._on(stream, message, _left(end))
+                    return await self._on(kept, message, _left(end))
                 except errors.AttentionError as error:
                     if not _ended_between(error):
                         raise
-            return await retries.until_answered(
-                lambda left: self._on(self._open(), message, left),
-                _left(end),
-                self._sleep,
-            )
+            return await self._on(self._open(), message, _left(end))
         finally:
             self._leave()
 
@@ -100,9 +96,6 @@ class StreamsBase(Generic[_AnyStream]):
     def _leave(self) -> None:
         raise NotImplementedError
 
-    async def _sleep(self, seconds: float) -> None:
-        raise NotImplementedError
-
 
 class Streams(StreamsBase[_AnyStream]):
     """For threads. Thread-safe."""
@@ -121,9 +114,6 @@ class Streams(StreamsBase[_AnyStream]):
 
     def _leave(self) -> None:
         self._free.release()
-
-    async def _sleep(self, seconds: float) -> None:
-        time.sleep(seconds)  # noqa: ASYNC251  It never runs in a loop.
 
 
 class AsyncStreams(StreamsBase[_AnyStream]):
@@ -146,9 +136,6 @@ class AsyncStreams(StreamsBase[_AnyStream]):
     def _leave(self) -> None:
         self._free.release()
 
-    async def _sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
 
 def out_of_time(target: str = "") -> errors.AttentionError:
     return errors.DeadlineExceeded(
@@ -170,9 +157,10 @@ def _ended_between(error: errors.AttentionError) -> bool:
     """Whether a stream may have failed for what happened while it was idle: the
     server drains, heard nothing for long, is short of memory or knows its token
     no more, in whose place a new stream may have another."""
-    return isinstance(
-        error, (errors.Unavailable, errors.Unauthenticated)
-    ) or error.reason in ("IDLE_TOO_LONG", "MEMORY_BUSY")
+    return (error.code is grpc.StatusCode.UNAVAILABLE and not error.reason) or (
+        error.code is grpc.StatusCode.UNAUTHENTICATED
+        or error.reason in ("DRAINING", "IDLE_TOO_LONG", "MEMORY_BUSY")
+    )
 
 
 def _left(end: float) -> float:
