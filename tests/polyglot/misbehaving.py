@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from polyglot.places import REPOSITORY, VECTORS
 
-CASES = json.loads((VECTORS / "retries.json").read_text())["cases"]
+CASES = [
+    case
+    for case in json.loads((VECTORS / "retries.json").read_text())["cases"]
+    # The C++ and the Python client take an output of another shape, and their
+    # runners make no steps of two messages or sessions.
+    if case["call"] not in ("step_again", "batch")
+    and not case["name"].endswith("malformed")
+]
 
 
 class Misbehaving:

@@ -76,8 +76,14 @@ std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
   }
   const auto detail = Detail<details::v1::RetryInfo>(status, kRetryInfo);
   if (!detail || !detail->has_retry_delay()) return std::nullopt;
-  return absl::Seconds(detail->retry_delay().seconds()) +
-         absl::Nanoseconds(detail->retry_delay().nanos());
+  // What protobuf does not allow says nothing.
+  constexpr int64_t kLongestSeconds = 315'576'000'000;
+  const int64_t seconds = detail->retry_delay().seconds();
+  const int64_t nanos = detail->retry_delay().nanos();
+  if (seconds < 0 || nanos < 0 || seconds > kLongestSeconds) {
+    return std::nullopt;
+  }
+  return absl::Seconds(seconds) + absl::Nanoseconds(nanos);
 }
 
 bool ForbidsRetry(const absl::Status& status) {

@@ -33,6 +33,7 @@ absl::Time EndOf(const CallOptions& options) {
 // Whether a stream that was kept may have ended like this before its message
 // came.
 bool EndedBetweenMessages(const absl::Status& status) {
+  if (ForbidsRetry(status)) return false;
   const std::string reason = ErrorReason(status);
   if (absl::IsUnavailable(status) && reason.empty()) return true;
   // A stream keeps the token that it began with, which may be good no more; a

@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 UNDER_WAY = "APPEND_UNDER_WAY"
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_LONGEST_SECONDS = 315_576_000_000
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _DOMAIN = "attention"
 # What gRPC's library says of its own limits.
@@ -268,7 +269,7 @@ def from_details(
     _unpack(status, bad_request)
     has_error_info = _unpack(status, error_info)
     retry_delay = (
-        retry_info.retry_delay.ToTimedelta()
+        _told_delay(retry_info.retry_delay)
         if _unpack(status, retry_info)
         else None
     )
@@ -316,6 +317,15 @@ def _trailers(error: grpc.RpcError) -> tuple[bytes, str | None]:
     for key, value in trailers or ():  # grpc.aio's are no mapping to dict().
         found.setdefault(key, value)
     return found.get(_DETAILS_KEY, b""), found.get(_PUSHBACK_KEY)
+
+
+def _told_delay(delay: Any) -> datetime.timedelta | None:
+    """Of a google.protobuf.Duration; what protobuf does not allow says
+    nothing."""
+    if not 0 <= delay.seconds <= _LONGEST_SECONDS or delay.nanos < 0:
+        return None
+    told: datetime.timedelta = delay.ToTimedelta()
+    return told
 
 
 def _pushback_delay(pushback: str) -> datetime.timedelta | None:

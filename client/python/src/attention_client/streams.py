@@ -157,6 +157,8 @@ def _ended_between(error: errors.AttentionError) -> bool:
     """Whether a stream may have failed for what happened while it was idle: the
     server drains, heard nothing for long, is short of memory or knows its token
     no more, in whose place a new stream may have another."""
+    if error.forbids_retry:
+        return False
     return (error.code is grpc.StatusCode.UNAVAILABLE and not error.reason) or (
         error.code is grpc.StatusCode.UNAUTHENTICATED
         or error.reason in ("DRAINING", "IDLE_TOO_LONG", "MEMORY_BUSY")
