@@ -300,8 +300,8 @@ bool Server::ReloadTokens() {
   return true;
 }
 
-// A body that is read takes several times its size, and a tenant has a quarter
-// of the budget for what it sends over HTTP.
+// A body that is read, or an answer that is written, takes several times its
+// size, and a tenant has a quarter of the budget for what it does over HTTP.
 int64_t Server::HttpBodyBytes() const {
   return std::clamp(options_.max_inflight_bytes / (4 * kReadFactor), kSmallJson,
                     options_.http_max_body_bytes);
@@ -321,8 +321,8 @@ absl::Status Server::ListenHttp() {
         .body = metrics_.Text(),
         .content_type = "text/plain; version=0.0.4; charset=utf-8"};
   };
-  auto caller = GrpcCaller::Create([this] { return ConnectToItself(); },
-                                   options_.http_max_body_bytes);
+  auto caller =
+      GrpcCaller::Create([this] { return ConnectToItself(); }, HttpBodyBytes());
   if (!caller.ok()) return caller.status();
   origins_.emplace(
       options_.http_allow_origins,

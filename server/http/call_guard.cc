@@ -7,7 +7,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
-#include "server/http/json_memory.h"
 #include "server/rpc/call_headers.h"
 
 namespace attention::server {
@@ -30,11 +29,6 @@ CallHeaders HeadersOf(const HttpRequest& request,
 bool IsCompressed(const HttpRequest& request) {
   const absl::string_view coding = request.Header("Content-Encoding");
   return !coding.empty() && !absl::EqualsIgnoreCase(coding, "identity");
-}
-
-bool HoldToRead(absl::string_view body, HttpExchange& exchange) {
-  const auto bytes = static_cast<int64_t>(body.size());
-  return bytes <= kSmallJson || exchange.Hold(kReadFactor * bytes);
 }
 
 absl::Status DeadlineBeforeWork() {

@@ -21,10 +21,6 @@ bool IsCompressed(const HttpRequest& request);
 inline constexpr char kCompressed[] =
     "Content-Encoding: got a compressed body, wanted one that is not";
 
-// Holds what it takes to read a body, before it is read. False where that is
-// not to be had.
-bool HoldToRead(absl::string_view body, HttpExchange& exchange);
-
 // Why a call ends whose deadline passed before its body was read.
 absl::Status DeadlineBeforeWork();
 

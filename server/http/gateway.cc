@@ -17,10 +17,10 @@
 #include "base/field_error.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/util/json_util.h"
+#include "server/http/answer_json.h"
 #include "server/http/json_memory.h"
 #include "server/http/status_json.h"
 #include "server/http/tensor_lists.h"
-#include "server/rpc/raw_call.h"
 #include "server/status.h"
 
 namespace attention::server {
@@ -200,22 +200,21 @@ absl::StatusOr<std::string> EncodeRequest(Input& input) {
   return message->SerializeAsString();
 }
 
-HttpResponse Answer(const Method& method, const GrpcCaller::Result& result,
+HttpResponse Answer(const Method& method, GrpcCaller::Result& result,
                     HttpExchange& exchange) {
   if (!result.status.ok()) return ErrorResponse(result.status);
-  const auto bytes = static_cast<int64_t>(result.response.Length());
-  if (bytes > kSmallJson && !exchange.Hold(kAnswerFactor * bytes)) {
-    return TooMuchHeld();
+  if (!HoldToWrite(result.response, exchange)) {
+    return ErrorResponse(ToGrpcStatus(TooMuchHeld()));
   }
-  const std::unique_ptr<Message> message(method.response.New());
-  HttpResponse response;
-  if (!ParseMessage(result.response, message.get()).ok() ||
-      !google::protobuf::util::MessageToJsonString(*message, &response.body)
-           .ok()) {
+  std::optional<std::string> json =
+      WriteAnswerJson(result.response, method.response);
+  if (!json) {
     return ErrorResponse({grpc::StatusCode::INTERNAL,
                           "the answer could not be written as JSON"});
   }
-  response.body.push_back('\n');
+  json->push_back('\n');
+  HttpResponse response;
+  response.body = *std::move(json);
   response.content_type = "application/json";
   return response;
 }
@@ -327,20 +326,19 @@ void Gateway::Handle(const HttpRequest& request,
                          .deadline = input->call.deadline};
   work.expired = [fail] { fail(DeadlineBeforeWork()); };
   work.run = [this, exchange, input, answer, fail] {
-    if (!HoldToRead(input->body, *exchange)) return answer(TooMuchHeld());
+    if (!HoldToRead(input->body, *exchange)) return fail(TooMuchHeld());
     absl::StatusOr<std::string> message = EncodeRequest(*input);
     if (!message.ok()) return fail(message.status());
     if (!exchange->Hold(static_cast<int64_t>(message->size()))) {
-      return answer(TooMuchHeld());
+      return fail(TooMuchHeld());
     }
     const grpc::Slice slice(*message);
     input->call.request = grpc::ByteBuffer(&slice, 1);
     const Method& method = *input->method;
-    caller_.Start(
-        exchange, input->call,
-        [exchange, &method, answer](const GrpcCaller::Result& result) {
-          answer(Answer(method, result, *exchange));
-        });
+    caller_.Start(exchange, input->call,
+                  [exchange, &method, answer](GrpcCaller::Result& result) {
+                    answer(Answer(method, result, *exchange));
+                  });
   };
   caller_.Post(std::move(work));
 }

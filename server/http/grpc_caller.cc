@@ -14,7 +14,9 @@
 #include "grpcpp/client_context.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/support/client_callback.h"
+#include "server/http/json_memory.h"
 #include "server/rpc/call_headers.h"
+#include "server/status.h"
 
 namespace attention::server {
 namespace {
@@ -61,7 +63,7 @@ std::optional<absl::Duration> ParseTimeout(absl::string_view text) {
 struct GrpcCaller::Running final : grpc::ClientUnaryReactor {
   Running(GrpcCaller& its_caller, std::shared_ptr<grpc::Channel> to,
           std::shared_ptr<HttpExchange> its_exchange, TenantPtr its_tenant,
-          std::function<void(Result)> then)
+          std::function<void(Result&)> then)
       : caller(its_caller),
         channel(std::move(to)),
         stub(channel),
@@ -76,11 +78,16 @@ struct GrpcCaller::Running final : grpc::ClientUnaryReactor {
     GrpcCaller& its_caller = caller;
     try {
       result.status = status;
-      caller.Post(
-          {.exchange = exchange,
-           .tenant = tenant,
-           .bytes = static_cast<int64_t>(result.response.Length()),
-           .run = [me = std::move(self)] { me->done(std::move(me->result)); }});
+      // The call's own memory is free again from here on, the answer is not.
+      request.Clear();
+      if (!HoldToWait(result.response, *exchange)) {
+        result.response.Clear();
+        result.status = ToGrpcStatus(TooMuchHeld());
+      }
+      caller.Post({.exchange = exchange,
+                   .tenant = tenant,
+                   .bytes = static_cast<int64_t>(result.response.Length()),
+                   .run = [me = std::move(self)] { me->done(me->result); }});
     } catch (const std::bad_alloc&) {
       exchange->Abort();
     }
@@ -92,7 +99,7 @@ struct GrpcCaller::Running final : grpc::ClientUnaryReactor {
   grpc::GenericStub stub;
   const std::shared_ptr<HttpExchange> exchange;
   const TenantPtr tenant;
-  const std::function<void(Result)> done;
+  const std::function<void(Result&)> done;
   grpc::ClientContext context;
   grpc::ByteBuffer request;
   Result result;
@@ -129,13 +136,13 @@ void GrpcCaller::Post(WorkLane::Work work) {
 }
 
 void GrpcCaller::Start(const std::shared_ptr<HttpExchange>& exchange,
-                       const Call& call, std::function<void(Result)> done) {
+                       const Call& call, std::function<void(Result&)> done) {
   std::shared_ptr<grpc::Channel> channel = connect_();
   if (channel == nullptr) {
     Result result;
     result.status = {grpc::StatusCode::UNAVAILABLE,
                      "the server is starting or stopping"};
-    return done(std::move(result));
+    return done(result);
   }
   const auto running = std::make_shared<Running>(
       *this, std::move(channel), exchange, call.tenant, std::move(done));

@@ -63,11 +63,13 @@ class GrpcCaller {
   // Runs work on the lane for its size. May throw std::bad_alloc.
   void Post(WorkLane::Work work);
 
-  // Makes a call, which is cancelled when the exchange's client goes. `done`
-  // runs on a lane; at once, with UNAVAILABLE, where the server takes no calls.
-  // From posted work only.
+  // Makes a call, which is cancelled when the exchange's client goes. `done`,
+  // which may take the answer out of the result so that its memory is free,
+  // runs on a lane, and the exchange holds the answer's bytes while it waits
+  // there, with UNAVAILABLE in the answer's place where it may not; at once,
+  // with UNAVAILABLE, where the server takes no calls. From posted work only.
   void Start(const std::shared_ptr<HttpExchange>& exchange, const Call& call,
-             std::function<void(Result)> done);
+             std::function<void(Result&)> done);
 
  private:
   struct Running;

@@ -267,9 +267,9 @@ class BodyReader final : public nlohmann::json_sax<Json> {
     if (IsOwnParameter()) return OwnFlag(value);
     return Parameter([&](auto& parameter) { parameter.set_bool_param(value); });
   }
-  // Of negative ones.
+  // Of negative ones, of which -0 is one.
   bool number_integer(number_integer_t value) override {
-    return Integer(value, static_cast<double>(value));
+    return Integer(value, value == 0 ? -0.0 : static_cast<double>(value));
   }
   bool number_unsigned(number_unsigned_t value) override {
     if (value <= static_cast<uint64_t>(kMaxInt64)) {

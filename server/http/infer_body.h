@@ -51,8 +51,8 @@ absl::StatusOr<InferBody> ReadInferBody(std::string body,
 // Inference-Header-Content-Length where there are bytes. A number is the
 // shortest text that is read back as it; what is not finite is the string
 // "NaN", "Infinity" or "-Infinity". Memory, with `response` itself, is at most
-// 5 times the response's bytes, some hundred bytes for each output aside: four
-// bytes become at most 16.
+// 5 times the response's bytes (less than kAnswerFactor), some hundred bytes
+// for each output aside: four bytes become at most 16.
 //
 // Errors: InvalidArgument for outputs of a type that JSON has no numbers for;
 // Internal if `response` is no such message.

@@ -354,22 +354,14 @@ absl::StatusOr<std::optional<int64_t>> JsonBytes(const HttpRequest& request) {
   return bytes;
 }
 
-// TooMuchHeld() in this protocol's form.
-HttpResponse TooMuchHeldError() {
-  HttpResponse response = TooMuchHeld();
-  response.body = InferenceError(response.status, kTooMuchHeld).body;
-  return response;
-}
-
 HttpResponse InferAnswer(const Route& route, const InferBody& asked,
                          const GrpcCaller::Result& result,
                          HttpExchange& exchange) {
   if (!result.status.ok()) return ErrorOf(result.status);
   if (!route.infer) return route.write(result.response);
   // Numbers in JSON take far more than bytes, and are made from them.
-  const auto bytes = static_cast<int64_t>(result.response.Length());
-  if (bytes > kSmallJson && !exchange.Hold(kAnswerFactor * bytes)) {
-    return TooMuchHeldError();
+  if (!HoldToWrite(result.response, exchange)) {
+    return ErrorOf(ToGrpcStatus(TooMuchHeld()));
   }
   absl::StatusOr<HttpResponse> response =
       WriteInferBody(result.response, asked);
@@ -466,7 +458,7 @@ void InferenceGateway::Handle(
               json_bytes = *json_bytes] {
     const auto asked = std::make_shared<InferBody>();
     if (route->infer) {
-      if (!HoldToRead(*body, *exchange)) return answer(TooMuchHeldError());
+      if (!HoldToRead(*body, *exchange)) return fail(TooMuchHeld());
       const auto bytes = static_cast<int64_t>(body->size());
       absl::StatusOr<InferBody> read = ReadInferBody(
           std::move(*body), json_bytes, route->model, route->version);
@@ -475,7 +467,7 @@ void InferenceGateway::Handle(
       // The body lives on in the message.
       if (!exchange->Hold(bytes +
                           static_cast<int64_t>(asked->request.Length()))) {
-        return answer(TooMuchHeldError());
+        return fail(TooMuchHeld());
       }
       call->request = asked->request;
       asked->request.Clear();

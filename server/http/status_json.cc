@@ -146,11 +146,4 @@ HttpResponse ErrorResponse(const grpc::Status& status) {
   return response;
 }
 
-HttpResponse TooMuchHeld() {
-  HttpResponse response =
-      ErrorResponse({grpc::StatusCode::UNAVAILABLE, kTooMuchHeld});
-  response.headers.emplace_back("Retry-After", "1");
-  return response;
-}
-
 }  // namespace attention::server

@@ -27,11 +27,6 @@ HttpResponse ErrorResponse(const grpc::Status& status);
 // to it: 405, 413, 415.
 HttpResponse ErrorResponse(int http_status, absl::string_view message);
 
-// 503, to try again in a moment: HttpExchange::Hold() was refused.
-HttpResponse TooMuchHeld();
-inline constexpr char kTooMuchHeld[] =
-    "requests over HTTP hold too much memory: try again";
-
 }  // namespace attention::server
 
 #endif  // ATTENTION_SERVER_HTTP_STATUS_JSON_H_

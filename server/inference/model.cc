@@ -6,6 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "server/status.h"
 
 namespace attention::server {
@@ -20,12 +21,18 @@ constexpr std::pair<DataType, absl::string_view> kDatatypes[] = {
 struct Input {
   const char* name;
   bool optional;
+  // One that it may have; others are taken, too.
+  inference::DataType type = inference::TYPE_FP32;
 };
 
-constexpr Input kInputs[] = {{"query", false},   {"key", false},
-                             {"value", false},   {"mask", true},
-                             {"past_key", true}, {"past_value", true},
-                             {"indices", true},  {"sinks", true}};
+constexpr Input kInputs[] = {{"query", false},
+                             {"key", false},
+                             {"value", false},
+                             {"mask", true},
+                             {"past_key", true},
+                             {"past_value", true},
+                             {"indices", true, inference::TYPE_INT64},
+                             {"sinks", true}};
 // Of layout BHSD.
 constexpr int kDims = 4;
 
@@ -65,15 +72,17 @@ inference::ModelMetadataResponse ModelMetadata() {
   metadata.set_name(std::string(kModelName));
   metadata.add_versions(std::string(kModelVersion));
   metadata.set_platform(std::string(kModelName));
-  const auto describe = [](const char* name, auto* tensor) {
+  const auto describe = [](const char* name, inference::DataType type,
+                           auto* tensor) {
     tensor->set_name(name);
-    tensor->set_datatype("FP32");
+    tensor->set_datatype(std::string(
+        absl::StripPrefix(inference::DataType_Name(type), "TYPE_")));
     tensor->mutable_shape()->Resize(kDims, -1);
   };
   for (const Input& input : kInputs) {
-    describe(input.name, metadata.add_inputs());
+    describe(input.name, input.type, metadata.add_inputs());
   }
-  describe("output", metadata.add_outputs());
+  describe("output", inference::TYPE_FP32, metadata.add_outputs());
   return metadata;
 }
 
@@ -82,17 +91,18 @@ inference::ModelConfig ModelConfiguration() {
   config.set_name(std::string(kModelName));
   config.set_platform(std::string(kModelName));
   config.set_backend(std::string(kModelName));
-  const auto describe = [](const char* name, auto* tensor) {
+  const auto describe = [](const char* name, inference::DataType type,
+                           auto* tensor) {
     tensor->set_name(name);
-    tensor->set_data_type(inference::TYPE_FP32);
+    tensor->set_data_type(type);
     tensor->mutable_dims()->Resize(kDims, -1);
   };
   for (const Input& input : kInputs) {
     inference::ModelInput* const described = config.add_input();
-    describe(input.name, described);
+    describe(input.name, input.type, described);
     described->set_optional(input.optional);
   }
-  describe("output", config.add_output());
+  describe("output", inference::TYPE_FP32, config.add_output());
   return config;
 }
 

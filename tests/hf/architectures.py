@@ -45,6 +45,8 @@ FAMILIES = {
         "index_topk": 4,
     },
     "deepseek_v4": {},
+    "diffllama": {},
+    "doge": {},
     "ernie4_5": {},
     "exaone4": {"sliding_window": 5},
     "falcon_h1": {
@@ -80,6 +82,17 @@ FAMILIES = {
     "granitemoe": _LOCAL_EXPERTS,
     "helium": {},
     "hunyuan_v1_dense": {},
+    "inkling2_text": {
+        "unpadded_vocab_size": VOCABULARY,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 2,
+        "swa_head_dim": 16,
+        "sliding_window_size": 5,
+        "rel_extent": 8,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    },
     "lfm2": {},
     "llama": {},
     "llama4_text": {
@@ -131,6 +144,8 @@ SPECIAL = {
     "deepseek_v3": "keys made of latents",
     "deepseek_v32": "keys made of latents, `indices`",
     "deepseek_v4": "compressed keys, sinks",
+    "diffllama": "values in two halves",
+    "doge": "a mask made of values",
     "exaone4": "sliding window",
     "falcon_h1": "state space beside attention",
     "gemma2": "sliding window, softcap",
@@ -139,6 +154,7 @@ SPECIAL = {
     "gemma4_text": "sliding window, layers of different head sizes",
     "gpt_oss": "sliding window, sinks",
     "granite_swa": "sliding window, sinks",
+    "inkling2_text": "sliding window, sinks for each row, `position_bias`",
     "lfm2": "convolutions in some layers",
     "llama4_text": "chunks",
     "mimo_v2_flash": "sinks, layers of different head sizes",
@@ -155,15 +171,18 @@ SPECIAL = {
 # compute it themselves, unless they have a RemoteCache.
 NOT_ASKING = {"bloom", "mpt"}
 _THEIR_KEYS = "keys of layer 0, .* did not reach the attention"
-# With what words, without and with a RemoteCache.
-REFUSED = {"deepseek_v32": "indices: the model's attention"}
+_THEIR_VALUES = "values of layer 0, .* did not reach the attention"
+# With what words, with a RemoteCache.
 REFUSED_CACHE = {
     "bloom": _THEIR_KEYS,
     # Makes its keys of what the cache keeps.
     "deepseek_v3": _THEIR_KEYS,
     "deepseek_v32": "layers of type indexed_attention",
     "deepseek_v4": "layers of type compressed_sparse_attention",
+    "diffllama": _THEIR_VALUES,
+    "doge": "attention_mask: got NaN",
     "falcon_h1": "layers of type hybrid",
+    "inkling2_text": "layers of type hybrid",
     "minimax": "MiniMax uses cache of its own",
     "mpt": _THEIR_KEYS,
 }
@@ -309,9 +328,7 @@ def table():
             kept = "refused"
         elif kind in NOT_CROPPABLE:
             kept = "yes, cannot be cropped"
-        stateless = "refused" if kind in REFUSED else "yes"
-        if kind in NOT_ASKING:
-            stateless = "not used"
+        stateless = "not used" if kind in NOT_ASKING else "yes"
         lines.append(
             f"| {kind} | {SPECIAL.get(kind, '')} | {stateless} | {kept} |"
         )

@@ -261,9 +261,11 @@ def test_gradients(llama, cache):
     [
         ({"dropout": 0.1}, r"dropout: got 0\.1"),
         ({"output_attentions": True}, "output_attentions"),
-        ({"sinks": torch.zeros(1)}, "sinks: the model's attention"),
+        ({"block_indices": torch.zeros(1)}, "block_indices: the model's"),
         ({"cu_seq_lens_q": torch.zeros(1)}, "cu_seq_lens_q: the model's"),
         ({"s_aux": torch.zeros(1, 4, 5)}, "s_aux: got sinks of shape"),
+        ({"sinks": torch.zeros(1, 4, 5)}, "sinks: got sinks of shape"),
+        ({"s_aux": torch.zeros(4), "sinks": torch.zeros(4)}, "beside s_aux"),
     ],
 )
 def test_what_the_service_does_not_have(remote, llama, arguments, words):
@@ -285,7 +287,8 @@ def test_indices_and_sinks_of_rows(remote, llama, cache, per_head):
     lists = (2, 4, 6, 3) if per_head else (2, 6, 3)
     indices = torch.randint(-1, 6, lists)
     sinks = torch.randn(2, 4, 6)
-    options = {"indices": indices, "s_aux": sinks, "is_causal": False}
+    name = "sinks" if per_head else "s_aux"
+    options = {"indices": indices, name: sinks, "is_causal": False}
     seen = (indices[..., None] == torch.arange(6)).any(-2)
     seen = seen if per_head else seen[:, None]
     scores = query @ key.repeat_interleave(2, 1).transpose(2, 3) / 4

@@ -1,9 +1,12 @@
 """Tensors from files: dropped, or picked."""
 
+import ast
 import base64
 import io
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -147,6 +150,34 @@ def test_npy(page):
                 page.table("#edit-q"), array[1].astype(float), err_msg=name
             )
             page.tab.click("#close-file")
+
+
+def test_what_is_not_finite(page):
+    """Is computed as the server computes it, and is no JSON number."""
+    page.open("steps")
+    page.tab.select_option("#opt-causal", "top_left")
+    case = {
+        "q": [[1, 0], [np.inf, 1]],
+        "k": [[1, 0], [np.nan, 1]],
+        "v": [[1, 2], [np.nan, 4]],
+    }
+    for name, rows in case.items():
+        upload(page, f"{name}.npy", npy(np.array(rows, np.float32)))
+        page.said("#source-name", f"{name}.npy")
+    assert page.table("#output")[0].tolist() == [1, 2]
+    page.tab.click("#request summary")
+    page.tab.click("#copy-python")
+    page.said("#copied", "Copied")
+    copied = page.tab.evaluate("navigator.clipboard.readText()")
+    ran = subprocess.run(
+        [sys.executable, "-c", copied],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    answer = ast.literal_eval(ran.stdout)
+    assert answer["floatValues"] == [1, 2, "NaN", "NaN"]
+    page.said("#server-steps", "equal")
 
 
 def test_npy_files_one_after_another(page):

@@ -769,6 +769,8 @@ TEST_F(InferenceTest, DescribesItself) {
   EXPECT_EQ(inputs, (std::vector<std::string>{"query", "key", "value", "mask",
                                               "past_key", "past_value",
                                               "indices", "sinks"}));
+  EXPECT_EQ(metadata.inputs(0).datatype(), "FP32");
+  EXPECT_EQ(metadata.inputs(6).datatype(), "INT64");
   EXPECT_EQ(metadata.outputs_size(), 1);
   EXPECT_EQ(metadata.versions(0), "1");
   inference::ModelConfigRequest config_request;
@@ -780,6 +782,7 @@ TEST_F(InferenceTest, DescribesItself) {
   EXPECT_EQ(config.input_size(), 8);
   EXPECT_FALSE(config.input(2).optional());
   EXPECT_TRUE(config.input(3).optional());
+  EXPECT_EQ(config.input(6).data_type(), inference::TYPE_INT64);
   const auto index = Call(&GRPCInferenceService::Stub::RepositoryIndex,
                           inference::RepositoryIndexRequest());
   ASSERT_EQ(index.models_size(), 1);

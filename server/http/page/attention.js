@@ -63,9 +63,9 @@ function attend(q, k, v, options = {}) {
     row.map((e) => (sums[i] === 0 ? 0 : e / sums[i])));
   const sinkWeights = sums.map((sum, i) =>
     sink === -Infinity ? 0 : Math.exp(sink - maxima[i]) / sum);
-  // A key of weight 0 adds nothing, whatever its value.
-  const output = weights.map((row) => v[0].map((_, c) =>
-    row.reduce((sum, w, j) => (w === 0 ? sum : sum + w * v[j][c]), 0)));
+  // A hidden key adds nothing, whatever its value.
+  const output = weights.map((row, i) => v[0].map((_, c) =>
+    row.reduce((sum, w, j) => (biased[i][j] === -Infinity ? sum : sum + w * v[j][c]), 0)));
   const logSumExp = maxima.map((m, i) => m + Math.log(sums[i]));
   return {S, T, D, scale, softcap, offset, slope, dots, raw, capped, biased,
           weights, sinkWeights, output, logSumExp, sums, maxima};

@@ -40,6 +40,10 @@ const numbersOf = (tensor) => {
   return tensor.floatValues.map((x) => (typeof x === "number" ? x : NUMBERS[x]));
 };
 
+/** JSON of a request: what is no number there is a string, as in proto3 JSON. */
+const jsonText = (request) => JSON.stringify(request, (_, x) =>
+  (typeof x === "number" && !Number.isFinite(x) ? String(x) : x));
+
 class NotThere extends Error {}
 class Unreachable extends Error {}
 
@@ -47,7 +51,7 @@ class Unreachable extends Error {}
 async function askServer(request, signal) {
   const response = await fetch(COMPUTE, {
     method: "POST", headers: {"Content-Type": "application/json"},
-    body: JSON.stringify(request), signal,
+    body: jsonText(request), signal,
   }).catch(() => { throw new Unreachable(); });
   const text = await response.text();
   // 413 too: what takes no request with a body says so before it looks at the path.
@@ -124,11 +128,11 @@ class ServerLine {
 }
 
 const curlText = (request) =>
-  `curl -s ${location.origin}${COMPUTE} \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(request)}'`;
+  `curl -s ${location.origin}${COMPUTE} \\\n  -H 'Content-Type: application/json' \\\n  -d '${jsonText(request)}'`;
 
 const pythonText = (request) => `import json, urllib.request
 
-request = json.loads('${JSON.stringify(request)}')
+request = json.loads('${jsonText(request)}')
 answer = urllib.request.urlopen(urllib.request.Request(
     "${location.origin}${COMPUTE}",
     json.dumps(request).encode(),

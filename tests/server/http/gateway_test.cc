@@ -524,6 +524,31 @@ TEST_F(GatewayTest, AnswersAndWhatTheyHoldAreCounted) {
               HasSubstr("attention_memory_bytes{kind=\"http\"} 0\n"));
 }
 
+// Else it would be computed each time that the client is told to try again.
+TEST_F(GatewayTest, AnswersThatCannotBeWrittenAreNotComputed) {
+  server::Options options = WithHttp();
+  options.max_inflight_bytes = int64_t{16} << 20;
+  options.max_request_bytes = options.max_response_bytes = int64_t{4} << 20;
+  options.http_max_body_bytes = int64_t{4} << 20;
+  Start(options);
+  const auto request = [](int64_t rows, int64_t columns) {
+    const auto tensor = [](int64_t rows, int64_t columns) {
+      return Json{{"shape", {rows, columns}},
+                  {"floatValues", std::vector<float>(rows * columns, 1)}};
+    };
+    return Json{{"query", tensor(rows, 1)},
+                {"key", tensor(1, 1)},
+                {"value", tensor(1, columns)}};
+  };
+  // A fortieth of the budget, as for bodies.
+  const int64_t most = options.max_inflight_bytes / 40;
+  const int64_t rows = 100;
+  const int64_t columns = most / (rows * sizeof(float));
+  Post(kCompute, request(rows, columns - 10));
+  const Json refused = Post(kCompute, request(rows, columns + 1), 413);
+  EXPECT_THAT(refused["details"].dump(), HasSubstr("ANSWER_TOO_LARGE"));
+}
+
 // What is sent over HTTP comes out of the one budget, of which bodies have
 // half.
 TEST_F(GatewayTest, BodiesComeOutOfTheBudget) {

@@ -2,12 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <malloc.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -21,77 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/field_error.h"
 #include "inference/inference.pb.h"
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define ATTENTION_SANITIZED
-#endif
-#endif
-
-namespace {
-
-// Bytes that this thread got from new and has not freed, and the most that
-// there were, while a Peak lives. What was there before may not be freed
-// meanwhile, or only at the end.
-thread_local bool counting = false;
-thread_local int64_t live_bytes = 0;
-thread_local int64_t peak_bytes = 0;
-// How many allocations more succeed while a Peak lives; then all fail.
-thread_local int64_t allocations_left = 0;
-
-// Not known to the static analyser, which would say of each new that it leaks.
-void* (*volatile allocate)(size_t) = std::malloc;
-
-[[maybe_unused]] void* Allocate(size_t bytes) {
-  if (counting && --allocations_left < 0) return nullptr;
-  void* const memory = allocate(bytes == 0 ? 1 : bytes);
-  if (counting && memory != nullptr) {
-    live_bytes += static_cast<int64_t>(malloc_usable_size(memory));
-    peak_bytes = std::max(peak_bytes, live_bytes);
-  }
-  return memory;
-}
-
-[[maybe_unused]] void Free(void* memory) {
-  if (counting && memory != nullptr) {
-    live_bytes -= static_cast<int64_t>(malloc_usable_size(memory));
-  }
-  std::free(memory);
-}
-
-class Peak {
- public:
-  explicit Peak(int64_t allocations = std::numeric_limits<int64_t>::max()) {
-    live_bytes = 0;
-    peak_bytes = 0;
-    allocations_left = allocations;
-    counting = true;
-  }
-  ~Peak() { counting = false; }
-  Peak(const Peak&) = delete;
-  Peak& operator=(const Peak&) = delete;
-
-  static int64_t bytes() { return peak_bytes; }
-};
-
-}  // namespace
-
-// Sanitizers have their own.
-#ifndef ATTENTION_SANITIZED
-void* operator new(size_t bytes) {
-  void* const memory = Allocate(bytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  return Allocate(bytes);
-}
-void operator delete(void* memory) noexcept { Free(memory); }
-void operator delete(void* memory, size_t) noexcept { Free(memory); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept {
-  Free(memory);
-}
-#endif
+#include "tests/server/http/peak_memory.h"
 
 namespace attention::server {
 namespace {
@@ -101,6 +29,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using Json = nlohmann::json;
+using testing::Peak;
 
 std::string BytesOf(const grpc::ByteBuffer& buffer) {
   std::vector<grpc::Slice> slices;
@@ -238,6 +167,13 @@ TEST(InferBodyTest, FloatsAreRoundedOnceToTheNearest) {
   EXPECT_THAT(DataOf<float>("FP32", "[3.4028235e38,3.40282356e38,1e-60]"),
               ElementsAre(std::numeric_limits<float>::max(),
                           std::numeric_limits<float>::max(), 0));
+}
+
+TEST(InferBodyTest, TheSignOfMinusZeroIsKept) {
+  for (const float number : DataOf<float>("FP32", "[-0,-0.0,-0e0]")) {
+    EXPECT_TRUE(number == 0 && std::signbit(number));
+  }
+  EXPECT_THAT(DataOf<int32_t>("INT32", "[-0]"), ElementsAre(0));
 }
 
 TEST(InferBodyTest, BytesBehindTheJsonBesideData) {
@@ -564,7 +500,7 @@ TEST(InferBodyTest, NothingIsKeptWhereMemoryFails) {
       } catch (const std::bad_alloc&) {
         failed = true;
       }
-      kept = live_bytes;
+      kept = Peak::live_bytes();
     }
     EXPECT_EQ(kept, 0) << "after " << allocations << " allocations";
     ASSERT_LT(allocations, 1000);
@@ -682,7 +618,7 @@ TEST_F(AnswerTest, EveryFloatComesBack) {
   EXPECT_TRUE(request.raw_input_contents(1) == RawOf(doubles));
 }
 
-// What kAnswerFactor promises, for the longest numbers that there are.
+// For the longest numbers that there are.
 TEST_F(AnswerTest, MemoryIsFiveTimesTheMessage) {
 #ifdef ATTENTION_SANITIZED
   GTEST_SKIP() << "sanitizers replace the allocator that it counts";

@@ -59,7 +59,7 @@ from attention_client.sessions import Session, StepItem, id_or_new
 # them, and stay in this process.
 _REMOTE = ("full_attention", "sliding_attention", "chunked_attention")
 _LOCAL = ("linear_attention", "conv", "dummy")
-# Of a key that RemoteCache has returned: its _NewTokens.
+# Of keys and values that RemoteCache has returned: their _NewTokens.
 _TAG = "attention_client_new_tokens"
 _MOST_FORKS = 128
 # Masks of sessions begin at multiples of it.
@@ -102,7 +102,7 @@ def register(target_or_client: str | Client, name: str = "remote") -> None:
         asked = _Asked.of(module, query, attention_mask, **others)
         new = getattr(key, _TAG, None)
         if new is not None:
-            return new.attended(asked)
+            return new.attended(asked, value)
         _check_gradients(query, key, value)
         return asked.computed(client, key, value)
 
@@ -290,8 +290,10 @@ class RemoteLayer(CacheLayerMixin):  # type: ignore[misc]
         )
         self._store.expect(new)
         keys = _stand_in(key_states, self._length)
+        values = _stand_in(value_states, self._length)
         setattr(keys, _TAG, new)
-        return keys, _stand_in(value_states, self._length)
+        setattr(values, _TAG, new)
+        return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         begin = self._mask_begin()
@@ -350,8 +352,14 @@ class _NewTokens:
     value: torch.Tensor | None
     rows: list[Session] = field(default_factory=list)
 
-    def attended(self, asked: _Asked) -> torch.Tensor:
+    def attended(self, asked: _Asked, value: torch.Tensor) -> torch.Tensor:
         try:
+            if getattr(value, _TAG, None) is not self:
+                raise NotImplementedError(
+                    f"the values of layer {self.layer}, which RemoteCache "
+                    "returned, did not reach the attention of hf.register(): the "
+                    "model changes them before"
+                )
             return self._attended(asked)
         except BaseException as error:
             self.store.failure = error
@@ -359,6 +367,7 @@ class _NewTokens:
 
     def _attended(self, asked: _Asked) -> torch.Tensor:
         asked.check_length(self.length - self.mask_begin)
+        asked.check_mask_is_known()
         implied = {}
         if self.window:
             asked.check_window(self.window)
@@ -578,6 +587,7 @@ class _Asked:
         chunk_size: int | None = None,
         softcap: float | None = None,
         s_aux: torch.Tensor | None = None,
+        sinks: torch.Tensor | None = None,
         position_bias: torch.Tensor | None = None,
         indices: torch.Tensor | None = None,
         output_attentions: bool | None = None,
@@ -598,6 +608,12 @@ class _Asked:
                     "the service does not know"
                 )
         _check_gradients(query)
+        # Two names for the same, by the model.
+        sinks_name, logits = (
+            ("sinks", sinks) if s_aux is None else ("s_aux", s_aux)
+        )
+        if s_aux is not None and sinks is not None:
+            raise NotImplementedError("sinks: got them beside s_aux")
         if is_causal is None:
             is_causal = getattr(module, "is_causal", True)
         causal = (
@@ -610,9 +626,9 @@ class _Asked:
                 "scale": scaling,
                 "softcap": 0 if softcap is None else softcap,
                 "causal": "bottom_right" if causal else None,
-                "sinks": _head_sinks(s_aux),
+                "sinks": _head_sinks(logits),
             },
-            _row_sinks(s_aux, query),
+            _row_sinks(sinks_name, logits, query),
             None if indices is None else _numpy(indices),
         )
 
@@ -637,6 +653,14 @@ class _Asked:
             raise NotImplementedError(
                 f"attention_mask: got one for {self.mask.shape[-1]} keys, but "
                 f"the layer has {length}"
+            )
+
+    def check_mask_is_known(self) -> None:
+        """That the mask is not made of what stands for keys and values."""
+        if self.mask is not None and np.isnan(self.mask).any():
+            raise NotImplementedError(
+                "attention_mask: got NaN: the model makes its mask of keys or "
+                "values, which RemoteCache keeps in the server"
             )
 
     def check_window(self, window: int) -> None:
@@ -764,7 +788,7 @@ def _head_sinks(logits: torch.Tensor | None) -> list[float] | None:
 
 
 def _row_sinks(
-    logits: torch.Tensor | None, query: torch.Tensor
+    name: str, logits: torch.Tensor | None, query: torch.Tensor
 ) -> NDArray[Any] | None:
     """Those that are one for each row, (B or 1, Hq, S)."""
     if logits is None or logits.ndim == 1:
@@ -779,7 +803,7 @@ def _row_sinks(
         or tuple(logits.shape[1:]) != (heads, length)
     ):
         raise NotImplementedError(
-            f"s_aux: got sinks of shape {tuple(logits.shape)}, wanted one for "
+            f"{name}: got sinks of shape {tuple(logits.shape)}, wanted one for "
             f"each head, or ({batch}, {heads}, {length})"
         )
     return _numpy(logits)
