@@ -470,6 +470,8 @@ std::shared_ptr<grpc::Channel> Server::ConnectToItself() {
     const std::lock_guard<std::mutex> lock(connect_mutex_);
     if (!serving_ || leaving_) return nullptr;
     Acceptor::Sink::NewConnectionParameters parameters;
+    // There is no listener, but later versions of gRPC want a descriptor.
+    parameters.listener_fd = server_end.get();
     parameters.fd = server_end.Release();
     unix_sink_->HandleNewConnection(&parameters);
   }

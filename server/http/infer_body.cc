@@ -22,6 +22,7 @@
 #include "absl/types/span.h"
 #include "base/field_error.h"
 #include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/repeated_field.h"
 #include "inference/inference.pb.h"
 #include "kernel/data_type.h"
 #include "server/inference/model.h"
@@ -607,6 +608,16 @@ class BodyReader final : public nlohmann::json_sax<Json> {
     return true;
   }
 
+  // Where memory fails, protobuf's own Add() loses the message, or, in later
+  // versions, counts one that is not there.
+  template <typename T>
+  static T* AddTensor(google::protobuf::RepeatedPtrField<T>& tensors) {
+    auto tensor = std::make_unique<T>();
+    tensors.Reserve(wire::kMaxInferTensors);
+    tensors.AddAllocated(tensor.get());
+    return tensor.release();
+  }
+
   bool StartTensor() {
     if (tensors_ == wire::kMaxInferTensors) {
       return Fail(Field(),
@@ -615,14 +626,10 @@ class BodyReader final : public nlohmann::json_sax<Json> {
     ++tensors_;
     in_tensor_ = true;
     tensor_members_ = 0;
-    // Protobuf makes the message first and the room for it then: where that
-    // throws, the message is lost.
     if (in_inputs_) {
-      request_.mutable_inputs()->Reserve(wire::kMaxInferTensors);
-      input_ = request_.add_inputs();
+      input_ = AddTensor(*request_.mutable_inputs());
     } else {
-      request_.mutable_outputs()->Reserve(wire::kMaxInferTensors);
-      output_ = request_.add_outputs();
+      output_ = AddTensor(*request_.mutable_outputs());
     }
     elements_ = Elements();
     data_is_wrong_ = false;
