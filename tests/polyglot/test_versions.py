@@ -5,6 +5,7 @@ import re
 import tomllib
 import xml.etree.ElementTree as ET
 
+import attention_client
 from polyglot.places import CLIENTS, REPOSITORY
 
 CMAKE = (REPOSITORY / "CMakeLists.txt").read_text()
@@ -35,3 +36,7 @@ def test_go():
         path.read_text() for path in (CLIENTS / "go").glob("*.go")
     )
     assert f'"{VERSION}"' in sources
+
+
+def test_python():
+    assert attention_client.__version__ == VERSION

@@ -13,6 +13,8 @@
 Start with Client; aio has one for asyncio. What a call computes is specified in attention.proto.
 """
 
+import importlib.metadata
+
 from attention_client.client import Client
 from attention_client.errors import (
     Aborted,
@@ -74,5 +76,8 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "__version__",
     "missing_tokens",
 ]
+
+__version__ = importlib.metadata.version("attention-client")
