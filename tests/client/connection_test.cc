@@ -118,6 +118,15 @@ TEST(ConnectionTest, WithoutATokenNoneIsSent) {
   EXPECT_THAT(service.authorizations(), ElementsAre(""));
 }
 
+TEST(ConnectionTest, AUrlIsNoAddress) {
+  for (const char* target : {"", "http://127.0.0.1:50051", "HTTPS://a:1"}) {
+    EXPECT_EQ(Call(target, {}),
+              absl::InvalidArgumentError(absl::StrCat(
+                  "target: got \"", target,
+                  "\", wanted an address such as 127.0.0.1:50051")));
+  }
+}
+
 TEST(ConnectionTest, AnAddressBeyondLoopbackIsRefusedAtOnce) {
   for (const char* target : {"192.0.2.1:50051", "dns:///192.0.2.1:50051",
                              "ipv6:[2001:db8::1]:50051"}) {

@@ -158,6 +158,12 @@ void BoundWrites(grpc::ChannelArguments& arguments) {
 
 absl::StatusOr<Connection> Connection::Make(const std::string& target,
                                             const ClientOptions& options) {
+  if (target.empty() || absl::StartsWithIgnoreCase(target, "http://") ||
+      absl::StartsWithIgnoreCase(target, "https://")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("target: got \"", target,
+                     "\", wanted an address such as 127.0.0.1:50051"));
+  }
   if (options.max_attempts < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_attempts: got ", options.max_attempts,

@@ -108,7 +108,8 @@ struct ClientOptions {
 class Connection {
  public:
   // Reads the files that `options` name; does not connect, as for Client.
-  // INVALID_ARGUMENT, "OPTION: what is wrong", if they cannot be used.
+  // INVALID_ARGUMENT, "OPTION: what is wrong", if they cannot be used, or
+  // "target: ..." for a URL.
   static absl::StatusOr<Connection> Make(const std::string& target,
                                          const ClientOptions& options = {});
 
