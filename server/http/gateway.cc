@@ -15,7 +15,6 @@
 #include "attention/v1/attention.pb.h"
 #include "attention/v1/session.pb.h"
 #include "base/field_error.h"
-#include "google/protobuf/descriptor.h"
 #include "google/protobuf/util/json_util.h"
 #include "server/http/answer_json.h"
 #include "server/http/json_memory.h"
@@ -113,24 +112,6 @@ absl::Status Malformed(absl::string_view what) {
                     absl::InvalidArgumentError(what));
 }
 
-// What protobuf says of a body; where it names an enum, the enum's names too.
-std::string WithNames(absl::string_view what) {
-  constexpr absl::string_view kType = "for type type.googleapis.com/";
-  std::string text(what);
-  const size_t at = what.rfind(kType);
-  if (at == absl::string_view::npos) return text;
-  const auto* const type =
-      google::protobuf::DescriptorPool::generated_pool()->FindEnumTypeByName(
-          text.substr(at + kType.size()));
-  if (type == nullptr) return text;
-  // The first one is _UNSPECIFIED.
-  for (int i = 1; i < type->value_count(); ++i) {
-    absl::StrAppend(&text, i == 1 ? ", wanted " : ", ",
-                    std::string(type->value(i)->name()));
-  }
-  return text;
-}
-
 // What the client sent, for the thread that reads it.
 struct Input {
   const Method* method = nullptr;
@@ -172,7 +153,7 @@ absl::StatusOr<std::string> EncodeRequest(Input& input) {
     if (!status.ok()) {
       return Malformed(absl::StrCat(
           wanted,
-          WithNames({status.message().data(), status.message().size()})));
+          absl::string_view(status.message().data(), status.message().size())));
     }
   }
   const auto& reflection = *message->GetReflection();

@@ -195,6 +195,7 @@ class Expander final : public nlohmann::json_sax<Json> {
   }
   bool string(string_t& value) override {
     if (tensor_) return Checked(String(value));
+    if (!IsOfEnum(value)) return false;
     Separate();
     AppendQuoted(value);
     return true;
@@ -218,6 +219,9 @@ class Expander final : public nlohmann::json_sax<Json> {
                 : nullptr;
     next_is_list_ = field != nullptr && field->is_repeated();
     next_is_of_integers_ = field != nullptr && IsOfIntegers(*field);
+    next_enum_ = field != nullptr && field->type() == FieldDescriptor::TYPE_ENUM
+                     ? field->enum_type()
+                     : nullptr;
     field_ = name;
     if (!IsTensor(next_)) return true;
     // Else each would be read, and cost what a tensor does.
@@ -322,6 +326,22 @@ class Expander final : public nlohmann::json_sax<Json> {
     if (!good) error_ = FieldError(field_, tensor_->error());
     return good;
   }
+  // Protobuf does not say in every version which names there are.
+  bool IsOfEnum(const std::string& name) {
+    int64_t number;  // which proto3 JSON takes too
+    if (next_enum_ == nullptr || next_enum_->FindValueByName(name) != nullptr ||
+        absl::SimpleAtoi(name, &number)) {
+      return true;
+    }
+    std::string what = absl::StrCat("got \"", name.substr(0, 40), "\"");
+    // The first one is _UNSPECIFIED.
+    for (int i = 1; i < next_enum_->value_count(); ++i) {
+      absl::StrAppend(&what, i == 1 ? ", wanted " : ", ",
+                      std::string(next_enum_->value(i)->name()));
+    }
+    error_ = FieldError(field_, what);
+    return false;
+  }
   // Strings that proto3 JSON writes for numbers.
   bool String(const std::string& text) {
     if (tensor_->of_integers()) {
@@ -342,6 +362,8 @@ class Expander final : public nlohmann::json_sax<Json> {
   const Descriptor* next_;
   bool next_is_list_ = false;
   bool next_is_of_integers_ = false;
+  // Of strings that come next: what they must name; null: anything.
+  const google::protobuf::EnumDescriptor* next_enum_ = nullptr;
   std::string field_;  // the last key
   std::optional<TensorList> tensor_;
 };

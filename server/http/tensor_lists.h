@@ -26,7 +26,8 @@ namespace attention::server {
 // Errors: InvalidArgument; a FieldError() of the tensor where lists of one
 // level have different lengths, where a tensor comes twice, where numbers and
 // lists, or numbers and booleans, stand beside each other, and where something
-// else stands in them; or says where `json` is no JSON.
+// else stands in them, and of an enum's field whose text is none of its names;
+// or says where `json` is no JSON.
 absl::StatusOr<std::string> ExpandTensorLists(
     absl::string_view json, const google::protobuf::Descriptor& type);
 
