@@ -30,7 +30,8 @@ def options_for(mask: NDArray[Any], begin: int = 0) -> dict[str, Any] | None:
     seen = mask
     if mask.dtype != np.bool_:
         seen = mask == 0
-        hidden = mask <= ml_dtypes.finfo(mask.dtype).min
+        least = ml_dtypes.finfo(mask.dtype).min  # type: ignore[no-untyped-call]
+        hidden = mask <= least
         if not (seen | hidden).all():
             return None
     rows = seen[0, 0]
