@@ -25,8 +25,9 @@ def test_ends_by_itself(server_binary):
     assert ended.stdout.endswith("\nStopping the server.\n")
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_stays_until_it_is_stopped(server_binary, stop):
+@contextlib.contextmanager
+def staying(server_binary):
+    """The demo once its server stays, and what it told until then."""
     with subprocess.Popen(
         [DEMO, server_binary.parent, "--stay"],
         stdout=subprocess.PIPE,
@@ -36,6 +37,12 @@ def test_stays_until_it_is_stopped(server_binary, stop):
         while "Ctrl+C stops it." not in told:
             told += demo.stdout.readline()
             assert demo.poll() is None, told
+        yield demo, told
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_stays_until_it_is_stopped(server_binary, stop):
+    with staying(server_binary) as (demo, told):
         address = re.search(r"http://\S+/", told)[0]
         with urllib.request.urlopen(address) as page:
             assert b"<title>Attention server</title>" in page.read()
@@ -51,15 +58,7 @@ def test_stays_elsewhere_if_the_port_is_taken(server_binary):
         with contextlib.suppress(OSError):  # By somebody else, then.
             taken.bind(("127.0.0.1", 50051))
             taken.listen()
-        with subprocess.Popen(
-            [DEMO, server_binary.parent, "--stay"],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as demo:
-            told = ""
-            while "Ctrl+C stops it." not in told:
-                told += demo.stdout.readline()
-                assert demo.poll() is None, told
+        with staying(server_binary) as (demo, told):
             demo.send_signal(signal.SIGTERM)
             assert demo.stdout.read() == "\nStopping the server.\n"
         assert demo.returncode == 0
