@@ -14,6 +14,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 BINARIES = REPOSITORY / "build/release/bin"
 SERVER = BINARIES / "attention_server"
+OWN_SERVER = [SERVER, "--listen=127.0.0.1:0", "--log-level=off"]
 CLIENT = BINARIES / "attention_client"
 RESULTS = REPOSITORY / "build/bench"
 
@@ -60,15 +61,14 @@ class Server:
     should run on `callers_cores`, so that neither takes the other's time.
     """
 
-    def __init__(self, *flags, apart=False):
+    def __init__(self, *flags, apart=False, program=None):
+        """`program`: another server's command, in place of attention_server."""
         cores, self.callers_cores = halves() if apart else (None, None)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [
                 *on_cores(cores),
-                SERVER,
-                "--listen=127.0.0.1:0",
-                "--log-level=off",
+                *(program or OWN_SERVER),
                 *flags,
             ],
             stdout=subprocess.PIPE,
